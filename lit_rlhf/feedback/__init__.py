@@ -1,0 +1,36 @@
+"""What people said about responses: the records, and how several judgments become one.
+
+Pure Python: a labeler's server or a notebook can use it without torch.
+"""
+
+from lit_rlhf.feedback.aggregation import JudgedPair, judged_pairs, mean_ratings
+from lit_rlhf.feedback.fields import Conversation, Message, Prompt
+from lit_rlhf.feedback.records import (
+    Comparison,
+    Demonstration,
+    JudgedGroup,
+    PromptRecord,
+    parse_comparison,
+    parse_demonstration,
+    parse_judged_group,
+    parse_judgment,
+    parse_prompt,
+)
+
+__all__ = [
+    "Comparison",
+    "Conversation",
+    "Demonstration",
+    "JudgedGroup",
+    "JudgedPair",
+    "Message",
+    "Prompt",
+    "PromptRecord",
+    "judged_pairs",
+    "mean_ratings",
+    "parse_comparison",
+    "parse_demonstration",
+    "parse_judged_group",
+    "parse_judgment",
+    "parse_prompt",
+]

@@ -1,0 +1,107 @@
+"""Checks of single fields of a record: each returns the value typed, or says what is wrong where.
+
+A field that stands in a row as null counts as absent: Hugging Face tables fill the fields that a
+row does not have with null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, cast
+
+from lit_rlhf.errors import DataError
+
+Row = Mapping[str, object]
+
+
+class Message(TypedDict):
+    """One turn of a chat; further keys that a chat template may read are kept."""
+
+    role: str
+    content: str
+
+
+Conversation = tuple[Message, ...]
+Prompt = str | Conversation
+
+
+def wrong_field(where: str, field: str, expected: str, found: object) -> DataError:
+    """Return the error for a field that is not as expected, naming all that one needs to mend it.
+
+    Args:
+        where: the row's place, such as `train.jsonl:3`.
+        field: the field, with the place inside it if it is a list, such as `chosen[1].content`.
+        expected: what should stand there.
+        found: what stands there; shown short.
+    """
+    shown = repr(found)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return DataError(f"{where}: field '{field}': expected {expected}, found {shown}.")
+
+
+def is_present(row: Row, field: str) -> bool:
+    """Say whether the row has this field with a value other than null."""
+    return row.get(field) is not None
+
+
+def missing_fields(row: Row, where: str, expected: str) -> DataError:
+    """Return the error for a row that lacks fields, listing those that it has."""
+    present = ", ".join(sorted(str(field) for field in row if is_present(row, field))) or "none"
+    return DataError(
+        f"{where}: expected {expected}, found the fields: {present}. "
+        "Fields of other names are mapped by the option 'columns'."
+    )
+
+
+def read_text(value: object, field: str, where: str) -> str:
+    """Return the text, which may be empty."""
+    if not isinstance(value, str):
+        raise wrong_field(where, field, "text", value)
+    return value
+
+
+def read_number(
+    value: object, field: str, where: str, *, low: float = -math.inf, high: float = math.inf
+) -> float:
+    """Return the finite number in `[low, high]` as a float (true and false are no numbers)."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = float(cast("float", value)) if is_number else math.nan
+    if not (math.isfinite(number) and low <= number <= high):
+        raise wrong_field(where, field, _number_expected(low, high), value)
+    return number
+
+
+def _number_expected(low: float, high: float) -> str:
+    if high < math.inf:
+        return f"a number from {low:g} to {high:g}"
+    return f"a number of {low:g} or more" if low > -math.inf else "a finite number"
+
+
+def read_list(value: object, field: str, where: str, expected: str) -> list[object]:
+    """Return the list (a text is none)."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise wrong_field(where, field, expected, value)
+    return list(value)
+
+
+def read_conversation(value: object, field: str, where: str) -> Conversation:
+    """Return the chat messages: one or more, each with text under `role` and `content`."""
+    items = read_list(value, field, where, "text or a list of chat messages")
+    if not items:
+        raise wrong_field(where, field, "one chat message or more", value)
+    return tuple(_read_message(item, f"{field}[{i}]", where) for i, item in enumerate(items))
+
+
+def _read_message(value: object, field: str, where: str) -> Message:
+    if not isinstance(value, Mapping):
+        raise wrong_field(where, field, "a chat message with 'role' and 'content'", value)
+    for key in ("role", "content"):
+        read_text(value.get(key), f"{field}.{key}", where)
+    kept = {str(key): item for key, item in value.items() if item is not None}
+    return cast("Message", kept)
+
+
+def read_text_or_conversation(value: object, field: str, where: str) -> Prompt:
+    """Return a text as it stands, or a list of chat messages."""
+    return value if isinstance(value, str) else read_conversation(value, field, where)

@@ -1,0 +1,109 @@
+"""Parting the prompt from the responses in a row, in each form that people write them.
+
+Responses are text, or chats (lists of messages). A chat may hold the assistant's turn alone, or
+begin with the prompt (TRL's implicit prompt): then the prompt is what all the row's chats share,
+and exactly one turn of the assistant is left of each. Texts are never searched for a shared
+beginning: where two texts part says nothing about where the prompt ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lit_rlhf.feedback.fields import (
+    Conversation,
+    Message,
+    Prompt,
+    Row,
+    is_present,
+    missing_fields,
+    read_text_or_conversation,
+    wrong_field,
+)
+
+
+def split_prompt(
+    row: Row, responses: Mapping[str, object], where: str
+) -> tuple[Prompt, tuple[str, ...]]:
+    """Return the prompt of a row and its responses as texts, in the order given.
+
+    Args:
+        row: the row, with or without a field `prompt`.
+        responses: the row's responses under the names that errors should give them.
+        where: the row's place.
+
+    Raises:
+        DataError: there is no prompt, some responses are text and others chats, a chat does not
+            end in one turn of the assistant, or `prompt` is not the prompt that the chats hold.
+    """
+    prompt = None
+    if is_present(row, "prompt"):
+        prompt = read_text_or_conversation(row["prompt"], "prompt", where)
+    texts: dict[str, str] = {}
+    chats: dict[str, Conversation] = {}
+    for field, value in responses.items():
+        response = read_text_or_conversation(value, field, where)
+        if isinstance(response, str):
+            texts[field] = response
+        else:
+            chats[field] = response
+    if texts and chats:
+        field, text = next(iter(texts.items()))
+        raise wrong_field(where, field, f"a list of messages, as in '{next(iter(chats))}'", text)
+    if chats:
+        return _split_chats(prompt, chats, row, where)
+    if prompt is None:
+        raise missing_fields(row, where, "a 'prompt' beside the responses")
+    if not isinstance(prompt, str):
+        prompt = read_chat_prompt(prompt, "prompt", where)
+    return prompt, tuple(texts.values())
+
+
+def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversation:
+    """Return a chat that the assistant is to answer, so one that does not end in its own turn."""
+    if prompt[-1]["role"] == "assistant":
+        raise wrong_field(where, field, "a chat that ends before the assistant's turn", prompt[-1])
+    return prompt
+
+
+def _split_chats(
+    prompt: Prompt | None, chats: Mapping[str, Conversation], row: Row, where: str
+) -> tuple[Conversation, tuple[str, ...]]:
+    shared = _shared_beginning(list(chats.values()))
+    texts = tuple(
+        _only_assistant_turn(chat[len(shared) :], field, where) for field, chat in chats.items()
+    )
+    if not shared and prompt is None:
+        raise missing_fields(row, where, "a 'prompt', or chats that begin with it")
+    if not shared and isinstance(prompt, str):
+        shared = (Message(role="user", content=prompt),)
+    elif not shared and prompt is not None and not isinstance(prompt, str):
+        shared = prompt
+    elif prompt is not None and not _is_prompt_of(prompt, shared):
+        raise wrong_field(where, "prompt", "the prompt that the chats begin with", prompt)
+    return read_chat_prompt(shared, "prompt", where), texts
+
+
+def _shared_beginning(chats: list[Conversation]) -> Conversation:
+    """Return the messages that all chats begin with, leaving each at least its last one."""
+    first = chats[0]
+    longest = min(len(chat) for chat in chats) - 1
+    num_shared = 0
+    while num_shared < longest and all(chat[num_shared] == first[num_shared] for chat in chats):
+        num_shared += 1
+    return first[:num_shared]
+
+
+def _only_assistant_turn(rest: Conversation, field: str, where: str) -> str:
+    if len(rest) != 1 or rest[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in rest)
+        expected = "exactly one turn of the assistant after the prompt that the chats share"
+        raise wrong_field(where, field, expected, roles)
+    return rest[0]["content"]
+
+
+def _is_prompt_of(prompt: Prompt, shared: Conversation) -> bool:
+    """Say whether `prompt` names the same prompt: the whole chat, or the text of a user's turn."""
+    if not isinstance(prompt, str):
+        return prompt == shared
+    return any(message["role"] == "user" and message["content"] == prompt for message in shared)

@@ -1,0 +1,198 @@
+"""The records that people's feedback comes in, and how one row becomes one.
+
+The shapes, with an example of each, are described in docs/data.md. A row is a JSON object or a
+row of a Hugging Face data set; `where` names its place and stands in every error. Fields that a
+record does not know are ignored, except by `parse_prompt`, which hands them on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lit_rlhf.feedback.fields import (
+    Conversation,
+    Prompt,
+    Row,
+    is_present,
+    missing_fields,
+    read_conversation,
+    read_list,
+    read_number,
+    read_text,
+    read_text_or_conversation,
+    wrong_field,
+)
+from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt
+
+LabelerScores = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What a model should say: a response to a prompt, or a whole chat.
+
+    Exactly one form is set: `prompt` and `response`, or `messages`, in which every turn of the
+    assistant is to be learned.
+    """
+
+    prompt: Prompt | None = None
+    response: str | None = None
+    messages: Conversation | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two responses to one prompt, and how likely `chosen` is the better one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    probability: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class JudgedGroup:
+    """Two or more responses to one prompt, judged by one labeler or more.
+
+    Exactly one of `rankings` and `ratings` is set. Both hold one entry a labeler, and in it one
+    number a response, None where the labeler did not judge it. A ranking holds positions (the
+    smaller, the better; equal positions are a tie), a rating holds scores (the larger, the better).
+    """
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    rankings: tuple[LabelerScores, ...] | None = None
+    ratings: tuple[LabelerScores, ...] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PromptRecord:
+    """A prompt to respond to, with the further fields of its row for the reward source."""
+
+    prompt: Prompt
+    fields: dict[str, object]
+
+
+def parse_demonstration(row: Row, where: str) -> Demonstration:
+    """Read `prompt` with `response` (or `completion`), or `messages`, or a bare `text`.
+
+    A bare `text` is a response to the empty prompt.
+
+    Raises:
+        DataError: the row is none of these, or a field is not as expected.
+    """
+    for field in ("response", "completion"):
+        if is_present(row, field):
+            prompt, (response,) = split_prompt(row, {field: row[field]}, where)
+            return Demonstration(prompt=prompt, response=response)
+    if is_present(row, "messages"):
+        messages = read_conversation(row["messages"], "messages", where)
+        if all(message["role"] != "assistant" for message in messages):
+            raise wrong_field(where, "messages", "a turn of the role 'assistant'", messages)
+        return Demonstration(messages=messages)
+    if is_present(row, "text"):
+        return Demonstration(prompt="", response=read_text(row["text"], "text", where))
+    raise missing_fields(row, where, "'prompt' and 'response', or 'messages', or 'text'")
+
+
+def parse_comparison(row: Row, where: str) -> Comparison:
+    """Read `prompt`, `chosen`, `rejected` and, where given, `probability` and `weight`.
+
+    `chosen` and `rejected` may be chats that begin with the prompt.
+
+    Raises:
+        DataError: a field is missing or not as expected.
+    """
+    if not (is_present(row, "chosen") and is_present(row, "rejected")):
+        raise missing_fields(row, where, "'prompt', 'chosen' and 'rejected'")
+    responses = {field: row[field] for field in ("chosen", "rejected")}
+    prompt, (chosen, rejected) = split_prompt(row, responses, where)
+    probability = 1.0
+    if is_present(row, "probability"):
+        probability = read_number(row["probability"], "probability", where, low=0, high=1)
+    return Comparison(prompt, chosen, rejected, probability, _read_weight(row, where))
+
+
+def parse_judged_group(row: Row, where: str) -> JudgedGroup:
+    """Read `prompt`, `responses` and either `rankings` or `ratings`, and `weight` where given.
+
+    Raises:
+        DataError: a field is missing or not as expected, both or neither of `rankings` and
+            `ratings` are given, or a labeler's list is not as long as `responses`.
+    """
+    if not is_present(row, "responses"):
+        raise missing_fields(row, where, "'prompt', 'responses' and 'rankings' or 'ratings'")
+    items = read_list(row["responses"], "responses", where, "a list of two responses or more")
+    if len(items) < 2:
+        raise wrong_field(where, "responses", "two responses or more", items)
+    if is_present(row, "rankings") == is_present(row, "ratings"):
+        raise missing_fields(row, where, "either 'rankings' or 'ratings' beside 'responses'")
+    values = {f"responses[{i}]": item for i, item in enumerate(items)}
+    prompt, responses = split_prompt(row, values, where)
+    return JudgedGroup(
+        prompt,
+        responses,
+        rankings=_read_judgments(row, "rankings", len(responses), where),
+        ratings=_read_judgments(row, "ratings", len(responses), where),
+        weight=_read_weight(row, where),
+    )
+
+
+def parse_judgment(row: Row, where: str) -> Comparison | JudgedGroup:
+    """Read a judged group where the row has `responses`, else a comparison.
+
+    Raises:
+        DataError: the row is neither, or a field is not as expected.
+    """
+    if is_present(row, "responses"):
+        return parse_judged_group(row, where)
+    if is_present(row, "chosen") or is_present(row, "rejected"):
+        return parse_comparison(row, where)
+    raise missing_fields(
+        row, where, "'prompt' with 'chosen' and 'rejected', or with 'responses' and their judgments"
+    )
+
+
+def parse_prompt(row: Row, where: str) -> PromptRecord:
+    """Read `prompt`; every other field is kept for the reward source.
+
+    Raises:
+        DataError: `prompt` is missing or not as expected.
+    """
+    if not is_present(row, "prompt"):
+        raise missing_fields(row, where, "'prompt'")
+    prompt = read_text_or_conversation(row["prompt"], "prompt", where)
+    if not isinstance(prompt, str):
+        prompt = read_chat_prompt(prompt, "prompt", where)
+    return PromptRecord(prompt, {key: row[key] for key in row if key != "prompt"})
+
+
+def _read_weight(row: Row, where: str) -> float:
+    if not is_present(row, "weight"):
+        return 1.0
+    return read_number(row["weight"], "weight", where, low=0)
+
+
+def _read_judgments(
+    row: Row, field: str, num_responses: int, where: str
+) -> tuple[LabelerScores, ...] | None:
+    if not is_present(row, field):
+        return None
+    labelers = read_list(row[field], field, where, "one list a labeler")
+    if not labelers:
+        raise wrong_field(where, field, "one labeler or more", labelers)
+    judgments = []
+    for i, labeler in enumerate(labelers):
+        place = f"{field}[{i}]"
+        expected = f"a list of {num_responses} numbers or nulls, one for each response"
+        scores = read_list(labeler, place, where, expected)
+        if len(scores) != num_responses:
+            raise wrong_field(where, place, expected, labeler)
+        judgments.append(tuple(_read_score(score, place, where) for score in scores))
+    return tuple(judgments)
+
+
+def _read_score(value: object, field: str, where: str) -> float | None:
+    return None if value is None else read_number(value, field, where)
