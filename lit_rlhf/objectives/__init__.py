@@ -1,0 +1,53 @@
+"""The formulas of the package, as pure functions of tensors.
+
+No module, trainer, configuration file, rank or logging is known here. Results stand element
+by element or row by row; the caller reduces, and says over which tokens and ranks.
+"""
+
+from lit_rlhf.objectives.advantages import GAE, RLOO, AdvantageEstimator, Advantages
+from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
+from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
+from lit_rlhf.objectives.logprobs import (
+    VocabularyScores,
+    chunked_logprobs,
+    token_entropy,
+    token_logprobs,
+)
+from lit_rlhf.objectives.masking import Moments, masked_mean, masked_moments, masked_sum, whiten
+from lit_rlhf.objectives.policy_gradient import (
+    ClippedLoss,
+    approximate_kl,
+    clipped_policy_loss,
+    clipped_value_loss,
+)
+from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
+
+__all__ = [
+    "GAE",
+    "RLOO",
+    "AdaptiveKL",
+    "AdvantageEstimator",
+    "Advantages",
+    "ClippedLoss",
+    "FixedKL",
+    "KLController",
+    "KLState",
+    "MissingEOS",
+    "Moments",
+    "VocabularyScores",
+    "approximate_kl",
+    "chunked_logprobs",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "kl_k1",
+    "kl_k2",
+    "kl_k3",
+    "kl_per_response",
+    "masked_mean",
+    "masked_moments",
+    "masked_sum",
+    "token_entropy",
+    "token_logprobs",
+    "token_rewards",
+    "whiten",
+]
