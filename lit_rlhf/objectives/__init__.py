@@ -5,8 +5,10 @@ by element or row by row; the caller reduces, and says over which tokens and ran
 """
 
 from lit_rlhf.objectives.advantages import GAE, RLOO, AdvantageEstimator, Advantages
+from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
 from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
+from lit_rlhf.objectives.language_modeling import perplexity, response_nll
 from lit_rlhf.objectives.logprobs import (
     VocabularyScores,
     chunked_logprobs,
@@ -20,9 +22,11 @@ from lit_rlhf.objectives.policy_gradient import (
     clipped_policy_loss,
     clipped_value_loss,
 )
+from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferenceOutput
 from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
 
 __all__ = [
+    "DPO",
     "GAE",
     "RLOO",
     "AdaptiveKL",
@@ -34,8 +38,12 @@ __all__ = [
     "KLState",
     "MissingEOS",
     "Moments",
+    "PreferenceLoss",
+    "PreferenceOutput",
     "VocabularyScores",
     "approximate_kl",
+    "bradley_terry_loss",
+    "centering_penalty",
     "chunked_logprobs",
     "clipped_policy_loss",
     "clipped_value_loss",
@@ -46,6 +54,8 @@ __all__ = [
     "masked_mean",
     "masked_moments",
     "masked_sum",
+    "perplexity",
+    "response_nll",
     "token_entropy",
     "token_logprobs",
     "token_rewards",

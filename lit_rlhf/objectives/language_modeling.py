@@ -1,0 +1,45 @@
+"""How well a model predicts given responses."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Num
+from torch import Tensor
+
+from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+
+
+def response_nll(
+    logprobs: Float[Tensor, "B L"], response_mask: Bool[Tensor, "B L"]
+) -> Float[Tensor, " B"]:
+    """Sum the negative log-likelihood over the response tokens of each row.
+
+    `nll[b] = -sum over t of response_mask[b, t] * logprobs[b, t]`. The loss of supervised
+    fine-tuning is its sum over the batch, divided by the response tokens of all ranks.
+
+    Args:
+        logprobs: log-probability of each token.
+        response_mask: True at the tokens that count.
+
+    Returns:
+        Nats a row, float32 (float64 for float64); 0 for a row in which nothing counts.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    require_same_shape(logprobs=logprobs, response_mask=response_mask)
+    return -at_least_float32(logprobs).masked_fill(~response_mask, 0.0).sum(dim=-1)
+
+
+def perplexity(total_nll: Float[Tensor, ""], num_tokens: Num[Tensor, ""]) -> Float[Tensor, ""]:
+    """Compute the perplexity from sums, which add up over batches and ranks.
+
+    `perplexity = exp(total_nll / num_tokens)`.
+
+    Args:
+        total_nll: nats, summed over all tokens that count.
+        num_tokens: how many they are.
+
+    Returns:
+        Scalar >= 1 for true probabilities; NaN if no token counts: nothing was measured.
+    """
+    return (at_least_float32(total_nll) / num_tokens).exp()
