@@ -1,0 +1,159 @@
+"""The tensors that travel between the parts: typed, shaped, and nothing else.
+
+Legend for the whole package: `B` sequences, `P` prompt tokens, `T` response tokens,
+`L = P + T` tokens in a row, `V` vocabulary, `K` samples of one prompt, `H` hidden width,
+`N` distinct responses, `M` judged pairs.
+
+One layout: a row is `[prompt | response | padding]`, right-padded. Lengths and masks are
+explicit; nothing is ever inferred from a pad id, because pad may equal EOS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class TokenRows(NamedTuple):
+    """Right-padded rows of tokens with the tokens that count marked.
+
+    Attributes:
+        input_ids: `[B, L]` int64. The value at padding positions is never read as meaning.
+        lengths: `[B]` int64, real tokens in each row (prompt and response).
+        response_mask: `[B, L]` bool, True at the response tokens: those that a loss, a
+            log-probability or a KL counts. Never True at position 0 (nothing predicts it).
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    response_mask: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same rows on `device`."""
+        return type(self)(*(tensor.to(device) for tensor in self))
+
+    def select(self, rows: Tensor) -> Self:
+        """Return the rows whose indices `[b]` are given, in that order."""
+        return type(self)(*(tensor[rows] for tensor in self))
+
+    @property
+    def num_response_tokens(self) -> Tensor:
+        """Tokens that count, over the whole batch: int64 scalar."""
+        return self.response_mask.sum()
+
+
+class ComparisonBatch(NamedTuple):
+    """Judged pairs over distinct responses: a response in many pairs stands here once.
+
+    Attributes:
+        rows: the `N` distinct prompt-and-response rows.
+        chosen: `[M]` int64, row of the response named first in each pair.
+        rejected: `[M]` int64, row of the other one.
+        probability: `[M]` float32 in [0, 1], the share of judgments for `chosen`.
+        weight: `[M]` float32 >= 0, how much the pair counts.
+        group: `[N]` int64, which judged group (one prompt) a row belongs to.
+    """
+
+    rows: TokenRows
+    chosen: Tensor
+    rejected: Tensor
+    probability: Tensor
+    weight: Tensor
+    group: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch on `device`."""
+        return type(self)(self.rows.to(device), *(tensor.to(device) for tensor in self[1:]))
+
+
+class PromptBatch(NamedTuple):
+    """Prompts to respond to.
+
+    Attributes:
+        input_ids: `[B, P]` int64, right-padded.
+        lengths: `[B]` int64, real tokens in each prompt.
+        prompt_ids: `[B]` int64, the position of each prompt in its data set: names its random
+            stream, so that a prompt's sample does not depend on who shares its batch.
+        prompts: `B` texts, as rendered (chat template applied).
+        fields: `B` dictionaries, the further fields of each record, for the reward source.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    prompt_ids: Tensor
+    prompts: Sequence[str]
+    fields: Sequence[dict[str, Any]]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch with its tensors on `device`."""
+        return self._replace(
+            input_ids=self.input_ids.to(device),
+            lengths=self.lengths.to(device),
+            prompt_ids=self.prompt_ids.to(device),
+        )
+
+
+class SampleBatch(NamedTuple):
+    """Sampled responses, as the generator left them: what a reward source may look at.
+
+    Attributes:
+        rows: the `B` prompt-and-response rows (`response_mask` there is `[B, L]`).
+        prompt_lengths: `[B]` int64.
+        response_mask: `[B, T]` bool, True at sampled tokens, the stop token included. Column `t`
+            belongs to the `t`-th response token of the row.
+        finished: `[B]` bool, True when the response ended by a stop token, not by the limit.
+        group_ids: `[B]` int64, equal for samples of the same prompt.
+        prompts: `B` texts, as rendered.
+        responses: `B` texts, without special tokens.
+        fields: `B` dictionaries, handed through from the prompts.
+    """
+
+    rows: TokenRows
+    prompt_lengths: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    group_ids: Tensor
+    prompts: Sequence[str]
+    responses: Sequence[str]
+    fields: Sequence[dict[str, Any]]
+
+
+class RolloutBatch(NamedTuple):
+    """Samples with all that a policy update needs, response-aligned like `response_mask`.
+
+    Attributes:
+        samples: the sampled responses.
+        old_logprobs: `[B, T]` float32 under the policy that is about to be updated.
+        reference_logprobs: `[B, T]` float32 under the reference.
+        values: `[B, T]` float32, the critic's estimate before each token, or None.
+        scores: `[B]` float32 from the reward source, before the missing-EOS rule.
+    """
+
+    samples: SampleBatch
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    values: Tensor | None
+    scores: Tensor
+
+
+def response_window(tokens: Tensor, prompt_lengths: Tensor, num_columns: int) -> Tensor:
+    """Cut the response-aligned window out of row-aligned values.
+
+    `[B, L] -> [B, T]`: column `t` of the result is position `prompt_length + t` of the row;
+    positions beyond the row read as zero (False for a mask).
+
+    Args:
+        tokens: `[B, L]` values of any dtype, aligned with the tokens of the rows.
+        prompt_lengths: `[B]` int64.
+        num_columns: `T`, the number of response columns to return.
+
+    Returns:
+        `[B, T]` of the same dtype.
+    """
+    positions = prompt_lengths[:, None] + torch.arange(num_columns, device=tokens.device)  # [B, T]
+    inside = positions < tokens.shape[1]
+    window = tokens.gather(1, positions.clamp(max=tokens.shape[1] - 1))
+    return window * inside if window.dtype != torch.bool else window & inside

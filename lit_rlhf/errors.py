@@ -1,0 +1,23 @@
+"""Errors that a user can cause and can mend: each message says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class LitRLHFError(Exception):
+    """The common ancestor: the command line prints these as one message, without a traceback."""
+
+
+class ConfigError(LitRLHFError, ValueError):
+    """A setting is missing, contradictory or out of range."""
+
+
+class DataError(LitRLHFError, ValueError):
+    """A row, a file or a folder of data is not what was expected."""
+
+
+class CheckpointError(LitRLHFError, ValueError):
+    """A checkpoint or model folder is missing, torn, or made for another phase."""
+
+
+class DownloadError(LitRLHFError, RuntimeError):
+    """Something could not be fetched, or arrived with the wrong checksum."""

@@ -1,0 +1,143 @@
+"""What stands between transformers' models and ours: the trunk, its vocabulary matrix, LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.packing import pack_rows
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters on the linear layers. Source: Hu et al. 2021, arXiv 2106.09685.
+
+    Attributes:
+        rank: inner dimension of each adapter.
+        alpha: the adapter's output is scaled by `alpha / rank`.
+        target_modules: "all-linear" (every linear layer but the output), or names of layers.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    target_modules: str | list[str] = "all-linear"
+
+    def __post_init__(self) -> None:
+        """Refuse a rank that leaves nothing to train."""
+        if self.rank < 1:
+            raise ConfigError(f"lora.rank must be at least 1, got {self.rank}")
+
+
+class Vocabulary(NamedTuple):
+    """How the last hidden state becomes logits: `softcap(scale * (h W^T + b))`.
+
+    Attributes:
+        weight: `[V, H]`.
+        bias: `[V]` or None.
+        scale: factor on the logits (Cohere, Granite); 1 elsewhere.
+        softcap: `c * tanh(logits / c)` (Gemma 2), or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: float
+    softcap: float | None
+
+
+def without_adapter_wrapper(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model itself, adapters (if any) in place."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(inner, PreTrainedModel)
+    return inner
+
+
+def vocabulary_of(model: nn.Module) -> Vocabulary:
+    """Read the output projection of a causal language model, with its architecture's extras."""
+    inner = without_adapter_wrapper(model)
+    output = inner.get_output_embeddings()
+    config = inner.config
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Vocabulary(output.weight, getattr(output, "bias", None), scale, softcap)
+
+
+def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple[Tensor, Tensor]:
+    """Run the trunk over rows, once, without their padding.
+
+    Args:
+        trunk: a transformers base model (no head).
+        rows: `B` rows of up to `L` tokens.
+        width: tokens in a packed row, None for the padded layout (see `packing`).
+
+    Returns:
+        `[R * W, H]` hidden states, and `[B, L]` int64 with the place of each token in them.
+    """
+    packed = pack_rows(rows.input_ids, rows.lengths, width)
+    # No attention mask: right-padding is never seen by a causal model, and packed rows are told
+    # apart by their restarting positions.
+    output = trunk(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False
+    ).last_hidden_state
+    return output.flatten(0, 1), packed.flat_index
+
+
+def apply_lora(model: PreTrainedModel, lora: LoRAConfig) -> PeftModel:
+    """Wrap a model so that only low-rank adapters train; the output starts unchanged."""
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(f"lora.target_modules: {error}") from error
+
+
+@contextmanager
+def adapter_disabled(model: nn.Module) -> Iterator[None]:
+    """Let the base model speak: the reference policy of a LoRA run."""
+    if not isinstance(model, PeftModel):
+        raise ConfigError("the reference is the adapter switched off, but there is no adapter")
+    with model.disable_adapter():
+        yield
+
+
+def zero_dropout(config: PretrainedConfig) -> None:
+    """Set every dropout rate of a configuration to zero, in place.
+
+    With dropout the same tokens have other log-probabilities at each forward, and PPO's ratio is
+    not one before the first step (`eval()` is not enough: the Trainer calls `train()`).
+    """
+    for name, value in config.to_dict().items():
+        is_rate = name.endswith(("dropout", "pdrop", "dropout_p", "drop_rate"))
+        if is_rate and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(config, name, 0.0)
+
+
+def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Module:
+    """Make a model a fixed reference: no gradients, evaluation mode.
+
+    Args:
+        model: changed in place.
+        linear_dtype: store the linear layers in this dtype. Under autocast to the same dtype the
+            results are those of the float32 weights, which would be cast at every call.
+
+    Returns:
+        The same model.
+    """
+    model.requires_grad_(False).eval()
+    if linear_dtype is not None:
+        tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and id(module.weight) not in tied:
+                module.to(linear_dtype)
+    return model

@@ -1,0 +1,304 @@
+"""How models pass from phase to phase: hub names, Hugging Face folders, Lightning checkpoints.
+
+A phase's checkpoint is self-contained: beside the weights it carries the architecture's
+configuration, the tokenizer's files and the adapter's shape (`ModelCard`), all as plain types, so
+that reading one never executes pickled code (`weights_only=True`).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.attention import ATTENTION_NAME
+from lit_rlhf.models.backbone import LoRAConfig, apply_lora, zero_dropout
+from lit_rlhf.models.scalar_head import ScalarModel
+
+CARD_KEY = "lit_rlhf"
+# The normaliser of an exported reward model stands in its config.json under this key.
+NORMALIZER_KEY = "lit_rlhf_normalizer"
+POLICY_PREFIX = "policy.model."
+SCORER_PREFIX = "scorer."
+
+
+class ModelCard(NamedTuple):
+    """What a checkpoint says about the model in it.
+
+    Attributes:
+        kind: "policy" or "reward".
+        config: the architecture's configuration, as JSON.
+        tokenizer: file name -> text of the tokenizer's files.
+        lora: the fields of `LoRAConfig`, or None when all weights are in the checkpoint.
+        base: where the weights under the adapter came from; read only when `lora` is set.
+    """
+
+    kind: str
+    config: str
+    tokenizer: dict[str, str]
+    lora: dict[str, Any] | None
+    base: str
+
+
+def is_checkpoint(source: str) -> bool:
+    """Tell a Lightning checkpoint from a Hugging Face folder or hub name."""
+    return source.endswith(".ckpt")
+
+
+def resolve_source(source: str) -> str:
+    """Expand `~`; refuse a local path that does not exist, before transformers asks a hub.
+
+    Raises:
+        CheckpointError: it looks like a path and nothing is there, or nothing was given.
+    """
+    if not source:
+        raise CheckpointError("no model given: name a hub model, a folder or a .ckpt file")
+    path = Path(source).expanduser()
+    looks_local = source.startswith(("/", "~", "./", "../")) or is_checkpoint(source)
+    if path.exists():
+        return str(path)
+    if looks_local or source.count("/") > 1:
+        raise CheckpointError(f"{source}: no such model folder or checkpoint file")
+    return source
+
+
+def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
+    """Read a checkpoint that one of our phases wrote.
+
+    Args:
+        source: path of the `.ckpt` file.
+        kind: refuse a checkpoint of another kind ("policy" or "reward").
+
+    Returns:
+        Its card and its state dict (memory-mapped).
+
+    Raises:
+        CheckpointError: missing, unreadable, foreign, or of another kind.
+    """
+    path = resolve_source(source)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(f"{source}: not a readable checkpoint ({error})") from error
+    if CARD_KEY not in checkpoint:
+        raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
+    card = ModelCard(**checkpoint[CARD_KEY])
+    if kind is not None and card.kind != kind:
+        raise CheckpointError(
+            f"{source}: holds a {card.kind} model, but a {kind} model is needed here"
+        )
+    return card, checkpoint["state_dict"]
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return the tokenizer's files as text, for a model card."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {
+            path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())
+        }
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a hub model, a Hugging Face folder or a checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = resolve_source(source)
+    if not is_checkpoint(path):
+        try:
+            return AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
+    card, _ = read_checkpoint(path)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in card.tokenizer.items():
+            # Only a plain file name: a path in a foreign checkpoint must not leave the folder.
+            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+        return AutoTokenizer.from_pretrained(folder)
+
+
+def load_causal_lm(source: str) -> PreTrainedModel:
+    """Load a policy in float32: hub name, Hugging Face folder or policy checkpoint.
+
+    Adapters in a checkpoint are merged, so that a phase starts from plain weights.
+    """
+    path = resolve_source(source)
+    if not is_checkpoint(path):
+        return _from_pretrained(AutoModelForCausalLM, path)
+    card, state = read_checkpoint(path, kind="policy")
+    weights = {
+        name.removeprefix(POLICY_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(POLICY_PREFIX)
+    }
+    if card.lora is not None:
+        return _merge_adapter(load_causal_lm(card.base), card.lora, weights, source)
+    model_class = _causal_class(parse_config(card.config))
+    return _build(model_class, card.config, weights, source)
+
+
+def load_trunk(source: str) -> PreTrainedModel:
+    """Load the transformer of a policy without its vocabulary: where a reward model starts."""
+    trunk: PreTrainedModel = load_causal_lm(source).base_model
+    return trunk
+
+
+def load_scalar_model(source: str) -> ScalarModel:
+    """Load a reward model: a reward checkpoint, or a sequence-classification folder.
+
+    Raises:
+        CheckpointError: it is a policy, or has more than one output.
+    """
+    path = resolve_source(source)
+    if not is_checkpoint(path):
+        return _scalar_from_folder(path)
+    card, state = read_checkpoint(path, kind="reward")
+    weights = {
+        name.removeprefix(SCORER_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(SCORER_PREFIX)
+    }
+    trunk = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in weights.items()
+        if name.startswith("backbone.")
+    }
+    if card.lora is not None:
+        backbone = _merge_adapter(load_trunk(card.base), card.lora, trunk, source)
+    else:
+        config = parse_config(card.config)
+        backbone = _build(_trunk_class(config), card.config, trunk, source)
+    model = ScalarModel(backbone)
+    own = {name: value for name, value in weights.items() if not name.startswith("backbone.")}
+    model.load_state_dict(own, strict=False)
+    return model
+
+
+def make_card(
+    kind: str,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    lora: LoRAConfig | None,
+    base: str,
+) -> dict[str, Any]:
+    """Return the plain dictionary that a phase writes into its checkpoint as its model card."""
+    card = ModelCard(
+        kind=kind,
+        config=json.dumps(config.to_dict(), default=str),
+        tokenizer=tokenizer_files(tokenizer),
+        lora=asdict(lora) if lora is not None else None,
+        base=base,
+    )
+    return card._asdict()
+
+
+def parse_config(text: str) -> PretrainedConfig:
+    """Rebuild a transformers configuration from a model card's JSON."""
+    values = json.loads(text)
+    return AutoConfig.for_model(values.pop("model_type"), **values)
+
+
+def attention_for(config: PretrainedConfig) -> str:
+    """Name the attention implementation: ours, or eager where attention logits are capped."""
+    text_config = config.get_text_config()
+    has_softcap = getattr(text_config, "attn_logit_softcapping", None) is not None
+    return "eager" if has_softcap else ATTENTION_NAME
+
+
+def _from_pretrained(auto_class: Any, path: str) -> PreTrainedModel:  # transformers' factories
+    try:
+        config = AutoConfig.from_pretrained(path)
+        zero_dropout(config)
+        model: PreTrainedModel = auto_class.from_pretrained(
+            path, config=config, dtype=torch.float32, attn_implementation=attention_for(config)
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
+    return model
+
+
+def _build(
+    model_class: type[PreTrainedModel], config_text: str, weights: dict[str, Tensor], source: str
+) -> PreTrainedModel:
+    config = parse_config(config_text)
+    zero_dropout(config)
+    config._attn_implementation = attention_for(config)
+    model = model_class(config).to(torch.float32)
+    _load_strictly(model, weights, source)
+    model.tie_weights()
+    return model
+
+
+def _load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    result = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "_tied_weights_keys", None) or [])
+    missing = [name for name in result.missing_keys if name not in tied]
+    if missing or result.unexpected_keys:
+        raise CheckpointError(
+            f"{source}: weights do not fit the architecture; missing {missing[:3]}, "
+            f"unexpected {result.unexpected_keys[:3]}"
+        )
+
+
+def _merge_adapter(
+    base: PreTrainedModel, lora: dict[str, Any], weights: dict[str, Tensor], source: str
+) -> PreTrainedModel:
+    adapted = apply_lora(base, LoRAConfig(**lora))
+    expected = {name for name, value in adapted.named_parameters() if value.requires_grad}
+    if missing := sorted(expected - weights.keys()):
+        raise CheckpointError(f"{source}: the adapter lacks {missing[:3]}")
+    adapted.load_state_dict(weights, strict=False)
+    merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged
+
+
+def _causal_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    return _class_in_mapping(AutoModelForCausalLM, config)
+
+
+def _trunk_class(config: PretrainedConfig) -> type[PreTrainedModel]:
+    return _class_in_mapping(AutoModel, config)
+
+
+def _class_in_mapping(auto_class: Any, config: PretrainedConfig) -> type[PreTrainedModel]:
+    try:
+        model_class: type[PreTrainedModel] = auto_class._model_mapping[type(config)]
+    except KeyError as error:
+        raise CheckpointError(f"transformers has no model for {config.model_type}") from error
+    return model_class
+
+
+def _scalar_from_folder(path: str) -> ScalarModel:
+    architectures = AutoConfig.from_pretrained(path).architectures or []
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise CheckpointError(f"{path}: a reward model is needed here, but this is {architectures}")
+    model = _from_pretrained(AutoModelForSequenceClassification, path)
+    if model.config.num_labels != 1:
+        raise CheckpointError(f"{path}: a reward model has one output, not {model.config.num_labels}")
+    head: nn.Linear = model.score
+    scalar = ScalarModel(model.base_model, bias=head.bias is not None)
+    scalar.head.linear.load_state_dict(head.state_dict())
+    normalizer = getattr(model.config, NORMALIZER_KEY, None)
+    if normalizer is not None:
+        scalar.set_normalizer(normalizer["mean"], normalizer["deviation"])
+    return scalar
+
+
