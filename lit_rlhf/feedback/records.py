@@ -50,6 +50,11 @@ class Comparison:
     probability: float = 1.0
     weight: float = 1.0
 
+    @property
+    def responses(self) -> tuple[str, str]:
+        """The two responses, `chosen` first, as a judged group has them."""
+        return self.chosen, self.rejected
+
 
 @dataclass(frozen=True)
 class JudgedGroup:

@@ -1,0 +1,118 @@
+"""Data of compared responses, for reward models and DPO alike.
+
+A row is a judged group, or a comparison, which is the smallest one. All pairs of a group that
+anybody judged are used; its responses are tokenised once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lit_rlhf.batches import ComparisonBatch
+from lit_rlhf.data.chat_template import RenderedText, render_response
+from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
+from lit_rlhf.data.datamodule import TextDataModule, check_at_least
+from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
+
+
+class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
+    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        *,
+        max_length: int = 1024,
+        overlong: Overlong = "error",
+        append_eos: bool = True,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+                On the command line it is the model's.
+            max_length: most tokens in a row, prompt and response.
+            overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
+                the response's end, and its EOS with it; "drop" leaves out the whole group.
+            append_eos: end each response with the EOS token, where its text does not.
+            **kwargs: the settings of `TextDataModule`.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        super().__init__(tokenizer, **kwargs)
+        check_at_least(2, max_length=max_length)
+        self.max_length = max_length
+        self.overlong: Overlong = overlong
+        self.append_eos = append_eos
+
+    def prepare(self, rows: Sequence[SourcedRow]) -> list[GroupExample]:
+        """Check, aggregate and tokenise judged groups."""
+        texts: list[RenderedText] = []
+        places: list[str] = []
+        pairs_of_groups = []
+        for row, where in rows:
+            pairs, responses = self._render_group(row, where)
+            pairs_of_groups.append((pairs, len(responses)))
+            texts += responses
+            places += [where] * len(responses)
+        fitted = iter(
+            fit_length(
+                tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos),
+                places,
+                max_length=self.max_length,
+                overlong=self.overlong,
+            )
+        )
+        groups = [
+            (pairs, [next(fitted) for _ in range(num_responses)])
+            for pairs, num_responses in pairs_of_groups
+        ]
+        return [example for group in groups if (example := _whole_group(*group)) is not None]
+
+    def collate(self, examples: Sequence[GroupExample]) -> ComparisonBatch:
+        """Put all rows of the groups into one padded batch."""
+        return collate_groups(examples, padding_id(self.tokenizer))
+
+    def stand_in(self, example: GroupExample) -> GroupExample:
+        """Return the group without its pairs, and with no response token that counts."""
+        rows = (row._replace(response_mask=[False] * len(row.input_ids)) for row in example.rows)
+        return GroupExample(rows=tuple(rows), pairs=())
+
+    def length(self, example: GroupExample) -> int:
+        """Return the tokens of the group's longest row."""
+        return max(len(row.input_ids) for row in example.rows)
+
+    def _render_group(
+        self, row: dict[str, object], where: str
+    ) -> tuple[list[JudgedPair], list[RenderedText]]:
+        """Return the pairs of a row and the texts of the responses that stand in any of them."""
+        judgment = parse_judgment(row, where)
+        pairs = judged_pairs(judgment)
+        if not pairs:
+            raise DataError(
+                f"{where}: no labeler judged two responses of this group, so there is nothing to "
+                "compare. Leave the row out, or have it judged."
+            )
+        responses = judgment.responses
+        judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
+        texts = [
+            render_response(self.tokenizer, judgment.prompt, responses[i], self.template, where)
+            for i in judged
+        ]
+        new_index = {old: new for new, old in enumerate(judged)}
+        return [
+            pair._replace(chosen=new_index[pair.chosen], rejected=new_index[pair.rejected])
+            for pair in pairs
+        ], texts
+
+
+def _whole_group(pairs: Sequence[JudgedPair], rows: Sequence[Row | None]) -> GroupExample | None:
+    """Return the group, or None if one of its rows was dropped."""
+    kept = tuple(row for row in rows if row is not None)
+    return GroupExample(kept, tuple(pairs)) if len(kept) == len(rows) else None

@@ -1,0 +1,196 @@
+"""What the four data modules share: sources for each stage, the tokenizer, and the loaders.
+
+A phase's data module says how rows become examples and examples a batch; all else is here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic
+
+from lightning.pytorch import LightningDataModule
+
+from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, TrainingLoader
+from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+
+
+class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
+    """Data that is read, checked and tokenised whole before a stage begins.
+
+    Every process reads all rows; the loaders deal out the global batches. Use it with
+    `Trainer(use_distributed_sampler=False)`, since there is nothing for Lightning to deal out.
+
+    Attributes:
+        tokenizer: the loaded tokenizer, from `setup` on.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(  # noqa: PLR0913 - settings, given by keyword
+        self,
+        tokenizer: str,
+        *,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        template: Template = "auto",
+        columns: dict[str, str] | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        seed: int = 0,
+        length_window: int = 0,
+        limit_train: int | None = None,
+        limit_validation: int | None = None,
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+                On the command line it is the model's.
+            train: training data: a `.jsonl` or `.json` file, a Hugging Face data set folder or a
+                hub name, with `#SPLIT` behind it where it has several splits and another one than
+                `train` is meant.
+            validation: validation data, likewise. Fitting works without.
+            test: test data, likewise.
+            template: how prompts become text. "auto" applies the tokenizer's chat template to
+                chats and takes texts as they stand; "chat" makes a text a message of the user;
+                "plain" takes texts as they stand and refuses chats.
+            columns: our field name -> its name in the data, where that differs.
+            batch_size: examples in one optimizer step, over all processes; of comparisons, judged
+                groups. A multiple of the number of processes.
+            eval_batch_size: the same for validation and testing; as `batch_size` if null.
+            seed: with the epoch, sets the order of the training examples.
+            length_window: put examples of like length into one batch, inside a window of as many
+                batches: less padding, while which batch comes when stays random. 0: no.
+            limit_train: use only the first so many rows of the training data.
+            limit_validation: use only the first so many rows of the validation data.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        super().__init__()
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        check_at_least(1, limit_train=limit_train, limit_validation=limit_validation)
+        check_at_least(0, seed=seed, length_window=length_window)
+        self.template: Template = template
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.length_window = length_window
+        self._tokenizer_source = tokenizer
+        self._sources = {"train": train, "validation": validation, "test": test}
+        self._limits = {"train": limit_train, "validation": limit_validation}
+        self._columns = columns
+        self._examples: dict[str, list[Example]] = {}
+
+    @abc.abstractmethod
+    def prepare(self, rows: Sequence[SourcedRow]) -> list[Example]:
+        """Check and tokenise all rows; raise a DataError at the first one that is wrong."""
+
+    @abc.abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Make a batch of one example or more."""
+
+    @abc.abstractmethod
+    def stand_in(self, example: Example) -> Example:
+        """Return the example with nothing in it that counts."""
+
+    @abc.abstractmethod
+    def length(self, example: Example) -> int:
+        """Return the tokens that the example's longest row has."""
+
+    def setup(self, stage: str) -> None:
+        """Read, check and tokenise what a stage needs, once.
+
+        Args:
+            stage: "fit", "validate" or "test".
+
+        Raises:
+            ConfigError: the stage has no data.
+            DataError: a source or a row is not as expected.
+        """
+        for name in SOURCES_OF_STAGE.get(stage, ()):
+            source = self._sources[name]
+            if name in self._examples or (
+                source is None and (stage, name) == ("fit", "validation")
+            ):
+                continue
+            if source is None:
+                raise ConfigError(
+                    f"'{stage}' needs data: set 'data.{name}' to a file, a folder or a hub name "
+                    f"(on the command line: --data.{name} FILE)."
+                )
+            self._load_tokenizer()
+            self._examples[name] = self._read(name, source)
+
+    def train_dataloader(self) -> TrainingLoader[Example, Batch]:
+        """Return the training loader, at the beginning."""
+        return TrainingLoader(
+            self._examples["train"],
+            self.collate,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=self._rank,
+            world_size=self._world_size,
+            length=self.length,
+            length_window=self.length_window,
+        )
+
+    def val_dataloader(self) -> EvaluationLoader[Example, Batch] | list[object]:
+        """Return the validation loader, or an empty list where there is no validation data."""
+        return self._evaluation_loader("validation") if "validation" in self._examples else []
+
+    def test_dataloader(self) -> EvaluationLoader[Example, Batch]:
+        """Return the test loader."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, name: str) -> EvaluationLoader[Example, Batch]:
+        return EvaluationLoader(
+            self._examples[name],
+            self.collate,
+            batch_size=self.eval_batch_size,
+            stand_in=self.stand_in,
+            rank=self._rank,
+            world_size=self._world_size,
+        )
+
+    def _read(self, name: str, source: str) -> list[Example]:
+        rows = read_rows(source, split=name, columns=self._columns)[: self._limits.get(name)]
+        examples = self.prepare(rows)
+        if not examples:
+            raise DataError(
+                f"{source}: all {len(rows)} rows are too long and were dropped; raise the length "
+                "limit."
+            )
+        return examples
+
+    def _load_tokenizer(self) -> None:
+        if "tokenizer" not in self.__dict__:
+            # Late, so that --help and configuration errors do not wait for it.
+            from lit_rlhf.models.handover import load_tokenizer  # noqa: PLC0415
+
+            self.tokenizer = load_tokenizer(self._tokenizer_source)
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer is not None else 1
+
+
+def check_at_least(least: int, **settings: int | None) -> None:
+    """Raise a ConfigError for a setting below `least`; null passes."""
+    for name, value in settings.items():
+        if value is not None and value < least:
+            raise ConfigError(f"data.{name}={value}: must be {least} or more.")

@@ -1,0 +1,196 @@
+"""A loader whose order depends on the seed and the epoch alone, and that resumes exactly.
+
+`batch_size` counts the examples of one optimizer step over all processes. Each such global batch
+is dealt out to the processes, so that the examples of a step are the same on one process as on
+eight, and the position in the data is the same number on all of them. Everything is in memory;
+there are no worker processes.
+
+Lightning saves and restores any training loader with `state_dict` and `load_state_dict`. Facts
+that this file relies on, with Lightning 2.6: it calls `iter` on a loader before it loads its
+state, and more than once, so `iter` alone must consume nothing; it stops after `len` batches
+without exhausting the iterator, so code behind the last `yield` never runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from lit_rlhf.errors import CheckpointError, ConfigError
+
+Example = TypeVar("Example")
+Batch = TypeVar("Batch")
+
+
+class TrainingLoader(Generic[Example, Batch]):
+    """Shuffled global batches of equal size, dealt out to the processes; resumable.
+
+    Each epoch has its own order. The examples that do not fill the last batch of an epoch are
+    left out of it (others in each epoch). Where a Trainer stops an epoch early
+    (`limit_train_batches`), the next one goes on from there, until all batches have been seen.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        collate: Callable[[Sequence[Example]], Batch],
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        length: Callable[[Example], int] | None = None,
+        length_window: int = 0,
+    ) -> None:
+        """Set up the loader at the beginning of epoch 0.
+
+        Args:
+            examples: all examples, equal on every process.
+            collate: makes a batch of a list of examples.
+            batch_size: examples in a global batch, over all processes.
+            seed: with the epoch, sets the order.
+            rank: this process.
+            world_size: number of processes; divides `batch_size`.
+            length: an example's length, needed by `length_window`.
+            length_window: inside as many batches' worth of shuffled examples, those of like
+                length are put into one batch; the batches are shuffled again. 0 switches it off.
+
+        Raises:
+            ConfigError: `batch_size` cannot be dealt out evenly, or there are fewer examples.
+        """
+        if batch_size % world_size:
+            raise ConfigError(
+                f"batch_size={batch_size} cannot be dealt out evenly to {world_size} processes; "
+                f"make it a multiple of {world_size}."
+            )
+        if len(examples) < batch_size:
+            raise ConfigError(
+                f"batch_size={batch_size} is more than the {len(examples)} training examples "
+                "(judged groups count as one): no batch can be filled. Make batch_size smaller."
+            )
+        if length_window and length is None:
+            raise ConfigError("length_window needs the length of an example.")
+        self._examples = examples
+        self._collate = collate
+        self._batch_size = batch_size
+        self._seed = seed
+        self._rank = rank
+        self._world_size = world_size
+        self._length = length
+        self._length_window = length_window
+        self._epoch = 0
+        self._position = 0  # batches of this epoch already handed out
+
+    def __len__(self) -> int:
+        """Return the batches of an epoch."""
+        return len(self._examples) // self._batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from the current position; at the end of an epoch, begin the next."""
+        if self._position >= len(self):
+            self._epoch += 1
+            self._position = 0
+        return self._batches()
+
+    def _batches(self) -> Iterator[Batch]:
+        order = self.epoch_order(self._epoch)
+        while self._position < len(self):
+            batch = order[self._position]
+            self._position += 1  # first: a checkpoint written during this batch counts it as done
+            yield self._collate([self._examples[i] for i in batch[self._rank :: self._world_size]])
+
+    def epoch_order(self, epoch: int) -> list[list[int]]:
+        """Return the global batches of an epoch, as indices into the examples."""
+        # A pair of seed and epoch names its own stream: seed 1 does not repeat seed 0 an epoch on.
+        generator = np.random.default_rng((self._seed, epoch))
+        num_used = len(self) * self._batch_size
+        order = generator.permutation(len(self._examples)).tolist()[:num_used]
+        if not self._length_window:
+            return _chunks(order, self._batch_size)
+        batches = []
+        for window in _chunks(order, self._length_window * self._batch_size):
+            batches += _chunks(sorted(window, key=self._length_of), self._batch_size)
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position, and what gives it its meaning, as plain numbers."""
+        return {"epoch": self._epoch, "position": self._position, **self._identity()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved position; the number of processes may have changed.
+
+        Raises:
+            CheckpointError: the position was saved for other data, batches or order.
+        """
+        for name, value in self._identity().items():
+            if state[name] != value:
+                raise CheckpointError(
+                    f"The checkpoint's position in the training data was saved with {name}="
+                    f"{state[name]}, but {name} is {value} now, so the run cannot go on exactly. "
+                    "Restore the former setting, or start a new run from the checkpoint's weights."
+                )
+        self._epoch = state["epoch"]
+        self._position = state["position"]
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "num_examples": len(self._examples),
+            "batch_size": self._batch_size,
+            "seed": self._seed,
+            "length_window": self._length_window,
+        }
+
+    def _length_of(self, index: int) -> int:
+        assert self._length is not None  # checked by the constructor
+        return self._length(self._examples[index])
+
+
+class EvaluationLoader(Generic[Example, Batch]):
+    """All examples in their order, each exactly once over all processes.
+
+    Every process gets the same number of batches. One that has no example left in the last,
+    short batch gets a stand-in with nothing in it that counts.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        collate: Callable[[Sequence[Example]], Batch],
+        *,
+        batch_size: int,
+        stand_in: Callable[[Example], Example],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Set up the loader.
+
+        Args:
+            examples: all examples, equal on every process.
+            collate: makes a batch of a list of examples.
+            batch_size: examples in a global batch, over all processes.
+            stand_in: turns an example into one in which nothing counts.
+            rank: this process.
+            world_size: number of processes.
+        """
+        self._batches = _chunks(list(range(len(examples))), batch_size)
+        self._examples = examples
+        self._collate = collate
+        self._stand_in = stand_in
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        """Return the batches of a pass."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin a new pass, however much of the last one was read."""
+        for batch in self._batches:
+            mine = [self._examples[i] for i in batch[self._rank :: self._world_size]]
+            yield self._collate(mine or [self._stand_in(self._examples[batch[0]])])
+
+
+def _chunks(items: list[int], size: int) -> list[list[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,75 @@
+"""Data for supervised fine-tuning: demonstrations, one row of tokens each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.data.chat_template import render_demonstration
+from lit_rlhf.data.collation import collate_rows, padding_id
+from lit_rlhf.data.datamodule import TextDataModule, check_at_least
+from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
+from lit_rlhf.feedback import parse_demonstration
+
+
+class SFTDataModule(TextDataModule[Row, TokenRows]):
+    """Demonstrations as `TokenRows`; the response's tokens count, of chats every assistant turn."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        *,
+        max_length: int = 1024,
+        overlong: Overlong = "error",
+        append_eos: bool = True,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+                On the command line it is the model's.
+            max_length: most tokens in a row, prompt and response.
+            overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
+                the response's end, and its EOS with it; "drop" leaves the row out.
+            append_eos: end each response with the EOS token, where its text does not.
+            **kwargs: the settings of `TextDataModule`.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        super().__init__(tokenizer, **kwargs)
+        check_at_least(2, max_length=max_length)
+        self.max_length = max_length
+        self.overlong: Overlong = overlong
+        self.append_eos = append_eos
+
+    def prepare(self, rows: Sequence[SourcedRow]) -> list[Row]:
+        """Check and tokenise demonstrations."""
+        texts = [
+            render_demonstration(
+                self.tokenizer, parse_demonstration(row, where), self.template, where
+            )
+            for row, where in rows
+        ]
+        fitted = fit_length(
+            tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos),
+            [where for _, where in rows],
+            max_length=self.max_length,
+            overlong=self.overlong,
+        )
+        return [row for row in fitted if row is not None]
+
+    def collate(self, examples: Sequence[Row]) -> TokenRows:
+        """Pad rows to the longest."""
+        return collate_rows(examples, padding_id(self.tokenizer))
+
+    def stand_in(self, example: Row) -> Row:
+        """Return the row with an all-False response mask."""
+        return example._replace(response_mask=[False] * len(example.input_ids))
+
+    def length(self, example: Row) -> int:
+        """Return the row's tokens."""
+        return len(example.input_ids)

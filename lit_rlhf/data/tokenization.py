@@ -1,0 +1,207 @@
+"""From text to rows of tokens, identically in every phase.
+
+Prompt and response are tokenised apart and joined, so the boundary is known by construction, and
+a policy that writes after a prompt meets the very tokens that it was trained on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from lit_rlhf.data.chat_template import RenderedText
+from lit_rlhf.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Overlong = Literal["error", "truncate", "drop"]
+# Texts handed to the fast tokenizer at once: enough to keep its threads busy, while the offsets
+# that it makes for each token do not fill the memory.
+TEXTS_AT_ONCE = 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """One example as tokens, without padding.
+
+    Attributes:
+        input_ids: the tokens of prompt and response.
+        response_mask: as long; True at the tokens that count. Never True at position 0, where
+            nothing stands that could predict the token.
+    """
+
+    input_ids: list[int]
+    response_mask: list[bool]
+
+
+def tokenize_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[RenderedText],
+    *,
+    append_eos: bool = True,
+) -> list[Row]:
+    """Tokenise prompts with their responses.
+
+    Plain text starts with the BOS token where the tokenizer adds one by default; a chat template
+    has written its own. The last response ends with exactly one EOS, unless `append_eos` is
+    False; it counts, whether or not the padding token is the same. Before a response that has
+    nothing in front of it stands the BOS token, or for want of one EOS, uncounted.
+
+    Args:
+        tokenizer: a fast one, for speed; any works.
+        texts: rendered prompts and responses.
+        append_eos: end each example with EOS where the text does not.
+
+    Returns:
+        One row a text.
+
+    Raises:
+        ConfigError: the tokenizer lacks a special token that is needed.
+    """
+    ids = _tokenize_unique(tokenizer, (piece.text for text in texts for piece in text.pieces))
+    leading = leading_tokens(tokenizer)
+    return [_join(tokenizer, text, ids, leading=leading, append_eos=append_eos) for text in texts]
+
+
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]
+) -> list[list[int]]:
+    """Tokenise prompts to which a policy responds: at least one token each.
+
+    They are the very tokens that stand before the response in `tokenize_rows`.
+    """
+    ids = _tokenize_unique(tokenizer, (piece.text for text in texts for piece in text.pieces))
+    leading = leading_tokens(tokenizer)
+    prompts = []
+    for text in texts:
+        tokens = _opening(text, ids, leading)
+        for piece in text.pieces:
+            tokens += ids[piece.text]
+        prompts.append(tokens or [start_token(tokenizer)])
+    return prompts
+
+
+def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return what the tokenizer puts before a text by default: its BOS token, or nothing.
+
+    Tokens that it would put after a text (EOS, a separator) are not asked for: they would stand
+    between prompt and response.
+    """
+    bos = tokenizer.bos_token_id
+    by_default = list(tokenizer("a")["input_ids"])
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    return [bos] if bos is not None and by_default[:1] == [bos] and bare[:1] != [bos] else []
+
+
+def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token before the first one of a text: BOS, or EOS where there is no BOS."""
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise ConfigError(
+        "An empty prompt needs a token in front of the response, and the tokenizer has neither a "
+        "BOS nor an EOS token: set one of them in the tokenizer."
+    )
+
+
+def fit_length(
+    rows: Sequence[Row], places: Sequence[str], *, max_length: int, overlong: Overlong
+) -> list[Row | None]:
+    """Apply the length limit to rows.
+
+    Args:
+        rows: the rows.
+        places: where each row came from, as long as `rows`.
+        max_length: most tokens in a row, prompt and response.
+        overlong: what becomes of a longer row: "error" raises; "truncate" cuts its end, so that
+            a cut response has no EOS; "drop" puts None in its place.
+
+    Returns:
+        As many entries as rows.
+
+    Raises:
+        DataError: a row is too long and `overlong` is "error", or is "truncate" and no response
+            token is left before `max_length`.
+    """
+    too_long = [i for i, row in enumerate(rows) if len(row.input_ids) > max_length]
+    if not too_long:
+        return list(rows)
+    if overlong == "error":
+        first = too_long[0]
+        raise DataError(
+            f"{places[first]}: has {len(rows[first].input_ids)} tokens, more than "
+            f"max_length={max_length} (as have {len(too_long)} of {len(rows)} rows). "
+            "Raise max_length, or set 'overlong' to 'truncate' or 'drop'."
+        )
+    word = "left out" if overlong == "drop" else "cut"
+    _log.warning("%d of %d rows exceed %d tokens: %s", len(too_long), len(rows), max_length, word)
+    fitted: list[Row | None] = list(rows)
+    for i in too_long:
+        fitted[i] = None if overlong == "drop" else _truncate(rows[i], max_length, places[i])
+    return fitted
+
+
+def _truncate(row: Row, max_length: int, where: str) -> Row:
+    cut = Row(row.input_ids[:max_length], row.response_mask[:max_length])
+    if not any(cut.response_mask):
+        raise DataError(
+            f"{where}: the prompt alone fills max_length={max_length}, so that truncation leaves "
+            "no response token. Raise max_length, or set 'overlong' to 'drop'."
+        )
+    return cut
+
+
+def _join(
+    tokenizer: PreTrainedTokenizerBase,
+    text: RenderedText,
+    ids: Mapping[str, list[int]],
+    *,
+    leading: list[int],
+    append_eos: bool,
+) -> Row:
+    tokens = _opening(text, ids, leading)
+    mask = [False] * len(tokens)
+    for piece in text.pieces:
+        tokens += ids[piece.text]
+        mask += [piece.is_response] * len(ids[piece.text])
+    if append_eos and (not mask or not mask[-1] or tokens[-1] != tokenizer.eos_token_id):
+        tokens.append(_eos_token(tokenizer))
+        mask.append(True)
+    if not mask or mask[0]:
+        tokens.insert(0, start_token(tokenizer))
+        mask.insert(0, False)
+    return Row(tokens, mask)
+
+
+def _opening(text: RenderedText, ids: Mapping[str, list[int]], leading: list[int]) -> list[int]:
+    """Return the leading tokens that this text still needs: none where it brings its own."""
+    first = ids[text.pieces[0].text]
+    return [] if text.is_chat or first[: len(leading)] == leading else list(leading)
+
+
+def _eos_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "The tokenizer has no EOS token to end responses with: set one in the tokenizer, or "
+            "set 'append_eos' to false."
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def _tokenize_unique(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> dict[str, list[int]]:
+    """Tokenise each distinct text once: many rows share their prompt."""
+    unique = list(dict.fromkeys(texts))
+    ids: dict[str, list[int]] = {}
+    for start in range(0, len(unique), TEXTS_AT_ONCE):
+        chunk = unique[start : start + TEXTS_AT_ONCE]
+        # verbose=False: the length limit is ours to check, with the row's place.
+        encoded = tokenizer(
+            chunk, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        ids.update(zip(chunk, encoded["input_ids"], strict=True))
+    return ids
