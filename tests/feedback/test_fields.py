@@ -1,0 +1,97 @@
+import subprocess
+import sys
+
+import pytest
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.fields import (
+    is_present,
+    missing_fields,
+    read_conversation,
+    read_list,
+    read_number,
+    read_text,
+    wrong_field,
+)
+
+
+def test_an_error_names_place_field_expectation_and_finding():
+    error = wrong_field("a.jsonl:3", "weight", "a number of 0 or more", "much")
+    assert str(error) == (
+        "a.jsonl:3: field 'weight': expected a number of 0 or more, found 'much'."
+    )
+
+
+def test_a_long_finding_is_shortened():
+    assert len(str(wrong_field("a", "b", "c", "x" * 1000))) < 150
+
+
+def test_missing_fields_lists_those_present_without_nulls():
+    message = str(missing_fields({"b": 1, "a": 2, "c": None}, "a.jsonl:1", "'prompt'"))
+    assert "expected 'prompt', found the fields: a, b." in message
+
+
+def test_null_counts_as_absent():
+    assert not is_present({"a": None}, "a")
+    assert not is_present({}, "a")
+    assert is_present({"a": ""}, "a")
+
+
+@pytest.mark.parametrize("value", [True, "1", None, float("nan"), float("inf"), 1.5, -0.5, [1]])
+def test_no_number_in_the_range(value):
+    with pytest.raises(DataError, match="expected a number from 0 to 1"):
+        read_number(value, "probability", "here", low=0, high=1)
+
+
+@pytest.mark.parametrize(
+    ("low", "expected"), [(0.0, "a number of 0 or more"), (float("-inf"), "a finite number")]
+)
+def test_the_expected_range_is_said(low, expected):
+    with pytest.raises(DataError, match=expected):
+        read_number("x", "weight", "here", low=low)
+
+
+def test_an_integer_becomes_a_float():
+    number = read_number(1, "weight", "here")
+    assert number == 1.0
+    assert isinstance(number, float)
+
+
+def test_text_is_not_converted():
+    assert read_text("", "prompt", "here") == ""
+    with pytest.raises(DataError, match="expected text, found 3"):
+        read_text(3, "prompt", "here")
+
+
+def test_a_text_is_no_list():
+    with pytest.raises(DataError, match="expected numbers, found 'abc'"):
+        read_list("abc", "ratings", "here", "numbers")
+    assert read_list((1, 2), "ratings", "here", "numbers") == [1, 2]
+
+
+def test_further_keys_of_a_message_are_kept_and_nulls_dropped():
+    message = {"role": "user", "content": "hi", "name": "Ann", "tool_calls": None}
+    assert read_conversation([message], "prompt", "here") == (
+        {"role": "user", "content": "hi", "name": "Ann"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ([], "prompt"),
+        (["hi"], r"prompt\[0\]"),
+        ([{"role": "user", "content": "a"}, {"role": "user"}], r"prompt\[1\]\.content"),
+        ([{"content": "a"}], r"prompt\[0\]\.role"),
+        ([{"role": "user", "content": [{"type": "image"}]}], r"prompt\[0\]\.content"),
+        (3, "prompt"),
+    ],
+)
+def test_a_broken_chat_names_the_message(value, place):
+    with pytest.raises(DataError, match=f"field '{place}'"):
+        read_conversation(value, "prompt", "here")
+
+
+def test_feedback_needs_no_torch():
+    program = "import sys, lit_rlhf.feedback; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
