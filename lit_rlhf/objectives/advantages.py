@@ -131,7 +131,7 @@ class RLOO(AdvantageEstimator):
 
     With `R[i]` the sum of the rewards of response `i` and `G` responses in its group,
     `advantages[i, :] = R[i] - (sum(R of the group) - R[i]) / (G - 1)`.
-    Source: Ahmadian et al. 2024, eq. 8; Kool et al. 2019.
+    Source: Kool et al. 2019; Ahmadian et al. 2024 ("Back to Basics").
 
     Attributes:
         k: samples of each prompt, >= 2.

@@ -354,7 +354,7 @@ def _product_dtype(hidden: Tensor) -> torch.dtype:
     return hidden.dtype
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_positive(name: str, value: float | int) -> None:
     if not value > 0:
         raise ConfigError(f"{name} is {value}; expected a number > 0")
 

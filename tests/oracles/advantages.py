@@ -1,0 +1,44 @@
+"""GAE by its definition as a sum (Schulman et al. 2016, eq. 16), RLOO by leaving one out."""
+
+import math
+
+
+def gae_row(rewards, values, gamma, gae_lambda):
+    """Advantages of one row without masked tokens: the sum, not the recursion."""
+    length = len(rewards)
+    following = [*[float(v) for v in values[1:]], 0.0]
+    deltas = [float(rewards[t]) + gamma * following[t] - float(values[t]) for t in range(length)]
+    return [
+        math.fsum((gamma * gae_lambda) ** (s - t) * deltas[s] for s in range(t, length))
+        for t in range(length)
+    ]
+
+
+def gae(rewards, values, mask, gamma, gae_lambda):
+    """Advantages and returns; masked tokens are taken out, and stand as 0 in the result."""
+    advantages, returns = [], []
+    for reward_row, value_row, marks in zip(rewards, values, mask, strict=True):
+        kept = [t for t, m in enumerate(marks) if m]
+        row = gae_row(
+            [reward_row[t] for t in kept], [value_row[t] for t in kept], gamma, gae_lambda
+        )
+        advantage_row, return_row = [0.0] * len(marks), [0.0] * len(marks)
+        for t, advantage in zip(kept, row, strict=True):
+            advantage_row[t] = advantage
+            return_row[t] = advantage + float(value_row[t])
+        advantages.append(advantage_row)
+        returns.append(return_row)
+    return advantages, returns
+
+
+def rloo(rewards, mask, groups):
+    totals = [
+        math.fsum(float(r) for r, m in zip(row, marks, strict=True) if m)
+        for row, marks in zip(rewards, mask, strict=True)
+    ]
+    result = []
+    for i, marks in enumerate(mask):
+        others = [totals[j] for j in range(len(totals)) if j != i and groups[j] == groups[i]]
+        advantage = totals[i] - math.fsum(others) / len(others)
+        result.append([advantage if m else 0.0 for m in marks])
+    return result

@@ -1,0 +1,36 @@
+"""Masked statistics by counting, and whitening as in OpenAI's lm-human-preferences (2019)."""
+
+import math
+
+
+def counted(values, mask):
+    return [float(v) for v, m in zip(values.ravel(), mask.ravel(), strict=True) if m]
+
+
+def masked_sum(values, mask):
+    return math.fsum(counted(values, mask))
+
+
+def masked_mean(values, mask):
+    kept = counted(values, mask)
+    return math.fsum(kept) / len(kept) if kept else 0.0
+
+
+def variance(values, mask):
+    kept = counted(values, mask)
+    if not kept:
+        return 0.0
+    mean = math.fsum(kept) / len(kept)
+    return math.fsum((v - mean) ** 2 for v in kept) / len(kept)
+
+
+def whiten(values, mask, shift_mean):
+    mean, deviation = masked_mean(values, mask), math.sqrt(variance(values, mask) + 1e-8)
+    result = values.astype("float64").copy()
+    for index in range(values.size):
+        if mask.flat[index]:
+            scaled = (float(values.flat[index]) - mean) / deviation
+            result.flat[index] = scaled if shift_mean else scaled + mean
+        else:
+            result.flat[index] = 0.0
+    return result
