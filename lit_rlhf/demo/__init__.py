@@ -1,0 +1,1 @@
+"""The demonstration: its model and ratings fetched, the whole loop run on them, the report."""
