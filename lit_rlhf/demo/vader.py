@@ -1,0 +1,63 @@
+"""VADER's rule-based sentiment as a reward: a judge that no model of ours has a part in.
+
+Source: C. J. Hutto and E. Gilbert, ICWSM 2014; the `vaderSentiment` package. It agrees with
+people on the more positive of two movie texts in 66 % of all pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from lit_rlhf.batches import SampleBatch
+from lit_rlhf.rewards.source import RewardSource
+
+
+@dataclass(frozen=True)
+class VaderReward(RewardSource):
+    """Score a continued text by VADER's compound score, -1 very negative to 1 very positive.
+
+    Prompt and response are read as one text, since the prompt is its beginning.
+
+    Attributes:
+        instruction: the prompt's leading words that are no part of the text, left out.
+    """
+
+    instruction: str = "Movie review:"
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        batch: SampleBatch | None = None,
+    ) -> Tensor:
+        """Score each text.
+
+        Args:
+            prompts: `B` texts.
+            responses: `B` continuations.
+            batch: not looked at.
+
+        Returns:
+            `[B]` float32 in [-1, 1]; a text without a word of the lexicon has 0.
+        """
+        scores = [
+            _compound(prompt.removeprefix(self.instruction) + response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        return torch.tensor(scores, dtype=torch.float32)
+
+
+def _compound(text: str) -> float:
+    return float(_analyzer().polarity_scores(text)["compound"])
+
+
+@functools.cache
+def _analyzer() -> SentimentIntensityAnalyzer:
+    """Read the lexicon once a process, when it is first needed."""
+    return SentimentIntensityAnalyzer()
