@@ -1,0 +1,159 @@
+"""How well predicted preferences agree with people's: accuracy, Brier score, calibration.
+
+All three take the same arguments: `probability_predicted [M]`, the predicted probability that
+the first response of a pair is better (of a reward model: `sigmoid(score difference)`),
+`probability_human [M]`, the share of people who said so, and `weight [M] >= 0`. They keep sums,
+which are added over ranks, so the result does not depend on batches or processes. None of them
+depends on which response of a pair stands first. Where nothing was counted they are NaN.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class PairAccuracy(Metric):
+    """The weighted share of pairs whose better response, by people, is also predicted so.
+
+    A predicted tie counts half. Pairs on which people are divided evenly are left out.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    correct: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("correct", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        probability_predicted: Float[Tensor, " M"],
+        probability_human: Float[Tensor, " M"],
+        weight: Float[Tensor, " M"],
+    ) -> None:
+        """Add a batch of pairs."""
+        margin = probability_predicted.float() - 0.5
+        predicted = torch.sign(margin) + 0 * margin  # the sign of NaN is 0: keep it NaN
+        human = torch.sign(probability_human.float() - 0.5)
+        counted = weight.float() * human.abs()
+        self.correct += (counted * (1 + predicted * human) / 2).sum()
+        self.total += counted.sum()
+
+    def compute(self) -> Tensor:
+        """Return the accuracy in [0, 1]."""
+        return self.correct / self.total
+
+
+class BrierScore(Metric):
+    """The weighted mean squared error of the predicted against the human probability.
+
+    `sum_m weight_m (predicted_m - human_m)^2 / sum_m weight_m`. Source: Brier 1950, with the
+    share of people in place of an outcome, so a perfect prediction of that share has 0.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    squared_error: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("squared_error", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        probability_predicted: Float[Tensor, " M"],
+        probability_human: Float[Tensor, " M"],
+        weight: Float[Tensor, " M"],
+    ) -> None:
+        """Add a batch of pairs."""
+        error = probability_predicted.float() - probability_human.float()
+        self.squared_error += (weight.float() * error.square()).sum()
+        self.total += weight.float().sum()
+
+    def compute(self) -> Tensor:
+        """Return the score in [0, 1]; lower is better."""
+        return self.squared_error / self.total
+
+
+class ReliabilityTable(NamedTuple):
+    """What people said where a probability was predicted, by bins of equal width over [0, 1].
+
+    Attributes:
+        predicted: `[num_bins]` mean predicted probability; NaN in an empty bin.
+        human: `[num_bins]` mean human probability; NaN in an empty bin.
+        weight: `[num_bins]` total weight.
+    """
+
+    predicted: Float[Tensor, " num_bins"]
+    human: Float[Tensor, " num_bins"]
+    weight: Float[Tensor, " num_bins"]
+
+
+class CalibrationError(Metric):
+    """The expected calibration error: how far predicted probabilities are from people's shares.
+
+    `sum_b (w_b / w) |mean predicted_b - mean human_b|` over the bins `b` of the predicted
+    probability. Source: Naeini et al. 2015 (ECE), with soft labels.
+
+    Every pair enters both ways round, `(p, h)` and `(1 - p, 1 - h)`, each with half its weight.
+    Otherwise a data set that puts the response preferred by people first would look badly
+    calibrated whatever the model says: in the bin of 0.3, people would still say over 0.5.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    predicted: Tensor
+    human: Tensor
+    weight: Tensor
+
+    def __init__(self, *, num_bins: int = 10) -> None:
+        super().__init__()
+        self.num_bins = num_bins
+        for name in ("predicted", "human", "weight"):
+            self.add_state(name, torch.zeros(num_bins), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        probability_predicted: Float[Tensor, " M"],
+        probability_human: Float[Tensor, " M"],
+        weight: Float[Tensor, " M"],
+    ) -> None:
+        """Add a batch of pairs."""
+        predicted, human = probability_predicted.float(), probability_human.float()
+        predicted = torch.cat([predicted, 1 - predicted])  # [2M]
+        human = torch.cat([human, 1 - human])
+        half = weight.float().repeat(2) / 2
+        # The clamp puts a probability of exactly 1 into the last bin.
+        index = (predicted * self.num_bins).long().clamp(0, self.num_bins - 1)
+        self.predicted.index_add_(0, index, half * predicted)
+        self.human.index_add_(0, index, half * human)
+        self.weight.index_add_(0, index, half)
+
+    def compute(self) -> Tensor:
+        """Return the error in [0, 1]."""
+        return (self.predicted - self.human).abs().sum() / self.weight.sum()
+
+    def reliability_table(self) -> ReliabilityTable:
+        """Return the bins behind the error, over all ranks: every rank has to call this."""
+        with self.sync_context(should_sync=not self._is_synced):
+            return ReliabilityTable(
+                predicted=self.predicted / self.weight,
+                human=self.human / self.weight,
+                weight=self.weight.clone(),
+            )

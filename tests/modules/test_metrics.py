@@ -1,0 +1,189 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_rlhf.modules.metrics import BrierScore, CalibrationError, PairAccuracy
+from tests.support.two_processes import run_in_two_processes
+
+METRICS = [PairAccuracy, BrierScore, CalibrationError]
+
+probabilities = st.floats(0, 1, width=32)
+pairs = st.lists(
+    st.tuples(probabilities, probabilities, st.floats(0.125, 4, width=32)), min_size=1, max_size=20
+)
+
+
+def tensors(rows):
+    return [torch.tensor(column, dtype=torch.float32) for column in zip(*rows, strict=True)]
+
+
+def measured(metric, rows):
+    metric.update(*tensors(rows))
+    return metric.compute().item()
+
+
+def accuracy_loop(rows):
+    correct = total = 0.0
+    for predicted, human, weight in rows:
+        if human == 0.5:
+            continue
+        total += weight
+        if predicted == 0.5:
+            correct += weight / 2
+        elif (predicted > 0.5) == (human > 0.5):
+            correct += weight
+    return correct / total if total else math.nan
+
+
+def brier_loop(rows):
+    return sum(w * (p - h) ** 2 for p, h, w in rows) / sum(w for _, _, w in rows)
+
+
+def calibration_loop(rows, num_bins=10):
+    bins = [[] for _ in range(num_bins)]
+    for predicted, human, weight in rows:
+        for p, h in ((predicted, human), (1 - predicted, 1 - human)):
+            single = float(torch.tensor(p, dtype=torch.float32) * num_bins)  # as float32 bins it
+            bins[min(int(single), num_bins - 1)].append((p, h, weight / 2))
+    total = sum(weight for rows in bins for *_, weight in rows)
+    error = 0.0
+    for entries in filter(None, bins):
+        weight = sum(w for *_, w in entries)
+        mean_predicted = sum(p * w for p, _, w in entries) / weight
+        mean_human = sum(h * w for _, h, w in entries) / weight
+        error += weight / total * abs(mean_predicted - mean_human)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        # By hand: right (1), wrong (2), half right (4), left out; of 7 counted.
+        (PairAccuracy, (1 + 2) / 7),
+        # 1 * .04 + 2 * .04 + 4 * .25 + 1 * .09, over 8.
+        (BrierScore, (0.04 + 0.08 + 1.0 + 0.09) / 8),
+    ],
+)
+def test_by_hand(metric, expected):
+    rows = [(0.8, 0.6, 1.0), (0.6, 0.4, 2.0), (0.5, 1.0, 4.0), (0.8, 0.5, 1.0)]
+    assert measured(metric(), rows) == pytest.approx(expected, abs=1e-6)
+
+
+def test_calibration_by_hand():
+    rows = [(0.85, 0.75, 1.0), (0.65, 0.75, 3.0)]
+    metric = CalibrationError()
+    # Bins of 0.85 and 0.15 are off by 0.1 with weight 1/2 each, those of 0.65 and 0.35 with 3/2.
+    assert measured(metric, rows) == pytest.approx(0.1, abs=1e-6)
+    table = metric.reliability_table()
+    assert table.weight.tolist() == [0, 0.5, 0, 1.5, 0, 0, 1.5, 0, 0.5, 0]
+    assert table.predicted[[1, 3, 6, 8]].tolist() == pytest.approx([0.15, 0.35, 0.65, 0.85])
+    assert table.human[[1, 3, 6, 8]].tolist() == pytest.approx([0.25, 0.25, 0.75, 0.75])
+    assert table.predicted[[0, 2, 9]].isnan().all()
+
+
+@given(pairs)
+def test_accuracy_equals_the_loop(rows):
+    expected = accuracy_loop(rows)
+    assert measured(PairAccuracy(), rows) == pytest.approx(expected, abs=1e-5, nan_ok=True)
+
+
+@given(pairs)
+def test_brier_equals_the_loop(rows):
+    assert measured(BrierScore(), rows) == pytest.approx(brier_loop(rows), abs=1e-5)
+
+
+@given(pairs)
+def test_calibration_equals_the_loop(rows):
+    # Away from the edges of the bins: there rounding alone decides between two bins.
+    inside = [
+        (p, h, w) for p, h, w in rows if all(abs(p * 10 - edge) > 1e-3 for edge in range(1, 10))
+    ]
+    if inside:
+        assert measured(CalibrationError(), inside) == pytest.approx(
+            calibration_loop(inside), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(rows=pairs)
+def test_who_stands_first_does_not_matter(metric, rows):
+    # Multiples of 1/64 off the bins' edges, so that 1 - p is exact.
+    rows = [((round(p * 63) + 0.5) / 64, round(h * 64) / 64, w) for p, h, w in rows]
+    swapped = [(1 - p, 1 - h, w) for p, h, w in rows]
+    assert measured(metric(), rows) == pytest.approx(
+        measured(metric(), swapped), abs=1e-5, nan_ok=True
+    )
+
+
+def test_calibrated_predictions_have_no_error():
+    rows = [(p / 20, p / 20, 1.0) for p in range(21)]
+    assert measured(CalibrationError(), rows) == pytest.approx(0, abs=1e-6)
+    assert measured(BrierScore(), rows) == pytest.approx(0, abs=1e-6)
+
+
+def test_order_of_the_pair_by_people_is_no_calibration_error():
+    """Calibrated coin tosses, written down with the winner first, stay calibrated."""
+    rows = []
+    for probability in (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3):
+        wins = len(rows) < 3  # 3 of 10
+        rows.append((probability, 1.0, 1.0) if wins else (1 - probability, 1.0, 1.0))
+    assert measured(CalibrationError(), rows) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_batches_do_not_matter_and_weight_zero_counts_nothing(metric):
+    rows = [(0.9, 0.7, 1.0), (0.35, 0.2, 2.0), (0.55, 0.1, 0.5)]
+    whole = measured(metric(), [*rows, (0.75, 0.1, 0.0)])
+    parts = metric()
+    for row in rows:
+        parts.update(*tensors([row]))
+    assert parts.compute().item() == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_nothing_counted_is_nan(metric):
+    empty = metric()
+    empty.update(*(torch.zeros(0) for _ in range(3)))
+    assert math.isnan(empty.compute())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_nan_prediction_is_not_hidden(metric):
+    assert math.isnan(measured(metric(), [(math.nan, 0.9, 1.0), (0.8, 0.9, 1.0)]))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_half_precision_is_summed_in_float32(metric):
+    instance = metric()
+    instance.update(*(column.bfloat16() for column in tensors([(0.875, 0.75, 1.0)] * 300)))
+    assert instance.compute().dtype == torch.float32
+    exact = measured(metric(), [(0.875, 0.75, 1.0)])
+    assert instance.compute().item() == pytest.approx(exact, abs=1e-6)
+
+
+ROWS = [(0.9, 0.7, 1.0), (0.35, 0.2, 2.0), (0.55, 0.1, 0.5), (0.5, 0.9, 1.0), (0.45, 0.6, 3.0)]
+
+
+def measure_own_share(rows):
+    rank = torch.distributed.get_rank()
+    own = rows[:4] if rank == 0 else rows[4:]  # unequal shares
+    values = [measured(metric(), own) for metric in METRICS]
+    calibration = CalibrationError()
+    calibration.update(*tensors(own))
+    table = calibration.reliability_table()
+    again = calibration.reliability_table()  # reading it leaves the rank's own sums alone
+    return values, table.weight.tolist(), again.weight.tolist()
+
+
+def test_two_processes_equal_one():
+    whole = [measured(metric(), ROWS) for metric in METRICS]
+    calibration = CalibrationError()
+    calibration.update(*tensors(ROWS))
+    weights = pytest.approx(calibration.reliability_table().weight.tolist())
+    for values, weight, again in run_in_two_processes(measure_own_share, ROWS):
+        assert values == pytest.approx(whole, abs=1e-6)
+        assert weight == weights
+        assert again == weights
