@@ -1,0 +1,1 @@
+"""How good a model is: comparisons with people, paired statistics, diversity."""
