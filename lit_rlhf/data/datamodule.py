@@ -91,6 +91,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self._limits = {"train": limit_train, "validation": limit_validation}
         self._columns = columns
         self._examples: dict[str, list[Example]] = {}
+        self._train_loader: TrainingLoader[Example, Batch] | None = None
 
     @abc.abstractmethod
     def prepare(self, rows: Sequence[SourcedRow]) -> list[Example]:
@@ -118,36 +119,57 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             ConfigError: the stage has no data.
             DataError: a source or a row is not as expected.
         """
+        self._train_loader = None
         for name in SOURCES_OF_STAGE.get(stage, ()):
             source = self._sources[name]
-            if name in self._examples or (
-                source is None and (stage, name) == ("fit", "validation")
-            ):
-                continue
-            if source is None:
+            if (stage, name, source) == ("fit", "validation", None):
+                # Lightning takes this for "no validation"; of a loader without batches it warns.
+                self.val_dataloader = None  # type: ignore[method-assign, assignment] # see above
+            elif source is None:
                 raise ConfigError(
                     f"'{stage}' needs data: set 'data.{name}' to a file, a folder or a hub name "
                     f"(on the command line: --data.{name} FILE)."
                 )
-            self._load_tokenizer()
-            self._examples[name] = self._read(name, source)
+            elif name not in self._examples:
+                self._load_tokenizer()
+                self._examples[name] = self._read(name, source)
 
     def train_dataloader(self) -> TrainingLoader[Example, Batch]:
-        """Return the training loader, at the beginning."""
-        return TrainingLoader(
-            self._examples["train"],
-            self.collate,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            rank=self._rank,
-            world_size=self._world_size,
-            length=self.length,
-            length_window=self.length_window,
-        )
+        """Return the training loader, which is the same one until the next `setup`."""
+        if self._train_loader is None:
+            self._train_loader = TrainingLoader(
+                self._examples["train"],
+                self.collate,
+                batch_size=self.batch_size,
+                seed=self.seed,
+                rank=self._rank,
+                world_size=self._world_size,
+                length=self.length,
+                length_window=self.length_window,
+            )
+        return self._train_loader
 
-    def val_dataloader(self) -> EvaluationLoader[Example, Batch] | list[object]:
-        """Return the validation loader, or an empty list where there is no validation data."""
-        return self._evaluation_loader("validation") if "validation" in self._examples else []
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """Return the position in the training data.
+
+        Lightning saves the loader's state by itself as well, but does not load it from a
+        checkpoint that was written at the end of an epoch, after which the first epoch's order
+        would come again. So the position travels here.
+        """
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
+        """Go to a saved position in the training data; called after `setup`.
+
+        Raises:
+            CheckpointError: it was saved for other data, batches or order.
+        """
+        if "train" in state_dict and "train" in self._examples:
+            self.train_dataloader().load_state_dict(state_dict["train"])
+
+    def val_dataloader(self) -> EvaluationLoader[Example, Batch]:
+        """Return the validation loader."""
+        return self._evaluation_loader("validation")
 
     def test_dataloader(self) -> EvaluationLoader[Example, Batch]:
         """Return the test loader."""

@@ -5,10 +5,10 @@ is dealt out to the processes, so that the examples of a step are the same on on
 eight, and the position in the data is the same number on all of them. Everything is in memory;
 there are no worker processes.
 
-Lightning saves and restores any training loader with `state_dict` and `load_state_dict`. Facts
-that this file relies on, with Lightning 2.6: it calls `iter` on a loader before it loads its
+Facts about Lightning 2.6 that shaped this file: it calls `iter` on a loader before it loads its
 state, and more than once, so `iter` alone must consume nothing; it stops after `len` batches
-without exhausting the iterator, so code behind the last `yield` never runs.
+without exhausting the iterator, so code behind the last `yield` never runs; it warns when a run
+is resumed inside an epoch unless the loader has `state_dict` and `load_state_dict`.
 """
 
 from __future__ import annotations

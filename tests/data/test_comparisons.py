@@ -1,0 +1,116 @@
+import pytest
+
+from lit_rlhf.data import DPODataModule, RewardDataModule
+from lit_rlhf.errors import ConfigError, DataError
+from tests.data.word_tokenizer import ids
+
+COMPARISON = {"prompt": "one", "chosen": "yes", "rejected": "no no", "probability": 0.25}
+GROUP = {
+    "prompt": "two",
+    "responses": ["yes", "four", "no", "three"],
+    "ratings": [[1, None, 2, 3], [2, 1, 2, None]],  # response 1 was compared with 0 and 2 alone
+}
+
+
+@pytest.fixture(params=[RewardDataModule, DPODataModule])
+def module_class(request):
+    return request.param
+
+
+def only_batch(data):
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    return batch
+
+
+def test_a_comparison_and_a_group_in_one_batch(module_class, word_folder, write_rows):
+    batch = only_batch(module_class(word_folder, test=write_rows("x.jsonl", [COMPARISON, GROUP])))
+    texts = ["one yes", "one no no", "two yes", "two four", "two no", "two three"]
+    lengths = batch.rows.lengths.tolist()
+    tokens = [row[:n].tolist() for row, n in zip(batch.rows.input_ids, lengths, strict=True)]
+    assert tokens == [ids(f"<s> {text} </s>") for text in texts]
+    assert batch.rows.response_mask.sum(1).tolist() == [2, 3, 2, 2, 2, 2]
+    assert batch.group.tolist() == [0, 0, 1, 1, 1, 1]
+    pairs = list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True))
+    shares = dict(zip(pairs, batch.probability.tolist(), strict=True))
+    assert shares == {
+        (1, 0): 0.75,
+        (2, 3): 1.0,
+        (4, 2): 0.75,
+        (5, 2): 1.0,
+        (4, 3): 1.0,
+        (5, 4): 1.0,
+    }
+    assert batch.weight.tolist() == [1.0] * 6
+
+
+def test_responses_that_nobody_judged_are_not_computed(module_class, word_folder, write_rows):
+    group = {"prompt": "one", "responses": ["one", "yes", "no"], "rankings": [[None, 2, 1]]}
+    batch = only_batch(module_class(word_folder, test=write_rows("x.jsonl", [group])))
+    assert batch.rows.input_ids.tolist() == [ids("<s> one yes </s>"), ids("<s> one no </s>")]
+    assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([1], [0])
+
+
+def test_batch_size_counts_groups(module_class, word_folder, write_rows):
+    file = write_rows("x.jsonl", [COMPARISON, GROUP, COMPARISON])
+    data = module_class(word_folder, train=file, batch_size=2)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert len(set(batch.group.tolist())) == 2
+
+
+def test_an_overlong_response_drops_its_group(module_class, word_folder, write_rows):
+    long = {**GROUP, "responses": ["yes", "four", "no", "three three three"]}
+    file = write_rows("x.jsonl", [COMPARISON, long])
+    batch = only_batch(module_class(word_folder, test=file, max_length=5, overlong="drop"))
+    assert batch.group.tolist() == [0, 0]
+    assert batch.chosen.tolist() == [1]
+
+
+def test_an_overlong_response_can_be_cut(module_class, word_folder, write_rows):
+    file = write_rows("x.jsonl", [COMPARISON])
+    batch = only_batch(module_class(word_folder, test=file, max_length=4, overlong="truncate"))
+    assert batch.rows.input_ids.tolist() == [ids("<s> one yes </s>"), ids("<s> one no no")]
+
+
+def test_nothing_counts_in_a_stand_in(module_class, word_folder, write_rows):
+    data = module_class(word_folder, test=write_rows("x.jsonl", [GROUP]))
+    data.setup("test")
+    (example,) = data._examples["test"]
+    batch = data.collate([data.stand_in(example)])
+    assert len(batch.chosen) == len(batch.weight) == 0
+    assert batch.rows.num_response_tokens == 0
+
+
+def test_the_length_of_a_group_is_its_longest_row(module_class, word_folder, write_rows):
+    data = module_class(word_folder, test=write_rows("x.jsonl", [COMPARISON]))
+    data.setup("test")
+    assert data.length(data._examples["test"][0]) == 5
+
+
+BAD = {
+    "no pair": (
+        {"prompt": "p", "responses": ["a", "b"], "ratings": [[1, None], [None, 1]]},
+        "no labeler judged two responses of this group",
+    ),
+    "neither": ({"prompt": "p", "response": "a"}, "expected 'prompt' with 'chosen' and 'rejected'"),
+    "probability": (
+        {**COMPARISON, "probability": 2},
+        "field 'probability': expected a number from",
+    ),
+    "too long": ({**COMPARISON, "chosen": "yes " * 40}, "has 43 tokens, more than max_length=16"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_ends_the_setup_with_its_place(word_folder, write_rows, case):
+    row, message = BAD[case]
+    file = write_rows("x.jsonl", [GROUP, row])
+    with pytest.raises(DataError) as caught:
+        RewardDataModule(word_folder, train=file, max_length=16).setup("fit")
+    assert str(caught.value).startswith(f"{file}:2: {message}")
+
+
+def test_a_length_of_one_has_no_room(module_class, word_folder):
+    with pytest.raises(ConfigError, match="max_length=1: must be 2 or more"):
+        module_class(word_folder, max_length=1)

@@ -1,0 +1,184 @@
+import itertools
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lit_rlhf.data.loading import EvaluationLoader, TrainingLoader
+from lit_rlhf.errors import CheckpointError, ConfigError
+
+
+def training(num_examples=11, batch_size=2, seed=0, **options):
+    return TrainingLoader(
+        range(num_examples), list, batch_size=batch_size, seed=seed, length=lambda x: x, **options
+    )
+
+
+def evaluation(num_examples, batch_size, **options):
+    return EvaluationLoader(
+        range(num_examples), list, batch_size=batch_size, stand_in=lambda x: -1 - x, **options
+    )
+
+
+SIZES = st.tuples(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
+WINDOWS = st.sampled_from([0, 1, 3])
+
+
+@given(SIZES, st.integers(0, 3), WINDOWS)
+def test_an_epoch_holds_each_example_at_most_once(sizes, seed, window):
+    num_examples, batch_size, _ = sizes
+    assume(batch_size <= num_examples)
+    loader = training(num_examples, batch_size, seed, length_window=window)
+    batches = list(loader)
+    assert len(batches) == len(loader) == num_examples // batch_size
+    assert all(len(batch) == batch_size for batch in batches)
+    seen = [example for batch in batches for example in batch]
+    assert len(set(seen)) == len(seen)
+    assert set(seen) <= set(range(num_examples))
+
+
+@given(SIZES, st.integers(0, 3), WINDOWS)
+def test_the_processes_together_see_what_one_sees(sizes, seed, window):
+    num_examples, share, world_size = sizes
+    batch_size = share * world_size
+    assume(batch_size <= num_examples)
+    alone = training(num_examples, batch_size, seed, length_window=window)
+    ranks = [
+        training(
+            num_examples, batch_size, seed, rank=rank, world_size=world_size, length_window=window
+        )
+        for rank in range(world_size)
+    ]
+    for _ in range(2):
+        epoch = list(alone)
+        shares = [list(loader) for loader in ranks]
+        assert [len(batches) for batches in shares] == [len(epoch)] * world_size
+        for i, batch in enumerate(epoch):
+            assert all(len(batches[i]) == share for batches in shares)
+            assert sorted(x for batches in shares for x in batches[i]) == sorted(batch)
+
+
+@given(st.integers(0, 14), st.integers(0, 2), WINDOWS)
+def test_a_resumed_loader_goes_on_as_if_never_stopped(num_seen, seed, window):
+    def endless(loader):
+        return itertools.chain.from_iterable(iter(loader) for _ in itertools.repeat(None))
+
+    whole = list(itertools.islice(endless(training(seed=seed, length_window=window)), 20))
+    first = training(seed=seed, length_window=window)
+    seen = list(itertools.islice(endless(first), num_seen))
+    second = training(seed=seed, length_window=window)
+    second.load_state_dict(first.state_dict())
+    assert seen + list(itertools.islice(endless(second), 20 - num_seen)) == whole
+
+
+def test_a_position_may_be_taken_up_by_another_number_of_processes():
+    alone = training(12, 4)
+    next(iter(alone))
+    ranks = [training(12, 4, rank=rank, world_size=2) for rank in range(2)]
+    for loader in ranks:
+        loader.load_state_dict(alone.state_dict())
+    shares = [next(iter(loader)) for loader in ranks]
+    assert sorted(shares[0] + shares[1]) == sorted(next(iter(alone)))
+
+
+def test_asking_for_an_iterator_consumes_nothing():
+    loader = training()
+    before = loader.state_dict()
+    iter(loader)
+    iter(loader)
+    assert loader.state_dict() == before
+    assert list(loader) == list(training())
+
+
+def test_the_position_counts_the_batch_that_was_handed_out():
+    loader = training()
+    next(iter(loader))
+    assert loader.state_dict()["position"] == 1
+
+
+def test_a_new_epoch_begins_although_the_last_iterator_was_not_exhausted():
+    loader = training()
+    iterator = iter(loader)
+    for _ in range(len(loader)):  # as Lightning does: never asks for one more
+        next(iterator)
+    assert len(list(loader)) == len(loader)
+    assert loader.state_dict()["epoch"] == 1
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [
+        tuple(itertools.chain.from_iterable(training(30, 1, seed).epoch_order(epoch)))
+        for seed in range(4)
+        for epoch in range(4)
+    ]
+    assert len(set(orders)) == 16
+    assert all(order != tuple(range(30)) for order in orders)
+
+
+def test_what_does_not_fill_a_batch_differs_between_epochs():
+    loader = training(11, 2)
+    left_out = {
+        frozenset(range(11)) - {i for batch in loader.epoch_order(epoch) for i in batch}
+        for epoch in range(10)
+    }
+    assert len(left_out) > 1
+
+
+def test_a_length_window_brings_like_lengths_together():
+    batches = list(training(64, 4, length_window=16))
+    # All in one window: each batch holds four neighbours, and the batches are in no order.
+    assert all(max(batch) - min(batch) == 3 for batch in batches)
+    assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("num_examples", {"num_examples": 10}),
+        ("batch_size", {"batch_size": 3}),
+        ("seed", {"seed": 1}),
+        ("length_window", {"length_window": 2}),
+    ],
+)
+def test_a_position_in_other_data_is_refused(name, options):
+    state = training().state_dict()
+    with pytest.raises(CheckpointError, match=f"saved with {name}="):
+        training(**options).load_state_dict(state)
+
+
+def test_the_state_is_plain_numbers():
+    assert all(type(value) is int for value in training().state_dict().values())
+
+
+def test_settings_that_cannot_be_honoured():
+    with pytest.raises(ConfigError, match="batch_size=3 cannot be dealt out evenly to 2 processes"):
+        training(10, 3, world_size=2)
+    with pytest.raises(ConfigError, match="batch_size=3 is more than the 2 training examples"):
+        training(2, 3)
+    with pytest.raises(ConfigError, match="length_window needs"):
+        TrainingLoader(range(4), list, batch_size=2, seed=0, length_window=2)
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 4))
+def test_evaluation_counts_each_example_once_on_any_number_of_processes(
+    num_examples, batch_size, world_size
+):
+    ranks = [
+        evaluation(num_examples, batch_size, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    shares = [list(loader) for loader in ranks]
+    assert {len(batches) for batches in shares} == {len(ranks[0])}
+    assert all(batch for batches in shares for batch in batches)  # nobody is without a batch
+    for i in range(len(ranks[0])):
+        counted = sorted(x for batches in shares for x in batches[i] if x >= 0)
+        assert counted == list(range(num_examples))[i * batch_size : (i + 1) * batch_size]
+    stand_ins = [batch for batches in shares for batch in batches if min(batch) < 0]
+    assert all(len(batch) == 1 for batch in stand_ins)
+
+
+def test_evaluation_starts_anew_each_time():
+    loader = evaluation(5, 2)
+    next(iter(loader))
+    assert list(loader) == [[0, 1], [2, 3], [4]]
+    assert list(loader) == [[0, 1], [2, 3], [4]]

@@ -1,0 +1,71 @@
+import logging
+
+import pytest
+
+from lit_rlhf.data import PPODataModule
+from lit_rlhf.errors import ConfigError, DataError
+from tests.data.word_tokenizer import PAD, ids
+
+ROWS = [
+    {"prompt": "one", "answer": "yes"},
+    {"prompt": "one two three four"},
+    {"prompt": [{"role": "user", "content": "two"}], "answer": "no"},
+]
+
+
+def only_batch(data):
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    return batch
+
+
+def test_a_batch(word_folder, write_rows):
+    batch = only_batch(PPODataModule(word_folder, test=write_rows("x.jsonl", ROWS)))
+    assert batch.input_ids.tolist() == [
+        [*ids("<s> one"), PAD, PAD, PAD],
+        ids("<s> one two three four"),
+        [*ids("<s> [INST] two [/INST]"), PAD],
+    ]
+    assert batch.lengths.tolist() == [2, 5, 4]
+    assert batch.prompt_ids.tolist() == [0, 1, 2]
+    assert list(batch.prompts) == ["one", "one two three four", "<s>[INST] two [/INST]"]
+    assert list(batch.fields) == [{"answer": "yes"}, {}, {"answer": "no"}]
+
+
+def test_a_dropped_prompt_does_not_move_the_ids_of_the_others(word_folder, write_rows, caplog):
+    caplog.set_level(logging.WARNING)
+    file = write_rows("x.jsonl", ROWS)
+    batch = only_batch(PPODataModule(word_folder, test=file, max_prompt_length=4, overlong="drop"))
+    assert batch.prompt_ids.tolist() == [0, 2]
+    assert "1 of 3 prompts are too long: left out" in caplog.text
+
+
+def test_a_long_prompt_is_an_error_that_says_what_to_do(word_folder, write_rows):
+    file = write_rows("x.jsonl", ROWS)
+    with pytest.raises(DataError) as caught:
+        PPODataModule(word_folder, train=file, max_prompt_length=3).setup("fit")
+    assert str(caught.value) == (
+        f"{file}:2: the prompt has 5 tokens, more than max_prompt_length=3 (as have 2 of 3 "
+        "prompts). Raise max_prompt_length, or set 'overlong' to 'drop'."
+    )
+
+
+def test_a_bad_prompt_names_its_place(word_folder, write_rows):
+    file = write_rows("x.jsonl", [*ROWS, {"prompt": 3}])
+    with pytest.raises(DataError, match=r":4: field 'prompt': expected text or a list of chat"):
+        PPODataModule(word_folder, train=file).setup("fit")
+
+
+def test_a_stand_in_is_known_by_its_id(word_folder, write_rows):
+    data = PPODataModule(word_folder, test=write_rows("x.jsonl", ROWS))
+    data.setup("test")
+    example = data._examples["test"][1]
+    batch = data.collate([data.stand_in(example)])
+    assert batch.prompt_ids.tolist() == [-1]
+    assert batch.input_ids.tolist() == [example.input_ids]
+    assert data.length(example) == 5
+
+
+def test_a_length_of_zero_has_no_room(word_folder):
+    with pytest.raises(ConfigError, match="max_prompt_length=0: must be 1 or more"):
+        PPODataModule(word_folder, max_prompt_length=0)

@@ -1,0 +1,84 @@
+import pytest
+
+from lit_rlhf.data import SFTDataModule
+from lit_rlhf.errors import ConfigError, DataError
+from tests.data.word_tokenizer import PAD, ids
+
+ROWS = [
+    {"prompt": "one", "response": "yes"},
+    {"prompt": "one two", "completion": "no no"},
+    {"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "yes"}]},
+]
+
+
+def test_batches(word_folder, write_rows):
+    data = SFTDataModule(word_folder, test=write_rows("x.jsonl", ROWS), eval_batch_size=2)
+    data.setup("test")
+    first, second = data.test_dataloader()
+    assert first.input_ids.tolist() == [
+        [*ids("<s> one yes </s>"), PAD, PAD],
+        ids("<s> one two no no </s>"),
+    ]
+    assert first.response_mask.sum(1).tolist() == [2, 3]
+    assert second.input_ids.tolist() == [ids("<s> [INST] one [/INST] yes </s>")]
+    assert second.response_mask.tolist() == [[False] * 4 + [True] * 2]
+
+
+def test_settings_reach_the_rows(word_folder, write_rows):
+    file = write_rows("x.jsonl", [{"q": "one", "a": "yes no"}, {"q": "one two", "a": "yes no"}])
+    data = SFTDataModule(
+        word_folder,
+        test=file,
+        columns={"prompt": "q", "response": "a"},
+        template="chat",
+        append_eos=False,
+        max_length=7,
+        overlong="drop",
+    )
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    assert batch.input_ids.tolist() == [ids("<s> [INST] one [/INST] yes no </s>")]
+
+
+def test_nothing_counts_in_a_stand_in(word_folder, write_rows):
+    data = SFTDataModule(word_folder, test=write_rows("x.jsonl", ROWS))
+    data.setup("test")
+    example = data._examples["test"][0]
+    stand_in = data.stand_in(example)
+    assert stand_in.input_ids == example.input_ids
+    assert not any(stand_in.response_mask)
+
+
+def test_the_longest_row_decides_the_length(word_folder, write_rows):
+    file = write_rows("x.jsonl", [{"prompt": "one", "response": "yes " * n} for n in (1, 9) * 8])
+    data = SFTDataModule(word_folder, train=file, batch_size=4, length_window=4)
+    data.setup("fit")
+    for batch in data.train_dataloader():
+        assert len(set(batch.lengths.tolist())) == 1
+
+
+BAD = {
+    "no response": ({"prompt": "one"}, "expected 'prompt' and 'response'"),
+    "response a number": ({"prompt": "one", "response": 3}, "field 'response': expected text"),
+    "role missing": ({"messages": [{"content": "x"}]}, "field 'messages[0].role': expected text"),
+    "role unknown": (
+        {"messages": [{"role": "tool", "content": "x"}, {"role": "assistant", "content": "y"}]},
+        "the chat template refuses this chat: no role tool",
+    ),
+    "too long": ({"prompt": "one " * 30, "response": "yes"}, "has 33 tokens, more than max_length"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_ends_the_setup_with_its_place(word_folder, write_rows, case):
+    row, message = BAD[case]
+    file = write_rows("x.jsonl", [*ROWS, row])
+    data = SFTDataModule(word_folder, train=file, max_length=16)
+    with pytest.raises(DataError) as caught:
+        data.setup("fit")
+    assert str(caught.value).startswith(f"{file}:4: {message}")
+
+
+def test_a_length_of_one_has_no_room(word_folder):
+    with pytest.raises(ConfigError, match="max_length=1: must be 2 or more"):
+        SFTDataModule(word_folder, max_length=1)
