@@ -1,0 +1,161 @@
+"""Run something in two processes that talk by gloo, within a time limit, on one thread each."""
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+NUM_PROCESSES = 2
+
+
+def run_in_two_processes(
+    function: Callable[..., Any],
+    *arguments: Any,
+    timeout_s: float = 120,
+    init_process_group: bool = True,
+) -> list[Any]:
+    """Call `function(*arguments)` in two fresh processes and return both results, by rank.
+
+    Args:
+        function: at the top level of a test module; arguments and result must be picklable.
+        *arguments: handed to both.
+        timeout_s: for both together; then they are ended and `TimeoutError` is raised.
+        init_process_group: start `torch.distributed`; False where a Trainer does it.
+
+    Raises:
+        RuntimeError: with the traceback of the first process that failed.
+        TimeoutError: when a process hangs, as one does that waits for the other in vain.
+    """
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+    port = free_port()
+    processes = [
+        context.Process(
+            target=_work,
+            args=(rank, port, init_process_group, answers, function, arguments),
+            daemon=False,
+        )
+        for rank in range(NUM_PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        return _collect(processes, answers, timeout_s)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+            process.close()
+        answers.close()
+        answers.join_thread()
+
+
+def run_command_in_two_processes(
+    command: Sequence[str], *, timeout_s: float = 180
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run a command twice with the environment of rank 0 and 1 (as a cluster would), and wait.
+
+    Raises:
+        RuntimeError: with the output of the first command that failed.
+        TimeoutError: when a command is not done in time; both are ended.
+    """
+    port = free_port()
+    running = [
+        subprocess.Popen(
+            command,
+            env=os.environ | rank_environment(rank, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(NUM_PROCESSES)
+    ]
+    deadline = time.monotonic() + timeout_s
+    done = []
+    try:
+        for process in running:
+            # The other's pipe fills at most while this one is waited for: both outputs are short.
+            output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
+            done.append(subprocess.CompletedProcess(command, process.returncode, output))
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"not done after {timeout_s} s: {command}") from error
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    for rank, result in enumerate(done):
+        if result.returncode != 0:
+            raise RuntimeError(f"rank {rank} ended with {result.returncode}:\n{result.stdout}")
+    return done
+
+
+def rank_environment(rank: int, port: int) -> dict[str, str]:
+    """Return the variables by which torch.distributed and Lightning find each other."""
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(NUM_PROCESSES),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on right now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _collect(processes, answers, timeout_s: float) -> list[Any]:
+    deadline = time.monotonic() + timeout_s
+    results: dict[int, Any] = {}
+    while len(results) < NUM_PROCESSES:
+        try:
+            rank, result, error = answers.get(timeout=0.5)
+        except queue.Empty:
+            _raise_when_dead(processes, results)
+            if time.monotonic() > deadline:
+                missing = sorted(set(range(NUM_PROCESSES)) - set(results))
+                raise TimeoutError(f"no answer from rank {missing} after {timeout_s} s") from None
+            continue
+        if error is not None:
+            raise RuntimeError(f"rank {rank} failed:\n{error}")
+        results[rank] = pickle.loads(result)
+    for process in processes:
+        process.join(timeout=10)
+    return [results[rank] for rank in range(NUM_PROCESSES)]
+
+
+def _raise_when_dead(processes, results) -> None:
+    for rank, process in enumerate(processes):
+        if rank not in results and process.exitcode not in {None, 0}:
+            raise RuntimeError(f"rank {rank} died with exit code {process.exitcode}, no traceback")
+
+
+def _work(rank, port, init_process_group, answers, function, arguments) -> None:
+    os.environ.update(rank_environment(rank, port))
+    import torch  # noqa: PLC0415  (after the environment is set)
+    import torch.distributed as dist  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    try:
+        if init_process_group:
+            dist.init_process_group("gloo", rank=rank, world_size=NUM_PROCESSES)
+        # As bytes: tensors would travel as handles of memory that ends with this process.
+        answers.put((rank, pickle.dumps(function(*arguments)), None))
+    except BaseException:  # whatever it is, the test must show it
+        answers.put((rank, None, traceback.format_exc()))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
