@@ -1,0 +1,101 @@
+"""Shows what the policy writes: a table of validation samples with their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+
+from lit_rlhf.errors import ConfigError
+
+TABLE_KEY = "val/samples"
+FILE_NAME = "samples.jsonl"
+
+# One sample: `prompt`, `response`, and a column for each score.
+Sample = dict[str, Any]
+
+
+@runtime_checkable
+class HasValidationSamples(Protocol):
+    """A module that leaves the samples of its last validation on rank zero."""
+
+    validation_samples: list[Sample]
+
+
+class SampleTableCallback(Callback):
+    """Writes the first samples of a validation to Weights & Biases, or to a file.
+
+    With a `WandbLogger` the table is `val/samples`; without one, the rows are appended to
+    `samples.jsonl` in the run's folder, one JSON object a line. Every row carries the global
+    step. The first prompts of the validation set are shown each time, so that their responses can
+    be compared over the run.
+
+    Args:
+        num_samples: rows of the table, at least 1.
+        every_n_validations: write after every n-th validation, at least 1; the check before
+            training (`num_sanity_val_steps`) does not count.
+    """
+
+    def __init__(self, num_samples: int = 8, every_n_validations: int = 1) -> None:
+        for name, value in [
+            ("num_samples", num_samples),
+            ("every_n_validations", every_n_validations),
+        ]:
+            if value < 1:
+                raise ConfigError(
+                    f"callbacks: SampleTableCallback.{name} is {value}; expected >= 1"
+                )
+        self.num_samples = num_samples
+        self.every_n_validations = every_n_validations
+        self.num_validations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that leaves no samples.
+
+        Raises:
+            ConfigError: if the module has no `validation_samples`.
+        """
+        if not isinstance(pl_module, HasValidationSamples):
+            raise ConfigError(
+                f"callbacks: SampleTableCallback reads `validation_samples`, but "
+                f"{type(pl_module).__name__} has none; remove it from this phase's configuration"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the table, when it is this validation's turn."""
+        if trainer.sanity_checking:
+            return
+        self.num_validations += 1
+        folder = trainer.log_dir  # on every rank: Lightning agrees on it by a broadcast
+        if self.num_validations % self.every_n_validations or not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, HasValidationSamples)  # seen in `setup`
+        samples = pl_module.validation_samples[: self.num_samples]
+        if samples:
+            _write(trainer, samples, Path(folder or trainer.default_root_dir))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how many validations there were."""
+        return {"num_validations": self.num_validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the count."""
+        self.num_validations = state_dict["num_validations"]
+
+
+def _write(trainer: Trainer, samples: Sequence[Sample], folder: Path) -> None:
+    rows: list[Sample] = [{"step": trainer.global_step, **sample} for sample in samples]
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    if not loggers:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / FILE_NAME).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    data = [[row.get(name) for name in columns] for row in rows]
+    for logger in loggers:
+        logger.log_table(TABLE_KEY, columns=columns, data=data)
