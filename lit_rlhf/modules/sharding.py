@@ -1,0 +1,124 @@
+"""Fully sharded training (FSDP2) by flag: `--trainer.strategy fsdp2`, on GPUs and CPUs alike.
+
+Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this module registers
+`fsdp2`; a LightningModule under it calls `shard` in its `configure_model`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from lit_rlhf.errors import ConfigError
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` with every process in one data-parallel group.
+
+    Lightning's default is tensor parallelism inside a node. The backend is chosen by device: NCCL
+    for GPUs, gloo for CPUs.
+
+    Args:
+        save_distributed_checkpoint: each rank writes its shard into a folder. The default (unlike
+            Lightning's) is one ordinary file, gathered on rank zero, that every later phase and
+            `load_from_checkpoint` read.
+        timeout_minutes: how long a process waits for the others before it fails.
+    """
+
+    def __init__(
+        self, save_distributed_checkpoint: bool = False, timeout_minutes: float = 30.0
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+
+    def setup_environment(self) -> None:
+        """Set the size of the data-parallel group before Lightning builds its mesh."""
+        self._data_parallel_size = self.num_processes * self.num_nodes
+        super().setup_environment()
+
+
+StrategyRegistry.register(
+    "fsdp2", FSDP2Strategy, description="FSDP2 over all processes, on GPUs and CPUs", override=True
+)
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] = ()) -> None:
+    """Spread a model's parameters over the processes of a mesh, in place; a second call is idle.
+
+    Each transformer layer becomes a unit that is gathered when its forward begins and freed when
+    it ends; what remains (embeddings, output, heads) is the root's unit, which stays gathered
+    until the backward. Make optimizers afterwards: the parameters are other objects.
+
+    Args:
+        model: any module with a transformers model inside, adapters included. What stands outside
+            of it is not sharded.
+        mesh: one-dimensional, `trainer.strategy.device_mesh["data_parallel"]`.
+        forward_methods: names of methods of `model`, other than `forward`, that use its
+            parameters; they gather the root's unit as `forward` does.
+
+    Raises:
+        ConfigError: if no stack of layers is found.
+    """
+    if isinstance(model, FSDPModule):
+        return
+    for layer in transformer_layers(model):
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=False)
+    for name in forward_methods:
+        register_fsdp_forward_method(model, name)
+
+
+def transformer_layers(model: nn.Module) -> nn.ModuleList:
+    """Find the stack of transformer layers: the `ModuleList` that holds the most parameters.
+
+    Architectures call it `layers`, `h` or `blocks`, and wrappers put it at different depths; its
+    weight in the model is what they have in common.
+
+    Raises:
+        ConfigError: if the model has no `ModuleList` with parameters.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    largest = max(lists, key=_num_parameters, default=None)
+    if largest is None or _num_parameters(largest) == 0:
+        raise ConfigError(
+            f"trainer.strategy fsdp2: {type(model).__name__} has no list of layers to shard; "
+            "use a transformers model, or another strategy"
+        )
+    return largest
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Keep the whole weights of a sharded model on every process, for generation.
+
+    Inside, a forward talks to nobody, so that each process may decode for as many steps as its own
+    prompts need. It costs the memory of the unsharded weights. Call it on the module that `shard`
+    was called on, on every process; an unsharded model passes through. No backward inside.
+
+    Args:
+        model: the root of the sharding.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.unshard()
+        unit.set_reshard_after_forward(False, recurse=False)
+    try:
+        yield
+    finally:
+        for unit in units:
+            # As in `shard`: the root's unit stays gathered after a forward.
+            unit.set_reshard_after_forward(unit is not model, recurse=False)
+            unit.reshard()
+
+
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,229 @@
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.strategies import StrategyRegistry
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.sharding import FSDP2Strategy, gathered, shard, transformer_layers
+from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
+from tests.support.two_processes import run_in_two_processes
+
+NUM_STEPS = 4
+BATCH_SIZE = 4  # over all processes
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    shape = (NUM_STEPS, BATCH_SIZE, 12)
+    return torch.randint(0, VOCABULARY_SIZE, shape, generator=generator)
+
+
+def train(model, rank=0, num_processes=1):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    share = BATCH_SIZE // num_processes
+    for batch in batches():
+        rows = batch[rank * share : (rank + 1) * share]
+        logits = model(input_ids=rows).logits[:, :-1]
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def full_weights(model):
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+        for name, value in model.named_parameters()
+    }
+
+
+def with_adapter(model):
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="gaussian")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return get_peft_model(model, config)
+
+
+def build(architecture, adapter):
+    model = tiny_model(architecture)
+    return with_adapter(model) if adapter else model
+
+
+def train_sharded(architecture, adapter):
+    rank = torch.distributed.get_rank()
+    model = build(architecture, adapter)
+    shard(model, init_device_mesh("cpu", (2,)))
+    shard(model, init_device_mesh("cpu", (2,)))  # a second call changes nothing
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    local = sum(parameter.to_local().numel() for parameter in model.parameters())
+    train(model, rank, num_processes=2)
+    return local, full_weights(model)
+
+
+@pytest.mark.parametrize(("architecture", "adapter"), [("llama", False), ("llama", True)])
+def test_sharded_training_equals_one_process(architecture, adapter):
+    results = run_in_two_processes(train_sharded, architecture, adapter)
+    model = build(architecture, adapter)
+    start = full_weights(model)
+    train(model)
+    expected = full_weights(model)
+    total = sum(weight.numel() for weight in expected.values())
+    assert max((expected[name] - start[name]).abs().max() for name in expected) > 1e-2
+    for local, weights in results:
+        assert abs(local - total / 2) < 0.05 * total
+        assert weights.keys() == expected.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def generate_while_sharded():
+    rank = torch.distributed.get_rank()
+    model = tiny_model("llama")
+    mesh = init_device_mesh("cpu", (2,))
+    shard(model, mesh)
+    num_tokens = (3, 9)[rank]  # the processes do not take the same number of steps
+    prompt = batches()[0, :1, :5]
+    with torch.no_grad(), gathered(model):
+        for _ in range(num_tokens):
+            token = model(input_ids=prompt).logits[:, -1:].argmax(-1)
+            prompt = torch.cat([prompt, token], dim=1)
+    local = [isinstance(parameter, DTensor) for parameter in model.parameters()]
+    train(model, rank, num_processes=2)
+    return prompt, all(local), full_weights(model)
+
+
+def test_gathered_lets_each_process_decode_alone_and_leaves_training_as_it_was():
+    results = run_in_two_processes(generate_while_sharded)
+    model = tiny_model("llama")
+    prompt = batches()[0, :1, :5]
+    expected = model.generate(prompt, do_sample=False, max_new_tokens=9, eos_token_id=-1)
+    train(model)
+    weights = full_weights(model)
+    for (tokens, is_sharded_again, sharded_weights), num_tokens in zip(
+        results, (3, 9), strict=True
+    ):
+        assert tokens.tolist() == expected[:, : 5 + num_tokens].tolist()
+        assert is_sharded_again
+        for name, weight in weights.items():
+            torch.testing.assert_close(sharded_weights[name], weight, atol=1e-5, rtol=0)
+
+
+def test_gathered_passes_an_unsharded_model_through():
+    model = tiny_model("llama")
+    before = full_weights(model)
+    with gathered(model):
+        inside = full_weights(model)
+    assert all(torch.equal(before[name], inside[name]) for name in before)
+
+
+class Scorer(nn.Module):
+    """Uses the root's own parameters in a method that is not `forward`."""
+
+    def __init__(self):
+        super().__init__()
+        self.policy = tiny_model("llama")
+        self.head = nn.Linear(32, 1)
+
+    def score(self, tokens):
+        return self.head(self.policy.model(input_ids=tokens).last_hidden_state)
+
+
+def score_while_sharded():
+    torch.manual_seed(5)
+    scorer = Scorer()
+    shard(scorer, init_device_mesh("cpu", (2,)), forward_methods=["score"])
+    scores = scorer.score(batches()[0])
+    scores.sum().backward()
+    return scores.detach(), scorer.head.weight.grad.full_tensor()
+
+
+def test_other_methods_gather_the_weights_too():
+    results = run_in_two_processes(score_while_sharded)
+    torch.manual_seed(5)
+    scorer = Scorer()
+    scores = scorer.score(batches()[0])
+    scores.sum().backward()
+    for sharded_scores, gradient in results:
+        torch.testing.assert_close(sharded_scores, scores.detach(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(gradient, scorer.head.weight.grad, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "adapter"),
+    [*((name, False) for name in CONFIGS), ("llama", True), ("qwen2", True), ("gemma2", True)],
+)
+def test_the_layers_of_every_architecture_are_found(architecture, adapter):
+    layers = transformer_layers(build(architecture, adapter))
+    assert len(layers) == 2
+    assert all(type(layer).__name__.endswith(("Layer", "Block")) for layer in layers)
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ConfigError, match=r"fsdp2: Linear has no list of layers"):
+        transformer_layers(nn.Linear(2, 2))
+
+
+class LanguageModule(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.policy = tiny_model("llama")
+
+    def configure_model(self):
+        if self.device_mesh is not None:
+            shard(self.policy, self.device_mesh["data_parallel"])
+
+    def training_step(self, rows, batch_idx):
+        logits = self.policy(input_ids=rows).logits[:, :-1]
+        return nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+    def train_dataloader(self):
+        share = BATCH_SIZE // self.trainer.world_size
+        start = self.trainer.global_rank * share
+        rows = batches()[:, start : start + share]
+        return torch.utils.data.DataLoader(list(rows), batch_size=None, num_workers=0)
+
+
+def trainer_for(folder, **changes):
+    options = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "default_root_dir": folder,
+    }
+    return pl.Trainer(**options | changes)
+
+
+def fit_with_the_flag(folder):
+    trainer = trainer_for(folder, strategy="fsdp2", devices=2)
+    module = LanguageModule()
+    trainer.fit(module)
+    assert isinstance(module.policy, FSDPModule)
+    trainer.save_checkpoint(f"{folder}/sharded.ckpt")
+    return full_weights(module)
+
+
+def test_the_flag_shards_and_the_checkpoint_is_an_ordinary_file(tmp_path):
+    results = run_in_two_processes(fit_with_the_flag, str(tmp_path), init_process_group=False)
+    module = LanguageModule()
+    trainer_for(tmp_path).fit(module)
+    expected = full_weights(module)
+    saved = torch.load(tmp_path / "sharded.ckpt", weights_only=True)["state_dict"]
+    for weights in [*results, saved]:
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def test_the_flag_is_registered():
+    assert StrategyRegistry["fsdp2"]["strategy"] is FSDP2Strategy
