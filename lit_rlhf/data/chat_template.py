@@ -181,8 +181,6 @@ def _apply(
             f"{tokenizer.name_or_path or type(tokenizer).__name__} has none. Use the tokenizer of "
             "an instruct model, or give prompts as text with template 'plain'."
         )
-    if not messages:
-        return ""  # before a first turn of the assistant; templates refuse empty chats
     chat = cast("list[dict[str, str]]", [dict(message) for message in messages])
     try:
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=opens_turn)

@@ -96,6 +96,9 @@ def parse_demonstration(row: Row, where: str) -> Demonstration:
         messages = read_conversation(row["messages"], "messages", where)
         if all(message["role"] != "assistant" for message in messages):
             raise wrong_field(where, "messages", "a turn of the role 'assistant'", messages)
+        if messages[0]["role"] == "assistant":
+            expected = "a turn before the assistant's first, for it to respond to"
+            raise wrong_field(where, "messages", expected, messages[0])
         return Demonstration(messages=messages)
     if is_present(row, "text"):
         return Demonstration(prompt="", response=read_text(row["text"], "text", where))

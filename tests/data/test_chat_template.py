@@ -75,14 +75,6 @@ def test_of_a_whole_chat_every_turn_of_the_assistant_counts(chat_template):
     assert "".join(texts(rendered)) == whole.rstrip()
 
 
-def test_a_chat_that_the_assistant_begins():
-    rendered = render_demonstration(
-        tiny_tokenizer(), Demonstration(messages=(assistant("b"),)), "auto", "x"
-    )
-    assert [piece.is_response for piece in rendered.pieces] == [False, True]
-    assert "".join(texts(rendered)) == "<|im_start|>assistant\nb<|im_end|>"
-
-
 def test_a_demonstration_of_prompt_and_response():
     tokenizer = tiny_tokenizer()
     rendered = render_demonstration(tokenizer, Demonstration("a", "b"), "chat", "x")

@@ -78,6 +78,7 @@ BAD = [
     (parse_demonstration, {"prompt": "p", "response": 3}, "response", "text or a list"),
     (parse_demonstration, {"response": "r"}, "prompt", "found the fields: response"),
     (parse_demonstration, {"messages": [USER]}, "messages", "a turn of the role 'assistant'"),
+    (parse_demonstration, {"messages": [ASSISTANT]}, "messages", "a turn before the assistant's"),
     (parse_demonstration, {"messages": "hi"}, "messages", "a list of chat messages"),
     (parse_demonstration, {"text": 3}, "text", "expected text"),
     (parse_comparison, {"prompt": "p", "chosen": "a"}, "rejected", "found the fields: chosen, pr"),
