@@ -80,7 +80,7 @@ def kl_k3(
         ValueError: if the shapes differ.
     """
     negative_k1 = (-_log_ratio(logprobs, reference_logprobs)).clamp(max=_MAX_LOG_RATIO)
-    # expm1(x) >= x holds exactly, but a last-bit rounding of expm1 may break it.
+    # expm1(x) >= x holds exactly; where a device rounds expm1 the wrong way, it may not.
     return (negative_k1.expm1() - negative_k1).clamp(min=0.0)
 
 

@@ -154,14 +154,17 @@ def test_no_gradient_flows_and_bfloat16_becomes_float32(estimator):
 @each_estimator
 def test_shapes_that_do_not_fit_are_refused(estimator):
     zeros, mask, groups = torch.zeros(2, 3), all_true(2, 3), torch.tensor([0, 0])
-    for arguments in [
-        (zeros[:, :1], zeros, mask, groups),
-        (zeros, zeros, mask[:, :1], groups),
-        (zeros, zeros[:1], mask, groups),
-        (zeros, zeros, mask, groups[:1]),
-    ]:
+    for rewards, marks in [(zeros[:, :1], mask), (zeros, mask[:, :1])]:
         with pytest.raises(SHAPE_ERRORS):
-            estimator(*arguments)
+            estimator(rewards, zeros, marks, groups)
+
+
+def test_values_and_groups_that_do_not_fit_are_refused():
+    zeros, mask, groups = torch.zeros(2, 3), all_true(2, 3), torch.tensor([0, 0])
+    with pytest.raises(SHAPE_ERRORS):
+        GAE()(zeros, zeros[:1], mask, groups)
+    with pytest.raises(SHAPE_ERRORS):
+        RLOO()(zeros, None, mask, groups[:1])
 
 
 @pytest.mark.parametrize("name", ["gamma", "gae_lambda"])

@@ -291,6 +291,16 @@ def test_autocast_multiplies_float32_states_in_its_own_type():
     assert torch.equal(under_autocast, in_bfloat16)
 
 
+def test_an_autocast_around_the_backward_pass_changes_nothing():
+    hidden, weight, _, targets = projection(5, dtype=torch.float32)
+    loss = chunked_logprobs(hidden, weight, targets).logprobs.sum()
+    expected = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = torch.autograd.grad(loss, (hidden, weight))
+    for actual_grad, expected_grad in zip(actual, expected, strict=True):
+        assert torch.equal(actual_grad, expected_grad)
+
+
 def test_a_forbidden_token_keeps_scores_and_gradients_finite():
     hidden, weight, bias, _ = projection(3)
     with torch.no_grad():

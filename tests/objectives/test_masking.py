@@ -85,6 +85,11 @@ def test_the_variance_survives_a_large_mean_in_float32():
     assert masked_moments(values, torch.ones(2, dtype=torch.bool)).variance == 0.25
 
 
+def test_rounding_does_not_make_the_variance_negative():
+    values = torch.tensor([0.1, 0.1, 0.1], dtype=torch.float64)  # unguarded: -1.7e-18
+    assert masked_moments(values, torch.ones(3, dtype=torch.bool)).variance == 0
+
+
 def test_equal_values_whiten_to_zero():
     values, mask = torch.full((3,), 5.0), torch.ones(3, dtype=torch.bool)
     moments = masked_moments(values, mask)
