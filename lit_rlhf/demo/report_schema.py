@@ -1,0 +1,185 @@
+"""What the demonstration's report holds: the schema of `report.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_rlhf.errors import DataError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the report.
+
+    Attributes:
+        name: what it measures; unique within a report.
+        value: in `unit`; NaN when it could not be measured.
+        unit: such as "%", "nats" or "" for a plain number.
+        target: what it should be, in words; empty when nothing is asked of it.
+        met: whether the target is met; None without a target.
+        interval: ends of the 95 % interval, in `unit`; None where there is none.
+        n: number of samples (prompts, pairs) behind it; None where it is no statistic.
+    """
+
+    name: str
+    value: float
+    unit: str = ""
+    target: str = ""
+    met: bool | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over PPO iterations.
+
+    Attributes:
+        iterations: at which the values were measured, from 1.
+        values: as many.
+    """
+
+    iterations: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PPOCurves:
+    """What happened during PPO.
+
+    Attributes:
+        reward: mean score by the reward model that PPO trains against.
+        validation_reward: mean score by the reward model that it never trains against.
+        vader: mean VADER score.
+        kl: to the SFT policy, nats per response.
+        kl_coefficient: after each iteration's update.
+        kl_target: what the controller steers to, nats per response; None without a controller.
+    """
+
+    reward: Curve
+    validation_reward: Curve
+    vader: Curve
+    kl: Curve
+    kl_coefficient: Curve
+    kl_target: float | None
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The pairs for which the reward model predicted about the same probability.
+
+    Attributes:
+        predicted: mean predicted probability that the first response is better.
+        human: share of people who said so.
+        weight: how many pairs, weighted.
+    """
+
+    predicted: float
+    human: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class SampleResponse:
+    """A response of one policy, with its scores by name."""
+
+    policy: str
+    text: str
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and what each policy made of it, the SFT policy first."""
+
+    prompt: str
+    responses: tuple[SampleResponse, ...]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the run and the seconds that it took."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the report holds.
+
+    Attributes:
+        title: its headline.
+        figures: in the order in which they are shown.
+        curves: of PPO.
+        calibration: bins of the reward model's predictions; empty bins may be left out.
+        samples: before and after.
+        phases: in the order in which they ran.
+        peak_memory_gib: largest resident memory of the process (and its children).
+        seed: of the whole run.
+        commands: that a user would type to run the same phases one by one.
+        versions: of the packages that matter.
+        notes: sentences on what falls short, and why.
+    """
+
+    title: str
+    figures: tuple[Figure, ...]
+    curves: PPOCurves
+    calibration: tuple[CalibrationBin, ...]
+    samples: tuple[Sample, ...]
+    phases: tuple[Phase, ...]
+    peak_memory_gib: float
+    seed: int
+    commands: tuple[str, ...]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = field(default=())
+
+
+def parse_report(data: Mapping[str, Any]) -> Report:
+    """Build a report from plain dictionaries and lists, as `report.json` holds them.
+
+    Raises:
+        DataError: a field is missing or unknown.
+    """
+    try:
+        return Report(
+            **{
+                **data,
+                "figures": tuple(_parse_figure(figure) for figure in data["figures"]),
+                "curves": _parse_curves(data["curves"]),
+                "calibration": tuple(CalibrationBin(**row) for row in data["calibration"]),
+                "samples": tuple(_parse_sample(sample) for sample in data["samples"]),
+                "phases": tuple(Phase(**phase) for phase in data["phases"]),
+                "commands": tuple(data["commands"]),
+                "notes": tuple(data.get("notes", ())),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the report's data do not fit lit_rlhf.demo.report_schema.Report: {error}"
+        ) from error
+
+
+def _parse_figure(data: Mapping[str, Any]) -> Figure:
+    interval = data.get("interval")
+    value = math.nan if data["value"] is None else data["value"]
+    return Figure(
+        **{**data, "value": value, "interval": None if interval is None else tuple(interval)}
+    )
+
+
+def _parse_curves(data: Mapping[str, Any]) -> PPOCurves:
+    curves = {name: _parse_curve(entry) for name, entry in data.items() if name != "kl_target"}
+    return PPOCurves(**curves, kl_target=data["kl_target"])
+
+
+def _parse_curve(data: Mapping[str, Any]) -> Curve:
+    values = (math.nan if value is None else value for value in data["values"])
+    return Curve(tuple(data["iterations"]), tuple(values))
+
+
+def _parse_sample(data: Mapping[str, Any]) -> Sample:
+    return Sample(data["prompt"], tuple(SampleResponse(**row) for row in data["responses"]))
