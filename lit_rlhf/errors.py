@@ -21,3 +21,7 @@ class CheckpointError(LitRLHFError, ValueError):
 
 class DownloadError(LitRLHFError, RuntimeError):
     """Something could not be fetched, or arrived with the wrong checksum."""
+
+
+class TrainingError(LitRLHFError, RuntimeError):
+    """A check on the run itself failed: what was measured makes no sense, so it stops."""

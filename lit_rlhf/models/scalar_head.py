@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.backbone import hidden_states
+from lit_rlhf.models.backbone import hidden_states, without_adapter_wrapper
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 
 
@@ -66,8 +68,7 @@ class ScalarModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.packing_width = packing_width
-        config: object = backbone.config
-        width = config.get_text_config().hidden_size  # type: ignore[attr-defined]  # untyped there
+        width = without_adapter_wrapper(backbone).config.get_text_config().hidden_size
         self.head = ScalarHead(width, bias=bias)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -117,6 +118,11 @@ class ScalarModel(nn.Module):
             )
         self.mean.fill_(mean)
         self.deviation.fill_(deviation)
+
+    @property
+    def transformers_config(self) -> Any:  # transformers' configurations have no common type
+        """The architecture's configuration."""
+        return without_adapter_wrapper(self.backbone).config
 
     @property
     def _trunk(self) -> nn.Module:

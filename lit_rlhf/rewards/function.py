@@ -1,0 +1,58 @@
+"""Any Python function as a reward."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_rlhf.batches import SampleBatch
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.rewards.source import RewardSource
+
+RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class FunctionReward(RewardSource):
+    """Score responses by a function `(prompts, responses) -> list of numbers`.
+
+    Attributes:
+        function: its dotted path, as in `my_package.my_module.my_function`.
+    """
+
+    function: str
+
+    def __post_init__(self) -> None:
+        """Look the function up at once, so that a misspelt path stops before training."""
+        self._resolve()
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+    ) -> Tensor:
+        """Score each response, see `RewardSource`.
+
+        Raises:
+            ConfigError: the function returned another number of scores than there are responses.
+        """
+        scores = list(self._resolve()(prompts, responses))
+        if len(scores) != len(responses):
+            raise ConfigError(
+                f"reward function {self.function} returned {len(scores)} scores "
+                f"for {len(responses)} responses"
+            )
+        return torch.tensor(scores, dtype=torch.float32, device=batch.rows.lengths.device)
+
+    def _resolve(self) -> RewardFunction:
+        module_name, _, name = self.function.rpartition(".")
+        try:
+            function: RewardFunction = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"reward function '{self.function}' cannot be imported ({error}); "
+                "give a dotted path such as my_package.my_module.my_function"
+            ) from error
+        return function

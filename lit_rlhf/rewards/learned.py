@@ -1,0 +1,103 @@
+"""A trained reward model as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.batches import SampleBatch, TokenRows
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.backbone import freeze
+from lit_rlhf.models.handover import load_scalar_model, load_tokenizer
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.rewards.source import RewardSource
+
+
+@dataclass
+class _Loaded:
+    """The model and its tokenizer once they are needed."""
+
+    model: ScalarModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+
+
+@dataclass(frozen=True)
+class LearnedReward(RewardSource):
+    """Score responses by a reward model, normalised to the reference policy's samples.
+
+    The texts are tokenised by the reward model's own tokenizer, prompt and response apart, and
+    closed by its EOS: the model was trained on complete responses, and a response that was cut
+    is judged as if it ended there (the missing-EOS rule of PPO deals with the cut itself).
+    The model is held outside of the trained module: not saved with it, sharded or updated.
+
+    Attributes:
+        model: a reward checkpoint, or a sequence-classification folder.
+        batch_size: responses scored in one forward.
+    """
+
+    model: str
+    batch_size: int = 64
+    _loaded: _Loaded = field(default_factory=_Loaded, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a batch without rows."""
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    @torch.no_grad()
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+    ) -> Tensor:
+        """Score each response, see `RewardSource`."""
+        device = batch.rows.lengths.device
+        return self.score_texts(prompts, responses, device)
+
+    @torch.no_grad()
+    def score_texts(
+        self, prompts: Sequence[str], responses: Sequence[str], device: torch.device
+    ) -> Tensor:
+        """Return the normalised score of each response: `[B]` float32."""
+        model, tokenizer = self._load(device)
+        rows = _tokenize(tokenizer, prompts, responses)
+        # Rows of like length share a forward.
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        scores = torch.empty(len(rows), device=device)
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            batch_rows = _right_pad([rows[place] for place in places]).to(device)
+            scores[places] = model.normalize(model(batch_rows))
+        return scores
+
+    def _load(self, device: torch.device) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
+        if self._loaded.model is None or self._loaded.tokenizer is None:
+            model = load_scalar_model(self.model)
+            # Under bf16 autocast float32 weights would be cast at every call.
+            in_bf16 = torch.is_autocast_enabled(device.type)
+            freeze(model.backbone, torch.get_autocast_dtype(device.type) if in_bf16 else None)
+            freeze(model)
+            self._loaded.model = model
+            self._loaded.tokenizer = load_tokenizer(self.model)
+        self._loaded.model.to(device)
+        return self._loaded.model, self._loaded.tokenizer
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+) -> list[list[int]]:
+    prompt_ids = tokenizer(list(prompts))["input_ids"]
+    response_ids = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+    return [
+        prompt + response + [tokenizer.eos_token_id]
+        for prompt, response in zip(prompt_ids, response_ids, strict=True)
+    ]
+
+
+def _right_pad(rows: list[list[int]]) -> TokenRows:
+    lengths = torch.tensor([len(row) for row in rows])
+    width = int(lengths.max())
+    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    return TokenRows(input_ids, lengths, torch.zeros_like(input_ids, dtype=torch.bool))
