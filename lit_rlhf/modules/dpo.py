@@ -1,0 +1,143 @@
+"""Phase 4: direct preference optimization, the alternative without a reward model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PretrainedConfig
+
+from lit_rlhf.batches import ComparisonBatch
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferenceOutput
+
+_METRICS = ("loss", "accuracy", "chosen_rewards", "rejected_rewards", "margin")
+_LOGPROBS = ("chosen_logprobs", "rejected_logprobs")
+
+
+class DPOModule(PhaseModule):
+    """Prefer what people prefer, directly: the policy is its own reward model.
+
+    The reference is a frozen copy of the policy as loaded, or with LoRA the policy itself with
+    its adapter switched off. Each distinct response of a batch goes through each model once.
+
+    Args:
+        policy: the SFT policy: hub name, Hugging Face folder or checkpoint.
+        lora: train low-rank adapters; then no second model is held.
+        optimizer: AdamW and its schedule.
+        loss: the preference loss, by `class_path` or short name.
+        packing_width: tokens in a packed row of the trunk, null for padded rows.
+    """
+
+    kind = "policy"
+
+    def __init__(
+        self,
+        policy: str,
+        lora: LoRAConfig | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
+        loss: PreferenceLoss = DPO(),
+        packing_width: int | None = DEFAULT_WIDTH,
+    ) -> None:
+        super().__init__(policy, lora, optimizer)
+        self.loss = loss
+        self.packing_width = packing_width
+        self.policy: PolicyModel | None = None
+        self.reference: PolicyModel | None = None
+        self.validation_means = torch.nn.ModuleDict(
+            {name: MeanMetric() for name in _METRICS + _LOGPROBS}
+        )
+
+    @property
+    def model_config(self) -> PretrainedConfig:
+        """The policy's configuration."""
+        assert self.policy is not None
+        config: PretrainedConfig = self.policy.transformers_config
+        return config
+
+    def configure_model(self) -> None:
+        """Load the policy and, without LoRA, a frozen copy of it."""
+        if self.policy is not None:
+            return
+        self.policy = build_policy(
+            self.source,
+            self.lora,
+            frozen_dtype=self.frozen_dtype,
+            packing_width=self.packing_width,
+        )
+        if self.lora is None and self.loss.requires_reference:
+            self.reference = build_reference(
+                self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
+            )
+            self.shard(self.reference)
+        self.shard(self.policy)
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        """Return the preference loss over all judged pairs of the batch."""
+        means = self._means(batch)
+        loss = self.global_mean(means["loss"] * batch.weight.sum(), batch.weight.sum())
+        for name, value in means.items():
+            self.log(f"train/dpo/{name}", value, prog_bar=name == "loss", sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """Collect loss, accuracy, implicit rewards and log-probabilities on held-out pairs."""
+        for name, value in self._means(batch).items():
+            self.validation_means[name].update(value.detach(), batch.weight.sum())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out pairs."""
+        for name, metric in self.validation_means.items():
+            self.log(f"val/dpo/{name}", metric.compute(), prog_bar=name == "accuracy")
+            metric.reset()
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _means(self, batch: ComparisonBatch) -> dict[str, Tensor]:
+        """Compare all pairs and average over them, each by its weight."""
+        assert self.policy is not None
+        logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
+        output = self._compare(batch, logprobs)
+        margin = output.chosen_rewards - output.rejected_rewards
+        # A pair counts as right when the margin leans to the side most people took.
+        is_right = (margin > 0) == (batch.probability > 0.5)
+        values = {
+            "loss": output.losses,
+            "accuracy": is_right.float(),
+            "chosen_rewards": output.chosen_rewards,
+            "rejected_rewards": output.rejected_rewards,
+            "margin": margin,
+            "chosen_logprobs": logprobs[batch.chosen],
+            "rejected_logprobs": logprobs[batch.rejected],
+        }
+        total = batch.weight.sum().clamp(min=1e-8)  # a filler batch has no pairs
+        means = {name: (value * batch.weight).sum() / total for name, value in values.items()}
+        return {name: mean if name == "loss" else mean.detach() for name, mean in means.items()}
+
+    def _compare(self, batch: ComparisonBatch, logprobs: Tensor) -> PreferenceOutput:
+        reference = self._reference_logprobs(batch)
+        return self.loss(
+            logprobs[batch.chosen],
+            logprobs[batch.rejected],
+            reference[batch.chosen],
+            reference[batch.rejected],
+            batch.probability,
+        )
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor:
+        """Return the reference's log-probability of each response: `[N]`."""
+        assert self.policy is not None
+        if not self.loss.requires_reference:
+            return torch.zeros(len(batch.rows.lengths), device=self.device)
+        if self.reference is not None:
+            logprobs: Tensor = self.reference(batch.rows).logprobs
+        else:
+            logprobs = self.policy(batch.rows, with_adapter=False).logprobs
+        return logprobs.sum(1)

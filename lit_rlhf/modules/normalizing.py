@@ -1,0 +1,92 @@
+"""The samples on which a reward model's scores are normalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lit_rlhf.batches import SampleBatch, TokenRows
+from lit_rlhf.data import PPODataModule
+from lit_rlhf.models.handover import load_tokenizer
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.building import build_reference
+from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
+
+
+@dataclass(frozen=True)
+class NormalizerConfig:
+    """Score mean 0 and deviation 1 on samples of the reference policy.
+
+    Without it a reward model's scale is arbitrary, and one KL coefficient means something else
+    with each. Source: lm-human-preferences (2019), which draws 256 samples a process.
+
+    Attributes:
+        prompts: file, folder or hub name of prompts to respond to.
+        policy: the reference policy; null for the model that the reward model starts from.
+        num_samples: prompts taken, from the first.
+        max_new_tokens: longest response.
+        max_prompt_length: longest prompt in tokens.
+        seed: of the samples.
+    """
+
+    prompts: str
+    policy: str | None = None
+    num_samples: int = 256
+    max_new_tokens: int = 32
+    max_prompt_length: int = 512
+    seed: int = 0
+
+
+def draw_reference_samples(
+    config: NormalizerConfig, default_policy: str, device: torch.device
+) -> TokenRows:
+    """Sample the reference policy once, before the reward model trains.
+
+    Returns:
+        Rows of `num_samples` prompts and responses, each closed by EOS.
+    """
+    source = config.policy or default_policy
+    tokenizer = load_tokenizer(source)
+    policy = build_reference(source, frozen_dtype=None, packing_width=None).to(device)
+    data = PPODataModule(
+        source,
+        test=config.prompts,
+        eval_batch_size=config.num_samples,
+        max_prompt_length=config.max_prompt_length,
+    )
+    data.setup("test")
+    prompts = next(iter(data.test_dataloader())).to(device)
+    samples = collect_samples(
+        policy,
+        TorchGenerator(),
+        prompts,
+        tokenizer,
+        Sampling(max_new_tokens=config.max_new_tokens),
+        seed=config.seed,
+    )
+    assert tokenizer.eos_token_id is not None
+    return _close(samples, tokenizer.eos_token_id)
+
+
+@torch.no_grad()
+def refresh_normalizer(scorer: ScalarModel, rows: TokenRows, batch_size: int = 64) -> None:
+    """Measure the raw scores of the reference's samples and set the model's normaliser."""
+    parts = [
+        scorer(rows.select(places))
+        for places in torch.arange(len(rows.lengths), device=rows.lengths.device).split(batch_size)
+    ]
+    scores = torch.cat(parts)
+    scorer.set_normalizer(float(scores.mean()), float(scores.std()))
+
+
+def _close(samples: SampleBatch, eos_id: int) -> TokenRows:
+    """Append EOS to the rows that were cut: a reward model reads complete responses only."""
+    rows = samples.rows
+    input_ids = torch.nn.functional.pad(rows.input_ids, (0, 1))
+    response_mask = torch.nn.functional.pad(rows.response_mask, (0, 1))
+    is_cut = ~samples.finished
+    places = (is_cut.nonzero().squeeze(-1), rows.lengths[is_cut])
+    input_ids = input_ids.index_put(places, torch.tensor(eos_id, device=input_ids.device))
+    response_mask = response_mask.index_put(places, torch.tensor(True, device=input_ids.device))
+    return TokenRows(input_ids, rows.lengths + is_cut.long(), response_mask)

@@ -1,0 +1,125 @@
+"""What the four phases share: building their models late, and checkpoints that hand over."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.handover import CARD_KEY, load_tokenizer, make_card
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.sharding import shard
+
+# Methods beside `forward` that compute with a model's weights.
+_FORWARD_METHODS = ("next_logits", "token_values")
+
+
+class PhaseModule(lightning.LightningModule, abc.ABC):
+    """One phase of RLHF.
+
+    Models are built in `configure_model`, once the Trainer knows precision and strategy. A
+    checkpoint holds what was trained (with LoRA: the adapters and heads alone), never the frozen
+    reference, and a model card from which the next phase starts.
+
+    Args:
+        source: where the model comes from: hub name, Hugging Face folder or checkpoint.
+        lora: train low-rank adapters instead of all weights.
+        optimizer: AdamW and its schedule.
+    """
+
+    strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
+    kind: str  # what the checkpoint holds for the next phase: "policy" or "reward"
+
+    def __init__(self, source: str, lora: LoRAConfig | None, optimizer: OptimizerConfig) -> None:
+        super().__init__()
+        self.source = source
+        self.lora = lora
+        self.optimizer = optimizer
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    @abc.abstractmethod
+    def model_config(self) -> PretrainedConfig:
+        """The configuration of the model that the checkpoint carries."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the source, loaded once."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.source)
+        return self._tokenizer
+
+    @property
+    def frozen_dtype(self) -> torch.dtype | None:
+        """How frozen linear layers are stored: as autocast would cast them, or None as they are."""
+        precision = self.trainer.precision if self._trainer is not None else "32-true"
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+
+    def configure_optimizers(self) -> Any:  # one of Lightning's many accepted forms
+        """Return AdamW and its schedule, stepped once a batch."""
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.optimizer.build(self.parameters(), num_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
+        }
+
+    def shard(self, model: PolicyModel | ScalarModel) -> None:
+        """Spread a model over the processes where the strategy is `fsdp2`; else leave it."""
+        if self.device_mesh is not None:
+            methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
+            shard(model, self.device_mesh["data_parallel"], forward_methods=methods)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Add a tensor up over all processes."""
+        if self.trainer.world_size == 1:
+            return values
+        total = self.trainer.strategy.reduce(values.detach().clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def global_mean(self, total: Tensor, count: Tensor) -> Tensor:
+        """Return a loss whose average over ranks is the global `sum(total) / sum(count)`.
+
+        DDP averages gradients over ranks; a mean of each rank's own mean would weigh tokens by
+        how few of them a rank has.
+        """
+        global_count = self.sum_over_ranks(count.to(total.dtype)).clamp(min=1)
+        return total * (self.trainer.world_size / global_count)
+
+    def log_metric(self, name: str, metric: Metric) -> None:
+        """Log a metric that reduces itself over batches and ranks at the end of the epoch."""
+        self.log(name, metric, on_step=False, on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was trained, and add the model card."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
+        checkpoint[CARD_KEY] = make_card(
+            self.kind, self.model_config, self.tokenizer, self.lora, self.source
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check by name that everything trained is there, since loading is not strict."""
+        expected = {name for name, value in self.named_parameters() if value.requires_grad}
+        if missing := sorted(expected - checkpoint["state_dict"].keys()):
+            raise CheckpointError(
+                f"the checkpoint lacks {len(missing)} trained weights, for one {missing[0]}: "
+                "was it made with another phase, model or lora setting?"
+            )
+
+    def _kept_names(self, state: dict[str, Any]) -> list[str]:
+        names = [name for name in state if not name.startswith("reference.")]
+        if self.lora is None:
+            return names
+        frozen = {name for name, value in self.named_parameters() if not value.requires_grad}
+        return [name for name in names if name not in frozen]

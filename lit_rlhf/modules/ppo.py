@@ -1,0 +1,390 @@
+"""Phase 3: proximal policy optimization against a reward, held near the SFT policy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from transformers import PretrainedConfig
+
+from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
+from lit_rlhf.errors import TrainingError
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.building import build_critic, build_policy, build_reference
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.ppo_update import (
+    UpdateSettings,
+    UpdateStatistics,
+    UpdateTargets,
+    minibatch_loss,
+    select_targets,
+)
+from lit_rlhf.modules.sharding import gathered
+from lit_rlhf.objectives import (
+    GAE,
+    AdvantageEstimator,
+    MissingEOS,
+    Moments,
+    kl_k1,
+    kl_per_response,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
+from lit_rlhf.rewards import RewardSource
+from lit_rlhf.rollout import (
+    Generator,
+    Sampling,
+    TorchGenerator,
+    UpdatePlan,
+    collect_samples,
+    plan_update,
+)
+
+# A validation prompt keeps its random stream whatever the training seed is.
+_VALIDATION_SEED = 20_220_304
+
+
+class PPOModule(PhaseModule):
+    """Sample responses, score them, and raise the likelihood of those better than expected.
+
+    Manual optimization: one training batch is one iteration (rollout, then `num_epochs` passes
+    of `num_minibatches` optimizer steps). Source: Schulman et al. 2017; Ziegler et al. 2019 for
+    the KL penalty inside the reward.
+
+    Args:
+        policy: the SFT policy: hub name, Hugging Face folder or checkpoint. The reference is this
+            same model, frozen: a copy, or with LoRA the policy with its adapter switched off.
+        reward: the reward that is optimised, by `class_path`.
+        judges: further rewards that only look on at validation, by name: a reward model that the
+            policy never trains against, a rule, a function.
+        lora: train low-rank adapters instead of all weights.
+        optimizer: AdamW and its schedule, stepped once an iteration.
+        critic: "shared" puts a value head on the policy's trunk, "separate" trains a model of its
+            own; only built when the estimator needs values.
+        critic_source: the reward model that a separate critic starts from.
+        advantage: the advantage estimator, by `class_path` or short name.
+        update: epochs, minibatches, clipping and coefficients of the update.
+        sampling: length, temperature and truncation of responses.
+        generator: the engine that draws responses.
+        missing_eos: what a response scores that did not end by itself.
+        kl_coef: weight of the KL penalty, in score per nat, until a callback sets it.
+        whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
+        packing_width: tokens in a packed row of the trunk, null for padded rows.
+        seed: of samples and minibatches.
+    """
+
+    kind = "policy"
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        policy: str,
+        reward: RewardSource,
+        judges: dict[str, RewardSource] | None = None,
+        lora: LoRAConfig | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, eps=1e-5),
+        critic: Literal["shared", "separate"] = "shared",
+        critic_source: str | None = None,
+        advantage: AdvantageEstimator = GAE(),
+        update: UpdateSettings = UpdateSettings(),
+        sampling: Sampling = Sampling(),
+        generator: Generator = TorchGenerator(),
+        missing_eos: MissingEOS = MissingEOS(),
+        kl_coef: float = 0.05,
+        whiten_advantages: bool = True,
+        packing_width: int | None = DEFAULT_WIDTH,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(policy, lora, optimizer)
+        self.reward = reward
+        self.judges = judges or {}
+        self.critic_kind = critic
+        self.critic_source = critic_source
+        self.advantage = advantage
+        self.update = update
+        self.sampling = sampling
+        self.generator = generator
+        self.missing_eos = missing_eos
+        self.kl_coef = kl_coef
+        self.whiten_advantages = whiten_advantages
+        self.packing_width = packing_width
+        self.seed = seed
+        self.policy: PolicyModel | None = None
+        self.reference: PolicyModel | None = None
+        self.critic: ScalarModel | None = None
+        self.validation_samples: list[dict[str, Any]] = []
+        names = ["reward", *self.judges, "kl", "length", "finished"]
+        self.validation_means = nn.ModuleDict({name: MeanMetric() for name in names})
+        # The prompts already answered name the next random streams; saved with the module.
+        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
+
+    num_iterations: Tensor
+
+    @property
+    def model_config(self) -> PretrainedConfig:
+        """The policy's configuration."""
+        assert self.policy is not None
+        config: PretrainedConfig = self.policy.transformers_config
+        return config
+
+    def configure_model(self) -> None:
+        """Load policy, reference and critic, only those that are needed."""
+        if self.policy is not None:
+            return
+        shares_trunk = self.advantage.requires_values and self.critic_kind == "shared"
+        self.policy = build_policy(
+            self.source,
+            self.lora,
+            frozen_dtype=self.frozen_dtype,
+            packing_width=self.packing_width,
+            value_head=shares_trunk,
+        )
+        if self.lora is None:
+            self.reference = build_reference(
+                self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
+            )
+            self.shard(self.reference)
+        if self.advantage.requires_values and self.critic_kind == "separate":
+            self.critic = build_critic(self.critic_source, self.packing_width)
+            self.shard(self.critic)
+        self.shard(self.policy)
+
+    # One iteration -------------------------------------------------------------------------
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
+        """Roll out, score, update; return what the KL controller needs."""
+        seed = self.seed + int(self.num_iterations)
+        self.num_iterations += 1
+        samples = self._sample(batch, seed)
+        plan = plan_update(
+            len(samples.finished),
+            num_epochs=self.update.num_epochs,
+            num_minibatches=self.update.num_minibatches,
+            micro_batch_size=self.update.micro_batch_size,
+            seed=seed * 100_003 + self.global_rank,
+        )
+        rollout = self._evaluate(samples, plan)
+        targets = self._targets(rollout)
+        statistics = self._optimize(targets, plan)
+        return self._report(rollout, targets, statistics)
+
+    def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
+        assert self.policy is not None
+        with gathered(self.policy):
+            samples = collect_samples(
+                self.policy,
+                self.generator,
+                batch,
+                self.tokenizer,
+                self.sampling,
+                samples_per_prompt=self.advantage.samples_per_prompt,
+                seed=seed,
+            )
+        # Weights that autocast cast without a graph must not serve the training forward.
+        torch.clear_autocast_cache()
+        return samples
+
+    @torch.no_grad()
+    def _evaluate(self, samples: SampleBatch, plan: UpdatePlan) -> RolloutBatch:
+        """Score the samples and look at them once with each model, in the plan's micro-batches."""
+        width = samples.response_mask.shape[1]
+        shape, device = samples.response_mask.shape, samples.response_mask.device
+        old = torch.zeros(shape, device=device)
+        reference = torch.zeros(shape, device=device)
+        values = torch.zeros(shape, device=device) if self.advantage.requires_values else None
+        for micro_batch in (rows for minibatch in plan.epochs[0] for rows in minibatch):
+            chosen = micro_batch.to(device)
+            rows = samples.rows.select(chosen)
+            starts = samples.prompt_lengths[chosen]
+            logprobs, row_values, _ = self._forward(rows)
+            old[chosen] = response_window(logprobs, starts, width)
+            reference[chosen] = response_window(self._reference_logprobs(rows), starts, width)
+            if values is not None and row_values is not None:
+                values[chosen] = response_window(row_values, starts, width)
+        torch.clear_autocast_cache()
+        scores = self.reward(samples.prompts, samples.responses, samples).float()
+        return RolloutBatch(samples, old, reference, values, scores)
+
+    def _forward(self, rows: TokenRows) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return log-probabilities, values and entropy of response tokens: `[b, L]` each."""
+        assert self.policy is not None
+        scores = self.policy(
+            rows,
+            temperature=self.sampling.temperature,
+            with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
+        )
+        values = scores.values if self.critic is None else self.critic.token_values(rows)
+        return scores.logprobs, values, scores.entropy
+
+    def _reference_logprobs(self, rows: TokenRows) -> Tensor:
+        assert self.policy is not None
+        temperature = self.sampling.temperature
+        if self.reference is not None:
+            logprobs: Tensor = self.reference(rows, temperature=temperature).logprobs
+            return logprobs
+        logprobs = self.policy(rows, temperature=temperature, with_adapter=False).logprobs
+        return logprobs
+
+    def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
+        """Turn scores and KL into advantages and returns."""
+        samples = rollout.samples
+        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
+        rewards = token_rewards(
+            self.missing_eos.apply(rollout.scores, samples.finished),
+            token_kl,
+            samples.response_mask,
+            self.kl_coef,
+        )
+        advantages, returns = self.advantage(
+            rewards, rollout.values, samples.response_mask, samples.group_ids
+        )
+        if self.whiten_advantages:
+            local = masked_moments(advantages, samples.response_mask)
+            moments = Moments(*self.sum_over_ranks(torch.stack(local)))
+            advantages = whiten(advantages, samples.response_mask, moments)
+        return UpdateTargets(
+            samples.rows,
+            samples.prompt_lengths,
+            samples.response_mask,
+            rollout.old_logprobs,
+            rollout.values,
+            advantages,
+            returns,
+        )
+
+    def _optimize(self, targets: UpdateTargets, plan: UpdatePlan) -> UpdateStatistics:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        statistics = UpdateStatistics()
+        for epoch in plan.epochs:
+            for minibatch in epoch:
+                rows = torch.cat(minibatch).to(targets.response_mask.device)
+                num_tokens = self.sum_over_ranks(targets.response_mask[rows].sum())
+                scale = self.trainer.world_size / num_tokens.clamp(min=1)
+                for micro_batch in minibatch:
+                    selected = select_targets(targets, micro_batch.to(rows.device))
+                    logprobs, values, entropy = self._forward(selected.rows)
+                    loss = minibatch_loss(
+                        selected, logprobs, values, entropy, self.update, statistics
+                    )
+                    self.manual_backward(loss * scale)
+                self._step(optimizer, statistics)
+        scheduler = self.lr_schedulers()
+        assert scheduler is not None and not isinstance(scheduler, list)
+        scheduler.step()  # type: ignore[call-arg]  # every schedule of ours steps without a metric
+        return statistics
+
+    def _step(self, optimizer: Any, statistics: UpdateStatistics) -> None:  # Lightning's wrapper
+        if statistics.num_steps == 0:
+            self._check_first_ratio(statistics)
+        if self.update.max_grad_norm:
+            self.clip_gradients(
+                optimizer,
+                gradient_clip_val=self.update.max_grad_norm,
+                gradient_clip_algorithm="norm",
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        statistics.num_steps += 1
+        # Autocast would go on with the weights as they were before this step.
+        torch.clear_autocast_cache()
+
+    def _check_first_ratio(self, statistics: UpdateStatistics) -> None:
+        """The policy has not moved yet: the first minibatch's ratio must be one."""
+        largest = statistics.largest_log_ratio
+        statistics.first_log_ratio = largest
+        if not largest < self.update.max_first_log_ratio:
+            raise TrainingError(
+                f"the first minibatch's largest |log ratio| is {largest:.2e}, not below "
+                f"{self.update.max_first_log_ratio:.0e}: the training forward disagrees with "
+                "itself. Likely causes: dropout, weights changed between rollout and update, or "
+                "a kernel that is not deterministic."
+            )
+
+    def _report(
+        self, rollout: RolloutBatch, targets: UpdateTargets, statistics: UpdateStatistics
+    ) -> dict[str, Any]:
+        """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
+        samples = rollout.samples
+        kl = kl_per_response(
+            kl_k1(rollout.old_logprobs, rollout.reference_logprobs), samples.response_mask
+        )
+        per_response = {
+            "reward": rollout.scores,
+            "kl": kl,
+            "length": samples.response_mask.sum(1).float(),
+            "finished": samples.finished.float(),
+            "entropy": -(rollout.old_logprobs * samples.response_mask).sum(1),
+        }
+        names = list(per_response)
+        ones = torch.ones_like(kl)
+        sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
+        sums = self.sum_over_ranks(sums)
+        means = dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
+        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(kl.device))))
+        means["first_log_ratio"] = statistics.first_log_ratio
+        means["optimizer_steps"] = float(statistics.num_steps)
+        if targets.returns is not None:
+            means["returns"] = float(targets.returns.sum() / samples.response_mask.sum())
+        for name, value in means.items():
+            self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
+        return {"kl": means["kl"], "num_episodes": int(sums[-1])}
+
+    # Validation ----------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the samples of the last validation."""
+        self.validation_samples = []
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
+        assert self.policy is not None
+        with gathered(self.policy):
+            samples = collect_samples(
+                self.policy,
+                self.generator,
+                batch,
+                self.tokenizer,
+                self.sampling,
+                seed=_VALIDATION_SEED,
+            )
+        logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
+        reference = self._reference_logprobs(samples.rows)
+        columns = {
+            name: source(samples.prompts, samples.responses, samples).float()
+            for name, source in {"reward": self.reward, **self.judges}.items()
+        }
+        columns["kl"] = kl_per_response(kl_k1(logprobs, reference), samples.rows.response_mask)
+        columns["length"] = samples.response_mask.sum(1).float()
+        columns["finished"] = samples.finished.float()
+        counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
+        for name, values in columns.items():
+            self.validation_means[name].update(values, counts)
+        self._keep_samples(samples, columns, counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out prompts."""
+        for name, metric in self.validation_means.items():
+            self.log(f"val/ppo/{name}", metric.compute(), prog_bar=name == "reward")
+            metric.reset()
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _keep_samples(
+        self, samples: SampleBatch, columns: dict[str, Tensor], counts: Tensor
+    ) -> None:
+        for row in counts.nonzero().squeeze(-1).tolist():
+            scores = {name: round(float(values[row]), 4) for name, values in columns.items()}
+            self.validation_samples.append(
+                {"prompt": samples.prompts[row], "response": samples.responses[row], **scores}
+            )

@@ -1,0 +1,164 @@
+"""The loss of one micro-batch of PPO, and what is counted while updating."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_rlhf.batches import TokenRows, response_window
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.objectives.policy_gradient import (
+    approximate_kl,
+    clipped_policy_loss,
+    clipped_value_loss,
+)
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """The numbers of PPO's update. Defaults: lm-human-preference-details, unless said.
+
+    Attributes:
+        num_epochs: passes over a rollout.
+        num_minibatches: optimizer steps in a pass.
+        micro_batch_size: rows in one forward of each process, null for whole minibatches.
+        clip_range: how far the ratio may leave 1 before the gain stops counting.
+        value_clip_range: the same for values, null for none.
+        value_coef: weight of the value loss.
+        entropy_coef: weight of the entropy bonus.
+        max_grad_norm: gradients are scaled down to this norm, null for none. (OpenAI's 2019 code
+            does not clip; most later code clips at 1.)
+        max_first_log_ratio: the run stops when the first minibatch's largest |log ratio| is not
+            below this.
+    """
+
+    num_epochs: int = 4
+    num_minibatches: int = 1
+    micro_batch_size: int | None = None
+    clip_range: float = 0.2
+    value_clip_range: float | None = 0.2
+    value_coef: float = 0.1
+    entropy_coef: float = 0.0
+    max_grad_norm: float | None = 1.0
+    max_first_log_ratio: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one, by name."""
+        for name in ("num_epochs", "num_minibatches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"update.{name} must be at least 1, got {getattr(self, name)}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ConfigError(
+                f"update.micro_batch_size must be at least 1 or null, got {self.micro_batch_size}"
+            )
+
+
+class UpdateTargets(NamedTuple):
+    """What every minibatch is compared with; fixed during the update.
+
+    Attributes:
+        rows: `B` rows of up to `L` tokens.
+        prompt_lengths: `[B]`.
+        response_mask: `[B, T]` bool.
+        old_logprobs: `[B, T]`.
+        old_values: `[B, T]` or None.
+        advantages: `[B, T]`.
+        returns: `[B, T]` or None.
+    """
+
+    rows: TokenRows
+    prompt_lengths: Tensor
+    response_mask: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor | None
+    advantages: Tensor
+    returns: Tensor | None
+
+
+def select_targets(targets: UpdateTargets, rows: Tensor) -> UpdateTargets:
+    """Return the targets of the rows whose indices `[b]` are given."""
+    others = (None if tensor is None else tensor[rows] for tensor in targets[1:])
+    return UpdateTargets(targets.rows.select(rows), *others)  # type: ignore[arg-type]  # as it was
+
+
+@dataclass
+class UpdateStatistics:
+    """Sums over tokens and micro-batches, reduced over ranks at the end.
+
+    Attributes:
+        sums: `[6]` float64: tokens, policy loss, value loss, approximate KL, clipped ratios,
+            clipped values.
+        num_steps: optimizer steps so far.
+        largest_log_ratio: largest |log ratio| seen so far.
+        first_log_ratio: the same in the first minibatch, before any step.
+    """
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(6, dtype=torch.float64))
+    num_steps: int = 0
+    largest_log_ratio: float = 0.0
+    first_log_ratio: float = 0.0
+
+    def means(self, sums: Tensor) -> dict[str, float]:
+        """Return means per token out of sums over all ranks."""
+        num_tokens, *totals = sums.tolist()
+        names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction")
+        names = (*names, "value_clip_fraction")
+        return {
+            name: total / max(1.0, num_tokens)
+            for name, total in zip(names, totals, strict=True)
+        }
+
+
+def minibatch_loss(
+    targets: UpdateTargets,
+    logprobs: Tensor,
+    values: Tensor | None,
+    entropy: Tensor | None,
+    settings: UpdateSettings,
+    statistics: UpdateStatistics,
+) -> Tensor:
+    """Add up the loss over the response tokens of a micro-batch.
+
+    `sum_t [policy loss + value_coef * value loss - entropy_coef * entropy]`; the caller divides
+    by the tokens of the whole minibatch over all ranks. One joint loss, so that policy and critic
+    share a backward.
+
+    Args:
+        targets: of these rows.
+        logprobs: `[b, L]` under the policy now.
+        values: `[b, L]` of the critic now, or None without one.
+        entropy: `[b, L]`, or None without a bonus.
+        settings: clipping and coefficients.
+        statistics: counted into, without gradient.
+
+    Returns:
+        Scalar sum.
+    """
+    mask, width = targets.response_mask, targets.response_mask.shape[1]
+    new = response_window(logprobs, targets.prompt_lengths, width)
+    policy = clipped_policy_loss(
+        new, targets.old_logprobs, targets.advantages, clip_range=settings.clip_range
+    )
+    total = (policy.losses * mask).sum()
+    parts = [mask.sum(), total, torch.zeros_like(total)]
+    parts.append((approximate_kl(new, targets.old_logprobs) * mask).sum())
+    parts += [(policy.is_clipped & mask).sum(), torch.zeros_like(total)]
+    if values is not None and targets.old_values is not None and targets.returns is not None:
+        value = clipped_value_loss(
+            response_window(values, targets.prompt_lengths, width),
+            targets.old_values,
+            targets.returns,
+            clip_range=settings.value_clip_range,
+        )
+        value_total = (value.losses * mask).sum()
+        total = total + settings.value_coef * value_total
+        parts[2], parts[5] = value_total, (value.is_clipped & mask).sum()
+    if entropy is not None:
+        total = total - settings.entropy_coef * entropy.sum()
+    statistics.sums += torch.stack([part.detach().double().cpu() for part in parts])
+    log_ratio = ((new.detach() - targets.old_logprobs) * mask).abs().max()
+    statistics.largest_log_ratio = max(statistics.largest_log_ratio, float(log_ratio))
+    return total

@@ -1,0 +1,129 @@
+"""Phase 2: a reward model from human comparisons."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+from transformers import PretrainedConfig
+
+from lit_rlhf.batches import ComparisonBatch, TokenRows
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.building import build_scorer
+from lit_rlhf.modules.metrics import BrierScore, CalibrationError, PairAccuracy
+from lit_rlhf.modules.normalizing import (
+    NormalizerConfig,
+    draw_reference_samples,
+    refresh_normalizer,
+)
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
+
+
+class RewardModule(PhaseModule):
+    """Train the policy's backbone with a linear head to score responses as people would.
+
+    Each distinct response of a batch is scored once and serves all of its pairs; a pair's target
+    is the share of judgments for its first response.
+
+    Args:
+        policy: where the backbone comes from: hub name, Hugging Face folder or checkpoint.
+        lora: train low-rank adapters instead of all weights (the head always trains).
+        optimizer: AdamW and its schedule.
+        centering: weight of the penalty on the squared sum of a pair's scores; 0.01 keeps scores
+            near zero (numerics R6), 0 leaves that to the normaliser.
+        normalizer: normalise the scores on the reference policy's samples; null leaves them raw.
+        packing_width: tokens in a packed row of the trunk, null for padded rows.
+    """
+
+    kind = "reward"
+
+    def __init__(
+        self,
+        policy: str,
+        lora: LoRAConfig | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        centering: float = 0.0,
+        normalizer: NormalizerConfig | None = None,
+        packing_width: int | None = DEFAULT_WIDTH,
+    ) -> None:
+        super().__init__(policy, lora, optimizer)
+        self.centering = centering
+        self.normalizer = normalizer
+        self.packing_width = packing_width
+        self.scorer: ScalarModel | None = None
+        self.validation_metrics = MetricCollection(
+            {
+                "accuracy": PairAccuracy(),
+                "calibration_error": CalibrationError(),
+                "brier": BrierScore(),
+            },
+            prefix="val/reward/",
+        )
+        self._reference_rows: TokenRows | None = None
+
+    @property
+    def model_config(self) -> PretrainedConfig:
+        """The backbone's configuration."""
+        assert self.scorer is not None
+        config: PretrainedConfig = self.scorer.transformers_config
+        return config
+
+    def configure_model(self) -> None:
+        """Load the backbone and give it a fresh head."""
+        if self.scorer is None:
+            self.scorer = build_scorer(
+                self.source,
+                self.lora,
+                frozen_dtype=self.frozen_dtype,
+                packing_width=self.packing_width,
+            )
+            self.shard(self.scorer)
+
+    def on_fit_start(self) -> None:
+        """Draw the reference policy's samples that the normaliser needs."""
+        if self.normalizer is not None:
+            with self.trainer.precision_plugin.forward_context():
+                self._reference_rows = draw_reference_samples(
+                    self.normalizer, self.source, self.device
+                )
+
+    def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
+        """Return the Bradley-Terry loss over all judged pairs of the batch."""
+        assert self.scorer is not None
+        scores = self.scorer(batch.rows)  # [N]
+        chosen, rejected = scores[batch.chosen], scores[batch.rejected]  # [M] each
+        losses = bradley_terry_loss(chosen, rejected, batch.probability)
+        if self.centering:
+            losses = losses + self.centering * centering_penalty(chosen, rejected)
+        loss = self.global_mean((losses * batch.weight).sum(), batch.weight.sum())
+        self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        """Collect how well held-out pairs are predicted."""
+        assert self.scorer is not None
+        scores = self.scorer(batch.rows)
+        predicted = (scores[batch.chosen] - scores[batch.rejected]).sigmoid()
+        self.validation_metrics.update(predicted, batch.probability, batch.weight)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracy, calibration error and Brier score; refresh the normaliser."""
+        self.log_dict(self.validation_metrics.compute(), prog_bar=True)
+        self.validation_metrics.reset()
+        self._refresh_normalizer()
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def on_train_epoch_end(self) -> None:
+        """Refresh the normaliser, before the checkpoint callback saves the epoch."""
+        self._refresh_normalizer()
+
+    def _refresh_normalizer(self) -> None:
+        if self._reference_rows is not None:
+            assert self.scorer is not None
+            with self.trainer.precision_plugin.forward_context():
+                refresh_normalizer(self.scorer, self._reference_rows)

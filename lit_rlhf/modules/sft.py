@@ -1,0 +1,85 @@
+"""Phase 1: supervised fine-tuning on demonstrations."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PretrainedConfig
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.modules.building import build_policy
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.objectives.language_modeling import response_nll
+
+
+class SFTModule(PhaseModule):
+    """Fine-tune a language model on demonstrations; the loss counts response tokens only.
+
+    Args:
+        policy: the base model: hub name, Hugging Face folder or checkpoint.
+        lora: train low-rank adapters instead of all weights.
+        optimizer: AdamW and its schedule.
+        packing_width: tokens in a packed row of the trunk, null for padded rows.
+    """
+
+    kind = "policy"
+
+    def __init__(
+        self,
+        policy: str,
+        lora: LoRAConfig | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        packing_width: int | None = DEFAULT_WIDTH,
+    ) -> None:
+        super().__init__(policy, lora, optimizer)
+        self.packing_width = packing_width
+        self.policy: PolicyModel | None = None
+        self.validation_nll = MeanMetric()
+
+    @property
+    def model_config(self) -> PretrainedConfig:
+        """The policy's configuration."""
+        assert self.policy is not None
+        config: PretrainedConfig = self.policy.transformers_config
+        return config
+
+    def configure_model(self) -> None:
+        """Load the policy."""
+        if self.policy is None:
+            self.policy = build_policy(
+                self.source,
+                self.lora,
+                frozen_dtype=self.frozen_dtype,
+                packing_width=self.packing_width,
+            )
+            self.shard(self.policy)
+
+    def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
+        """Return the mean negative log-likelihood of the batch's response tokens."""
+        total = self._total_nll(batch)
+        loss = self.global_mean(total, batch.num_response_tokens)
+        self.log("train/sft/loss", loss, prog_bar=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
+        """Collect the negative log-likelihood of held-out response tokens."""
+        count = batch.num_response_tokens
+        self.validation_nll.update(self._total_nll(batch) / count.clamp(min=1), count)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log held-out loss and perplexity: `exp` of the mean over all response tokens."""
+        mean = self.validation_nll.compute()
+        self.log("val/sft/loss", mean)
+        self.log("val/sft/perplexity", mean.exp(), prog_bar=True)
+        self.validation_nll.reset()
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _total_nll(self, batch: TokenRows) -> Tensor:
+        assert self.policy is not None
+        return response_nll(self.policy(batch).logprobs, batch.response_mask).sum()
