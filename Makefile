@@ -6,8 +6,10 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Python 3.11 by name, else whatever python3 is; it is checked before the environment is made.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first of these that runs and is 3.11 or newer (a pyenv shim may stand there and not run).
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3.11 python3 python; do \
+    $$name -c '$(IS_NEW_ENOUGH)' 2>/dev/null && command -v $$name && break; done)
 # One thread a process: two workers fill two cores, and results do not depend on the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
@@ -20,11 +22,12 @@ install: $(STAMP)  ## make .venv with the package and the versions of constraint
 
 # torch first and alone: pip's own configuration decides which build (CPU or CUDA) it finds.
 $(STAMP): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 on the PATH; install Python 3.11 or newer" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "error: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), but Python 3.11 or newer is needed;" \
-	         "install it or run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@test -n "$(PYTHON)" || { \
+	    echo "error: no Python 3.11 or newer on the PATH; install one," \
+	         "or run: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { \
+	    echo "error: $(PYTHON) is not Python 3.11 or newer" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
