@@ -9,7 +9,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from lit_rlhf.errors import LitRLHFError
 
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         if name in PHASES:
-            run_phase(name, rest)
+            _phase(name, rest)
             return 0
         return commands[name](rest)
     except LitRLHFError as error:
@@ -62,20 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_phase(phase: str, arguments: list[str]) -> Any:  # LightningCLI, imported late
-    """Run one phase through its LightningCLI.
+def _phase(phase: str, arguments: list[str]) -> None:
+    from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports
 
-    Args:
-        phase: one of `PHASES`.
-        arguments: the Trainer's command, `--config` files and options.
-
-    Returns:
-        The LightningCLI, with the trainer, module and data module that ran.
-    """
-    from lit_rlhf.phase_cli import PhaseCLI, phase_classes  # noqa: PLC0415 - seconds of imports
-
-    module_class, data_class = phase_classes(phase)
-    return PhaseCLI(module_class, data_class, args=arguments)
+    run_phase(phase, arguments)
 
 
 def _demo(arguments: list[str]) -> int:

@@ -13,6 +13,20 @@ from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDat
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 
 
+def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
+    """Run one phase.
+
+    Args:
+        phase: "sft", "reward", "ppo" or "dpo".
+        arguments: the Trainer's command, `--config` files and options.
+
+    Returns:
+        The LightningCLI, with the trainer, module and data module that ran.
+    """
+    module_class, data_class = phase_classes(phase)
+    return PhaseCLI(module_class, data_class, args=arguments)
+
+
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
     """Return the module and the data module of a phase."""
     return {

@@ -93,7 +93,7 @@ class DPOModule(PhaseModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out pairs."""
         for name, metric in self.validation_means.items():
-            self.log(f"val/dpo/{name}", metric.compute(), prog_bar=name == "accuracy")
+            self.log(f"{self.stage}/dpo/{name}", metric.compute(), prog_bar=name == "accuracy")
             metric.reset()
 
     test_step = validation_step

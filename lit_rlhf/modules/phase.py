@@ -64,6 +64,11 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         precision = self.trainer.precision if self._trainer is not None else "32-true"
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
+    @property
+    def stage(self) -> str:
+        """How metrics of held-out data begin: "val", or "test" under `test`."""
+        return "test" if self.trainer.testing else "val"
+
     def configure_optimizers(self) -> Any:  # one of Lightning's many accepted forms
         """Return AdamW and its schedule, stepped once a batch."""
         num_steps = int(self.trainer.estimated_stepping_batches)

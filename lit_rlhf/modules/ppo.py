@@ -373,7 +373,7 @@ class PPOModule(PhaseModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""
         for name, metric in self.validation_means.items():
-            self.log(f"val/ppo/{name}", metric.compute(), prog_bar=name == "reward")
+            self.log(f"{self.stage}/ppo/{name}", metric.compute(), prog_bar=name == "reward")
             metric.reset()
 
     test_step = validation_step

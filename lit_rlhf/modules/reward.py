@@ -60,7 +60,6 @@ class RewardModule(PhaseModule):
                 "calibration_error": CalibrationError(),
                 "brier": BrierScore(),
             },
-            prefix="val/reward/",
         )
         self._reference_rows: TokenRows | None = None
 
@@ -111,7 +110,8 @@ class RewardModule(PhaseModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, calibration error and Brier score; refresh the normaliser."""
-        self.log_dict(self.validation_metrics.compute(), prog_bar=True)
+        for name, value in self.validation_metrics.compute().items():
+            self.log(f"{self.stage}/reward/{name}", value, prog_bar=True)
         self.validation_metrics.reset()
         self._refresh_normalizer()
 

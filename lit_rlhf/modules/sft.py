@@ -73,8 +73,8 @@ class SFTModule(PhaseModule):
     def on_validation_epoch_end(self) -> None:
         """Log held-out loss and perplexity: `exp` of the mean over all response tokens."""
         mean = self.validation_nll.compute()
-        self.log("val/sft/loss", mean)
-        self.log("val/sft/perplexity", mean.exp(), prog_bar=True)
+        self.log(f"{self.stage}/sft/loss", mean)
+        self.log(f"{self.stage}/sft/perplexity", mean.exp(), prog_bar=True)
         self.validation_nll.reset()
 
     test_step = validation_step

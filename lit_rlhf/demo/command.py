@@ -1,0 +1,56 @@
+"""The command `lit-rlhf demo`: the whole loop on a real model and real human ratings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from lit_rlhf.demo.datasets import write_datasets
+from lit_rlhf.demo.fetching import cache_folder
+from lit_rlhf.demo.loop import SCALES, run_loop
+from lit_rlhf.demo.model import prepare_model
+from lit_rlhf.demo.report import write_report
+
+# The order of the data files' lines; the run's own seed draws from them.
+DATA_SEED = 1
+
+
+def demo_command(arguments: list[str]) -> int:
+    """Run the demonstration and leave its report.
+
+    Args:
+        arguments: those after `lit-rlhf demo`.
+
+    Returns:
+        0: figures that fall short of their targets stand in the report, they are no error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="lit-rlhf demo",
+        description="Fetch a real model (SmolLM2-135M-Instruct) and real human ratings of movie "
+        "texts, then run ratings -> SFT -> reward model -> validation reward model -> PPO -> DPO "
+        "-> evaluation, each phase by its own command and YAML file, and write a report.",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--smoke", action="store_true", help="some 3 minutes: every step, too short to be good"
+    )
+    size.add_argument("--full", action="store_true", help="the long run that the docs quote")
+    size.add_argument(
+        "--prepare", action="store_true", help="fetch the model and write the data, nothing more"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of every phase (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the run (default: runs/demo, -smoke or -full added)"
+    )
+    options = parser.parse_args(arguments)
+    model = prepare_model()
+    write_datasets(cache_folder() / "data", DATA_SEED)
+    if options.prepare:
+        sys.stdout.write(f"model: {model}\ndata:  {cache_folder() / 'data'}\n")
+        return 0
+    scale = SCALES["smoke" if options.smoke else "full" if options.full else "quick"]
+    folder = options.output or Path("runs") / scale.folder
+    report = write_report(run_loop(scale, folder, options.seed), folder)
+    sys.stdout.write(f"{report.read_text(encoding='utf-8')}\nreport: {report}\n")
+    return 0

@@ -1,0 +1,246 @@
+"""The whole loop, phase by phase, through the commands and YAML files that a user has."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lit_rlhf
+from lit_rlhf.demo.fetching import cache_folder
+from lit_rlhf.demo.figures import Measurements, figures
+from lit_rlhf.demo.measuring import (
+    measure_policies,
+    measure_reward_model,
+    ppo_curves,
+    read_metrics,
+    sample_table,
+)
+from lit_rlhf.demo.report_schema import Phase, Report
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.phase_cli import run_phase
+
+DEFAULT_CACHE = Path("~/.cache/lit_rlhf").expanduser()
+PHASE_FOLDERS = ("sft", "reward", "judge", "ppo", "dpo")
+VERSIONED = ("torch", "lightning", "transformers", "peft", "jsonargparse", "torchmetrics")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long the loop is.
+
+    Attributes:
+        name: "smoke", "quick" or "full"; `configs/demo/NAME/` holds what differs from the phases'
+            own YAML files (quick differs in nothing).
+        folder: of the run, under `runs/`.
+        num_prompts: held-out prompts on which the policies are compared.
+        num_groups: held-out groups of 32 texts on which the reward model is measured.
+        num_perplexity_batches: held-out batches of 64 texts for the perplexity.
+    """
+
+    name: str
+    folder: str
+    num_prompts: int
+    num_groups: int
+    num_perplexity_batches: int
+
+
+SCALES = {
+    "smoke": Scale("smoke", "demo-smoke", 32, 4, 1),
+    "quick": Scale("quick", "demo", 256, 38, 6),
+    "full": Scale("full", "demo-full", 256, 38, 19),
+}
+
+
+class _Loop:
+    """Runs commands, keeps the time of each phase and the commands for the report."""
+
+    def __init__(self, scale: Scale, folder: Path, seed: int) -> None:
+        self.scale = scale
+        self.folder = folder
+        self.seed = seed
+        self.commands: list[str] = []
+        self.phases: list[Phase] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add a part of the run, with its seconds, to the report."""
+        start = time.monotonic()
+        yield
+        self.phases.append(Phase(name, round(time.monotonic() - start, 1)))
+
+    def run(self, phase: str, command: str, *options: str, name: str | None = None) -> Any:
+        """Run one phase as the command line would, and return its LightningCLI."""
+        arguments = [command, *self._configs(phase), *self._paths(phase)]
+        arguments += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
+        arguments += [f"--trainer.logger.init_args.save_dir={self.folder}"]
+        if name is not None:
+            arguments += [f"--trainer.logger.init_args.name={name}"]
+        arguments += options
+        self.commands.append(shlex.join(["lit-rlhf", phase, *arguments]))
+        sys.stdout.write(f"\n$ {self.commands[-1]}\n")
+        sys.stdout.flush()
+        gc.collect()  # the models of the phase before
+        return run_phase(phase, arguments)
+
+    def checkpoint(self, phase: str) -> str:
+        """Return the checkpoint that a phase leaves."""
+        kind = "reward" if phase in ("reward", "judge") else "policy"
+        return str(self.folder / phase / "checkpoints" / f"{kind}.ckpt")
+
+    def _configs(self, phase: str) -> list[str]:
+        files = [configs_folder() / f"{phase}.yaml"]
+        files += [configs_folder() / "demo" / self.scale.name / f"{phase}.yaml"]
+        return [f"--config={_shorten(path)}" for path in files if path.exists()]
+
+    def _paths(self, phase: str) -> list[str]:
+        """Point at the cache where it is not where the YAML files look."""
+        cache = cache_folder()
+        if cache.expanduser() == DEFAULT_CACHE:
+            return []
+        paths = [
+            f"--data.{split}={cache / 'data' / phase.replace('dpo', 'reward') / split}.jsonl"
+            for split in ("train", "validation", "test")
+        ]
+        if phase == "sft":
+            paths.append(f"--model.policy={cache / 'SmolLM2-135M-Instruct'}")
+        if phase == "reward":
+            prompts = cache / "data" / "ppo" / "validation.jsonl"
+            paths.append(f"--model.normalizer.prompts={prompts}")
+        return paths
+
+
+def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
+    """Run every phase and measure the result.
+
+    Args:
+        scale: how long.
+        folder: of the run; the phases' folders in it are made anew.
+        seed: of every phase.
+
+    Returns:
+        The report.
+    """
+    for name in PHASE_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    loop = _Loop(scale, folder, seed)
+    before, after = _fine_tune(loop)
+    _train_reward_models(loop)
+    _optimize_policies(loop)
+    with loop.timed("evaluation"):
+        reward_model = measure_reward_model(
+            loop.checkpoint("reward"), data_file("reward", "test"), scale.num_groups
+        )
+        policies = measure_policies(
+            {name: loop.checkpoint(name) for name in ("sft", "ppo", "dpo")},
+            loop.checkpoint("reward"),
+            loop.checkpoint("judge"),
+            data_file("ppo", "test"),
+            scale.num_prompts,
+            seed,
+        )
+    curves = ppo_curves(read_metrics(folder / "ppo" / "metrics.csv"), folder / "ppo")
+    measured = Measurements(
+        perplexity_before=before,
+        perplexity_after=after,
+        accuracy=reward_model.accuracy,
+        accuracy_wide=reward_model.accuracy_wide,
+        calibration_error=reward_model.calibration_error,
+        brier_score=reward_model.brier_score,
+        validation_gain=policies.validation_gain,
+        vader_gain=policies.vader_gain,
+        kl=policies.kl["ppo"],
+        kl_target=curves.kl_target or float("nan"),
+        kl_coefficients=curves.kl_coefficient.values,
+        distinct_2_sft=policies.distinct_2["sft"],
+        distinct_2_ppo=policies.distinct_2["ppo"],
+        dpo_win_rate=policies.dpo_win_rate,
+        largest_log_ratio=max(
+            row["train/ppo/first_log_ratio"]
+            for row in read_metrics(folder / "ppo" / "metrics.csv")
+            if "train/ppo/first_log_ratio" in row
+        ),
+    )
+    return Report(
+        title=f"lit_rlhf demo ({scale.name}, seed {seed})",
+        figures=figures(measured, full=scale.name == "full"),
+        curves=curves,
+        calibration=reward_model.calibration,
+        samples=sample_table(policies),
+        phases=tuple(loop.phases),
+        peak_memory_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        seed=seed,
+        commands=tuple(loop.commands),
+        versions={"lit_rlhf": lit_rlhf.__version__, **{name: version(name) for name in VERSIONED}},
+        notes=policies.notes(),
+    )
+
+
+def _fine_tune(loop: _Loop) -> tuple[float, float]:
+    """Run SFT; return the held-out perplexity before and after."""
+    limit = f"--trainer.limit_test_batches={loop.scale.num_perplexity_batches}"
+    with loop.timed("perplexity before"):
+        cli = loop.run("sft", "test", limit, name="sft-before")
+        before = float(cli.trainer.callback_metrics["test/sft/perplexity"])
+    with loop.timed("SFT"):
+        loop.run("sft", "fit")
+    with loop.timed("perplexity after"):
+        options = (limit, f"--model.policy={loop.checkpoint('sft')}")
+        cli = loop.run("sft", "test", *options, name="sft-after")
+        return before, float(cli.trainer.callback_metrics["test/sft/perplexity"])
+
+
+def _train_reward_models(loop: _Loop) -> None:
+    """Train the reward model, and the one that only judges: other texts, other raters."""
+    policy = f"--model.policy={loop.checkpoint('sft')}"
+    with loop.timed("reward model"):
+        loop.run("reward", "fit", policy)
+    with loop.timed("validation reward model"):
+        files = [f"--data.{name}={data_file('judge', name)}" for name in ("train", "validation")]
+        loop.run("reward", "fit", policy, *files, name="judge")
+
+
+def _optimize_policies(loop: _Loop) -> None:
+    policy = f"--model.policy={loop.checkpoint('sft')}"
+    with loop.timed("PPO"):
+        loop.run(
+            "ppo",
+            "fit",
+            policy,
+            f"--model.reward.init_args.model={loop.checkpoint('reward')}",
+            f"--model.judges.validation.init_args.model={loop.checkpoint('judge')}",
+        )
+    with loop.timed("DPO"):
+        loop.run("dpo", "fit", policy)
+
+
+def data_file(task: str, split: str) -> str:
+    """Return the path of a data file of the demonstration."""
+    return str(cache_folder() / "data" / task / f"{split}.jsonl")
+
+
+def configs_folder() -> Path:
+    """Return the folder of the shipped YAML files: inside the package, or beside it.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    package = Path(lit_rlhf.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "sft.yaml").exists():
+            return folder
+    raise ConfigError(f"the YAML files of the phases are not beside {package}; install lit_rlhf")
+
+
+def _shorten(path: Path) -> Path:
+    """Name a path from here where it lies below, so that the commands can be read."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
