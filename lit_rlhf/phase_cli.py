@@ -29,12 +29,13 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
 
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
     """Return the module and the data module of a phase."""
-    return {
+    phases: dict[str, tuple[type[LightningModule], type[LightningDataModule]]] = {
         "sft": (SFTModule, SFTDataModule),
         "reward": (RewardModule, RewardDataModule),
         "ppo": (PPOModule, PPODataModule),
         "dpo": (DPOModule, DPODataModule),
-    }[phase]
+    }
+    return phases[phase]
 
 
 class PhaseCLI(LightningCLI):

@@ -141,6 +141,7 @@ def measure_reward_model(checkpoint: str, groups_file: str, num_groups: int) -> 
         rating
         for number, line in enumerate(lines, 1)
         for rating in mean_ratings(parse_judged_group(json.loads(line), f"{groups_file}:{number}"))
+        if rating is not None  # every text of the study was rated
     ]
     table = calibration.reliability_table()
     all_scores = torch.cat(scores).tolist()

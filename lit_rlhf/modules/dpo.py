@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import ComparisonBatch
@@ -12,6 +11,7 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferenceOutput
@@ -49,9 +49,7 @@ class DPOModule(PhaseModule):
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
         self.reference: PolicyModel | None = None
-        self.validation_means = torch.nn.ModuleDict(
-            {name: MeanMetric() for name in _METRICS + _LOGPROBS}
-        )
+        self.validation_means = NamedMeans(_METRICS + _LOGPROBS)
 
     @property
     def model_config(self) -> PretrainedConfig:
@@ -87,14 +85,12 @@ class DPOModule(PhaseModule):
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect loss, accuracy, implicit rewards and log-probabilities on held-out pairs."""
-        for name, value in self._means(batch).items():
-            self.validation_means[name].update(value.detach(), batch.weight.sum())
+        self.validation_means.update(self._means(batch), batch.weight.sum())
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out pairs."""
-        for name, metric in self.validation_means.items():
-            self.log(f"{self.stage}/dpo/{name}", metric.compute(), prog_bar=name == "accuracy")
-            metric.reset()
+        for name, mean in self.validation_means.compute().items():
+            self.log(f"{self.stage}/dpo/{name}", mean, prog_bar=name == "accuracy")
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

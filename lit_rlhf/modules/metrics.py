@@ -9,12 +9,39 @@ depends on which response of a pair stands first. Where nothing was counted they
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torchmetrics import Metric
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+
+
+class NamedMeans(nn.Module):
+    """Weighted means of several named values over batches and ranks.
+
+    Args:
+        names: of the values; each update brings all of them.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._means = {name: MeanMetric() for name in names}
+        # Registered, so that the states move with the module.
+        self.metrics = nn.ModuleList(self._means.values())
+
+    def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
+        """Add values, each `[n]` or a scalar, with a weight of the same shape."""
+        for name, mean in self._means.items():
+            mean.update(values[name].detach(), weight)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return the means and begin anew."""
+        means = {name: mean.compute() for name, mean in self._means.items()}
+        for mean in self._means.values():
+            mean.reset()
+        return means
 
 
 class PairAccuracy(Metric):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
@@ -16,6 +16,7 @@ from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_critic, build_policy, build_reference
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.ppo_update import (
@@ -83,7 +84,7 @@ class PPOModule(PhaseModule):
     kind = "policy"
     automatic_optimization = False
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
         policy: str,
         reward: RewardSource,
@@ -120,8 +121,7 @@ class PPOModule(PhaseModule):
         self.reference: PolicyModel | None = None
         self.critic: ScalarModel | None = None
         self.validation_samples: list[dict[str, Any]] = []
-        names = ["reward", *self.judges, "kl", "length", "finished"]
-        self.validation_means = nn.ModuleDict({name: MeanMetric() for name in names})
+        self.validation_means = NamedMeans(["reward", *self.judges, "kl", "length", "finished"])
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
@@ -227,9 +227,10 @@ class PPOModule(PhaseModule):
         assert self.policy is not None
         temperature = self.sampling.temperature
         if self.reference is not None:
-            logprobs: Tensor = self.reference(rows, temperature=temperature).logprobs
-            return logprobs
-        logprobs = self.policy(rows, temperature=temperature, with_adapter=False).logprobs
+            scores = self.reference(rows, temperature=temperature)
+        else:
+            scores = self.policy(rows, temperature=temperature, with_adapter=False)
+        logprobs: Tensor = scores.logprobs
         return logprobs
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
@@ -277,11 +278,12 @@ class PPOModule(PhaseModule):
                     self.manual_backward(loss * scale)
                 self._step(optimizer, statistics)
         scheduler = self.lr_schedulers()
-        assert scheduler is not None and not isinstance(scheduler, list)
-        scheduler.step()  # type: ignore[call-arg]  # every schedule of ours steps without a metric
+        assert scheduler is not None
+        assert not isinstance(scheduler, list)
+        scheduler.step()
         return statistics
 
-    def _step(self, optimizer: Any, statistics: UpdateStatistics) -> None:  # Lightning's wrapper
+    def _step(self, optimizer: LightningOptimizer, statistics: UpdateStatistics) -> None:
         if statistics.num_steps == 0:
             self._check_first_ratio(statistics)
         if self.update.max_grad_norm:
@@ -366,15 +368,13 @@ class PPOModule(PhaseModule):
         columns["length"] = samples.response_mask.sum(1).float()
         columns["finished"] = samples.finished.float()
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
-        for name, values in columns.items():
-            self.validation_means[name].update(values, counts)
+        self.validation_means.update(columns, counts)
         self._keep_samples(samples, columns, counts)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""
-        for name, metric in self.validation_means.items():
-            self.log(f"{self.stage}/ppo/{name}", metric.compute(), prog_bar=name == "reward")
-            metric.reset()
+        for name, mean in self.validation_means.compute().items():
+            self.log(f"{self.stage}/ppo/{name}", mean, prog_bar=name == "reward")
 
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start

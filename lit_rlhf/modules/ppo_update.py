@@ -105,10 +105,9 @@ class UpdateStatistics:
         """Return means per token out of sums over all ranks."""
         num_tokens, *totals = sums.tolist()
         names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction")
-        names = (*names, "value_clip_fraction")
         return {
             name: total / max(1.0, num_tokens)
-            for name, total in zip(names, totals, strict=True)
+            for name, total in zip((*names, "value_clip_fraction"), totals, strict=True)
         }
 
 
