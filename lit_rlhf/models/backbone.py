@@ -9,12 +9,25 @@ from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.packing import pack_rows
+
+# How the architectures' configurations spell a dropout rate.
+_DROPOUT_NAMES = (
+    "dropout",
+    "dropout_p",
+    "dropout_prob",
+    "dropout_rate",
+    "pdrop",
+    "drop_rate",
+    "layerdrop",
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,8 @@ class LoRAConfig:
     Attributes:
         rank: inner dimension of each adapter.
         alpha: the adapter's output is scaled by `alpha / rank`.
-        target_modules: "all-linear" (every linear layer but the output), or names of layers.
+        target_modules: "all-linear" (every linear layer but the output), or names of layers; the
+            output itself, or what is tied to it, cannot be one.
     """
 
     rank: int = 16
@@ -92,14 +106,37 @@ def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple
 
 
 def apply_lora(model: PreTrainedModel, lora: LoRAConfig) -> PeftModel:
-    """Wrap a model so that only low-rank adapters train; the output starts unchanged."""
+    """Wrap a model so that only low-rank adapters train; the output starts unchanged.
+
+    Raises:
+        ConfigError: a target module does not exist, or is the output projection.
+    """
     config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.target_modules, lora_dropout=0.0
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=lora.target_modules,
+        lora_dropout=0.0,
+        # GPT-2's Conv1D is a linear layer with its weight transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
     try:
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
     except ValueError as error:
         raise ConfigError(f"lora.target_modules: {error}") from error
+    _refuse_output_adapter(adapted)
+    return adapted
+
+
+def _refuse_output_adapter(adapted: PeftModel) -> None:
+    # `vocabulary_of` reads the projection as one matrix; an adapter beside it would be passed over.
+    output = without_adapter_wrapper(adapted).get_output_embeddings()
+    for name, module in adapted.named_modules():
+        is_output = isinstance(module, BaseTunerLayer) and output is not None
+        if is_output and module.get_base_layer().weight is output.weight:
+            raise ConfigError(
+                f"lora.target_modules: {name} is the output projection, or tied to it, and cannot "
+                "have an adapter; leave it out ('all-linear' does)"
+            )
 
 
 @contextmanager
@@ -118,7 +155,7 @@ def zero_dropout(config: PretrainedConfig) -> None:
     not one before the first step (`eval()` is not enough: the Trainer calls `train()`).
     """
     for name, value in config.to_dict().items():
-        is_rate = name.endswith(("dropout", "pdrop", "dropout_p", "drop_rate"))
+        is_rate = name.endswith(_DROPOUT_NAMES)
         if is_rate and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -110,11 +111,17 @@ class ScalarModel(nn.Module):
         """Fix the moments of the raw score; saved and exported with the model.
 
         Raises:
-            ConfigError: the deviation is not positive: every sample had the same score.
+            ConfigError: the deviation is not positive (every sample had the same score), or a
+                moment is not finite.
         """
         if not deviation > 0:
             raise ConfigError(
                 f"the reward normaliser needs scores that differ; their deviation is {deviation}"
+            )
+        if not (math.isfinite(mean) and math.isfinite(deviation)):
+            raise ConfigError(
+                f"the reward normaliser needs finite moments, got mean {mean} and "
+                f"deviation {deviation}: the reward model gives scores that are no numbers"
             )
         self.mean.fill_(mean)
         self.deviation.fill_(deviation)

@@ -1,0 +1,102 @@
+"""What the tests of models, rollout and rewards are made on: lively random models, rows, files.
+
+The weights of `tiny_model` are so small that a token barely depends on those before it: a wrong
+mask or position would pass unnoticed. Here every weight, biases and norms included, is moved.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.models import LoRAConfig, PolicyModel, ScalarModel, load_tokenizer
+from lit_rlhf.models.handover import CARD_KEY, make_card
+from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
+from tests.support.tokenizer import save_tiny_tokenizer
+
+ARCHITECTURES = tuple(CONFIGS)
+# Shorter than the rows of the tests, so that it matters.
+_OWN_FIELDS = {"gemma2": {"sliding_window": 5, "final_logit_softcapping": 3.0}}
+
+
+def shake(model: nn.Module, seed: int = 0, deviation: float = 0.2) -> None:
+    """Add noise to every weight, in place."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(deviation * torch.randn(parameter.shape, generator=noise))
+
+
+def lively_model(architecture: str = "llama", *, seed: int = 0, **changes) -> PreTrainedModel:
+    """Return a random model whose every weight matters, with transformers' plainest attention."""
+    changes = {"attn_implementation": "eager"} | _OWN_FIELDS.get(architecture, {}) | changes
+    model = tiny_model(architecture, seed=seed, **changes)
+    shake(model, seed)
+    return model.eval()
+
+
+def save_policy(folder: Path, architecture: str = "llama", **changes) -> Path:
+    """Write a lively model and the tiny tokenizer, as a policy that a user brings."""
+    lively_model(architecture, **changes).save_pretrained(folder)
+    return save_tiny_tokenizer(folder)
+
+
+def plain_model(folder: Path, auto_class=AutoModelForCausalLM) -> PreTrainedModel:
+    """Load a folder as any user of transformers would."""
+    return auto_class.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def random_rows(
+    prompt_lengths: list[int],
+    response_lengths: list[int],
+    *,
+    num_extra_columns: int = 0,
+    pad_id: int = 0,
+    seed: int = 0,
+) -> TokenRows:
+    """Return rows of random tokens; the tokens are the same however wide the rows are."""
+    lengths = torch.tensor(prompt_lengths) + torch.tensor(response_lengths)
+    draw = torch.Generator().manual_seed(seed)
+    width = int(lengths.max())
+    ids = torch.randint(VOCABULARY_SIZE, (len(lengths), width), generator=draw)
+    ids = nn.functional.pad(ids, (0, num_extra_columns))
+    columns = torch.arange(ids.shape[1])
+    is_real = columns < lengths[:, None]
+    response_mask = is_real & (columns >= torch.tensor(prompt_lengths)[:, None])
+    return TokenRows(torch.where(is_real, ids, pad_id), lengths, response_mask)
+
+
+def unpadded(rows: TokenRows) -> list[torch.Tensor]:
+    """Return the tokens of each row by themselves: `[1, length]` each."""
+    return [row[None, :n] for row, n in zip(rows.input_ids, rows.lengths.tolist(), strict=True)]
+
+
+def write_policy_checkpoint(
+    path: Path, policy: PolicyModel, base: Path, lora: LoRAConfig | None = None
+) -> Path:
+    """Write what `PhaseModule.on_save_checkpoint` leaves of SFT, DPO or PPO."""
+    return _write(path, "policy", "policy.", policy, policy.transformers_config, base, lora)
+
+
+def write_reward_checkpoint(
+    path: Path, scorer: ScalarModel, base: Path, lora: LoRAConfig | None = None
+) -> Path:
+    """Write what `PhaseModule.on_save_checkpoint` leaves of reward modelling."""
+    return _write(path, "reward", "scorer.", scorer, scorer.transformers_config, base, lora)
+
+
+def _write(path, kind, prefix, model, config, base, lora) -> Path:
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    state = model.state_dict()
+    kept = [name for name in state if lora is None or name not in frozen]
+    checkpoint = {
+        "epoch": 0,
+        "global_step": 1,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": {f"{prefix}{name}": state[name] for name in kept},
+        CARD_KEY: make_card(kind, config, load_tokenizer(str(base)), lora, str(base)),
+    }
+    torch.save(checkpoint, path)
+    return path
