@@ -16,6 +16,7 @@ for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]
 
 import ipaddress
+import logging
 import random
 import socket
 
@@ -54,6 +55,17 @@ def clean_environment(monkeypatch, tmp_path):
     for name in set(os.environ) - set(before):
         del os.environ[name]
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def visible_messages():
+    """Let `caplog` see Lightning's messages.
+
+    Lightning keeps them from the root logger when it is imported before pytest listens there,
+    which depends on who imports it first.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(autouse=True)

@@ -65,22 +65,6 @@ def train_sharded(architecture, adapter):
     return local, full_weights(model)
 
 
-@pytest.mark.parametrize(("architecture", "adapter"), [("llama", False), ("llama", True)])
-def test_sharded_training_equals_one_process(architecture, adapter):
-    results = run_in_two_processes(train_sharded, architecture, adapter)
-    model = build(architecture, adapter)
-    start = full_weights(model)
-    train(model)
-    expected = full_weights(model)
-    total = sum(weight.numel() for weight in expected.values())
-    assert max((expected[name] - start[name]).abs().max() for name in expected) > 1e-2
-    for local, weights in results:
-        assert abs(local - total / 2) < 0.05 * total
-        assert weights.keys() == expected.keys()
-        for name, weight in expected.items():
-            torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
-
-
 def generate_while_sharded():
     rank = torch.distributed.get_rank()
     model = tiny_model("llama")
@@ -95,30 +79,6 @@ def generate_while_sharded():
     local = [isinstance(parameter, DTensor) for parameter in model.parameters()]
     train(model, rank, num_processes=2)
     return prompt, all(local), full_weights(model)
-
-
-def test_gathered_lets_each_process_decode_alone_and_leaves_training_as_it_was():
-    results = run_in_two_processes(generate_while_sharded)
-    model = tiny_model("llama")
-    prompt = batches()[0, :1, :5]
-    expected = model.generate(prompt, do_sample=False, max_new_tokens=9, eos_token_id=-1)
-    train(model)
-    weights = full_weights(model)
-    for (tokens, is_sharded_again, sharded_weights), num_tokens in zip(
-        results, (3, 9), strict=True
-    ):
-        assert tokens.tolist() == expected[:, : 5 + num_tokens].tolist()
-        assert is_sharded_again
-        for name, weight in weights.items():
-            torch.testing.assert_close(sharded_weights[name], weight, atol=1e-5, rtol=0)
-
-
-def test_gathered_passes_an_unsharded_model_through():
-    model = tiny_model("llama")
-    before = full_weights(model)
-    with gathered(model):
-        inside = full_weights(model)
-    assert all(torch.equal(before[name], inside[name]) for name in before)
 
 
 class Scorer(nn.Module):
@@ -142,8 +102,63 @@ def score_while_sharded():
     return scores.detach(), scorer.head.weight.grad.full_tensor()
 
 
-def test_other_methods_gather_the_weights_too():
-    results = run_in_two_processes(score_while_sharded)
+def everything_that_needs_two_processes():
+    return {
+        "full": train_sharded("llama", adapter=False),
+        "adapter": train_sharded("llama", adapter=True),
+        "generation": generate_while_sharded(),
+        "scores": score_while_sharded(),
+    }
+
+
+@pytest.fixture(scope="module")
+def sharded():
+    """The results of both processes, which are started once: their imports take the time."""
+    return run_in_two_processes(everything_that_needs_two_processes)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_sharded_training_equals_one_process(sharded, adapter):
+    architecture = "llama"
+    model = build(architecture, adapter)
+    start = full_weights(model)
+    train(model)
+    expected = full_weights(model)
+    total = sum(weight.numel() for weight in expected.values())
+    assert max((expected[name] - start[name]).abs().max() for name in expected) > 1e-2
+    for local, weights in [results["adapter" if adapter else "full"] for results in sharded]:
+        assert abs(local - total / 2) < 0.05 * total
+        assert weights.keys() == expected.keys()
+        for name, weight in expected.items():
+            torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def test_gathered_lets_each_process_decode_alone_and_leaves_training_as_it_was(sharded):
+    results = [results["generation"] for results in sharded]
+    model = tiny_model("llama")
+    prompt = batches()[0, :1, :5]
+    expected = model.generate(prompt, do_sample=False, max_new_tokens=9, eos_token_id=-1)
+    train(model)
+    weights = full_weights(model)
+    for (tokens, is_sharded_again, sharded_weights), num_tokens in zip(
+        results, (3, 9), strict=True
+    ):
+        assert tokens.tolist() == expected[:, : 5 + num_tokens].tolist()
+        assert is_sharded_again
+        for name, weight in weights.items():
+            torch.testing.assert_close(sharded_weights[name], weight, atol=1e-5, rtol=0)
+
+
+def test_gathered_passes_an_unsharded_model_through():
+    model = tiny_model("llama")
+    before = full_weights(model)
+    with gathered(model):
+        inside = full_weights(model)
+    assert all(torch.equal(before[name], inside[name]) for name in before)
+
+
+def test_other_methods_gather_the_weights_too(sharded):
+    results = [results["scores"] for results in sharded]
     torch.manual_seed(5)
     scorer = Scorer()
     scores = scorer.score(batches()[0])

@@ -1,11 +1,13 @@
 """Run something in two processes that talk by gloo, within a time limit, on one thread each."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import queue
 import socket
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ NUM_PROCESSES = 2
 def run_in_two_processes(
     function: Callable[..., Any],
     *arguments: Any,
-    timeout_s: float = 120,
+    timeout_s: float = 300,
     init_process_group: bool = True,
 ) -> list[Any]:
     """Call `function(*arguments)` in two fresh processes and return both results, by rank.
@@ -57,7 +59,7 @@ def run_in_two_processes(
 
 
 def run_command_in_two_processes(
-    command: Sequence[str], *, timeout_s: float = 180
+    command: Sequence[str], *, timeout_s: float = 300
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run a command twice with the environment of rank 0 and 1 (as a cluster would), and wait.
 
@@ -66,30 +68,34 @@ def run_command_in_two_processes(
         TimeoutError: when a command is not done in time; both are ended.
     """
     port = free_port()
-    running = [
-        subprocess.Popen(
-            command,
-            env=os.environ | rank_environment(rank, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(NUM_PROCESSES)
-    ]
     deadline = time.monotonic() + timeout_s
-    done = []
-    try:
-        for process in running:
-            # The other's pipe fills at most while this one is waited for: both outputs are short.
-            output, _ = process.communicate(timeout=max(0.1, deadline - time.monotonic()))
-            done.append(subprocess.CompletedProcess(command, process.returncode, output))
-    except subprocess.TimeoutExpired as error:
-        raise TimeoutError(f"not done after {timeout_s} s: {command}") from error
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+    with contextlib.ExitStack() as stack:
+        # Files rather than pipes: a full pipe would stop the process that nobody reads from yet.
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(NUM_PROCESSES)]
+        running = [
+            subprocess.Popen(
+                command,
+                env=os.environ | rank_environment(rank, port),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            for process in running:
+                process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"not done after {timeout_s} s: {command}") from error
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+        for output in outputs:
+            output.seek(0)
+        done = [
+            subprocess.CompletedProcess(command, process.returncode, output.read())
+            for process, output in zip(running, outputs, strict=True)
+        ]
     for rank, result in enumerate(done):
         if result.returncode != 0:
             raise RuntimeError(f"rank {rank} ended with {result.returncode}:\n{result.stdout}")

@@ -1,0 +1,44 @@
+import sys
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.support.two_processes import run_command_in_two_processes, run_in_two_processes
+
+
+def add_over_ranks(number):
+    total = torch.tensor(float(number * (dist.get_rank() + 1)))
+    dist.all_reduce(total)
+    return dist.get_rank(), total
+
+
+def fail_on_rank_one():
+    if dist.get_rank() == 1:
+        raise KeyError("only here")
+
+
+def test_results_come_back_by_rank():
+    assert run_in_two_processes(add_over_ranks, 10) == [(0, torch.tensor(30.0)), (1, 30.0)]
+
+
+def test_the_traceback_of_the_process_that_failed_is_shown():
+    with pytest.raises(RuntimeError, match=r"(?s)rank 1 failed.*KeyError: 'only here'"):
+        run_in_two_processes(fail_on_rank_one)
+
+
+def test_a_hanging_process_is_ended():
+    with pytest.raises(TimeoutError, match="after 2 s"):
+        run_in_two_processes(time.sleep, 600, timeout_s=2, init_process_group=False)
+
+
+def test_commands_know_their_rank():
+    script = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])"
+    done = run_command_in_two_processes([sys.executable, "-c", script])
+    assert [result.stdout for result in done] == ["0 2\n", "1 2\n"]
+
+
+def test_the_output_of_a_failed_command_is_shown():
+    with pytest.raises(RuntimeError, match=r"(?s)rank 0 ended with 3:\nbroken"):
+        run_command_in_two_processes([sys.executable, "-c", "print('broken'); raise SystemExit(3)"])
