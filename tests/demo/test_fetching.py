@@ -1,52 +1,93 @@
-import contextlib
+"""pip against an index on this machine: pages, files, ranges and broken connections."""
+
 import hashlib
 import http.server
-import json
+import io
+import os
+import random
 import re
+import sys
+import tarfile
 import threading
+import zipfile
+from importlib.metadata import version
 
 import pytest
 
 from lit_rlhf.demo import fetching
-from lit_rlhf.demo.fetching import PinnedFile, cache_folder, fetch, index_address
+from lit_rlhf.demo.fetching import PinnedFile, cache_folder, fetch
 from lit_rlhf.errors import DownloadError
 
-CONTENT = bytes(range(256)) * 40  # 10,240 bytes
-PIN = PinnedFile(
-    project="some-project",
-    requirement="some-project==1.0",
-    filename="some_project-1.0.tar.gz",
-    sha256=hashlib.sha256(CONTENT).hexdigest(),
-    size=len(CONTENT),
+METADATA = "Metadata-Version: 2.1\nName: some-project\nVersion: 1.0\n"
+WHEEL_NAME, ARCHIVE_NAME = "some_project-1.0-py3-none-any.whl", "some-project-1.0.tar.gz"
+# Its own build backend, which needs nothing and leaves a trace when it is run.
+BACKEND = f"""\
+import os, pathlib
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    pathlib.Path(os.environ["TRACE"]).touch()
+    info = pathlib.Path(folder, "some_project-1.0.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text({METADATA!r})
+    return info.name
+"""
+PYPROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+
+
+def wheel():
+    """A wheel of some 200 kB: long enough to break off in its midst."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("some_project/weights", random.Random(0).randbytes(200_000))
+        info = "some_project-1.0.dist-info"
+        archive.writestr(f"{info}/METADATA", METADATA)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return stream.getvalue()
+
+
+def source_archive():
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        files = {"PKG-INFO": METADATA, "pyproject.toml": PYPROJECT, "backend.py": BACKEND}
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"some-project-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return stream.getvalue()
+
+
+CONTENTS = {WHEEL_NAME: wheel(), ARCHIVE_NAME: source_archive()}
+WHEEL, ARCHIVE = (
+    PinnedFile("some-project", "1.0", name, hashlib.sha256(content).hexdigest())
+    for name, content in CONTENTS.items()
 )
 
 
 class Index(http.server.BaseHTTPRequestHandler):
-    """A package index with one file, which may break off, ignore ranges or lie."""
+    """One project's page and its files; the server's `cuts` say where answers break off."""
 
     def do_GET(self):
         self.server.requests.append((self.path, self.headers.get("Range")))
-        if self.path == f"/simple/{PIN.project}/":
-            assert self.headers["Accept"] == "application/vnd.pypi.simple.v1+json"
-            self._send(200, self.server.page)
-        elif self.path == f"/files/{PIN.filename}":
-            self._send_file()
+        name = self.path.rpartition("/")[2]
+        if self.path == "/simple/some-project/":
+            links = "".join(f'<a href="/files/{file}">{file}</a>' for file in self.server.contents)
+            page = f"<!DOCTYPE html><html><body>{links}</body></html>"
+            self._send(200, page.encode(), kind="text/html")
+        elif name in self.server.contents:
+            self._send_file(self.server.contents[name])
         else:
             self._send(404, b"not here")
 
-    def _send_file(self):
-        content = self.server.content
+    def _send_file(self, content):
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        start = int(wanted[1]) if wanted and self.server.knows_ranges else 0
-        if start >= len(content):
-            self._send(416, b"")
-            return
-        rest = content[start:]
+        rest = content[int(wanted[1]) if wanted else 0 :]
         cut = self.server.cuts.pop(0) if self.server.cuts else len(rest)
-        self._send(206 if start else 200, rest[:cut], announced=len(rest))
+        self._send(206 if wanted else 200, rest[:cut], announced=len(rest))
 
-    def _send(self, status, body, announced=None):
+    def _send(self, status, body, *, announced=None, kind="application/octet-stream"):
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body) if announced is None else announced))
         self.end_headers()
         self.wfile.write(body)
@@ -55,19 +96,29 @@ class Index(http.server.BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def own_pip_settings(monkeypatch, tmp_path):
+    """pip as if nothing had been configured, no cache, one quick retry, no index at all."""
+    for name in list(os.environ):
+        if name.startswith("PIP_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    settings = {
+        "PIP_CONFIG_FILE": "/dev/null",
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_RETRIES": "1",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "TRACE": str(tmp_path / "trace"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
-        server.requests, server.cuts = [], []
-        server.content, server.knows_ranges = CONTENT, True
-        server.index = f"http://127.0.0.1:{server.server_port}/simple"
-        files = [
-            {"filename": "other.tar.gz", "url": "../../files/other.tar.gz"},
-            {"filename": PIN.filename, "url": f"../../files/{PIN.filename}"},
-        ]
-        server.page = json.dumps({"files": files}).encode()
+        server.requests, server.cuts, server.contents = [], [], CONTENTS
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -75,151 +126,116 @@ def server(monkeypatch):
         thread.join()
 
 
-def ranges_asked(server):
-    return [wanted for path, wanted in server.requests if path.startswith("/files/")]
+@pytest.fixture
+def no_pip(monkeypatch):
+    def start(*_, **__):
+        raise AssertionError("pip was started for a file that is there")
+
+    monkeypatch.setattr(fetching.subprocess, "Popen", start)
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_fetches_checks_and_caches(server, tmp_path):
-    path = fetch(PIN, tmp_path / "new", index=server.index)
-    assert path == tmp_path / "new" / PIN.filename
-    assert path.read_bytes() == CONTENT
-    assert names(path.parent) == [PIN.filename, PIN.filename + ".checked"]
-    asked = len(server.requests)
-    assert fetch(PIN, tmp_path / "new", index=server.index) == path
-    assert len(server.requests) == asked
+@pytest.mark.parametrize("pin", [WHEEL, ARCHIVE], ids=["wheel", "archive"])
+def test_fetches_once(server, tmp_path, pin):
+    cache = tmp_path / "some" / "cache"
+    path = fetch(pin, cache)
+    assert path == cache / pin.filename
+    assert path.read_bytes() == CONTENTS[pin.filename]
+    assert names(cache) == [pin.filename]
+    asked = list(server.requests)
+    assert [request for request, _ in asked] == ["/simple/some-project/", f"/files/{path.name}"]
+    assert fetch(pin, cache) == path
+    assert server.requests == asked
 
 
-def test_goes_on_after_a_dropped_connection(server, tmp_path):
-    server.cuts = [1000, 2500]
-    path = fetch(PIN, tmp_path, index=server.index, retry_wait_s=0)
-    assert path.read_bytes() == CONTENT
-    assert ranges_asked(server) == [None, "bytes=1000-", "bytes=3500-"]
+@pytest.mark.skipif(
+    tuple(map(int, version("pip").split(".")[:2])) < (25, 1), reason="pip resumes from 25.1 on"
+)
+def test_goes_on_after_dropped_connections(server, tmp_path):
+    server.cuts = [50_000, 70_000]
+    assert fetch(WHEEL, tmp_path).read_bytes() == CONTENTS[WHEEL_NAME]
+    ranges = [wanted for request, wanted in server.requests if request.startswith("/files/")]
+    assert ranges == [None, "bytes=50000-", "bytes=120000-"]
 
 
-def test_goes_on_where_an_earlier_process_was_killed(server, tmp_path):
-    (tmp_path / f"{PIN.filename}.part").write_bytes(CONTENT[:4000])
-    path = fetch(PIN, tmp_path, index=server.index)
-    assert path.read_bytes() == CONTENT
-    assert ranges_asked(server) == ["bytes=4000-"]
+def test_asks_pip_to_go_on_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    seen = []
+
+    class StopHereError(Exception):
+        pass
+
+    def start(command, env, **_):
+        seen.append(env["PIP_RESUME_RETRIES"])
+        raise StopHereError
+
+    monkeypatch.setattr(fetching.subprocess, "Popen", start)
+    for own in (None, "3"):
+        if own is not None:
+            monkeypatch.setenv("PIP_RESUME_RETRIES", own)
+        with pytest.raises(StopHereError):
+            fetch(WHEEL, tmp_path)
+    assert seen == ["10", "3"]
 
 
-def test_a_server_without_ranges_starts_anew(server, tmp_path):
-    server.knows_ranges = False
-    server.cuts = [1000]
-    assert fetch(PIN, tmp_path, index=server.index, retry_wait_s=0).read_bytes() == CONTENT
+@pytest.mark.parametrize("pin", [WHEEL, ARCHIVE], ids=["wheel", "archive"])
+def test_another_content_is_refused_before_it_is_opened(server, tmp_path, pin):
+    server.contents = CONTENTS | {pin.filename: CONTENTS[pin.filename] + b"!"}
+    cache = tmp_path / "cache"
+    with pytest.raises(DownloadError) as caught:
+        fetch(pin, cache)
+    found = hashlib.sha256(server.contents[pin.filename]).hexdigest()
+    for part in (pin.filename, pin.sha256, found, "handed out another file"):
+        assert part in str(caught.value)
+    assert names(cache) == []
+    assert not (tmp_path / "trace").exists()
+    if pin is ARCHIVE:  # else the line above would show nothing: pip does run the pinned one
+        server.contents = CONTENTS
+        fetch(pin, cache)
+        assert (tmp_path / "trace").exists()
 
 
-def test_wrong_content_names_both_checksums_and_is_deleted(server, tmp_path):
-    server.content = CONTENT[:-1] + b"!"
-    with pytest.raises(DownloadError, match="wrong content") as caught:
-        fetch(PIN, tmp_path, index=server.index)
+def test_offline_says_what_was_tried_and_what_to_do(tmp_path, capfd):
+    with pytest.raises(DownloadError) as caught:
+        fetch(WHEEL, tmp_path)
     text = str(caught.value)
     for part in (
-        PIN.filename,
-        PIN.sha256,
-        hashlib.sha256(server.content).hexdigest(),
-        "pip download --no-deps some-project==1.0",
-        str(tmp_path),
+        f"{WHEEL_NAME} could not be fetched: pip failed with status 1",
+        f"{sys.executable} -m pip download --no-deps",
+        "Connection refused",
+        "No matching distribution found for some-project==1.0",
+        "pip download --no-deps --only-binary some-project some-project==1.0",
+        f"put {WHEEL_NAME} into {tmp_path}:",
     ):
         assert part in text
+    assert "Connection refused" in capfd.readouterr().err  # while it happens, not only at the end
     assert names(tmp_path) == []
 
 
-def test_a_shorter_file_than_pinned_ends_with_an_error(server, tmp_path):
-    server.content = CONTENT[:5000]
-    with pytest.raises(DownloadError, match="at most 5000 bytes, expected 10240"):
-        fetch(PIN, tmp_path, index=server.index, retry_wait_s=0)
-    assert names(tmp_path) == []
+def test_the_error_names_the_python_whose_pip_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.sys, "executable", "/bin/false")
+    with pytest.raises(DownloadError, match="/bin/false -m pip"):
+        fetch(WHEEL, tmp_path)
 
 
-def test_a_shorter_file_from_a_server_without_ranges_ends_too(server, tmp_path):
-    server.content, server.knows_ranges = CONTENT[:5000], False
-    with pytest.raises(DownloadError, match="closed early"):
-        fetch(PIN, tmp_path, index=server.index, retry_wait_s=0)
+@pytest.mark.usefixtures("no_pip")
+def test_a_file_put_there_by_hand_is_used(tmp_path, monkeypatch):
+    (tmp_path / WHEEL_NAME).write_bytes(CONTENTS[WHEEL_NAME])
+    assert fetch(WHEEL, tmp_path) == tmp_path / WHEEL_NAME
+    monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path))
+    assert fetch(WHEEL) == tmp_path / WHEEL_NAME
 
 
-def test_offline_says_what_to_do_and_keeps_what_came(server, tmp_path):
-    server.shutdown()
-    server.server_close()
-    (tmp_path / f"{PIN.filename}.part").write_bytes(CONTENT[:4000])
-    with pytest.raises(DownloadError, match="goes on where it stopped") as caught:
-        fetch(PIN, tmp_path, index=server.index, retry_wait_s=0)
-    assert "Connection refused" in str(caught.value)
-    assert f"put {PIN.filename} into {tmp_path}" in str(caught.value).replace("\n", " ")
-    assert names(tmp_path) == [f"{PIN.filename}.part"]
-
-
-def test_a_file_put_there_by_hand_is_checked_and_used(tmp_path, monkeypatch):
-    def no_network(*_):
-        raise AssertionError("asked the index for a file that is there")
-
-    monkeypatch.setattr(fetching, "_open", no_network)
-    (tmp_path / PIN.filename).write_bytes(CONTENT)
-    assert fetch(PIN, tmp_path, index="http://127.0.0.1:9/simple").read_bytes() == CONTENT
-    assert f"{PIN.filename}.checked" in names(tmp_path)
-
-
-def test_a_wrong_file_put_there_by_hand_is_refused_and_kept(tmp_path):
-    (tmp_path / PIN.filename).write_bytes(b"something else")
-    with pytest.raises(DownloadError, match="Delete the file"):
-        fetch(PIN, tmp_path, index="http://127.0.0.1:9/simple")
-    assert names(tmp_path) == [PIN.filename]
-
-
-def test_a_truncated_cached_file_is_noticed(server, tmp_path):
-    path = fetch(PIN, tmp_path, index=server.index)
-    path.write_bytes(CONTENT[:100])
-    with pytest.raises(DownloadError, match="wrong content"):
-        fetch(PIN, tmp_path, index=server.index)
-
-
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        (b"<html></html>", "does not answer in JSON"),
-        (b'{"files": []}', "does not list it"),
-        (b"[]", "does not answer in JSON"),
-    ],
-)
-def test_an_index_that_cannot_help_is_named(server, tmp_path, page, message):
-    server.page = page
-    with pytest.raises(DownloadError, match=message):
-        fetch(PIN, tmp_path, index=server.index)
-
-
-def test_a_missing_project_is_not_asked_for_again(server, tmp_path):
-    with pytest.raises(DownloadError, match="404"):
-        fetch(PIN, tmp_path, index=server.index + "/nowhere")
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("index", ["file:///opt/simple", "https://me:secret@127.0.0.1/simple"])
-def test_refuses_addresses_it_cannot_ask(tmp_path, index):
-    with pytest.raises(DownloadError) as caught:
-        fetch(PIN, tmp_path, index=index)
-    assert "secret" not in str(caught.value)
-
-
-def test_index_is_the_one_that_pip_asks(monkeypatch):
-    monkeypatch.setattr(fetching, "_pip_setting", lambda _: "")
-    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
-    assert index_address() == "https://pypi.org/simple"
-    monkeypatch.setattr(fetching, "_pip_setting", lambda _: "https://mirror.example/simple/")
-    assert index_address() == "https://mirror.example/simple"
-    monkeypatch.setenv("PIP_INDEX_URL", "https://own.example/simple")
-    assert index_address() == "https://own.example/simple"
-
-
-def test_reads_pips_own_settings(monkeypatch, tmp_path):
-    settings = tmp_path / "pip.conf"
-    settings.write_text("[global]\nindex-url = https://mirror.example/simple\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(settings))
-    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
-    assert index_address() == "https://mirror.example/simple"
+@pytest.mark.usefixtures("no_pip")
+def test_a_wrong_file_in_the_cache_is_refused_and_kept(tmp_path):
+    (tmp_path / WHEEL_NAME).write_bytes(CONTENTS[WHEEL_NAME][:100])
+    with pytest.raises(DownloadError, match="Delete the file") as caught:
+        fetch(WHEEL, tmp_path)
+    assert WHEEL.sha256 in str(caught.value)
+    assert str(tmp_path / WHEEL_NAME) in str(caught.value)
+    assert names(tmp_path) == [WHEEL_NAME]
 
 
 def test_cache_folder(monkeypatch, tmp_path):
@@ -228,27 +244,3 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("LIT_RLHF_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "lit_rlhf"
-
-
-def test_certificates_of_both_variables_are_read(monkeypatch, tmp_path):
-    read = []
-
-    class Context:
-        def load_verify_locations(self, bundle):
-            read.append(bundle)
-
-    class StopHereError(Exception):
-        pass
-
-    def urlopen(request, timeout, context):
-        raise StopHereError
-
-    monkeypatch.setattr(fetching.ssl, "create_default_context", Context)
-    monkeypatch.setattr(fetching.urllib.request, "urlopen", urlopen)
-    for name in ("SSL_CERT_FILE", "PIP_CERT"):
-        bundle = tmp_path / name
-        bundle.write_text("")
-        monkeypatch.setenv(name, str(bundle))
-    with contextlib.suppress(StopHereError):
-        fetching._open("https://127.0.0.1/", {})
-    assert read == [str(tmp_path / "SSL_CERT_FILE"), str(tmp_path / "PIP_CERT")]
