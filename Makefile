@@ -20,7 +20,8 @@ help:  ## show this list
 
 install: $(STAMP)  ## make .venv with the package and the versions of constraints.txt
 
-# torch first and alone: pip's own configuration decides which build (CPU or CUDA) it finds.
+# pip first: from 25.1 on it goes on where a download broke off, also for the demonstration's files.
+# torch next and alone: pip's own configuration decides which build (CPU or CUDA) it finds.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { \
 	    echo "error: no Python 3.11 or newer on the PATH; install one," \
@@ -28,6 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { \
 	    echo "error: $(PYTHON) is not Python 3.11 or newer" >&2; exit 1; }
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
