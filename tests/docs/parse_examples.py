@@ -45,6 +45,9 @@ class ParserOnly(PhaseCLI):
     def _set_seed(self):
         pass
 
+    def before_instantiate_classes(self):
+        pass
+
     def instantiate_classes(self):
         pass
 
