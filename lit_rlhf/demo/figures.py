@@ -37,7 +37,7 @@ class Measurements:
         vader_gain: PPO minus SFT, the same samples.
         kl: at the end of PPO, nats per response.
         kl_target: of the controller.
-        kl_coefficients: over the iterations, the initial one first.
+        kl_coefficients: that each iteration's rewards were penalised with, in order.
         distinct_2_sft: share of distinct bigrams in the SFT policy's samples.
         distinct_2_ppo: in the PPO policy's.
         dpo_win_rate: DPO against SFT by the validation reward.

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import lit_rlhf
 from lit_rlhf.demo.fetching import cache_folder
@@ -27,10 +26,12 @@ from lit_rlhf.demo.measuring import (
 )
 from lit_rlhf.demo.report_schema import Phase, Report
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.phase_cli import run_phase
+from lit_rlhf.phase_cli import PhaseCLI, run_phase
 
 DEFAULT_CACHE = Path("~/.cache/lit_rlhf").expanduser()
-PHASE_FOLDERS = ("sft", "reward", "judge", "ppo", "dpo")
+PHASE_FOLDERS = ("sft-before", "sft", "sft-after", "reward", "judge", "ppo", "dpo")
+# Stands in every folder that a demonstration made: only such a folder is cleared.
+MARKER = ".lit-rlhf-demo"
 VERSIONED = ("torch", "lightning", "transformers", "peft", "jsonargparse", "torchmetrics")
 
 
@@ -78,7 +79,7 @@ class _Loop:
         yield
         self.phases.append(Phase(name, round(time.monotonic() - start, 1)))
 
-    def run(self, phase: str, command: str, *options: str, name: str | None = None) -> Any:
+    def run(self, phase: str, command: str, *options: str, name: str | None = None) -> PhaseCLI:
         """Run one phase as the command line would, and return its LightningCLI."""
         arguments = [command, *self._configs(phase), *self._paths(phase)]
         arguments += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
@@ -124,14 +125,16 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
 
     Args:
         scale: how long.
-        folder: of the run; the phases' folders in it are made anew.
+        folder: of the run; what an earlier demonstration left in it is replaced.
         seed: of every phase.
 
     Returns:
         The report.
+
+    Raises:
+        ConfigError: the folder holds something that no demonstration made.
     """
-    for name in PHASE_FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    _clear(folder)
     loop = _Loop(scale, folder, seed)
     before, after = _fine_tune(loop)
     _train_reward_models(loop)
@@ -185,18 +188,34 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
     )
 
 
+def _clear(folder: Path) -> None:
+    """Make the folder ready for a run, without ever removing a user's own runs."""
+    is_ours = (folder / MARKER).exists()
+    if not is_ours and folder.exists() and any(folder.iterdir()):
+        raise ConfigError(
+            f"{folder} is not empty, and no demonstration made it: name another one with --output"
+        )
+    for name in PHASE_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+
+
 def _fine_tune(loop: _Loop) -> tuple[float, float]:
     """Run SFT; return the held-out perplexity before and after."""
-    limit = f"--trainer.limit_test_batches={loop.scale.num_perplexity_batches}"
     with loop.timed("perplexity before"):
-        cli = loop.run("sft", "test", limit, name="sft-before")
-        before = float(cli.trainer.callback_metrics["test/sft/perplexity"])
+        before = _perplexity(loop, "sft-before")
     with loop.timed("SFT"):
         loop.run("sft", "fit")
     with loop.timed("perplexity after"):
-        options = (limit, f"--model.policy={loop.checkpoint('sft')}")
-        cli = loop.run("sft", "test", *options, name="sft-after")
-        return before, float(cli.trainer.callback_metrics["test/sft/perplexity"])
+        after = _perplexity(loop, "sft-after", f"--model.policy={loop.checkpoint('sft')}")
+    return before, after
+
+
+def _perplexity(loop: _Loop, name: str, *options: str) -> float:
+    limit = f"--trainer.limit_test_batches={loop.scale.num_perplexity_batches}"
+    cli = loop.run("sft", "test", limit, *options, name=name)
+    return float(cli.trainer.callback_metrics["test/sft/perplexity"])
 
 
 def _train_reward_models(loop: _Loop) -> None:

@@ -281,7 +281,7 @@ def ppo_curves(rows: Sequence[Mapping[str, float]], folder: Path) -> PPOCurves:
     """Order PPO's metrics by iteration, counted from 1.
 
     Args:
-        rows: of `metrics.csv`; its `step` counts optimizer steps.
+        rows: of `metrics.csv`, logged at every iteration.
         folder: of the run, whose `config.yaml` names the KL target.
     """
     training = [row for row in rows if "train/ppo/kl" in row]

@@ -55,7 +55,7 @@ class PPOCurves:
         validation_reward: mean score by the reward model that it never trains against.
         vader: mean VADER score.
         kl: to the SFT policy, nats per response.
-        kl_coefficient: after each iteration's update.
+        kl_coefficient: that each iteration's rewards were penalised with.
         kl_target: what the controller steers to, nats per response; None without a controller.
     """
 
