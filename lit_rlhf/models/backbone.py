@@ -113,7 +113,7 @@ def apply_lora(model: PreTrainedModel, lora: LoRAConfig) -> PeftModel:
     """
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # annotated int; any number is taken
         target_modules=lora.target_modules,
         lora_dropout=0.0,
         # GPT-2's Conv1D is a linear layer with its weight transposed.

@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.handover import (
     NORMALIZER_KEY,
-    AutoModelForSequenceClassification,
     _class_in_mapping,
     load_causal_lm,
     load_scalar_model,
@@ -55,21 +55,25 @@ def export(checkpoint: str, folder: str) -> Path:
     return target
 
 
-def _save_classifier(
-    model: ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    config = model.backbone.config
+def _save_classifier(model: ScalarModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    config = model.transformers_config
     config.num_labels = 1
     # transformers reads the score at the last token that is not pad: were pad the EOS that closes
     # a response, it would read one token too early.
     config.pad_token_id = _pad_apart_from_eos(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    # Learned positions (GPT-2) count from the row's first column, padding or not.
+    tokenizer.padding_side = "right"
     setattr(
         config, NORMALIZER_KEY, {"mean": float(model.mean), "deviation": float(model.deviation)}
     )
     classifier = _class_in_mapping(AutoModelForSequenceClassification, config)(config)
-    classifier.base_model.load_state_dict(model.backbone.state_dict())
-    classifier.score.load_state_dict(model.head.linear.state_dict())
+    for part, own in (
+        (classifier.base_model, model.backbone),
+        (classifier.score, model.head.linear),
+    ):
+        assert isinstance(part, nn.Module)
+        part.load_state_dict(own.state_dict())
     classifier.save_pretrained(folder)
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -96,9 +98,14 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(f"{source}: not a readable checkpoint ({error})") from error
-    if CARD_KEY not in checkpoint:
+    if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
-    card = ModelCard(**checkpoint[CARD_KEY])
+    try:
+        card = ModelCard(**checkpoint[CARD_KEY])
+    except TypeError as error:
+        raise CheckpointError(
+            f"{source}: its model card is of another version of lit_rlhf ({error})"
+        ) from error
     if kind is not None and card.kind != kind:
         raise CheckpointError(
             f"{source}: holds a {card.kind} model, but a {kind} model is needed here"
@@ -109,7 +116,8 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Return the tokenizer's files as text, for a model card."""
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        # Chat templates inside the configuration: as files they may lie in a folder of their own.
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
         return {
             path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())
         }
@@ -123,26 +131,31 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """
     path = resolve_source(source)
     if not is_checkpoint(path):
-        try:
-            return AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
+        return _tokenizer_from_folder(path, source)
     card, _ = read_checkpoint(path)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in card.tokenizer.items():
             # Only a plain file name: a path in a foreign checkpoint must not leave the folder.
-            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
-        return AutoTokenizer.from_pretrained(folder)
+            if name in {"", ".."} or name != Path(name).name:
+                raise CheckpointError(f"{source}: '{name}' is no name for a tokenizer's file")
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        return _tokenizer_from_folder(folder, source)
 
 
 def load_causal_lm(source: str) -> PreTrainedModel:
     """Load a policy in float32: hub name, Hugging Face folder or policy checkpoint.
 
     Adapters in a checkpoint are merged, so that a phase starts from plain weights.
+
+    Raises:
+        CheckpointError: missing, torn, or a reward model.
     """
     path = resolve_source(source)
     if not is_checkpoint(path):
-        return _from_pretrained(AutoModelForCausalLM, path)
+        config = _read_config(path)
+        if _is_classifier(config):
+            raise CheckpointError(f"{source}: a policy is needed here, but this is a reward model")
+        return _from_pretrained(AutoModelForCausalLM, path, config)
     card, state = read_checkpoint(path, kind="policy")
     weights = {
         name.removeprefix(POLICY_PREFIX): tensor
@@ -157,7 +170,8 @@ def load_causal_lm(source: str) -> PreTrainedModel:
 
 def load_trunk(source: str) -> PreTrainedModel:
     """Load the transformer of a policy without its vocabulary: where a reward model starts."""
-    trunk: PreTrainedModel = load_causal_lm(source).base_model
+    trunk = load_causal_lm(source).base_model
+    assert isinstance(trunk, PreTrainedModel)
     return trunk
 
 
@@ -188,6 +202,9 @@ def load_scalar_model(source: str) -> ScalarModel:
         backbone = _build(_trunk_class(config), card.config, trunk, source)
     model = ScalarModel(backbone)
     own = {name: value for name, value in weights.items() if not name.startswith("backbone.")}
+    expected = {name for name in model.state_dict() if not name.startswith("backbone.")}
+    if own.keys() != expected:
+        raise CheckpointError(f"{source}: expected {sorted(expected)}, but found {sorted(own)}")
     model.load_state_dict(own, strict=False)
     return model
 
@@ -223,15 +240,47 @@ def attention_for(config: PretrainedConfig) -> str:
     return "eager" if has_softcap else ATTENTION_NAME
 
 
-def _from_pretrained(auto_class: Any, path: str) -> PreTrainedModel:  # transformers' factories
+def _tokenizer_from_folder(path: str, source: str) -> PreTrainedTokenizerBase:
     try:
-        config = AutoConfig.from_pretrained(path)
-        zero_dropout(config)
-        model: PreTrainedModel = auto_class.from_pretrained(
-            path, config=config, dtype=torch.float32, attn_implementation=attention_for(config)
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
+    return tokenizer
+
+
+def _read_config(path: str) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
+    return config
+
+
+def _is_classifier(config: PretrainedConfig) -> bool:
+    names = config.architectures or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
+
+
+def _from_pretrained(
+    auto_class: Any,  # noqa: ANN401  (transformers' factories have no common type)
+    path: str,
+    config: PretrainedConfig,
+) -> PreTrainedModel:
+    zero_dropout(config)
+    model: PreTrainedModel
+    try:
+        model, report = auto_class.from_pretrained(
+            path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation=attention_for(config),
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
+    if missing := sorted(report["missing_keys"]):
+        # transformers would go on with random numbers in their place.
+        raise CheckpointError(f"{path}: {len(missing)} weights are missing, such as {missing[:3]}")
     return model
 
 
@@ -241,21 +290,30 @@ def _build(
     config = parse_config(config_text)
     zero_dropout(config)
     config._attn_implementation = attention_for(config)
-    model = model_class(config).to(torch.float32)
+    model: PreTrainedModel = model_class(config).float()
     _load_strictly(model, weights, source)
     model.tie_weights()
     return model
 
 
-def _load_strictly(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    result = model.load_state_dict(weights, strict=False)
-    tied = set(getattr(model, "_tied_weights_keys", None) or [])
+def _load_strictly(model: PreTrainedModel, weights: dict[str, Tensor], source: str) -> None:
+    result = _load_state(model, weights, source)
+    # Only what this very configuration ties: untied, the same names are weights of their own.
+    tied = model.all_tied_weights_keys
     missing = [name for name in result.missing_keys if name not in tied]
     if missing or result.unexpected_keys:
         raise CheckpointError(
             f"{source}: weights do not fit the architecture; missing {missing[:3]}, "
             f"unexpected {result.unexpected_keys[:3]}"
         )
+
+
+def _load_state(model: nn.Module, weights: dict[str, Tensor], source: str) -> _IncompatibleKeys:
+    try:
+        result: _IncompatibleKeys = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # shapes that differ
+        raise CheckpointError(f"{source}: weights do not fit the architecture ({error})") from error
+    return result
 
 
 def _merge_adapter(
@@ -265,8 +323,12 @@ def _merge_adapter(
     expected = {name for name, value in adapted.named_parameters() if value.requires_grad}
     if missing := sorted(expected - weights.keys()):
         raise CheckpointError(f"{source}: the adapter lacks {missing[:3]}")
-    adapted.load_state_dict(weights, strict=False)
-    merged: PreTrainedModel = adapted.merge_and_unload()
+    if unexpected := _load_state(adapted, weights, source).unexpected_keys:
+        raise CheckpointError(f"{source}: weights do not fit the adapter, such as {unexpected[:3]}")
+    merged = adapted.merge_and_unload()
+    assert isinstance(merged, PreTrainedModel)
+    # peft froze the base for the adapters' training; the next phase may train all of it.
+    merged.requires_grad_(True)
     return merged
 
 
@@ -278,7 +340,10 @@ def _trunk_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     return _class_in_mapping(AutoModel, config)
 
 
-def _class_in_mapping(auto_class: Any, config: PretrainedConfig) -> type[PreTrainedModel]:
+def _class_in_mapping(
+    auto_class: Any,  # noqa: ANN401  (transformers' factories have no common type)
+    config: PretrainedConfig,
+) -> type[PreTrainedModel]:
     try:
         model_class: type[PreTrainedModel] = auto_class._model_mapping[type(config)]
     except KeyError as error:
@@ -287,18 +352,21 @@ def _class_in_mapping(auto_class: Any, config: PretrainedConfig) -> type[PreTrai
 
 
 def _scalar_from_folder(path: str) -> ScalarModel:
-    architectures = AutoConfig.from_pretrained(path).architectures or []
-    if not any(name.endswith("ForSequenceClassification") for name in architectures):
-        raise CheckpointError(f"{path}: a reward model is needed here, but this is {architectures}")
-    model = _from_pretrained(AutoModelForSequenceClassification, path)
-    if model.config.num_labels != 1:
-        raise CheckpointError(f"{path}: a reward model has one output, not {model.config.num_labels}")
-    head: nn.Linear = model.score
+    config = _read_config(path)
+    if not _is_classifier(config):
+        raise CheckpointError(
+            f"{path}: a reward model is needed here, but this is {config.architectures}"
+        )
+    if config.num_labels != 1:
+        raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
+    model = _from_pretrained(AutoModelForSequenceClassification, path, config)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise CheckpointError(f"{path}: {config.model_type} has no linear head named 'score'")
+    assert isinstance(model.base_model, nn.Module)
     scalar = ScalarModel(model.base_model, bias=head.bias is not None)
     scalar.head.linear.load_state_dict(head.state_dict())
-    normalizer = getattr(model.config, NORMALIZER_KEY, None)
+    normalizer = getattr(config, NORMALIZER_KEY, None)
     if normalizer is not None:
         scalar.set_normalizer(normalizer["mean"], normalizer["deviation"])
     return scalar
-
-

@@ -151,7 +151,7 @@ class PolicyModel(nn.Module):
         return DynamicCache(config=without_adapter_wrapper(self.model).config)
 
     @property
-    def transformers_config(self) -> Any:  # transformers' configurations have no common type
+    def transformers_config(self) -> Any:  # noqa: ANN401  (its fields differ by architecture)
         """The architecture's configuration."""
         return without_adapter_wrapper(self.model).config
 

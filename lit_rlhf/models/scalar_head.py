@@ -127,7 +127,7 @@ class ScalarModel(nn.Module):
         self.deviation.fill_(deviation)
 
     @property
-    def transformers_config(self) -> Any:  # transformers' configurations have no common type
+    def transformers_config(self) -> Any:  # noqa: ANN401  (its fields differ by architecture)
         """The architecture's configuration."""
         return without_adapter_wrapper(self.backbone).config
 

@@ -88,7 +88,9 @@ def write_reward_checkpoint(
 
 
 def _write(path, kind, prefix, model, config, base, lora) -> Path:
-    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    # A tied weight has two names.
+    named = model.named_parameters(remove_duplicate=False)
+    frozen = {name for name, value in named if not value.requires_grad}
     state = model.state_dict()
     kept = [name for name in state if lora is None or name not in frozen]
     checkpoint = {
