@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_rlhf.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class UpdatePlan:
@@ -47,8 +49,16 @@ def plan_update(
         seed: of the permutations.
 
     Returns:
-        The plan: exactly `num_epochs * num_minibatches` steps, as long as there are rows enough.
+        The plan: exactly `num_epochs * num_minibatches` steps.
+
+    Raises:
+        ConfigError: there are fewer rows than minibatches, so that a step would have none.
     """
+    if num_rows < num_minibatches:
+        raise ConfigError(
+            f"a rollout of {num_rows} rows in this process cannot fill {num_minibatches} "
+            "minibatches: lower num_minibatches, or roll out more prompts or samples"
+        )
     generator = torch.Generator().manual_seed(seed)
     epochs = []
     for _ in range(num_epochs):

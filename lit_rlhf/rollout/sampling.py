@@ -39,7 +39,7 @@ class Sampling:
         """Refuse values outside their ranges, by name."""
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # nor be no number
             raise ConfigError(f"temperature must not be negative, got {self.temperature}")
         if self.top_k < 0:
             raise ConfigError(f"top_k must not be negative, got {self.top_k}")
@@ -58,11 +58,11 @@ def uniform_streams(seed: int, stream_ids: list[int], num_steps: int) -> Float[T
     Returns:
         `[B, T]` float32 in [0, 1).
     """
+    # By name: numpy would take a list with one large number for floats, and round it.
+    keys = [np.array([seed % 2**64, stream % 2**64], dtype=np.uint64) for stream in stream_ids]
     rows = [
-        np.random.Generator(np.random.Philox(key=[seed % 2**64, stream % 2**64])).random(
-            num_steps, dtype=np.float32
-        )
-        for stream in stream_ids
+        np.random.Generator(np.random.Philox(key=key)).random(num_steps, dtype=np.float32)
+        for key in keys
     ]
     return torch.from_numpy(np.stack(rows)) if rows else torch.zeros(0, num_steps)
 
