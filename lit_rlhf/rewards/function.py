@@ -55,4 +55,10 @@ class FunctionReward(RewardSource):
                 f"reward function '{self.function}' cannot be imported ({error}); "
                 "give a dotted path such as my_package.my_module.my_function"
             ) from error
+        if not callable(function):
+            raise ConfigError(
+                f"reward function '{self.function}' is no function but a "
+                f"{type(function).__name__}; give a dotted path such as "
+                "my_package.my_module.my_function"
+            )
         return function

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import SampleBatch, TokenRows
+from lit_rlhf.data.chat_template import RenderedText, TextPiece
+from lit_rlhf.data.collation import collate_rows, padding_id
+from lit_rlhf.data.tokenization import Row, tokenize_rows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.handover import load_scalar_model, load_tokenizer
@@ -19,9 +23,10 @@ from lit_rlhf.rewards.source import RewardSource
 
 @dataclass
 class _Loaded:
-    """The model and its tokenizer once they are needed."""
+    """The model and its tokenizer once they are needed; `dtype` of its layers if not float32."""
 
     model: ScalarModel | None = None
+    dtype: torch.dtype | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
@@ -29,9 +34,10 @@ class _Loaded:
 class LearnedReward(RewardSource):
     """Score responses by a reward model, normalised to the reference policy's samples.
 
-    The texts are tokenised by the reward model's own tokenizer, prompt and response apart, and
-    closed by its EOS: the model was trained on complete responses, and a response that was cut
-    is judged as if it ended there (the missing-EOS rule of PPO deals with the cut itself).
+    The texts are tokenised by the reward model's own tokenizer as for its training, prompt and
+    response apart, and closed by its EOS: the model was trained on complete responses, and a
+    response that was cut is judged as if it ended there (the missing-EOS rule of PPO deals with
+    the cut itself).
     The model is held outside of the trained module: not saved with it, sharded or updated.
 
     Attributes:
@@ -64,20 +70,28 @@ class LearnedReward(RewardSource):
         model, tokenizer = self._load(device)
         rows = _tokenize(tokenizer, prompts, responses)
         # Rows of like length share a forward.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         scores = torch.empty(len(rows), device=device)
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
-            batch_rows = _right_pad([rows[place] for place in places]).to(device)
-            scores[places] = model.normalize(model(batch_rows))
+            batch_rows = collate_rows([rows[place] for place in places], padding_id(tokenizer))
+            scores[places] = model.normalize(self._raw_scores(model, batch_rows.to(device)))
         return scores
+
+    def _raw_scores(self, model: ScalarModel, rows: TokenRows) -> Tensor:
+        dtype, device = self._loaded.dtype, rows.lengths.device
+        # Smaller layers need autocast, whether or not the caller of this time is under it.
+        with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
+            raw: Tensor = model(rows)
+        return raw
 
     def _load(self, device: torch.device) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
         if self._loaded.model is None or self._loaded.tokenizer is None:
             model = load_scalar_model(self.model)
-            # Under bf16 autocast float32 weights would be cast at every call.
-            in_bf16 = torch.is_autocast_enabled(device.type)
-            freeze(model.backbone, torch.get_autocast_dtype(device.type) if in_bf16 else None)
+            # Under autocast float32 weights would be cast at every call.
+            if torch.is_autocast_enabled(device.type):
+                self._loaded.dtype = torch.get_autocast_dtype(device.type)
+            freeze(model.backbone, self._loaded.dtype)
             freeze(model)
             self._loaded.model = model
             self._loaded.tokenizer = load_tokenizer(self.model)
@@ -87,17 +101,13 @@ class LearnedReward(RewardSource):
 
 def _tokenize(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
-) -> list[list[int]]:
-    prompt_ids = tokenizer(list(prompts))["input_ids"]
-    response_ids = tokenizer(list(responses), add_special_tokens=False)["input_ids"]
-    return [
-        prompt + response + [tokenizer.eos_token_id]
-        for prompt, response in zip(prompt_ids, response_ids, strict=True)
+) -> list[Row]:
+    texts = [
+        RenderedText(_pieces(prompt, response), is_chat=False)
+        for prompt, response in zip(prompts, responses, strict=True)
     ]
+    return tokenize_rows(tokenizer, texts)
 
 
-def _right_pad(rows: list[list[int]]) -> TokenRows:
-    lengths = torch.tensor([len(row) for row in rows])
-    width = int(lengths.max())
-    input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    return TokenRows(input_ids, lengths, torch.zeros_like(input_ids, dtype=torch.bool))
+def _pieces(prompt: str, response: str) -> tuple[TextPiece, TextPiece]:
+    return TextPiece(prompt, is_response=False), TextPiece(response, is_response=True)

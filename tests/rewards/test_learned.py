@@ -1,0 +1,163 @@
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.models import ScalarModel, export, load_scalar_model, load_trunk
+from lit_rlhf.rewards import LearnedReward
+from tests.models.examples import (
+    save_policy,
+    shake,
+    write_policy_checkpoint,
+    write_reward_checkpoint,
+)
+from tests.models.test_handover import trained_policy
+from tests.rewards.samples import sample_batch
+from tests.support.tokenizer import tiny_tokenizer
+
+PROMPTS = ["hi", "a rather long prompt, it is", "hi", "well", "no"]
+RESPONSES = [" there", "!", " there and so on, and on", "", " no, no"]
+SAMPLES = sample_batch(PROMPTS, RESPONSES)
+close = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def save_reward(folder, tokenizer=None):
+    """Write a reward checkpoint whose tokenizer is the tiny one or another."""
+    source = save_policy(folder / "policy")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(source)
+    scorer = ScalarModel(load_trunk(str(source)))
+    shake(scorer, seed=4)
+    scorer.set_normalizer(0.3, 1.7)
+    return str(write_reward_checkpoint(folder / "reward.ckpt", scorer, source))
+
+
+@pytest.fixture(scope="module")
+def reward_file(tmp_path_factory):
+    return save_reward(tmp_path_factory.mktemp("reward"))
+
+
+def score(source, prompts=PROMPTS, responses=RESPONSES, **settings):
+    return LearnedReward(source, **settings)(prompts, responses, SAMPLES)
+
+
+def scores_by_hand(source, rows):
+    """Score rows of token ids one by one, normalised."""
+    model = load_scalar_model(source)
+    with torch.no_grad():
+        scores = [
+            model(TokenRows(ids, torch.tensor([ids.shape[1]]), torch.zeros_like(ids, dtype=bool)))
+            for ids in (torch.tensor([row]) for row in rows)
+        ]
+        return (torch.cat(scores) - model.mean) / model.deviation
+
+
+def closed(tokenizer, prompts=PROMPTS, responses=RESPONSES):
+    pairs = zip(prompts, responses, strict=True)
+    plain = {"add_special_tokens": False}
+    return [
+        tokenizer(prompt, **plain)["input_ids"]
+        + tokenizer(response, **plain)["input_ids"]
+        + [tokenizer.eos_token_id]
+        for prompt, response in pairs
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_scores_are_those_of_the_model_in_order(batch_size, reward_file):
+    scores = score(reward_file, batch_size=batch_size)
+    expected = scores_by_hand(reward_file, closed(tiny_tokenizer()))
+    torch.testing.assert_close(scores, expected, **close)
+    assert scores.dtype == torch.float32
+    assert not scores.requires_grad
+    assert scores.unique().numel() == 5
+
+
+def test_a_response_is_closed_once_whether_it_was_cut_or_not(reward_file):
+    cut = score(reward_file)
+    finished = score(reward_file, responses=[response + "<|im_end|>" for response in RESPONSES])
+    torch.testing.assert_close(finished, cut, **close)
+
+
+def test_an_exported_folder_scores_alike(reward_file, tmp_path):
+    folder = str(export(reward_file, str(tmp_path / "exported")))
+    torch.testing.assert_close(score(folder), score(reward_file), **close)
+
+
+def test_the_tokens_are_those_of_training_with_a_bos_of_the_tokenizer(tmp_path):
+    tokenizer = tiny_tokenizer()
+    start, end = tokenizer.bos_token, tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}",
+        special_tokens=[(start, tokenizer.bos_token_id), (end, tokenizer.eos_token_id)],
+    )
+    source = save_reward(tmp_path, tokenizer)
+    # The last prompt brings its own BOS, as a chat template writes it.
+    prompts = [*PROMPTS[:4], start + PROMPTS[4]]
+    rows = [[tokenizer.bos_token_id, *row] for row in closed(tokenizer)]
+    torch.testing.assert_close(score(source, prompts), scores_by_hand(source, rows), **close)
+
+
+def test_an_empty_prompt_and_response(reward_file):
+    tokenizer = tiny_tokenizer()
+    rows = [[tokenizer.bos_token_id, tokenizer.eos_token_id]]
+    torch.testing.assert_close(
+        score(reward_file, [""], [""]), scores_by_hand(reward_file, rows), **close
+    )
+
+
+def test_no_responses(reward_file):
+    assert score(reward_file, [], []).shape == (0,)
+
+
+def test_the_model_is_loaded_once_when_it_is_needed(reward_file, monkeypatch):
+    loads = []
+    load = load_scalar_model
+    monkeypatch.setattr(
+        "lit_rlhf.rewards.learned.load_scalar_model",
+        lambda source: loads.append(source) or load(source),
+    )
+    source = LearnedReward(reward_file)
+    assert loads == []
+    for _ in range(2):
+        source(PROMPTS, RESPONSES, SAMPLES)
+    assert loads == [reward_file]
+    assert source == LearnedReward(reward_file)  # what is loaded is no setting
+    assert "_loaded" not in repr(source)
+
+
+def test_the_model_is_frozen(reward_file):
+    source = LearnedReward(reward_file)
+    first = source(PROMPTS, RESPONSES, SAMPLES)
+    model = source._loaded.model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(source(PROMPTS, RESPONSES, SAMPLES), first)
+
+
+def test_under_autocast_scores_stay_near_and_in_float32(reward_file):
+    source = LearnedReward(reward_file)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = source(PROMPTS, RESPONSES, SAMPLES)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, score(reward_file), rtol=0.1, atol=0.1)
+    # The same from a caller that is not under autocast, although the layers are bf16 by now.
+    assert torch.equal(source(PROMPTS, RESPONSES, SAMPLES), scores)
+
+
+def test_texts_are_scored_on_the_device_asked_for(reward_file):
+    source = LearnedReward(reward_file)
+    scores = source.score_texts(PROMPTS, RESPONSES, torch.device("cpu"))
+    assert torch.equal(scores, source(PROMPTS, RESPONSES, SAMPLES))
+
+
+def test_what_cannot_score_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        LearnedReward("somewhere", batch_size=0)
+    with pytest.raises(CheckpointError, match="no such model"):
+        score(str(tmp_path / "none.ckpt"))
+    folder = save_policy(tmp_path / "policy")
+    path = write_policy_checkpoint(tmp_path / "policy.ckpt", trained_policy(folder), folder)
+    with pytest.raises(CheckpointError, match="a reward model is needed"):
+        score(str(path))
