@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
+from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+
+_NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
 
 def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
@@ -22,9 +29,17 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
 
     Returns:
         The LightningCLI, with the trainer, module and data module that ran.
+
+    Raises:
+        ConfigError: an option is unknown, missing or out of range, or options contradict.
     """
     module_class, data_class = phase_classes(phase)
-    return PhaseCLI(module_class, data_class, args=arguments)
+    try:
+        return PhaseCLI(module_class, data_class, args=arguments, program=f"lit-rlhf {phase}")
+    except ArgumentError as error:
+        raise ConfigError(short_message(str(error))) from error
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {error}") from error
 
 
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
@@ -50,10 +65,13 @@ class PhaseCLI(LightningCLI):
         module_class: type[LightningModule],
         data_class: type[LightningDataModule],
         args: list[str],
+        program: str = "lit-rlhf",
     ) -> None:
         # The arguments are handed over apart from sys.argv, which the launcher of further
         # processes (ddp) runs again as it stands.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+        # The frozen reference is meant to be in evaluation mode.
+        warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")
         super().__init__(
             module_class,
             data_class,
@@ -62,8 +80,60 @@ class PhaseCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"use_distributed_sampler": False},
+            # Raise instead of printing pages of usage; the parsers of the commands do the same.
+            parser_kwargs={"prog": program, "exit_on_error": False},
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Name the Trainer's commands that the phases have, with their arguments from elsewhere."""
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate", "test")}
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a checkpoint to resume from that is not there, before models are loaded.
+
+        Raises:
+            CheckpointError: `ckpt_path` names no file or folder.
+        """
+        path = self.config[self.config["subcommand"]].get("ckpt_path")
+        if path is not None and path not in _NAMED_CHECKPOINTS and not Path(path).exists():
+            raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
+
+    def instantiate_classes(self) -> None:
+        """Make Trainer, module and data module.
+
+        Raises:
+            ConfigError: one of them, or a part of them, refuses its settings.
+        """
+        try:
+            super().instantiate_classes()
+        except LitRLHFError:
+            raise
+        except ValueError as error:
+            raise ConfigError(short_message(str(error))) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model."""
         parser.link_arguments("model.policy", "data.tokenizer")
+
+
+# What the config parser says about the alternatives of a type that were not meant, and its lists.
+_NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value|"
+    r"-? ?Not a valid subclass of|Subclass types expect one of:|- a class path|- a dict w|"
+    r"- Expected a <class 'NoneType'>"
+)
+
+
+def short_message(message: str) -> str:
+    """Return what the config parser complains about, on one line and without what it did not mean.
+
+    Args:
+        message: of the parser's error.
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    kept = " ".join(line.removeprefix("- ") for line in lines if not _NOISE.match(line))
+    kept = re.sub(r'Parser key "([^"]*)":', r"\1:", kept)
+    kept = re.sub(r"<class '([\w.]+)'>", r"\1", kept)
+    return re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", kept) or message

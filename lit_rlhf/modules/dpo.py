@@ -77,15 +77,15 @@ class DPOModule(PhaseModule):
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the preference loss over all judged pairs of the batch."""
-        means = self._means(batch)
-        loss = self.global_mean(means["loss"] * batch.weight.sum(), batch.weight.sum())
-        for name, value in means.items():
-            self.log(f"train/dpo/{name}", value, prog_bar=name == "loss", sync_dist=True)
-        return loss
+        values = self._pair_values(batch)
+        self._log_means(values, batch)
+        return self.global_mean((values["loss"] * batch.weight).sum(), batch.weight.sum())
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect loss, accuracy, implicit rewards and log-probabilities on held-out pairs."""
-        self.validation_means.update(self._means(batch), batch.weight.sum())
+        self.validation_means.update(
+            self._pair_values(batch), batch.weight, accuracy=_decided_weight(batch)
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out pairs."""
@@ -95,26 +95,32 @@ class DPOModule(PhaseModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def _means(self, batch: ComparisonBatch) -> dict[str, Tensor]:
-        """Compare all pairs and average over them, each by its weight."""
+    def _log_means(self, values: dict[str, Tensor], batch: ComparisonBatch) -> None:
+        """Log the means over the pairs of all ranks, each pair by its weight."""
+        weights = dict.fromkeys(values, batch.weight) | {"accuracy": _decided_weight(batch)}
+        totals = [(values[name].detach() * weight).sum() for name, weight in weights.items()]
+        counts = [weight.sum() for weight in weights.values()]
+        sums = self.sum_over_ranks(torch.stack([torch.stack(totals), torch.stack(counts)]))
+        for name, mean in zip(weights, sums[0] / sums[1], strict=True):
+            self.log(f"train/dpo/{name}", mean, prog_bar=name == "loss")
+
+    def _pair_values(self, batch: ComparisonBatch) -> dict[str, Tensor]:
+        """Compare all pairs: `[M]` values by the names of their metrics."""
         assert self.policy is not None
         logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
         output = self._compare(batch, logprobs)
         margin = output.chosen_rewards - output.rejected_rewards
-        # A pair counts as right when the margin leans to the side most people took.
-        is_right = (margin > 0) == (batch.probability > 0.5)
-        values = {
+        # A pair counts as right when the margin leans to the side most people took; a tie, half.
+        agreement = torch.sign(margin) * torch.sign(batch.probability - 0.5)
+        return {
             "loss": output.losses,
-            "accuracy": is_right.float(),
+            "accuracy": (1 + agreement) / 2,
             "chosen_rewards": output.chosen_rewards,
             "rejected_rewards": output.rejected_rewards,
             "margin": margin,
             "chosen_logprobs": logprobs[batch.chosen],
             "rejected_logprobs": logprobs[batch.rejected],
         }
-        total = batch.weight.sum().clamp(min=1e-8)  # a filler batch has no pairs
-        means = {name: (value * batch.weight).sum() / total for name, value in values.items()}
-        return {name: mean if name == "loss" else mean.detach() for name, mean in means.items()}
 
     def _compare(self, batch: ComparisonBatch, logprobs: Tensor) -> PreferenceOutput:
         reference = self._reference_logprobs(batch)
@@ -137,3 +143,8 @@ class DPOModule(PhaseModule):
         else:
             logprobs = self.policy(batch.rows, with_adapter=False).logprobs
         return logprobs.sum(1)
+
+
+def _decided_weight(batch: ComparisonBatch) -> Tensor:
+    # Where people are divided evenly, neither side is right.
+    return batch.weight * (batch.probability != 0.5)

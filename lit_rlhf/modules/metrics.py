@@ -31,10 +31,16 @@ class NamedMeans(nn.Module):
         # Registered, so that the states move with the module.
         self.metrics = nn.ModuleList(self._means.values())
 
-    def update(self, values: Mapping[str, Tensor], weight: Tensor) -> None:
-        """Add values, each `[n]` or a scalar, with a weight of the same shape."""
+    def update(self, values: Mapping[str, Tensor], weight: Tensor, **own_weights: Tensor) -> None:
+        """Add values, each `[n]` or a scalar, with a weight of the same shape.
+
+        Args:
+            values: by name.
+            weight: of all values that have no weight of their own.
+            **own_weights: by name.
+        """
         for name, mean in self._means.items():
-            mean.update(values[name].detach(), weight)
+            mean.update(values[name].detach(), own_weights.get(name, weight))
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means and begin anew."""

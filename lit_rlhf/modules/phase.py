@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torchmetrics import Metric
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lit_rlhf.errors import CheckpointError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.handover import CARD_KEY, load_tokenizer, make_card
 from lit_rlhf.models.policy import PolicyModel
@@ -65,14 +66,28 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
 
     @property
+    def num_scheduler_steps(self) -> int:
+        """How often the learning rate changes in the whole run.
+
+        Raises:
+            ConfigError: the run has no end that a schedule could lead to.
+        """
+        num_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(num_steps):
+            raise ConfigError(
+                "trainer: max_epochs -1 has no end, but the learning rate's schedule needs one; "
+                "set trainer.max_epochs or trainer.max_steps"
+            )
+        return int(num_steps)
+
+    @property
     def stage(self) -> str:
         """How metrics of held-out data begin: "val", or "test" under `test`."""
         return "test" if self.trainer.testing else "val"
 
-    def configure_optimizers(self) -> Any:  # one of Lightning's many accepted forms
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once a batch."""
-        num_steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = self.optimizer.build(self.parameters(), num_steps)
+        optimizer, scheduler = self.optimizer.build(self.parameters(), self.num_scheduler_steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
@@ -92,18 +107,22 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         assert isinstance(total, Tensor)
         return total
 
+    def largest_over_ranks(self, value: float) -> float:
+        """Return the largest value of all processes."""
+        if self.trainer.world_size == 1:
+            return value
+        largest = torch.tensor(value, device=self.device)
+        return float(self.trainer.strategy.reduce(largest, reduce_op="max"))
+
     def global_mean(self, total: Tensor, count: Tensor) -> Tensor:
         """Return a loss whose average over ranks is the global `sum(total) / sum(count)`.
 
         DDP averages gradients over ranks; a mean of each rank's own mean would weigh tokens by
         how few of them a rank has.
         """
-        global_count = self.sum_over_ranks(count.to(total.dtype)).clamp(min=1)
+        global_count = self.sum_over_ranks(count.to(total.dtype))
+        global_count = global_count.clamp(min=1e-8)  # guards a batch in which nothing counts
         return total * (self.trainer.world_size / global_count)
-
-    def log_metric(self, name: str, metric: Metric) -> None:
-        """Log a metric that reduces itself over batches and ranks at the end of the epoch."""
-        self.log(name, metric, on_step=False, on_epoch=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, and add the model card."""
@@ -115,6 +134,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check by name that everything trained is there, since loading is not strict."""
+        if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
+            return
         expected = {name for name, value in self.named_parameters() if value.requires_grad}
         if missing := sorted(expected - checkpoint["state_dict"].keys()):
             raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -133,6 +134,15 @@ class PPOModule(PhaseModule):
         assert self.policy is not None
         config: PretrainedConfig = self.policy.transformers_config
         return config
+
+    @property
+    def num_scheduler_steps(self) -> int:
+        """Iterations of the whole run: the Trainer's `max_steps` counts optimizer steps."""
+        num_steps = super().num_scheduler_steps
+        if self.trainer.max_steps > 0:
+            per_iteration = self.update.num_epochs * self.update.num_minibatches
+            num_steps = min(num_steps, math.ceil(self.trainer.max_steps / per_iteration))
+        return num_steps
 
     def configure_model(self) -> None:
         """Load policy, reference and critic, only those that are needed."""
@@ -288,7 +298,7 @@ class PPOModule(PhaseModule):
             self._check_first_ratio(statistics)
         if self.update.max_grad_norm:
             self.clip_gradients(
-                optimizer,
+                optimizer.optimizer,
                 gradient_clip_val=self.update.max_grad_norm,
                 gradient_clip_algorithm="norm",
             )
@@ -300,7 +310,8 @@ class PPOModule(PhaseModule):
 
     def _check_first_ratio(self, statistics: UpdateStatistics) -> None:
         """The policy has not moved yet: the first minibatch's ratio must be one."""
-        largest = statistics.largest_log_ratio
+        # Of all ranks, so that they stop together.
+        largest = self.largest_over_ranks(statistics.largest_log_ratio)
         statistics.first_log_ratio = largest
         if not largest < self.update.max_first_log_ratio:
             raise TrainingError(
@@ -335,7 +346,9 @@ class PPOModule(PhaseModule):
         means["first_log_ratio"] = statistics.first_log_ratio
         means["optimizer_steps"] = float(statistics.num_steps)
         if targets.returns is not None:
-            means["returns"] = float(targets.returns.sum() / samples.response_mask.sum())
+            returns = torch.stack([targets.returns.sum(), samples.response_mask.sum()])
+            total, num_tokens = self.sum_over_ranks(returns).tolist()
+            means["returns"] = total / num_tokens
         for name, value in means.items():
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
         return {"kl": means["kl"], "num_episodes": int(sums[-1])}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import PretrainedConfig
@@ -62,6 +64,7 @@ class RewardModule(PhaseModule):
             },
         )
         self._reference_rows: TokenRows | None = None
+        self._normalized_step = -1  # the step whose weights the normaliser belongs to
 
     @property
     def model_config(self) -> PretrainedConfig:
@@ -122,8 +125,18 @@ class RewardModule(PhaseModule):
         """Refresh the normaliser, before the checkpoint callback saves the epoch."""
         self._refresh_normalizer()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the normaliser of these very weights, in the middle of an epoch, too."""
+        super().on_save_checkpoint(checkpoint)
+        self._refresh_normalizer()
+        assert self.scorer is not None
+        for name in ("mean", "deviation"):
+            checkpoint["state_dict"][f"scorer.{name}"] = getattr(self.scorer, name).clone()
+
     def _refresh_normalizer(self) -> None:
-        if self._reference_rows is not None:
-            assert self.scorer is not None
-            with self.trainer.precision_plugin.forward_context():
-                refresh_normalizer(self.scorer, self._reference_rows)
+        if self._reference_rows is None or self._normalized_step == self.trainer.global_step:
+            return
+        assert self.scorer is not None
+        with self.trainer.precision_plugin.forward_context():
+            refresh_normalizer(self.scorer, self._reference_rows)
+        self._normalized_step = self.trainer.global_step
