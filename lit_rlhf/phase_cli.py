@@ -79,7 +79,10 @@ class PhaseCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "plugins": [{"class_path": "lit_rlhf.modules.checkpoint_io.AtomicCheckpointIO"}],
+            },
             # Raise instead of printing pages of usage; the parsers of the commands do the same.
             parser_kwargs={"prog": program, "exit_on_error": False},
         )
