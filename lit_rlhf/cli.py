@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     if name not in commands and name not in PHASES:
-        sys.stderr.write(f"lit-rlhf: no phase or command '{name}'\n\n{_HELP}")
+        known = ", ".join((*PHASES, *commands))
+        sys.stderr.write(f"lit-rlhf: error: no phase or command '{name}'; there are: {known}\n")
         return 2
     try:
         if name in PHASES:
