@@ -1,0 +1,98 @@
+"""What a user gets wrong ends a phase with one message that names it, not with a traceback."""
+
+import pytest
+
+from tests.configs.conftest import CONFIGS, SIZES
+
+SFT = ("sft", "fit", f"--config={CONFIGS / 'sft.yaml'}")
+PPO = ("ppo", "fit", f"--config={CONFIGS / 'ppo.yaml'}")
+CPU = ("--trainer.accelerator=cpu", "--trainer.precision=32-true")
+
+
+def failing(workplace, capsys, *words):
+    """Run a command that must fail; return its one message."""
+    status = workplace.command(*words)
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "Traceback" not in printed.err
+    assert "usage:" not in printed.out + printed.err
+    messages = [line for line in printed.err.splitlines() if "error:" in line]
+    assert printed.err.endswith("\n")
+    assert messages == printed.err.splitlines()[-1:]
+    assert messages[0].startswith("lit-rlhf: error: ")
+    assert len(messages[0]) < 400
+    return messages[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate"]),
+        ((*SFT, "--data.batch_size=many"), ["data.batch_size", "many"]),
+        ((*SFT, "--data.batch_size=0"), ["data.batch_size", "0"]),
+        ((*SFT, "--model.optimizer.learning_rate=-1"), ["learning_rate", "-1"]),
+        ((*PPO, "--model.critic=both"), ["model.critic", "both", "shared", "separate"]),
+        ((*PPO, "--model.advantage=NoSuchEstimator"), ["model.advantage", "NoSuchEstimator"]),
+        (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
+        (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
+        (("sft", "fit", "--config=nowhere.yaml"), ["nowhere.yaml"]),
+        (("sft", "fit", "--nothing=1"), ["nothing"]),
+        ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
+    ],
+    ids=lambda value: " ".join(value[2:])[-40:] if isinstance(value, tuple) else "",
+)
+def test_a_wrong_setting_is_named(empty_workplace, capsys, words, named):
+    message = failing(empty_workplace, capsys, *words)
+    assert [word for word in named if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("model: {optimizer: {lerning_rate: 1.0}}", ["lerning_rate"]),
+        ("data: {batch_size: many}", ["batch_size", "many"]),
+        ("model: {reward: {class_path: LearnedReward, init_args: {modle: x}}}", ["modle"]),
+        (
+            "trainer: {callbacks: [{class_path: AdaptiveKLCallback, init_args: {controller: "
+            "{class_path: lit_rlhf.objectives.AdaptiveKL, init_args: {target: 0.0}}}}]}",
+            ["target", "0", "> 0"],
+        ),
+    ],
+)
+def test_a_wrong_file_is_told_by_its_key(empty_workplace, capsys, tmp_path, text, named):
+    (tmp_path / "wrong.yaml").write_text(text)
+    message = failing(empty_workplace, capsys, *PPO, f"--config={tmp_path / 'wrong.yaml'}", *CPU)
+    assert [word for word in named if word not in message] == []
+
+
+def test_a_missing_data_file_is_named(empty_workplace, capsys):
+    message = failing(empty_workplace, capsys, *SFT, *CPU, "--data.train=data/nowhere.jsonl")
+    assert "data/nowhere.jsonl" in message
+
+
+def test_a_missing_model_is_named(empty_workplace, capsys):
+    message = failing(empty_workplace, capsys, *SFT, *CPU, "--model.policy=./no_model")
+    assert "no_model" in message
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"prompt": "a", "response": 3}', ["response"]),
+        ('{"prompt": "a"}', ["response"]),
+        ('{"prompt": "a",', ["JSON"]),
+        ("[1, 2]", ["object"]),
+    ],
+)
+def test_a_bad_row_is_named_by_file_and_line(empty_workplace, capsys, tmp_path, line, named):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f'{{"prompt": "a", "response": "b"}}\n{line}\n')
+    message = failing(empty_workplace, capsys, *SFT, *CPU, f"--data.train={file}")
+    assert [word for word in [f"{file}:2", *named] if word not in message] == []
+
+
+def test_a_policy_is_no_reward_model(workplace, capsys):
+    policy = "--model.reward.init_args.model=runs/sft/checkpoints/policy.ckpt"
+    fast = f"--config={CONFIGS / 'debug' / 'fast.yaml'}"
+    message = failing(workplace, capsys, *PPO, fast, *SIZES["ppo"], policy)
+    assert "policy.ckpt" in message

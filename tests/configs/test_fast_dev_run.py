@@ -1,0 +1,156 @@
+"""Every phase and every fragment that a CPU can run trains two batches and validates one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import wandb
+import yaml
+
+from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, WandbAutoLogger
+from lit_rlhf.cli import PHASES
+from lit_rlhf.demo.vader import VaderReward
+from lit_rlhf.objectives import DPO, GAE, RLOO, AdaptiveKL, FixedKL
+from lit_rlhf.rewards import FunctionReward, LearnedReward
+from tests.support import wandb_files
+
+HERE = Path(__file__).parent
+STEPS = {"sft": 2, "reward": 2, "ppo": 8, "dpo": 2}  # PPO: epochs and minibatches, two of each
+
+REWARDS_OF_THE_DOCS = """
+def short_and_finished(prompts, responses):
+    return [float(response.endswith(".")) - len(response) / 200 for response in responses]
+"""
+
+
+def check_run(cli, phase):
+    """Two batches were trained, one was validated, and all that was measured is a number."""
+    epoch = cli.trainer.fit_loop.epoch_loop
+    assert epoch.batch_progress.total.completed == 2
+    assert epoch.val_loop.batch_progress.total.completed == 1
+    assert cli.trainer.global_step == STEPS[phase]
+    metrics = cli.trainer.callback_metrics
+    assert {name.partition("/")[0] for name in metrics} == {"train", "val"}
+    assert [name for name, value in metrics.items() if not torch.isfinite(value)] == []
+
+
+def callback(cli, kind):
+    (found,) = (one for one in cli.trainer.callbacks if isinstance(one, kind))
+    return found
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
+    check_run(first_runs[phase] if phase in first_runs else workplace.fit(phase), phase)
+    run = workplace.folder / "runs" / phase
+    kept = "reward" if phase == "reward" else "policy"
+    assert (run / "checkpoints" / f"{kept}.ckpt").is_file()
+    assert (run / "metrics.csv").is_file()
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 1
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo"])
+def test_adapters_metrics_in_a_file_and_the_loss_by_name(workplace, phase):
+    loss = ["loss/dpo.yaml"] if phase == "dpo" else []
+    cli = workplace.fit(phase, "lora/lora.yaml", "logger/csv.yaml", "trainer/cpu.yaml", *loss)
+    check_run(cli, phase)
+    assert (cli.model.lora.rank, cli.model.lora.alpha) == (16, 32)
+    assert any("lora" in name for name, _ in cli.model.named_parameters())
+    assert (workplace.folder / "runs" / "csv" / "metrics.csv").is_file()
+    assert phase != "dpo" or cli.model.loss == DPO()
+
+
+def test_ppo_with_a_critic_of_its_own_a_function_and_a_fixed_coefficient(
+    workplace, tmp_path, monkeypatch
+):
+    (tmp_path / "my_rewards.py").write_text(REWARDS_OF_THE_DOCS)
+    monkeypatch.syspath_prepend(tmp_path)
+    fragments = ["advantage/gae.yaml", "critic/separate.yaml", "reward/function.yaml"]
+    cli = workplace.fit("ppo", *fragments, "callbacks/fixed_kl.yaml")
+    check_run(cli, "ppo")
+    assert cli.model.advantage == GAE(gamma=1.0, gae_lambda=0.95)
+    assert cli.model.critic is not None
+    assert cli.model.reward == FunctionReward("my_rewards.short_and_finished")
+    assert callback(cli, AdaptiveKLCallback).controller == FixedKL(0.05)
+    assert cli.model.kl_coef == 0.05
+
+
+def test_ppo_without_a_critic_by_adapters_and_rules(workplace):
+    fragments = ["advantage/rloo.yaml", "reward/vader.yaml", "callbacks/samples.yaml"]
+    cli = workplace.fit("ppo", *fragments, "lora/lora.yaml")
+    check_run(cli, "ppo")
+    assert cli.model.advantage == RLOO(k=4)
+    assert cli.model.critic is None
+    assert cli.model.reward == VaderReward()
+    assert cli.model.reference is None  # the policy itself, its adapters switched off
+    assert callback(cli, SampleTableCallback).num_samples == 32
+    samples = (workplace.folder / "runs" / "ppo" / "samples.jsonl").read_text().splitlines()
+    assert {"step", "prompt", "response", "validation"} <= json.loads(samples[-1]).keys()
+
+
+def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):
+    fragments = ["reward/learned.yaml", "callbacks/adaptive_kl.yaml", "logger/wandb.yaml"]
+    wandb.teardown()  # read the environment anew
+    try:
+        cli = workplace.fit("ppo", *fragments)
+        wandb.finish()
+    finally:
+        wandb.teardown()
+    check_run(cli, "ppo")
+    assert isinstance(cli.trainer.logger, WandbAutoLogger)
+    assert isinstance(cli.model.reward, LearnedReward)
+    assert callback(cli, AdaptiveKLCallback).controller == AdaptiveKL(0.15, 6.0, 10000.0)
+    logged = {name for row in wandb_files.history(workplace.folder / "runs") for name in row}
+    assert {"train/ppo/kl_coef", "val/ppo/reward"} <= logged
+
+
+# Parts of a user's own --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    """Return a module outside of the package, importable while the test runs."""
+    (tmp_path / "own_parts.py").write_text((HERE / "own_parts.py").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: sys.modules["own_parts"]
+    sys.modules.pop("own_parts", None)
+
+
+def test_a_loss_from_elsewhere_runs(workplace, own_parts, tmp_path):
+    file = tmp_path / "loss.yaml"
+    file.write_text("model: {loss: {class_path: own_parts.Difference, init_args: {scale: 0.25}}}")
+    cli = workplace.fit("dpo", file)
+    check_run(cli, "dpo")
+    assert cli.model.loss == own_parts().Difference(scale=0.25)
+    assert cli.model.reference is None  # it does not ask for one
+    assert own_parts().CALLS["Difference"] == 3
+
+
+def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_path):
+    file = tmp_path / "parts.yaml"
+    file.write_text(
+        "model:\n"
+        "  advantage: {class_path: own_parts.Total, init_args: {scale: 2.0}}\n"
+        "  reward: {class_path: own_parts.CountLetter, init_args: {letter: e}}\n"
+        "  judges: null\n"
+    )
+    cli = workplace.fit("ppo", file)
+    check_run(cli, "ppo")
+    assert cli.model.advantage == own_parts().Total(scale=2.0)
+    assert cli.model.reward == own_parts().CountLetter(letter="e")
+    assert cli.model.critic is None
+    assert own_parts().CALLS["Total"] == 2
+    assert own_parts().CALLS["CountLetter"] >= 3
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
+    elsewhere = {"trainer/gpu.yaml", "trainer/ddp.yaml", "trainer/fsdp2.yaml", "debug/fast.yaml"}
+    configs = HERE.parents[1] / "configs"
+    fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
+    source = Path(__file__).read_text()
+    assert sorted(name for name in fragments - elsewhere if f'"{name}"' not in source) == []

@@ -1,0 +1,157 @@
+"""Every shipped YAML file parses where it belongs, and composes as the documentation says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_rlhf.cli import PHASES
+from tests.docs.parse_examples import phase_cli
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# The phases that the fragments of a folder are for.
+PHASES_OF = {
+    "trainer": PHASES,
+    "logger": PHASES,
+    "debug": PHASES,
+    "lora": PHASES,
+    "advantage": ("ppo",),
+    "callbacks": ("ppo",),
+    "critic": ("ppo",),
+    "reward": ("ppo",),
+    "loss": ("dpo",),
+}
+FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
+PAIRS = [
+    (phase, str(file))
+    for file in FILES
+    for phase in PHASES_OF.get(file.parts[0], (file.stem,))  # else a phase's own, or the demo's
+]
+
+
+def parse(phase, *files, options=(), command="fit"):
+    """Return the options that files and options make, as plain dictionaries."""
+    words = [command, *(f"--config={CONFIGS / file}" for file in files), *options]
+    return phase_cli(phase).parser.parse_args(words)[command].as_dict()
+
+
+def write(folder, text):
+    path = folder / "fragment.yaml"
+    path.write_text(text)
+    return path
+
+
+def stands_in(written, parsed):
+    """Tell whether all that was written is in what was parsed."""
+    if isinstance(written, dict):
+        return isinstance(parsed, dict) and all(
+            same_class(value, parsed[key]) if key == "class_path" else stands_in(value, parsed[key])
+            for key, value in written.items()
+        )
+    if isinstance(written, list):
+        return len(written) == len(parsed) and all(map(stands_in, written, parsed))
+    return written == parsed
+
+
+def same_class(written, parsed):
+    return written.rpartition(".")[2] == parsed.rpartition(".")[2]
+
+
+def class_names(items):
+    return [item["class_path"].rpartition(".")[2] for item in items]
+
+
+@pytest.mark.parametrize(("phase", "file"), PAIRS)
+def test_a_file_behind_its_phase_says_what_counts(phase, file):
+    options = parse(phase, f"{phase}.yaml", file)
+    assert stands_in(yaml.safe_load((CONFIGS / file).read_text()), options)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_a_file_begins_with_a_comment(file):
+    assert (CONFIGS / file).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_has_all_it_needs_for_every_command(phase, command):
+    options = parse(phase, f"{phase}.yaml", command=command)
+    assert options["model"]["policy"]
+    assert all(options["data"][split] for split in ("train", "validation", "test"))
+    assert options["trainer"]["use_distributed_sampler"] is False
+
+
+@pytest.mark.parametrize("scale", ["smoke", "full"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_the_demonstrations_sizes_keep_fragments(phase, scale):
+    files = ["lora/lora.yaml", "logger/wandb.yaml", f"demo/{scale}/{phase}.yaml"]
+    options = parse(phase, f"{phase}.yaml", *files)
+    assert options["model"]["lora"]["rank"] == 16
+    assert class_names([options["trainer"]["logger"]]) == ["WandbAutoLogger"]
+
+
+def test_fragments_of_different_folders_compose():
+    files = ["advantage/rloo.yaml", "reward/vader.yaml", "callbacks/fixed_kl.yaml"]
+    options = parse("ppo", "ppo.yaml", *files, "trainer/fsdp2.yaml", "lora/lora.yaml")
+    model, trainer = options["model"], options["trainer"]
+    assert class_names([model["advantage"], model["reward"]]) == ["RLOO", "VaderReward"]
+    assert (trainer["strategy"], trainer["devices"]) == ("fsdp2", 2)
+    assert trainer["limit_train_batches"] == 20  # of ppo.yaml, which no fragment speaks of
+
+
+def test_a_callbacks_fragment_replaces_the_list():
+    for name in ("adaptive_kl", "fixed_kl", "samples"):
+        options = parse("ppo", "ppo.yaml", f"callbacks/{name}.yaml")
+        names = class_names(options["trainer"]["callbacks"])
+        assert names == ["ModelCheckpoint", "AdaptiveKLCallback", "SampleTableCallback"]
+
+
+def test_more_samples_change_nothing_else():
+    shipped = parse("ppo", "ppo.yaml")["trainer"]["callbacks"]
+    assert (
+        parse("ppo", "ppo.yaml", "callbacks/samples.yaml")["trainer"]["callbacks"][:-1]
+        == (shipped[:-1])
+    )
+
+
+def test_callbacks_plus_appends(tmp_path):
+    fragment = write(
+        tmp_path,
+        "trainer: {callbacks+: [{class_path: lightning.pytorch.callbacks.LearningRateMonitor}]}",
+    )
+    before = parse("ppo", "ppo.yaml")["trainer"]["callbacks"]
+    after = parse("ppo", "ppo.yaml", fragment)["trainer"]["callbacks"]
+    assert after[:-1] == before
+    assert class_names(after[-1:]) == ["LearningRateMonitor"]
+
+
+def test_later_files_and_options_win(tmp_path):
+    sizes = write(tmp_path, "data: {batch_size: 3}\nmodel: {optimizer: {learning_rate: 0.5}}")
+    options = parse("sft", "sft.yaml", sizes, options=["--model.optimizer.learning_rate=0.25"])
+    assert (options["data"]["batch_size"], options["model"]["optimizer"]["learning_rate"]) == (
+        3,
+        0.25,
+    )
+    assert parse("sft", sizes, "sft.yaml")["data"]["batch_size"] == 32
+
+
+def test_another_class_drops_the_settings_that_it_does_not_have():
+    options = parse("ppo", "ppo.yaml", "advantage/gae.yaml", "advantage/rloo.yaml")
+    assert options["model"]["advantage"]["init_args"] == {"k": 4}
+    options = parse("ppo", "ppo.yaml", "reward/function.yaml")
+    assert options["model"]["reward"]["init_args"].keys() == {"function"}
+
+
+def test_another_class_keeps_the_settings_that_it_has():
+    logger = parse("sft", "sft.yaml", "logger/wandb.yaml")["trainer"]["logger"]["init_args"]
+    assert (logger["name"], logger["project"]) == ("sft", "lit-rlhf")
+    reward = parse("ppo", "ppo.yaml", options=["--model.reward.init_args.batch_size=8"])
+    assert reward["model"]["reward"]["init_args"] == {
+        "model": "runs/reward/checkpoints/reward.ckpt",
+        "batch_size": 8,
+    }
+
+
+def test_the_judges_of_a_rule_are_named_anew():
+    judges = parse("ppo", "ppo.yaml", "reward/vader.yaml")["model"]["judges"]
+    assert judges.keys() == {"validation"}
