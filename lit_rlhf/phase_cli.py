@@ -125,7 +125,7 @@ class PhaseCLI(LightningCLI):
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value|"
     r"-? ?Not a valid subclass of|Subclass types expect one of:|- a class path|- a dict w|"
-    r"- Expected a <class 'NoneType'>"
+    r"- Expected a <class 'NoneType'>|- Expected a path but "
 )
 
 
@@ -136,7 +136,7 @@ def short_message(message: str) -> str:
         message: of the parser's error.
     """
     lines = [line.strip() for line in message.splitlines()]
-    kept = " ".join(line.removeprefix("- ") for line in lines if not _NOISE.match(line))
+    kept = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
     kept = re.sub(r'Parser key "([^"]*)":', r"\1:", kept)
     kept = re.sub(r"<class '([\w.]+)'>", r"\1", kept)
     return re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", kept) or message

@@ -32,7 +32,10 @@ def failing(workplace, capsys, *words):
         ((*SFT, "--data.batch_size=0"), ["data.batch_size", "0"]),
         ((*SFT, "--model.optimizer.learning_rate=-1"), ["learning_rate", "-1"]),
         ((*PPO, "--model.critic=both"), ["model.critic", "both", "shared", "separate"]),
-        ((*PPO, "--model.advantage=NoSuchEstimator"), ["model.advantage", "NoSuchEstimator"]),
+        (
+            (*PPO, "--model.advantage=NoSuchEstimator"),
+            ["model.advantage: Expected a dot import path"],
+        ),
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
         (("sft", "fit", "--config=nowhere.yaml"), ["nowhere.yaml"]),
