@@ -10,6 +10,7 @@ from lit_rlhf.demo.report_schema import Figure
 from lit_rlhf.evaluation.comparisons import OrderAccuracy
 from lit_rlhf.evaluation.statistics import Estimate
 
+PERPLEXITY_FALL_NAME = "SFT: fall of the perplexity"
 PERPLEXITY_FALL = 25.0  # %
 ORDER_ACCURACY_QUICK = (76.0, 86.0)  # %: all pairs, pairs more than 1 apart
 ORDER_ACCURACY_FULL = (83.0, 93.0)
@@ -87,7 +88,7 @@ def _sft(measured: Measurements) -> tuple[Figure, ...]:
     return (
         Figure("SFT: held-out perplexity before", measured.perplexity_before),
         Figure("SFT: held-out perplexity after", measured.perplexity_after),
-        _at_least("SFT: fall of the perplexity", fall, PERPLEXITY_FALL, unit="%"),
+        _at_least(PERPLEXITY_FALL_NAME, fall, PERPLEXITY_FALL, unit="%"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import shlex
@@ -90,7 +91,7 @@ class _Loop:
         self.commands.append(shlex.join(["lit-rlhf", phase, *arguments]))
         sys.stdout.write(f"\n$ {self.commands[-1]}\n")
         sys.stdout.flush()
-        gc.collect()  # the models of the phase before
+        release_memory()
         return run_phase(phase, arguments)
 
     def checkpoint(self, phase: str) -> str:
@@ -139,6 +140,7 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
     before, after = _fine_tune(loop)
     _train_reward_models(loop)
     _optimize_policies(loop)
+    release_memory()
     with loop.timed("evaluation"):
         reward_model = measure_reward_model(
             loop.checkpoint("reward"), data_file("reward", "test"), scale.num_groups
@@ -186,6 +188,19 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
         versions={"lit_rlhf": lit_rlhf.__version__, **{name: version(name) for name in VERSIONED}},
         notes=policies.notes(),
     )
+
+
+def release_memory() -> None:
+    """Free the models of the phase before, and give their memory back to the system.
+
+    The C library keeps freed blocks of a few megabytes, which is what the layers' weights are, for
+    later; over seven phases they would add up to more than any one of them needs.
+    """
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not
+        if trim is not None:
+            trim(0)
 
 
 def _clear(folder: Path) -> None:

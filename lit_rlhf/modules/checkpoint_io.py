@@ -19,7 +19,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
     ) -> None:
         """Save a checkpoint; an older one under the same name stays whole until the rename."""
         if "://" in str(path):

@@ -4,7 +4,19 @@ import pytest
 
 from lit_rlhf.cli import main
 from lit_rlhf.demo import command
+from lit_rlhf.demo.figures import PERPLEXITY_FALL_NAME
 from lit_rlhf.demo.loop import SCALES
+from lit_rlhf.demo.report_schema import Figure
+
+
+class _Report:
+    """A report of which the command reads one figure."""
+
+    def __init__(self, fall):
+        self.figures = (Figure("another", 1.0), Figure(PERPLEXITY_FALL_NAME, fall))
+
+
+THE_REPORT = _Report(fall=30.0)
 
 
 @pytest.fixture
@@ -23,7 +35,7 @@ def calls(monkeypatch, tmp_path):
     stand_ins = {
         "prepare_model": lambda: made.append(("model",)) or tmp_path / "cache" / "model",
         "write_datasets": lambda folder, seed: made.append(("data", folder, seed)),
-        "run_loop": lambda *asked: made.append(("loop", *asked)) or "the report",
+        "run_loop": lambda *asked: made.append(("loop", *asked)) or THE_REPORT,
         "write_report": write_report,
     }
     for name, stand_in in stand_ins.items():
@@ -63,10 +75,18 @@ def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, sc
         folder,
         seed,
     )
-    assert report == ("report", "the report", folder)
+    assert report == ("report", THE_REPORT, folder)
     shown = capsys.readouterr().out
     assert "# All of it" in shown
     assert shown.endswith(f"report: {folder}/report.md\n")
+
+
+@pytest.mark.parametrize("fall", [0.0, -3.0, float("nan")])
+def test_a_perplexity_that_does_not_fall_fails_after_the_report(monkeypatch, capsys, calls, fall):
+    monkeypatch.setattr(command, "run_loop", lambda *_: _Report(fall))
+    assert main(["demo", "--smoke"]) == 1
+    assert [call[0] for call in calls] == ["model", "data", "report"]
+    assert "did not lower the held-out perplexity" in capsys.readouterr().err
 
 
 def test_prepare_stops_before_the_loop(tmp_path, capsys, calls):
