@@ -87,6 +87,14 @@ def test_the_ends_of_the_unit_interval_reach_the_first_and_last_possible_token(s
     assert (first, last) == (int(possible[0]), int(possible[-1]))
 
 
+@pytest.mark.parametrize("num_possible", [1, 60, 128, 129, 200])
+def test_a_threshold_rounded_up_to_the_very_end_takes_the_last_possible_token(num_possible):
+    # No uniform is 1: it stands for what rounding could make of the products and sums.
+    logits = torch.full((300,), NEVER)
+    logits[:num_possible] = torch.randn(num_possible)
+    assert draw_many(logits, torch.tensor([1.0])).tolist() == [num_possible - 1]
+
+
 def test_large_logits_do_not_overflow():
     logits = torch.tensor([1e4, 1e4, -1e4, 3e38])
     assert draw_many(logits, torch.tensor([0.0, 0.5, 0.999])).tolist() == [3, 3, 3]
