@@ -1,0 +1,186 @@
+import math
+
+import pytest
+import torch
+
+from lit_rlhf.batches import ComparisonBatch
+from lit_rlhf.data import DPODataModule
+from lit_rlhf.models import LoRAConfig, load_causal_lm, load_tokenizer
+from lit_rlhf.modules import DPOModule, OptimizerConfig
+from lit_rlhf.objectives import DPO
+from tests.models.examples import plain_model, random_rows
+from tests.support.phases import (
+    Recorder,
+    judged_groups,
+    largest_difference,
+    pair_shares,
+    phase_trainer,
+    weights,
+    write_rows,
+)
+
+FAST = OptimizerConfig(learning_rate=3e-3, schedule="constant", warmup_fraction=0.0)
+NAMES = {
+    "loss",
+    "accuracy",
+    "chosen_rewards",
+    "rejected_rewards",
+    "margin",
+    "chosen_logprobs",
+    "rejected_logprobs",
+}
+
+
+@pytest.fixture
+def data(tmp_path, policy):
+    path = write_rows(tmp_path / "groups.jsonl", judged_groups(6))
+
+    def make(**settings):
+        return DPODataModule(policy, train=path, validation=path, test=path, **settings)
+
+    return make
+
+
+def response_logprob(model, tokenizer, group, index):
+    prompt = tokenizer(group["prompt"])["input_ids"]
+    response = [*tokenizer(group["responses"][index])["input_ids"], tokenizer.eos_token_id]
+    tokens = torch.tensor([prompt + response])
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0].log_softmax(-1)
+    return sum(float(logprobs[p - 1, tokens[0, p]]) for p in range(len(prompt), tokens.shape[1]))
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_first_loss_is_log_two_whatever_people_said(policy, data, tmp_path, lora, precision):
+    """Policy and reference agree, so every margin is zero: -p log .5 - (1 - p) log .5."""
+    recorder = Recorder()
+    trainer = phase_trainer(
+        tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder], precision=precision
+    )
+    trainer.fit(DPOModule(policy, lora=lora), data(batch_size=6))
+    (first,) = recorder.batches
+    assert first["train/dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["train/dpo/accuracy"] == 0.5  # all ties
+    assert {name.removeprefix("train/dpo/") for name in first} == NAMES
+
+
+@pytest.fixture(scope="module")
+def trained(policy, tmp_path_factory):
+    """Return a module after some steps, the weights before, and its metrics on held-out pairs."""
+    folder = tmp_path_factory.mktemp("dpo")
+    path = write_rows(folder / "groups.jsonl", judged_groups(6))
+    data = DPODataModule(policy, train=path, validation=path, batch_size=3, eval_batch_size=4)
+    module, recorder = DPOModule(policy, optimizer=FAST), Recorder()
+    module.configure_model()
+    before = weights(module)
+    phase_trainer(folder, max_epochs=4, callbacks=[recorder]).fit(module, data)
+    return module, before, recorder
+
+
+def test_only_the_policy_moves(trained):
+    module, before, _ = trained
+    for name, weight in weights(module).items():
+        is_same = torch.equal(weight, before[name])
+        assert is_same == name.startswith("reference."), name
+    assert all(parameter.grad is None for parameter in module.reference.parameters())
+
+
+def test_held_out_metrics_equal_those_of_transformers(trained, policy):
+    """Every pair of every group, by logits of plain models before and after."""
+    module, _, recorder = trained
+    tokenizer = load_tokenizer(policy)
+    before, after = plain_model(policy), module.policy.model.eval()
+    rows = []
+    for group in judged_groups(6):
+        policy_logprobs, rewards = [], []
+        for index in range(len(group["responses"])):
+            logprob = response_logprob(after, tokenizer, group, index)
+            policy_logprobs.append(logprob)
+            rewards.append(0.1 * (logprob - response_logprob(before, tokenizer, group, index)))
+        for a, b, probability in pair_shares(group):
+            margin = rewards[a] - rewards[b]
+            nats = probability * math.log1p(math.exp(-margin))
+            nats += (1 - probability) * math.log1p(math.exp(margin))
+            is_right = None if probability == 0.5 else margin > 0
+            rows.append((nats, is_right, rewards[a], rewards[b], policy_logprobs[a], margin))
+    expected = [sum(column) / len(rows) for column in zip(*rows, strict=True) if None not in column]
+    decided = [row[1] for row in rows if row[1] is not None]
+    held_out = recorder.held_out
+    assert held_out["val/dpo/loss"] == pytest.approx(expected[0], abs=1e-5)
+    assert held_out["val/dpo/accuracy"] == pytest.approx(sum(decided) / len(decided), abs=1e-6)
+    assert held_out["val/dpo/margin"] == pytest.approx(expected[-1], abs=1e-5)
+
+
+def test_it_learns_what_people_prefer(trained):
+    *_, recorder = trained
+    losses = recorder.values("train/dpo/loss")
+    assert losses[-1] < losses[0]
+    assert recorder.held_out["val/dpo/accuracy"] > 0.7
+    assert recorder.held_out["val/dpo/margin"] > 0
+
+
+def test_with_lora_the_reference_is_the_adapter_switched_off(policy, data, tmp_path):
+    module = DPOModule(policy, lora=LoRAConfig(rank=2), optimizer=FAST)
+    trainer = phase_trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    trainer.fit(module, data(batch_size=3))
+    assert module.reference is None
+    batch = next(iter(trainer.train_dataloader))
+    reference = module._reference_logprobs(batch)
+    copy = DPOModule(policy)
+    copy.configure_model()
+    torch.testing.assert_close(reference, copy._reference_logprobs(batch), atol=1e-5, rtol=1e-5)
+    logprobs = module.policy(batch.rows).logprobs.sum(1)
+    assert (logprobs - reference).abs().max() > 0.1
+    trainer.save_checkpoint(tmp_path / "policy.ckpt")
+    state = torch.load(tmp_path / "policy.ckpt", weights_only=True)["state_dict"]
+    assert all("lora_" in name for name in state)
+
+
+def test_a_checkpoint_holds_the_policy_without_the_reference(trained, tmp_path):
+    module, *_ = trained
+    module.trainer.save_checkpoint(tmp_path / "policy.ckpt")
+    state = torch.load(tmp_path / "policy.ckpt", weights_only=True)["state_dict"]
+    assert all(name.startswith("policy.") for name in state)
+    loaded = load_causal_lm(str(tmp_path / "policy.ckpt"))
+    assert largest_difference(weights(loaded), weights(module.policy.model)) == 0
+
+
+def pair_batch(probability, weight):
+    count = len(probability)
+    rows = random_rows([2] * (2 * count), [3] * (2 * count))
+    indices = torch.arange(2 * count)
+    return ComparisonBatch(
+        rows=rows,
+        chosen=indices[:count],
+        rejected=indices[count:],
+        probability=torch.tensor(probability),
+        weight=torch.tensor(weight),
+        group=torch.zeros(2 * count, dtype=torch.long),
+    )
+
+
+def test_accuracy_leaves_even_splits_out_and_halves_ties(policy, tmp_path, monkeypatch):
+    module = DPOModule(policy)
+    module.configure_model()
+    logprobs = module.policy(pair_batch([0.5] * 4, [1.0] * 4).rows).logprobs.sum(1).detach()
+    shift = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])  # margins: three up, one tie
+    monkeypatch.setattr(module, "_reference_logprobs", lambda batch: logprobs - shift)
+    batch = pair_batch([1.0, 0.5, 0.2, 0.9], [2.0, 5.0, 1.0, 1.0])
+    accuracy = module._pair_values(batch)["accuracy"]
+    assert accuracy[[0, 2, 3]].tolist() == [1.0, 0.0, 0.5]
+    module.validation_step(batch, 0)
+    # Right with weight 2, left out, wrong with 1, half of 1: of 4.
+    assert module.validation_means.compute()["accuracy"] == pytest.approx(2.5 / 4)
+
+
+def test_the_loss_is_pluggable(policy, data, tmp_path):
+    """Label smoothing makes the first step's loss no other, later ones do not pass it by."""
+    runs = []
+    for loss in (DPO(beta=0.5), DPO(beta=0.5, label_smoothing=0.3)):
+        recorder = Recorder()
+        trainer = phase_trainer(tmp_path, max_epochs=2, limit_val_batches=0, callbacks=[recorder])
+        trainer.fit(DPOModule(policy, loss=loss, optimizer=FAST), data(batch_size=6))
+        runs.append(recorder.values("train/dpo/loss"))
+    assert runs[0][0] == pytest.approx(runs[1][0])
+    assert runs[0][1] != pytest.approx(runs[1][1])

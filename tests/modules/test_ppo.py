@@ -1,0 +1,381 @@
+import json
+
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+
+from lit_rlhf.callbacks import AdaptiveKLCallback
+from lit_rlhf.data import PPODataModule
+from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
+from lit_rlhf.models.handover import CARD_KEY, make_card
+from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
+from lit_rlhf.rewards import FunctionReward, RewardSource
+from lit_rlhf.rollout import Sampling
+from tests.models.examples import plain_model, random_rows
+from tests.support.phases import (
+    Recorder,
+    largest_difference,
+    phase_trainer,
+    prompts,
+    weights,
+    write_rows,
+)
+
+LENGTH = FunctionReward("tests.support.toy_rewards.length")
+# A large eps: AdamW must not divide the rounding error of a tiny gradient by itself.
+FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
+SHORT = Sampling(max_new_tokens=6)
+LORA = LoRAConfig(rank=2)
+precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+
+
+@pytest.fixture
+def run(talker, tmp_path):
+    """Return a function that trains a module for some iterations of four prompts."""
+    path = write_rows(tmp_path / "prompts.jsonl", prompts(12))
+
+    def run(num_iterations=3, *, trainer=None, reward=LENGTH, module_class=PPOModule, **settings):
+        batch_size = settings.pop("batch_size", 4)
+        torch.manual_seed(0)  # of adapters
+        settings = {"optimizer": FAST, "sampling": SHORT} | settings
+        module = module_class(talker, reward, **settings)
+        recorder = Recorder()
+        options = {"limit_train_batches": num_iterations, "limit_val_batches": 0} | (trainer or {})
+        callbacks = [*options.pop("callbacks", []), recorder]
+        data = PPODataModule(
+            talker, train=path, validation=path, batch_size=batch_size, eval_batch_size=5
+        )
+        trainer = phase_trainer(tmp_path, callbacks=callbacks, **options)
+        trainer.fit(module, data)
+        module.recorder = recorder
+        return module
+
+    return run
+
+
+@precisions
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_first_ratio_of_every_iteration_is_one_to_the_last_bit(
+    run, precision, micro_batch_size, lora
+):
+    module = run(
+        trainer={"precision": precision},
+        update=UpdateSettings(2, num_minibatches=2, micro_batch_size=micro_batch_size),
+        lora=lora,
+    )
+    assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
+    # Later minibatches see weights that have moved.
+    assert all(kl > 0 for kl in module.recorder.values("train/ppo/approximate_kl"))
+
+
+def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
+    module = run(update=UpdateSettings(num_epochs=3, num_minibatches=2, micro_batch_size=1))
+    assert module.recorder.values("train/ppo/optimizer_steps") == [6, 6, 6]
+    assert module.trainer.global_step == 18
+    steps = {int(state["step"]) for state in module.optimizers().state.values()}
+    assert steps == {18}
+
+
+class CachingPrecision(MixedPrecision):
+    """Lets autocast keep the weights that it has cast, which Lightning's own plugin forbids."""
+
+    def autocast_context_manager(self):
+        return torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=True)
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("micro_batch_size", [None, 1])
+def test_under_autocast_every_step_uses_the_weights_of_the_last(run, lora, micro_batch_size):
+    settings = {
+        "update": UpdateSettings(2, num_minibatches=2, micro_batch_size=micro_batch_size),
+        "lora": lora,
+    }
+    module = run(trainer={"precision": "bf16-mixed"}, **settings)
+    caching = run(trainer={"plugins": [CachingPrecision("bf16-mixed", "cpu")]}, **settings)
+    assert largest_difference(weights(module), weights(caching)) == 0
+    assert module.recorder.batches == caching.recorder.batches
+
+
+def test_the_size_of_micro_batches_does_not_matter(run):
+    whole, *others = (
+        weights(run(2, update=UpdateSettings(2, micro_batch_size=size))) for size in (None, 2, 1)
+    )
+    for other in others:
+        assert largest_difference(whole, other) < 1e-5
+
+
+@precisions
+def test_the_reference_never_moves(run, talker, precision):
+    module = run(trainer={"precision": precision})
+    start = plain_model(talker)
+    kept = weights(module.reference.model)
+    for name, weight in weights(start).items():
+        torch.testing.assert_close(kept[name], weight.to(kept[name].dtype), atol=0, rtol=0)
+    assert largest_difference(weights(module.policy.model), weights(start)) > 1e-2
+
+
+def saved_state(module, folder):
+    module.trainer.save_checkpoint(folder / "policy.ckpt")
+    return torch.load(folder / "policy.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_shared_critic_is_a_head_on_the_policy(run, tmp_path):
+    module = run()
+    assert module.critic is None
+    assert module.policy.value_head.linear.weight.abs().max() > 0  # it started at zero
+    state = saved_state(module, tmp_path)
+    assert "policy.value_head.linear.weight" in state
+    assert not any(name.startswith(("reference.", "critic.")) for name in state)
+    loaded = load_causal_lm(str(tmp_path / "policy.ckpt"))
+    assert largest_difference(weights(loaded), weights(module.policy.model)) == 0
+
+
+@pytest.fixture
+def reward_checkpoint(talker, tmp_path):
+    """Write a reward model as its phase does."""
+    scorer = ScalarModel(load_trunk(talker))
+    scorer.set_normalizer(0.5, 2.0)
+    card = make_card("reward", scorer.transformers_config, load_tokenizer(talker), None, talker)
+    state = {f"scorer.{name}": value for name, value in scorer.state_dict().items()}
+    torch.save({CARD_KEY: card, "state_dict": state}, tmp_path / "reward.ckpt")
+    return str(tmp_path / "reward.ckpt")
+
+
+def test_a_separate_critic_trains_and_is_saved(run, tmp_path, reward_checkpoint):
+    module = run(critic="separate", critic_source=reward_checkpoint)
+    assert module.policy.value_head is None
+    state = saved_state(module, tmp_path)
+    assert "critic.head.linear.weight" in state
+    before = torch.load(reward_checkpoint, weights_only=True)["state_dict"]
+    name = "backbone.layers.0.mlp.up_proj.weight"
+    assert (state[f"critic.{name}"] - before[f"scorer.{name}"]).abs().max() > 1e-3
+    assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
+    assert all(loss > 0 for loss in module.recorder.values("train/ppo/value_loss"))
+
+
+def test_a_separate_critic_needs_a_source(run):
+    with pytest.raises(ConfigError, match="critic_source"):
+        run(critic="separate")
+
+
+class Counting(RewardSource):
+    """Scores by length, and keeps what it was asked about."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, prompts, responses, batch):
+        self.batches.append(batch)
+        return torch.tensor([len(response) / 10 for response in responses])
+
+
+def test_rloo_needs_no_critic_and_draws_groups(run, tmp_path):
+    reward = Counting()
+    module = run(2, reward=reward, advantage=RLOO(k=3))
+    assert module.policy.value_head is None
+    assert module.critic is None
+    assert "train/ppo/returns" not in module.recorder.batches[0]
+    for batch in reward.batches:
+        assert batch.group_ids.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+        assert len(set(batch.responses)) > 4
+    assert set(saved_state(module, tmp_path)) == {
+        "num_iterations",
+        *(f"policy.model.{name}" for name in module.policy.model.state_dict()),
+    }
+
+
+def test_with_lora_no_second_model_is_held(run, talker, tmp_path):
+    module = run(lora=LORA)
+    assert module.reference is None
+    kl = module.recorder.values("train/ppo/kl")
+    assert kl[0] == 0  # the adapter starts at zero
+    assert abs(kl[-1]) > 1e-3
+    assert all(
+        "lora_" in name or name.startswith("policy.value_head.") or name == "num_iterations"
+        for name in saved_state(module, tmp_path)
+    )
+    rows = random_rows([3, 4], [5, 2])
+    fresh = PPOModule(talker, LENGTH)
+    fresh.configure_model()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            module._reference_logprobs(rows), fresh.policy(rows).logprobs, atol=1e-5, rtol=0
+        )
+        assert (module.policy(rows).logprobs - fresh.policy(rows).logprobs).abs().max() > 1e-2
+
+
+def test_the_coefficient_follows_the_controller(run):
+    """The logged KL, fed to a controller of its own, gives every logged coefficient."""
+    controller = AdaptiveKL(initial=0.2, target=0.05, horizon=20.0)
+    module = run(4, trainer={"max_epochs": 2, "callbacks": [AdaptiveKLCallback(controller)]})
+    state = controller.initial_state()
+    for kl, coefficient in zip(
+        module.recorder.values("train/ppo/kl"),
+        module.recorder.values("train/ppo/kl_coef"),
+        strict=True,
+    ):
+        assert coefficient == pytest.approx(state.coefficient, rel=1e-6)
+        state = controller.update(state, kl, 4)
+    assert module.kl_coef == pytest.approx(state.coefficient, rel=1e-5)
+    assert module.kl_coef != controller.initial
+
+
+class Watching(AdvantageEstimator):
+    """GAE that keeps the rewards it was given."""
+
+    requires_values = True
+    samples_per_prompt = 1
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, token_rewards, values, response_mask, group_ids):
+        self.seen.append(token_rewards)
+        return GAE()(token_rewards, values, response_mask, group_ids)
+
+
+@pytest.mark.parametrize(
+    ("rule", "torn"),
+    [
+        (MissingEOS("replace", -1.0), -1.0),
+        (MissingEOS("subtract", 2.0), 3.0),
+        (MissingEOS("keep"), 5.0),
+    ],
+)
+def test_a_response_without_end_is_scored_by_the_rule(run, rule, torn):
+    """In the first iteration the KL is zero: a row's rewards are its score, on its last token."""
+    watching, reward = Watching(), Counting()
+    reward_of_five = FunctionReward("tests.support.toy_rewards.five")
+    run(1, reward=reward, advantage=watching, missing_eos=MissingEOS("keep"), optimizer=FAST)
+    (samples,) = reward.batches
+    watching.seen.clear()
+    module = run(1, reward=reward_of_five, advantage=watching, missing_eos=rule)
+    (rewards,) = watching.seen
+    finished = samples.finished
+    assert 0 < finished.sum() < len(finished)
+    expected = torch.where(finished, 5.0, torn)
+    last = samples.response_mask.sum(1) - 1
+    rows = torch.arange(len(last))
+    torch.testing.assert_close(rewards[rows, last], expected)
+    rewards[rows, last] = 0
+    assert rewards.abs().max() < 1e-5
+    # What is logged is the score itself.
+    assert module.recorder.values("train/ppo/reward") == [5.0]
+
+
+def test_the_reward_rises_on_a_toy_task(run):
+    module = run(
+        reward=FunctionReward("tests.support.toy_rewards.count_o"),
+        trainer={"limit_train_batches": 1.0, "max_epochs": 20},
+        batch_size=12,
+        update=UpdateSettings(num_epochs=3),
+        optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-5, schedule="constant"),
+        missing_eos=MissingEOS("keep"),
+        kl_coef=0.0,
+    )
+    rewards = module.recorder.values("train/ppo/reward")
+    assert len(rewards) == 20
+    assert sum(rewards[:5]) / 5 < 0.5
+    assert sum(rewards[-5:]) / 5 > 2
+
+
+class Meddling(PPOModule):
+    """Moves the weights between the rollout's evaluation and the update."""
+
+    @torch.no_grad()
+    def _targets(self, rollout):
+        for parameter in self.policy.parameters():
+            parameter.mul_(1.01)
+        return super()._targets(rollout)
+
+
+def test_a_training_forward_that_disagrees_with_itself_stops_the_run(run):
+    with pytest.raises(TrainingError, match=r"largest \|log ratio\| is .*dropout"):
+        run(1, module_class=Meddling)
+    module = run(1, module_class=Meddling, update=UpdateSettings(max_first_log_ratio=100.0))
+    assert module.recorder.values("train/ppo/first_log_ratio")[0] > 1e-3
+
+
+def test_an_entropy_bonus_keeps_the_policy_diverse(run):
+    entropies = []
+    for coefficient in (0.0, 5.0):
+        module = run(3, update=UpdateSettings(num_epochs=4, entropy_coef=coefficient))
+        entropies.append(module.recorder.values("train/ppo/entropy")[-1])
+    assert entropies[1] > entropies[0]
+
+
+def validation(run, **changes):
+    judges = {"judge": FunctionReward("tests.support.toy_rewards.count_o")}
+    trainer = {"limit_val_batches": 1.0}
+    return run(1, judges=judges, trainer=trainer, **changes)
+
+
+def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
+    reward = Counting()
+    module = validation(run, reward=reward, update=UpdateSettings(1))
+    held_out = module.recorder.held_out
+    assert set(held_out) == {
+        f"val/ppo/{name}" for name in ("reward", "judge", "kl", "length", "finished")
+    }
+    samples = module.validation_samples
+    assert [sample["prompt"] for sample in samples] == [row["prompt"] for row in prompts(12)]
+    assert len(reward.batches) == 1 + 3  # of 5, 5 and 2 prompts
+    for name in ("reward", "judge", "length", "finished"):
+        mean = sum(sample[name] for sample in samples) / 12
+        assert held_out[f"val/ppo/{name}"] == pytest.approx(mean, abs=1e-3)
+    assert samples[3]["judge"] == samples[3]["response"].count("o")
+    json.dumps(samples)  # plain types
+
+
+def test_validation_samples_keep_their_random_streams(run):
+    """An untrained policy answers alike whatever the seed of training."""
+    frozen = OptimizerConfig(learning_rate=1e-12, schedule="constant", warmup_fraction=0.0)
+    one, other = (validation(run, optimizer=frozen, seed=seed) for seed in (0, 5))
+    assert one.validation_samples == other.validation_samples
+    assert one.recorder.values("train/ppo/entropy") != other.recorder.values("train/ppo/entropy")
+
+
+def test_the_schedule_counts_iterations(run):
+    linear = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_fraction=0.0)
+    settings = {"optimizer": linear, "update": UpdateSettings(2, num_minibatches=2)}
+    module = run(3, trainer={"max_epochs": 2}, **settings)
+    assert module.num_scheduler_steps == 6
+    assert module.lr_schedulers().get_last_lr() == [0.0, 0.0]
+    module = run(3, trainer={"max_epochs": 2, "max_steps": 8}, **settings)
+    assert module.trainer.global_step == 8
+    assert module.num_scheduler_steps == 2
+    assert module.lr_schedulers().get_last_lr() == [0.0, 0.0]
+
+
+def test_advantages_are_whitened_over_the_whole_batch(run, monkeypatch):
+    seen = []
+    keep = PPOModule._optimize
+    monkeypatch.setattr(
+        PPOModule,
+        "_optimize",
+        lambda self, targets, plan: seen.append(targets) or keep(self, targets, plan),
+    )
+    run(1)
+    run(1, whiten_advantages=False)
+    whitened, plain = [t.advantages[t.response_mask] for t in seen]
+    assert whitened.mean().item() == pytest.approx(0, abs=1e-5)
+    assert whitened.std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(
+        whitened, (plain - plain.mean()) / plain.std(unbiased=False), atol=1e-4, rtol=0
+    )
+
+
+def test_any_estimator_of_ones_own_is_used(run):
+    class Nothing(AdvantageEstimator):
+        requires_values = False
+        samples_per_prompt = 2
+
+        def __call__(self, token_rewards, values, response_mask, group_ids):
+            assert values is None
+            return Advantages(torch.zeros_like(token_rewards), None)
+
+    before = run(1, advantage=Nothing(), optimizer=FAST)
+    assert largest_difference(weights(before.policy), weights(before.reference)) == 0

@@ -1,0 +1,179 @@
+import math
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from transformers import AutoModel
+
+from lit_rlhf.data import RewardDataModule
+from lit_rlhf.models import LoRAConfig, load_scalar_model, load_tokenizer
+from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
+from lit_rlhf.modules.normalizing import draw_reference_samples
+from tests.models.examples import plain_model
+from tests.support.phases import (
+    Kill,
+    Killed,
+    Recorder,
+    judged_groups,
+    pair_shares,
+    phase_trainer,
+    prompts,
+    write_rows,
+)
+
+FAST = OptimizerConfig(learning_rate=3e-3, schedule="constant", warmup_fraction=0.0)
+
+
+@pytest.fixture
+def data(tmp_path, policy):
+    path = write_rows(tmp_path / "groups.jsonl", judged_groups(6))
+
+    def make(**settings):
+        return RewardDataModule(policy, train=path, validation=path, test=path, **settings)
+
+    return make
+
+
+@pytest.fixture
+def normalizer(tmp_path):
+    path = write_rows(tmp_path / "prompts.jsonl", prompts(6))
+    return NormalizerConfig(path, num_samples=6, max_new_tokens=4)
+
+
+def plain_scores(policy, head, group):
+    """Score the responses of a group by transformers' trunk and the last token's state."""
+    tokenizer = load_tokenizer(policy)
+    trunk = plain_model(policy, AutoModel)
+    prompt = tokenizer(group["prompt"])["input_ids"]
+    scores = []
+    for response in group["responses"]:
+        tokens = [*prompt, *tokenizer(response)["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            hidden = trunk(torch.tensor([tokens])).last_hidden_state[0, -1]
+        scores.append(float(hidden @ head))
+    return scores
+
+
+def expected_pairs(policy, head, groups):
+    """Return the predicted and the human probability of all pairs."""
+    pairs = []
+    for group in groups:
+        scores = plain_scores(policy, head, group)
+        for a, b, probability in pair_shares(group):
+            predicted = 1 / (1 + math.exp(scores[b] - scores[a]))
+            pairs.append((predicted, probability, scores[a], scores[b]))
+    return pairs
+
+
+def started(policy, **settings):
+    module = RewardModule(policy, **settings)
+    module.configure_model()  # so that the head's first weights can be looked at
+    return module, module.scorer.head.linear.weight.detach()[0].clone()
+
+
+@pytest.mark.parametrize(("packing_width", "centering"), [(None, 0.0), (64, 0.1)])
+def test_the_loss_is_soft_bradley_terry_over_all_pairs(
+    policy, data, tmp_path, packing_width, centering
+):
+    module, head = started(policy, packing_width=packing_width, centering=centering)
+    recorder = Recorder()
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder])
+    trainer.fit(module, data(batch_size=6))
+    losses = [
+        -p * math.log(q) - (1 - p) * math.log(1 - q) + centering * (one + other) ** 2
+        for q, p, one, other in expected_pairs(policy, head, judged_groups(6))
+    ]
+    assert recorder.values("train/reward/loss") == pytest.approx(
+        [sum(losses) / len(losses)], abs=1e-5
+    )
+
+
+def test_every_response_is_scored_once_a_batch(policy, data, tmp_path):
+    module, _ = started(policy, packing_width=None)
+    rows = []
+    trunk = module.scorer.backbone
+    trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    phase_trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(module, data(batch_size=6))
+    assert rows == [sum(len(group["responses"]) for group in judged_groups(6))]
+
+
+def test_held_out_agreement_with_people(policy, data, tmp_path):
+    module, head = started(policy)
+    recorder = Recorder()
+    trainer = phase_trainer(tmp_path, callbacks=[recorder])
+    trainer.test(module, data(eval_batch_size=4), verbose=False)
+    pairs = expected_pairs(policy, head, judged_groups(6))
+    decided = [(q - 0.5) * (p - 0.5) > 0 for q, p, *_ in pairs if p != 0.5]
+    assert recorder.held_out["test/reward/accuracy"] == pytest.approx(sum(decided) / len(decided))
+    brier = sum((q - p) ** 2 for q, p, *_ in pairs) / len(pairs)
+    assert recorder.held_out["test/reward/brier"] == pytest.approx(brier, abs=1e-5)
+    assert "test/reward/calibration_error" in recorder.held_out
+
+
+def test_a_few_steps_learn_the_judgments(policy, data, tmp_path):
+    module, _ = started(policy, optimizer=FAST)
+    recorder = Recorder()
+    phase_trainer(tmp_path, max_epochs=15, callbacks=[recorder]).fit(module, data(batch_size=6))
+    losses = recorder.values("train/reward/loss")
+    assert losses[-1] < 0.9 * losses[0]
+    assert recorder.held_out["val/reward/accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
+def test_the_saved_model_is_normalised_on_the_reference_samples(
+    policy, data, tmp_path, normalizer, lora
+):
+    module = RewardModule(policy, lora=lora, optimizer=FAST, normalizer=normalizer)
+    trainer = phase_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, data(batch_size=2))
+    trainer.save_checkpoint(tmp_path / "reward.ckpt")
+    loaded = load_scalar_model(str(tmp_path / "reward.ckpt"))
+    samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
+    with torch.no_grad():
+        raw, kept = loaded(samples), module.scorer(samples)
+        scores = loaded.normalize(raw)
+    torch.testing.assert_close(raw, kept, atol=1e-5, rtol=1e-5)
+    assert raw.std() > 1e-3
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_checkpoint_inside_an_epoch_is_normalised_too(policy, data, tmp_path, normalizer):
+    module = RewardModule(policy, optimizer=FAST, normalizer=normalizer)
+    saved = ModelCheckpoint(tmp_path / "saved", "{step}", every_n_train_steps=1, save_top_k=-1)
+    trainer = phase_trainer(
+        tmp_path, limit_val_batches=0, enable_checkpointing=True, callbacks=[saved, Kill(2)]
+    )
+    with pytest.raises(Killed):
+        trainer.fit(module, data(batch_size=2))
+    samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
+    moments = set()
+    for step in (1, 2):
+        loaded = load_scalar_model(str(tmp_path / f"saved/step={step}.ckpt"))
+        with torch.no_grad():
+            scores = loaded.normalize(loaded(samples))
+        assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+        assert scores.std().item() == pytest.approx(1, abs=1e-4)
+        moments.add(float(loaded.mean))
+    assert len(moments) == 2
+
+
+def test_without_a_normaliser_scores_stay_raw(policy, data, tmp_path):
+    module = RewardModule(policy)
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data(batch_size=2))
+    trainer.save_checkpoint(tmp_path / "reward.ckpt")
+    loaded = load_scalar_model(str(tmp_path / "reward.ckpt"))
+    assert (float(loaded.mean), float(loaded.deviation)) == (0, 1)
+
+
+def test_a_lora_checkpoint_holds_adapters_head_and_normaliser(policy, data, tmp_path):
+    module = RewardModule(policy, lora=LoRAConfig(rank=2))
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data(batch_size=2))
+    trainer.save_checkpoint(tmp_path / "reward.ckpt")
+    state = torch.load(tmp_path / "reward.ckpt", weights_only=True)["state_dict"]
+    others = {name for name in state if "lora_" not in name}
+    assert others == {"scorer.head.linear.weight", "scorer.mean", "scorer.deviation"}
