@@ -22,10 +22,9 @@ def build_policy(
 ) -> PolicyModel:
     """Load a policy that trains: all of its weights, or adapters on frozen ones."""
     model: nn.Module = load_causal_lm(source)
-    model.train()
     if lora is not None:
         model = apply_lora(freeze(model, frozen_dtype), lora)  # type: ignore[arg-type]  # same model
-    return PolicyModel(model, value_head=value_head, packing_width=packing_width)
+    return PolicyModel(model, value_head=value_head, packing_width=packing_width).train()
 
 
 def build_reference(
@@ -33,7 +32,7 @@ def build_reference(
 ) -> PolicyModel:
     """Load a frozen copy of a policy."""
     model = freeze(load_causal_lm(source), frozen_dtype)
-    return PolicyModel(model, packing_width=packing_width)
+    return PolicyModel(model, packing_width=packing_width).eval()
 
 
 def build_scorer(
@@ -45,10 +44,9 @@ def build_scorer(
 ) -> ScalarModel:
     """Put a fresh scalar head on the trunk of a policy."""
     trunk: nn.Module = load_trunk(source)
-    trunk.train()
     if lora is not None:
         trunk = apply_lora(freeze(trunk, frozen_dtype), lora)  # type: ignore[arg-type]  # same model
-    return ScalarModel(trunk, packing_width=packing_width)
+    return ScalarModel(trunk, packing_width=packing_width).train()
 
 
 def build_critic(source: str | None, packing_width: int | None) -> ScalarModel:
@@ -62,7 +60,7 @@ def build_critic(source: str | None, packing_width: int | None) -> ScalarModel:
     if source is None:
         raise ConfigError("critic: separate needs critic_source, the reward model to start from")
     scorer = load_scalar_model(source)
-    critic = ScalarModel(scorer.backbone, packing_width=packing_width, bias=True)
+    critic = ScalarModel(scorer.backbone, packing_width=packing_width, bias=True).train()
     with torch.no_grad():
         critic.head.linear.weight.copy_(scorer.head.linear.weight / scorer.deviation)
         bias = scorer.head.linear.bias

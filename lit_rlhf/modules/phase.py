@@ -147,5 +147,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         names = [name for name in state if not name.startswith("reference.")]
         if self.lora is None:
             return names
-        frozen = {name for name, value in self.named_parameters() if not value.requires_grad}
+        # Under all of their names: a tied output is the embedding once more.
+        parameters = self.named_parameters(remove_duplicate=False)
+        frozen = {name for name, value in parameters if not value.requires_grad}
         return [name for name in names if name not in frozen]
