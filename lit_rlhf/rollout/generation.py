@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,19 +90,39 @@ class TorchGenerator(Generator):
         """Draw responses, see `Generator`."""
         num_prompts = len(prompts.lengths)
         per_turn = max(1, self.max_rows // samples_per_prompt)
-        turns = [
-            _decode(
-                policy,
-                prompts.input_ids[start : start + per_turn],
-                prompts.lengths[start : start + per_turn],
-                _streams(prompts.prompt_ids[start : start + per_turn], samples_per_prompt),
-                sampling,
-                list(stop_ids),
-                seed,
-            )
-            for start in range(0, num_prompts, per_turn)
-        ]
+        with _weights_cast_once(prompts.input_ids.device.type):
+            turns = [
+                _decode(
+                    policy,
+                    prompts.input_ids[start : start + per_turn],
+                    prompts.lengths[start : start + per_turn],
+                    _streams(prompts.prompt_ids[start : start + per_turn], samples_per_prompt),
+                    sampling,
+                    list(stop_ids),
+                    seed,
+                )
+                for start in range(0, num_prompts, per_turn)
+            ]
         return Generation(*(torch.cat(parts) for parts in zip(*turns, strict=True)))
+
+
+@contextmanager
+def _weights_cast_once(device_type: str) -> Iterator[None]:
+    """Let autocast keep the weights that it casts, while they do not change.
+
+    Lightning forbids it that, and every token would cast every layer again: more work, for a few
+    rows on a CPU, than the layers themselves.
+    """
+    if not torch.is_autocast_enabled(device_type):
+        yield
+        return
+    dtype = torch.get_autocast_dtype(device_type)
+    try:
+        with torch.autocast(device_type, dtype=dtype, cache_enabled=True):
+            yield
+    finally:
+        # A context inside of another one leaves its cache behind.
+        torch.clear_autocast_cache()
 
 
 def _streams(prompt_ids: Tensor, samples_per_prompt: int) -> list[int]:

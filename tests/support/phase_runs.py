@@ -145,6 +145,7 @@ def run(
         folder,
         max_epochs=4,
         max_steps=max_batches * (NUM_EPOCHS if is_ppo else 1),
+        precision="bf16-mixed" if case.endswith("-bf16") else "32-true",
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(one, ModelCheckpoint) for one in callbacks),
         **options,
