@@ -188,7 +188,7 @@ class PPOModule(PhaseModule):
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
         assert self.policy is not None
         with gathered(self.policy):
-            samples = collect_samples(
+            return collect_samples(
                 self.policy,
                 self.generator,
                 batch,
@@ -197,9 +197,6 @@ class PPOModule(PhaseModule):
                 samples_per_prompt=self.advantage.samples_per_prompt,
                 seed=seed,
             )
-        # Weights that autocast cast without a graph must not serve the training forward.
-        torch.clear_autocast_cache()
-        return samples
 
     @torch.no_grad()
     def _evaluate(self, samples: SampleBatch, plan: UpdatePlan) -> RolloutBatch:
@@ -218,7 +215,6 @@ class PPOModule(PhaseModule):
             reference[chosen] = response_window(self._reference_logprobs(rows), starts, width)
             if values is not None and row_values is not None:
                 values[chosen] = response_window(row_values, starts, width)
-        torch.clear_autocast_cache()
         scores = self.reward(samples.prompts, samples.responses, samples).float()
         return RolloutBatch(samples, old, reference, values, scores)
 
@@ -305,7 +301,8 @@ class PPOModule(PhaseModule):
         optimizer.step()
         optimizer.zero_grad()
         statistics.num_steps += 1
-        # Autocast would go on with the weights as they were before this step.
+        # Lightning's autocast keeps no casts; a plugin that does would go on with the weights as
+        # they were before this step.
         torch.clear_autocast_cache()
 
     def _check_first_ratio(self, statistics: UpdateStatistics) -> None:

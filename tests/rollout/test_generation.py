@@ -218,6 +218,33 @@ def test_decoding_leaves_no_graph_and_no_trace(policies):
     assert policy.training is was_training
 
 
+def test_under_autocast_weights_are_cast_once_and_forgotten_afterwards(policies, monkeypatch):
+    """As Lightning sets it up, autocast would cast every layer for every token."""
+    policy = policies()
+    states = []
+    next_logits = policy.next_logits
+    monkeypatch.setattr(
+        policy,
+        "next_logits",
+        lambda *args: states.append(torch.is_autocast_cache_enabled()) or next_logits(*args),
+    )
+    casting = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False)
+    with casting:
+        first = responses(generate(policy, prompt_batch(), GREEDY))
+        assert not torch.is_autocast_cache_enabled()
+        kept = policy.model.lm_head.weight.detach().clone()
+        with torch.no_grad():
+            policy.model.lm_head.weight.mul_(-1)
+        other = responses(generate(policy, prompt_batch(), GREEDY))
+        with torch.no_grad():
+            policy.model.lm_head.weight.copy_(kept)
+        again = responses(generate(policy, prompt_batch(), GREEDY))
+    assert states
+    assert all(states)
+    assert first == again
+    assert first != other
+
+
 def test_a_generator_needs_a_row():
     with pytest.raises(ConfigError, match="max_rows must be at least 1, got 0"):
         TorchGenerator(max_rows=0)
