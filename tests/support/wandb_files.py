@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def history(folder: Path) -> list[dict[str, Any]]:
             item.key or "/".join(item.nested_key): json.loads(item.value_json)
             for item in record.history.item
         }
-        for record in _records(file.read_bytes())
+        for record in _finished_run(file)
         if record.WhichOneof("record_type") == "history"
     ]
 
@@ -38,9 +39,21 @@ def table(folder: Path, key: str) -> list[dict[str, Any]]:
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
+def _finished_run(file: Path) -> list[wandb_internal_pb2.Record]:
+    """Wait for the record that ends a run: its writer is another process, and may be behind."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        records = list(_records(file.read_bytes()))
+        if any(record.WhichOneof("record_type") == "exit" for record in records):
+            return records
+        time.sleep(0.1)
+    raise AssertionError(f"{file}: the run was not finished within a minute")
+
+
 def _records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
     # The log format of LevelDB: chunks that do not cross a block, padded where a header would.
-    assert content.startswith(b":W&B")
+    if not content.startswith(b":W&B"):  # not begun
+        return
     position, parts = _FILE_HEADER_BYTES, b""
     while position + _CHUNK_HEADER.size <= len(content):
         left_in_block = _BLOCK_BYTES - position % _BLOCK_BYTES
@@ -49,6 +62,8 @@ def _records(content: bytes) -> Iterator[wandb_internal_pb2.Record]:
             continue
         _, length, kind = _CHUNK_HEADER.unpack_from(content, position)
         start = position + _CHUNK_HEADER.size
+        if start + length > len(content):  # still being written
+            return
         parts += content[start : start + length]
         position = start + length
         if kind in {_FULL, _LAST}:
