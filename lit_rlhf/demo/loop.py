@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import resource
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import lit_rlhf
 from lit_rlhf.demo.fetching import cache_folder
@@ -25,9 +22,13 @@ from lit_rlhf.demo.measuring import (
     read_metrics,
     sample_table,
 )
+from lit_rlhf.demo.precision import Precision, choose_precision
+from lit_rlhf.demo.processes import CleanProcesses
 from lit_rlhf.demo.report_schema import Phase, Report
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.phase_cli import PhaseCLI, run_phase
+from lit_rlhf.phase_cli import run_phase
+
+R = TypeVar("R")
 
 DEFAULT_CACHE = Path("~/.cache/lit_rlhf").expanduser()
 PHASE_FOLDERS = ("sft-before", "sft", "sft-after", "reward", "judge", "ppo", "dpo")
@@ -58,41 +59,45 @@ class Scale:
 
 SCALES = {
     "smoke": Scale("smoke", "demo-smoke", 32, 4, 1),
-    "quick": Scale("quick", "demo", 256, 38, 6),
+    "quick": Scale("quick", "demo", 256, 24, 6),
     "full": Scale("full", "demo-full", 256, 38, 19),
 }
 
 
 class _Loop:
-    """Runs commands, keeps the time of each phase and the commands for the report."""
+    """Runs commands, keeps time and memory of each phase and the commands for the report."""
 
-    def __init__(self, scale: Scale, folder: Path, seed: int) -> None:
+    def __init__(self, scale: Scale, folder: Path, seed: int, precision: Precision) -> None:
         self.scale = scale
         self.folder = folder
         self.seed = seed
+        self.precision = precision
         self.commands: list[str] = []
         self.phases: list[Phase] = []
+        self._processes = CleanProcesses(["lit_rlhf.phase_cli", "lit_rlhf.demo.measuring"])
 
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Add a part of the run, with its seconds, to the report."""
+    def measure(self, name: str, function: Callable[..., R], *args: object) -> R:
+        """Call a function in a process of its own and add it to the report."""
         start = time.monotonic()
-        yield
-        self.phases.append(Phase(name, round(time.monotonic() - start, 1)))
+        result, peak_memory_gib = self._processes.run(name, function, *args)
+        self.phases.append(Phase(name, round(time.monotonic() - start, 1), peak_memory_gib))
+        return result
 
-    def run(self, phase: str, command: str, *options: str, name: str | None = None) -> PhaseCLI:
-        """Run one phase as the command line would, and return its LightningCLI."""
+    def run(
+        self, name: str, phase: str, command: str, *options: str, folder: str | None = None
+    ) -> dict[str, float]:
+        """Run one phase as the command line would, and return its last metrics."""
         arguments = [command, *self._configs(phase), *self._paths(phase)]
         arguments += ["--seed_everything", str(self.seed), "--data.seed", str(self.seed)]
+        arguments += [f"--trainer.precision={self.precision}"]
         arguments += [f"--trainer.logger.init_args.save_dir={self.folder}"]
-        if name is not None:
-            arguments += [f"--trainer.logger.init_args.name={name}"]
+        if folder is not None:
+            arguments += [f"--trainer.logger.init_args.name={folder}"]
         arguments += options
         self.commands.append(shlex.join(["lit-rlhf", phase, *arguments]))
         sys.stdout.write(f"\n$ {self.commands[-1]}\n")
         sys.stdout.flush()
-        release_memory()
-        return run_phase(phase, arguments)
+        return self.measure(name, _run_phase, phase, arguments)
 
     def checkpoint(self, phase: str) -> str:
         """Return the checkpoint that a phase leaves."""
@@ -136,23 +141,29 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
         ConfigError: the folder holds something that no demonstration made.
     """
     _clear(folder)
-    loop = _Loop(scale, folder, seed)
+    loop = _Loop(scale, folder, seed, choose_precision())
     before, after = _fine_tune(loop)
     _train_reward_models(loop)
     _optimize_policies(loop)
-    release_memory()
-    with loop.timed("evaluation"):
-        reward_model = measure_reward_model(
-            loop.checkpoint("reward"), data_file("reward", "test"), scale.num_groups
-        )
-        policies = measure_policies(
-            {name: loop.checkpoint(name) for name in ("sft", "ppo", "dpo")},
-            loop.checkpoint("reward"),
-            loop.checkpoint("judge"),
-            data_file("ppo", "test"),
-            scale.num_prompts,
-            seed,
-        )
+    reward_model = loop.measure(
+        "reward model on held-out texts",
+        measure_reward_model,
+        loop.checkpoint("reward"),
+        data_file("reward", "test"),
+        scale.num_groups,
+        loop.precision,
+    )
+    policies = loop.measure(
+        "policies on held-out prompts",
+        measure_policies,
+        {name: loop.checkpoint(name) for name in ("sft", "ppo", "dpo")},
+        loop.checkpoint("reward"),
+        loop.checkpoint("judge"),
+        data_file("ppo", "test"),
+        scale.num_prompts,
+        seed,
+        loop.precision,
+    )
     curves = ppo_curves(read_metrics(folder / "ppo" / "metrics.csv"), folder / "ppo")
     measured = Measurements(
         perplexity_before=before,
@@ -182,7 +193,7 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
         calibration=reward_model.calibration,
         samples=sample_table(policies),
         phases=tuple(loop.phases),
-        peak_memory_gib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        precision=loop.precision,
         seed=seed,
         commands=tuple(loop.commands),
         versions={"lit_rlhf": lit_rlhf.__version__, **{name: version(name) for name in VERSIONED}},
@@ -190,17 +201,9 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
     )
 
 
-def release_memory() -> None:
-    """Free the models of the phase before, and give their memory back to the system.
-
-    The C library keeps freed blocks of a few megabytes, which is what the layers' weights are, for
-    later; over seven phases they would add up to more than any one of them needs.
-    """
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others do not
-        if trim is not None:
-            trim(0)
+def _run_phase(phase: str, arguments: list[str]) -> dict[str, float]:
+    metrics = run_phase(phase, arguments).trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def _clear(folder: Path) -> None:
@@ -218,43 +221,34 @@ def _clear(folder: Path) -> None:
 
 def _fine_tune(loop: _Loop) -> tuple[float, float]:
     """Run SFT; return the held-out perplexity before and after."""
-    with loop.timed("perplexity before"):
-        before = _perplexity(loop, "sft-before")
-    with loop.timed("SFT"):
-        loop.run("sft", "fit")
-    with loop.timed("perplexity after"):
-        after = _perplexity(loop, "sft-after", f"--model.policy={loop.checkpoint('sft')}")
-    return before, after
+    before = _perplexity(loop, "before")
+    loop.run("SFT", "sft", "fit")
+    return before, _perplexity(loop, "after", f"--model.policy={loop.checkpoint('sft')}")
 
 
-def _perplexity(loop: _Loop, name: str, *options: str) -> float:
+def _perplexity(loop: _Loop, when: str, *options: str) -> float:
     limit = f"--trainer.limit_test_batches={loop.scale.num_perplexity_batches}"
-    cli = loop.run("sft", "test", limit, *options, name=name)
-    return float(cli.trainer.callback_metrics["test/sft/perplexity"])
+    folder = f"sft-{when}"
+    metrics = loop.run(f"perplexity {when}", "sft", "test", limit, *options, folder=folder)
+    return metrics["test/sft/perplexity"]
 
 
 def _train_reward_models(loop: _Loop) -> None:
     """Train the reward model, and the one that only judges: other texts, other raters."""
     policy = f"--model.policy={loop.checkpoint('sft')}"
-    with loop.timed("reward model"):
-        loop.run("reward", "fit", policy)
-    with loop.timed("validation reward model"):
-        files = [f"--data.{name}={data_file('judge', name)}" for name in ("train", "validation")]
-        loop.run("reward", "fit", policy, *files, name="judge")
+    loop.run("reward model", "reward", "fit", policy)
+    files = [f"--data.{name}={data_file('judge', name)}" for name in ("train", "validation")]
+    loop.run("validation reward model", "reward", "fit", policy, *files, folder="judge")
 
 
 def _optimize_policies(loop: _Loop) -> None:
     policy = f"--model.policy={loop.checkpoint('sft')}"
-    with loop.timed("PPO"):
-        loop.run(
-            "ppo",
-            "fit",
-            policy,
-            f"--model.reward.init_args.model={loop.checkpoint('reward')}",
-            f"--model.judges.validation.init_args.model={loop.checkpoint('judge')}",
-        )
-    with loop.timed("DPO"):
-        loop.run("dpo", "fit", policy)
+    reward_models = [
+        f"--model.reward.init_args.model={loop.checkpoint('reward')}",
+        f"--model.judges.validation.init_args.model={loop.checkpoint('judge')}",
+    ]
+    loop.run("PPO", "ppo", "fit", policy, *reward_models)
+    loop.run("DPO", "dpo", "fit", policy)
 
 
 def data_file(task: str, split: str) -> str:

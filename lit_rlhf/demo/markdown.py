@@ -31,7 +31,11 @@ def render_markdown(report: Report, pictures: dict[str, str]) -> str:
         _samples(report.samples),
         "## The run",
         _table(
-            ("phase", "seconds"), [(phase.name, f"{phase.seconds:.0f}") for phase in report.phases]
+            ("phase", "seconds", "memory at the peak, GiB"),
+            [
+                (phase.name, f"{phase.seconds:.0f}", f"{phase.peak_memory_gib:.2f}")
+                for phase in report.phases
+            ],
         ),
         "The same, phase by phase:",
         "\n".join(["```", *report.commands, "```"]),
@@ -56,7 +60,7 @@ def _summary(report: Report) -> str:
     seconds = sum(phase.seconds for phase in report.phases)
     return (
         f"{num_met} of {len(asked)} targets met. Seed {report.seed}, {seconds / 60:.1f} minutes, "
-        f"{report.peak_memory_gib:.2f} GiB at the peak."
+        f"{report.peak_memory_gib:.2f} GiB at the peak, precision {report.precision}."
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, SampleBatch
 from lit_rlhf.data import PPODataModule, RewardDataModule
+from lit_rlhf.demo.precision import Precision, autocast
 from lit_rlhf.demo.report_schema import (
     CalibrationBin,
     Curve,
@@ -100,23 +101,21 @@ class PolicyFigures:
         )
 
 
-def _autocast() -> torch.autocast:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.autocast(device, dtype=torch.bfloat16)
-
-
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
-def measure_reward_model(checkpoint: str, groups_file: str, num_groups: int) -> RewardModelFigures:
+def measure_reward_model(
+    checkpoint: str, groups_file: str, num_groups: int, precision: Precision
+) -> RewardModelFigures:
     """Score held-out judged texts and compare with all of their raters.
 
     Args:
         checkpoint: of the reward model.
         groups_file: judged groups, one JSON object a line.
         num_groups: groups taken, from the first.
+        precision: of the forwards.
 
     Returns:
         Order accuracy over all pairs of texts, calibration over the pairs inside groups.
@@ -130,7 +129,7 @@ def measure_reward_model(checkpoint: str, groups_file: str, num_groups: int) -> 
         if index == num_groups:
             break
         assert isinstance(batch, ComparisonBatch)
-        with _autocast():
+        with autocast(precision):
             group_scores = model(batch.rows.to(_device())).cpu()  # [N]
         scores.append(group_scores)
         predicted = (group_scores[batch.chosen] - group_scores[batch.rejected]).sigmoid()
@@ -166,6 +165,7 @@ def measure_policies(
     prompts_file: str,
     num_prompts: int,
     seed: int,
+    precision: Precision,
 ) -> PolicyFigures:
     """Let each policy respond to the same held-out prompts, each from the same random stream.
 
@@ -176,15 +176,16 @@ def measure_policies(
         prompts_file: held-out prompts.
         num_prompts: prompts taken, from the first.
         seed: of the samples.
+        precision: of the forwards.
 
     Returns:
         Samples, scores and figures of each policy.
     """
     prompts = _read_prompts(policies["sft"], prompts_file, num_prompts)
-    samples = {name: _sample(path, prompts, seed) for name, path in policies.items()}
+    samples = {name: _sample(path, prompts, seed, precision) for name, path in policies.items()}
     sources = {"reward": LearnedReward(reward_model), "validation": LearnedReward(judge)}
     scores: dict[str, dict[str, Floats]] = {}
-    with _autocast():
+    with autocast(precision):
         for name, (batch, _) in samples.items():
             judges = {**sources, "vader": VaderReward()}
             scores[name] = {
@@ -195,7 +196,7 @@ def measure_policies(
         prompts=prompts.prompts,
         responses={name: batch.responses for name, (batch, _) in samples.items()},
         scores=scores,
-        kl=_kl_to_reference(policies["sft"], samples),
+        kl=_kl_to_reference(policies["sft"], samples, precision),
         distinct_2={name: distinct_n(batch.responses) for name, (batch, _) in samples.items()},
         finished={
             name: float(batch.finished.float().mean()) for name, (batch, _) in samples.items()
@@ -211,10 +212,12 @@ def _read_prompts(tokenizer: str, prompts_file: str, num_prompts: int) -> Prompt
     return batch.to(_device())
 
 
-def _sample(path: str, prompts: PromptBatch, seed: int) -> tuple[SampleBatch, Tensor]:
+def _sample(
+    path: str, prompts: PromptBatch, seed: int, precision: Precision
+) -> tuple[SampleBatch, Tensor]:
     """Return a policy's samples and their log-probabilities under it, `[B, L]`."""
-    policy = _load_policy(path)
-    with _autocast():
+    policy = _load_policy(path, precision)
+    with autocast(precision):
         samples = collect_samples(
             policy,
             TorchGenerator(max_rows=BATCH_ROWS),
@@ -226,8 +229,9 @@ def _sample(path: str, prompts: PromptBatch, seed: int) -> tuple[SampleBatch, Te
         return samples, _logprobs(policy, samples)
 
 
-def _load_policy(path: str) -> PolicyModel:
-    policy = PolicyModel(freeze(load_causal_lm(path), torch.bfloat16))
+def _load_policy(path: str, precision: Precision) -> PolicyModel:
+    frozen_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    policy = PolicyModel(freeze(load_causal_lm(path), frozen_dtype))
     return policy.to(_device())
 
 
@@ -238,13 +242,13 @@ def _logprobs(policy: PolicyModel, samples: SampleBatch) -> Tensor:
 
 
 def _kl_to_reference(
-    reference: str, samples: Mapping[str, tuple[SampleBatch, Tensor]]
+    reference: str, samples: Mapping[str, tuple[SampleBatch, Tensor]], precision: Precision
 ) -> dict[str, float]:
     """Estimate `KL(policy | reference)` by the mean log ratio over the policy's own samples."""
-    model = _load_policy(reference)
+    model = _load_policy(reference, precision)
     kl = {}
     for name, (batch, logprobs) in samples.items():
-        with _autocast():
+        with autocast(precision):
             token_kl = kl_k1(logprobs, _logprobs(model, batch))
         kl[name] = float(kl_per_response(token_kl, batch.rows.response_mask).mean())
     return kl

@@ -101,10 +101,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the run and the seconds that it took."""
+    """A part of the run, the seconds that it took and its process's largest resident memory."""
 
     name: str
     seconds: float
+    peak_memory_gib: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Report:
         calibration: bins of the reward model's predictions; empty bins may be left out.
         samples: before and after.
         phases: in the order in which they ran.
-        peak_memory_gib: largest resident memory of the process (and its children).
+        precision: of every phase, as the Trainer's flag spells it.
         seed: of the whole run.
         commands: that a user would type to run the same phases one by one.
         versions: of the packages that matter.
@@ -131,11 +132,16 @@ class Report:
     calibration: tuple[CalibrationBin, ...]
     samples: tuple[Sample, ...]
     phases: tuple[Phase, ...]
-    peak_memory_gib: float
+    precision: str
     seed: int
     commands: tuple[str, ...]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def peak_memory_gib(self) -> float:
+        """The largest resident memory of any phase's process."""
+        return max(phase.peak_memory_gib for phase in self.phases)
 
 
 def parse_report(data: Mapping[str, Any]) -> Report:

@@ -4,7 +4,6 @@ Policies are sampled as in the demonstration, in bfloat16; what is recomputed in
 with that to about a hundredth.
 """
 
-import contextlib
 import json
 import warnings
 from itertools import combinations
@@ -142,9 +141,8 @@ def plain_scores(checkpoint, texts, *, normalized):
 # The reward model --------------------------------------------------------------------------
 
 
-def test_reward_model_against_transformers_and_numpy(run, monkeypatch):
-    monkeypatch.setattr(measuring, "_autocast", contextlib.nullcontext)  # float32: compare closely
-    figures = measure_reward_model(run.reward, run.groups, 2)
+def test_reward_model_against_transformers_and_numpy(run):
+    figures = measure_reward_model(run.reward, run.groups, 2, "32-true")
 
     scores, means, predicted, human = [], [], [], []
     for group in GROUPS[:2]:
@@ -182,10 +180,10 @@ def test_reward_model_against_transformers_and_numpy(run, monkeypatch):
         assert found == pytest.approx((np.mean(pairs), len(pairs)))
 
 
-def test_reward_model_in_bfloat16_says_about_the_same(run, monkeypatch):
-    in_bfloat16 = measure_reward_model(run.reward, run.groups, 3)
-    monkeypatch.setattr(measuring, "_autocast", contextlib.nullcontext)
-    in_float32 = measure_reward_model(run.reward, run.groups, 3)
+def test_reward_model_in_bfloat16_says_about_the_same(run):
+    in_bfloat16 = measure_reward_model(run.reward, run.groups, 3, "bf16-mixed")
+    in_float32 = measure_reward_model(run.reward, run.groups, 3, "32-true")
+    assert in_bfloat16.brier_score != in_float32.brier_score
     assert in_bfloat16.brier_score == pytest.approx(in_float32.brier_score, abs=0.02)
     assert sum(row.weight for row in in_bfloat16.calibration) == 6 + 3 + 1
 
@@ -205,7 +203,7 @@ def measured(run):
     policies = {"sft": run.sft, "ppo": run.ppo, "dpo": run.sft}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "collect_samples", collect_and_keep)
-        figures = measure_policies(policies, run.reward, run.judge, run.prompts, 6, seed=3)
+        figures = measure_policies(policies, run.reward, run.judge, run.prompts, 6, 3, "bf16-mixed")
     return figures, dict(zip(policies, samples, strict=True))
 
 
