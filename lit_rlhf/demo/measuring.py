@@ -246,8 +246,9 @@ def _kl_to_reference(
 ) -> dict[str, float]:
     """Estimate `KL(policy | reference)` by the mean log ratio over the policy's own samples."""
     model = _load_policy(reference, precision)
-    kl = {}
-    for name, (batch, logprobs) in samples.items():
+    kl = {"sft": 0.0}  # it is the reference
+    for name in samples.keys() - kl.keys():
+        batch, logprobs = samples[name]
         with autocast(precision):
             token_kl = kl_k1(logprobs, _logprobs(model, batch))
         kl[name] = float(kl_per_response(token_kl, batch.rows.response_mask).mean())

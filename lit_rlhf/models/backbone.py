@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.packing import pack_rows
 
 # How the architectures' configurations spell a dropout rate.
@@ -28,6 +29,10 @@ _DROPOUT_NAMES = (
     "drop_rate",
     "layerdrop",
 )
+
+
+# The attention implementations to which a mask of any shape can be handed.
+_TAKING_A_MASK = (ATTENTION_NAME, "sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def vocabulary_of(model: nn.Module) -> Vocabulary:
 
 
 def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple[Tensor, Tensor]:
-    """Run the trunk over rows, once, without their padding.
+    """Run the trunk over rows, once, without their padding, and over shared prompts once.
 
     Args:
         trunk: a transformers base model (no head).
@@ -96,13 +101,41 @@ def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple
     Returns:
         `[R * W, H]` hidden states, and `[B, L]` int64 with the place of each token in them.
     """
-    packed = pack_rows(rows.input_ids, rows.lengths, width)
-    # No attention mask: right-padding is never seen by a causal model, and packed rows are told
-    # apart by their restarting positions.
+    packed = pack_rows(rows.input_ids, rows.lengths, _shared_lengths(trunk, rows), width)
+    # Without a shared prompt there is no mask: right-padding is never seen by a causal model, and
+    # packed rows are told apart by their restarting positions.
     output = trunk(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, use_cache=False
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=_mask_for(trunk, packed.attention_mask),
+        use_cache=False,
     ).last_hidden_state
     return output.flatten(0, 1), packed.flat_index
+
+
+def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:
+    """Return how many tokens of each row may be shared: its prompt, `[B]`, or nothing.
+
+    A mask of ours replaces the architecture's own. It cannot where the attention takes none (flash
+    attention), and would hide nothing of a prompt that a sliding window (Mistral, Gemma) does not
+    reach.
+    """
+    first_response = rows.response_mask.int().argmax(1)  # 0 where nothing is marked
+    config = without_adapter_wrapper(trunk).config
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    is_beyond = window is not None and rows.input_ids.shape[1] > window
+    if is_beyond or config._attn_implementation not in _TAKING_A_MASK:
+        return torch.zeros_like(first_response)
+    return first_response
+
+
+def _mask_for(trunk: nn.Module, mask: Tensor | None) -> Tensor | None:
+    # transformers' plain attention adds its mask to the scores, the others select by it.
+    inner = without_adapter_wrapper(trunk)
+    if mask is None or inner.config._attn_implementation != "eager":
+        return mask
+    lowest = torch.finfo(inner.dtype).min
+    return torch.zeros(mask.shape, dtype=inner.dtype, device=mask.device).masked_fill(~mask, lowest)
 
 
 def apply_lora(model: PreTrainedModel, lora: LoRAConfig) -> PeftModel:

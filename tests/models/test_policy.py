@@ -5,6 +5,7 @@ from transformers import DynamicCache
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
+from lit_rlhf.models.attention import ATTENTION_NAME
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 
 LAYOUTS = {"padded": None, "packed": 16, "packed wide": 256}
@@ -17,8 +18,23 @@ def rows_of_all_lengths():
     return random_rows([3, 1, 7, 5, 2], [4, 2, 1, 6, 9], num_extra_columns=2, pad_id=3)
 
 
-def policy_with_critic(architecture, width=None):
-    policy = PolicyModel(lively_model(architecture), value_head=True, packing_width=width)
+def rows_sharing_prompts():
+    """Three responses to one prompt, two to another, one to a third that begins like the first."""
+    rows = random_rows([5, 2, 5, 5, 2, 4], [4, 2, 1, 6, 9, 3], num_extra_columns=2, pad_id=3)
+    ids = rows.input_ids.clone()
+    ids[2, :5] = ids[3, :5] = ids[0, :5]
+    ids[4, :2] = ids[1, :2]
+    ids[5, :4] = ids[0, :4]
+    return rows._replace(input_ids=ids)
+
+
+BATCHES = {"own prompts": rows_of_all_lengths, "shared prompts": rows_sharing_prompts}
+each_batch = pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES.keys())
+
+
+def policy_with_critic(architecture, width=None, attention="eager"):
+    model = lively_model(architecture, attn_implementation=attention)
+    policy = PolicyModel(model, value_head=True, packing_width=width)
     shake(policy.value_head, seed=1)
     return policy
 
@@ -41,8 +57,9 @@ def oracle(policy, rows, temperature=1.0):
 
 @each_architecture
 @each_layout
-def test_scores_are_those_of_transformers_row_by_row(architecture, width):
-    policy, rows = policy_with_critic(architecture, width), rows_of_all_lengths()
+@each_batch
+def test_scores_are_those_of_transformers_row_by_row(architecture, width, batch):
+    policy, rows = policy_with_critic(architecture, width), batch()
     with torch.no_grad():
         ours = policy(rows, with_entropy=True)
         logprobs, entropy, values = oracle(policy, rows)
@@ -54,8 +71,9 @@ def test_scores_are_those_of_transformers_row_by_row(architecture, width):
 
 @each_architecture
 @each_layout
-def test_gradients_are_those_of_transformers_row_by_row(architecture, width):
-    rows = rows_of_all_lengths()
+@each_batch
+def test_gradients_are_those_of_transformers_row_by_row(architecture, width, batch):
+    rows = batch()
     weights = torch.randn(3, *rows.input_ids.shape)
     gradients = []
     for forward in (oracle, lambda policy, rows: policy(rows, with_entropy=True)):
@@ -69,6 +87,18 @@ def test_gradients_are_those_of_transformers_row_by_row(architecture, width):
     for name, gradient in expected.items():
         largest = float(gradient.abs().max())
         torch.testing.assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])  # Gemma 2 has eager alone
+@pytest.mark.parametrize("attention", ["sdpa", ATTENTION_NAME])
+def test_a_shared_prompt_is_masked_for_every_attention(architecture, attention):
+    rows = rows_sharing_prompts()
+    policy = policy_with_critic(architecture, 256, attention)
+    with torch.no_grad():
+        for ours, expected in zip(
+            policy(rows, with_entropy=True), oracle(policy, rows), strict=True
+        ):
+            torch.testing.assert_close(ours, expected, **close)
 
 
 @each_layout
