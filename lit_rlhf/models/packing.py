@@ -10,6 +10,7 @@ every token is that of its own row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from torch import Tensor
 DEFAULT_WIDTH = 256
 # Rows may become wider where more responses then share their prompt.
 _WIDENINGS = (1.0, 1.5, 2.0, 3.0, 4.0)
+# How much wider than evenly filled rows the tightest ones are tried.
+_SLACKS = (1.0, 1.01, 1.03, 1.06)
 # Attention over this many tokens costs about as much as the linear layers of a small model.
 _WIDTH_OF_EQUAL_COST = 1024
 
@@ -150,17 +153,24 @@ def _cheapest_bins(rows: list[RowSizes], width: int) -> tuple[list[Bin], int]:
     longest = max(row.total for row in rows)
     # Only shared prompts repay a row that is wider than asked for.
     is_shared = len({row.family for row in rows}) < len(rows)
-    widths = {
-        max(longest, int(width * factor)) for factor in _WIDENINGS[: None if is_shared else 1]
-    }
     candidates = []
-    for candidate in sorted(widths):
-        bins = first_fit(rows, candidate)
-        packed_width = max(candidate - place.room for place in bins)
-        cost = len(bins) * packed_width * (1 + packed_width / _WIDTH_OF_EQUAL_COST)
-        candidates.append((cost, packed_width, bins))
+    for factor in _WIDENINGS if is_shared else _WIDENINGS[:1]:
+        wide = max(longest, int(width * factor))
+        num_bins, num_tokens = _fill(first_fit(rows, wide), wide)
+        # As many bins may do with less width: their rows are then padded to less.
+        tight = [math.ceil(num_tokens / num_bins * slack) for slack in _SLACKS]
+        for candidate in {wide, *(max(longest, value) for value in tight)}:
+            bins = first_fit(rows, candidate)
+            packed_width = max(candidate - place.room for place in bins)
+            cost = len(bins) * packed_width * (1 + packed_width / _WIDTH_OF_EQUAL_COST)
+            candidates.append((cost, packed_width, bins))
     _, packed_width, bins = min(candidates, key=lambda candidate: candidate[:2])
     return bins, packed_width
+
+
+def _fill(bins: list[Bin], width: int) -> tuple[int, int]:
+    """Return the number of bins and the tokens in them."""
+    return len(bins), sum(width - place.room for place in bins)
 
 
 def _lay_out(
@@ -175,9 +185,9 @@ def _lay_out(
     for number, place in enumerate(bins):
         offset = number * packed_width
         for members in place.families.values():
-            prompt_start, offset = offset, offset + rows[members[0]].prompt
+            start, offset = offset, offset + rows[members[0]].prompt
             for index in members:
-                prompt_starts[index], response_starts[index] = prompt_start, offset
+                prompt_starts[index], response_starts[index] = start, offset
                 offset += rows[index].response
     device = input_ids.device
     columns = torch.arange(row_width, device=device)

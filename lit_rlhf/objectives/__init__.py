@@ -4,8 +4,9 @@ No module, trainer, configuration file, rank or logging is known here. Results s
 by element or row by row; the caller reduces, and says over which tokens and ranks.
 """
 
-from lit_rlhf.objectives.advantages import GAE, RLOO, AdvantageEstimator, Advantages
+from lit_rlhf.objectives.advantages import GAE, AdvantageEstimator, Advantages
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
+from lit_rlhf.objectives.group_advantages import GRPO, RLOO
 from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
 from lit_rlhf.objectives.language_modeling import perplexity, response_nll
@@ -28,6 +29,7 @@ from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
 __all__ = [
     "DPO",
     "GAE",
+    "GRPO",
     "RLOO",
     "AdaptiveKL",
     "AdvantageEstimator",

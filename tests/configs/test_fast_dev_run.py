@@ -12,7 +12,7 @@ import yaml
 from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, WandbAutoLogger
 from lit_rlhf.cli import PHASES
 from lit_rlhf.demo.vader import VaderReward
-from lit_rlhf.objectives import DPO, GAE, RLOO, AdaptiveKL, FixedKL
+from lit_rlhf.objectives import DPO, GAE, GRPO, RLOO, AdaptiveKL, FixedKL
 from lit_rlhf.rewards import FunctionReward, LearnedReward
 from tests.support import wandb_files
 
@@ -88,6 +88,14 @@ def test_ppo_without_a_critic_by_adapters_and_rules(workplace):
     assert callback(cli, SampleTableCallback).num_samples == 32
     samples = (workplace.folder / "runs" / "ppo" / "samples.jsonl").read_text().splitlines()
     assert {"step", "prompt", "response", "validation"} <= json.loads(samples[-1]).keys()
+
+
+def test_ppo_with_group_relative_advantages(workplace):
+    cli = workplace.fit("ppo", "advantage/grpo.yaml", "reward/function.yaml")
+    check_run(cli, "ppo")
+    assert cli.model.advantage == GRPO(k=8, scale=True)
+    assert not cli.model.whiten_advantages
+    assert cli.model.policy.value_head is None
 
 
 def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):

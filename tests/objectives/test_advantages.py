@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives import GAE, RLOO, AdvantageEstimator
+from lit_rlhf.objectives import GAE, GRPO, RLOO, AdvantageEstimator
 from tests.objectives.agreement import (
     SHAPE_ERRORS,
     assert_agrees,
@@ -18,8 +18,8 @@ from tests.objectives.agreement import (
 )
 from tests.oracles import advantages as oracle
 
-GROUPS = torch.tensor([7, 7, 3, 3, 3, 9, 9])
-each_estimator = pytest.mark.parametrize("estimator", [GAE(0.9, 0.8), RLOO()], ids=["gae", "rloo"])
+ESTIMATORS = {"gae": GAE(0.9, 0.8), "rloo": RLOO(), "grpo": GRPO(2), "unscaled": GRPO(2, False)}
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS.keys())
 
 
 def all_true(*shape):
@@ -95,51 +95,6 @@ def test_gae_without_values_is_refused():
         GAE()(torch.zeros(1, 2), None, all_true(1, 2), torch.tensor([0]))
 
 
-@both_precisions
-def test_rloo_agrees_with_leaving_one_out(dtype):
-    rewards, mask = normal(7, 5, dtype=dtype), random_mask(7, 5)
-    output = RLOO()(rewards, None, mask, GROUPS)
-    golden = oracle.rloo(rewards.numpy(), mask.numpy(), GROUPS.tolist())
-    assert_agrees(output.advantages, golden, dtype)
-    assert output.returns is None
-
-
-def test_rloo_by_hand():
-    # Rewards 6, 3, 0 of one prompt: baselines 1.5, 3, 4.5.
-    rewards = torch.tensor([[2.0, 4.0], [3.0, 9.0], [0.0, 0.0]])
-    mask = torch.tensor([[True, True], [True, False], [True, True]])
-    output = RLOO(3)(rewards, None, mask, torch.tensor([5, 5, 5]))
-    assert_agrees(output.advantages, [[4.5, 4.5], [0.0, 0.0], [-4.5, -4.5]])
-
-
-@given(floats((7, 2)), st.permutations(range(7)))
-def test_rloo_does_not_depend_on_the_order_of_rows(rewards, order):
-    advantages = RLOO()(rewards, None, all_true(7, 2), GROUPS).advantages
-    order = torch.tensor(order)
-    permuted = RLOO()(rewards[order], None, all_true(7, 2), GROUPS[order]).advantages
-    assert_agrees(permuted, advantages[order])
-
-
-@given(floats((7, 1)), st.floats(-20, 20))
-def test_rloo_advantages_of_a_group_sum_to_zero_whatever_its_level(rewards, shift):
-    advantages = RLOO()(rewards, None, all_true(7, 1), GROUPS).advantages
-    for group in (7, 3, 9):
-        assert_agrees(advantages[group == GROUPS].sum() + 0.0, 0.0)
-    shifted = rewards + shift * (GROUPS == 3)[:, None]
-    assert_agrees(RLOO()(shifted, None, all_true(7, 1), GROUPS).advantages, advantages)
-
-
-def test_a_response_without_tokens_counts_as_reward_zero_in_its_group():
-    rewards, mask = torch.tensor([[4.0], [math.nan]]), torch.tensor([[True], [False]])
-    output = RLOO()(rewards, None, mask, torch.tensor([0, 0]))
-    assert output.advantages.tolist() == [[4.0], [0.0]]
-
-
-def test_a_group_of_one_is_refused():
-    with pytest.raises(ConfigError, match="1 of 2 groups have one"):
-        RLOO()(torch.zeros(3, 2), None, all_true(3, 2), torch.tensor([0, 0, 1]))
-
-
 @each_estimator
 def test_no_gradient_flows_and_bfloat16_becomes_float32(estimator):
     rewards = torch.tensor([[1.0, 2.0], [0.5, 3.0]]).bfloat16().requires_grad_()
@@ -159,12 +114,10 @@ def test_shapes_that_do_not_fit_are_refused(estimator):
             estimator(rewards, zeros, marks, groups)
 
 
-def test_values_and_groups_that_do_not_fit_are_refused():
+def test_values_that_do_not_fit_are_refused():
     zeros, mask, groups = torch.zeros(2, 3), all_true(2, 3), torch.tensor([0, 0])
     with pytest.raises(SHAPE_ERRORS):
         GAE()(zeros, zeros[:1], mask, groups)
-    with pytest.raises(SHAPE_ERRORS):
-        RLOO()(zeros, None, mask, groups[:1])
 
 
 @pytest.mark.parametrize("name", ["gamma", "gae_lambda"])
@@ -174,13 +127,7 @@ def test_discounts_out_of_range_are_refused_by_name(name, value):
         GAE(**{name: value})
 
 
-def test_one_sample_is_too_few_for_rloo():
-    with pytest.raises(ConfigError, match=r"advantage\.k is 1"):
-        RLOO(1)
-
-
 def test_estimators_say_what_they_need():
     assert (GAE().requires_values, GAE().samples_per_prompt) == (True, 1)
-    assert (RLOO(5).requires_values, RLOO(5).samples_per_prompt) == (False, 5)
     with pytest.raises(TypeError, match="abstract"):
         AdvantageEstimator()

@@ -1,6 +1,10 @@
-"""GAE by its definition as a sum (Schulman et al. 2016, eq. 16), RLOO by leaving one out."""
+"""GAE by its definition as a sum (Schulman et al. 2016, eq. 16), RLOO by leaving one out, GRPO.
+
+GRPO's standard scores come from the standard library's mean and deviation.
+"""
 
 import math
+import statistics
 
 
 def gae_row(rewards, values, gamma, gae_lambda):
@@ -31,11 +35,27 @@ def gae(rewards, values, mask, gamma, gae_lambda):
     return advantages, returns
 
 
-def rloo(rewards, mask, groups):
-    totals = [
+def totals_of(rewards, mask):
+    return [
         math.fsum(float(r) for r, m in zip(row, marks, strict=True) if m)
         for row, marks in zip(rewards, mask, strict=True)
     ]
+
+
+def grpo(rewards, mask, groups, scale):
+    totals = totals_of(rewards, mask)
+    result = []
+    for total, own, marks in zip(totals, groups, mask, strict=True):
+        group = [other for other, name in zip(totals, groups, strict=True) if name == own]
+        advantage = total - statistics.fmean(group)
+        if scale:
+            advantage /= statistics.stdev(group) + 1e-4
+        result.append([advantage if m else 0.0 for m in marks])
+    return result
+
+
+def rloo(rewards, mask, groups):
+    totals = totals_of(rewards, mask)
     result = []
     for i, marks in enumerate(mask):
         others = [totals[j] for j in range(len(totals)) if j != i and groups[j] == groups[i]]
