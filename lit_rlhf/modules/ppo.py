@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
-from lit_rlhf.errors import TrainingError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
@@ -143,6 +143,18 @@ class PPOModule(PhaseModule):
             per_iteration = self.update.num_epochs * self.update.num_minibatches
             num_steps = min(num_steps, math.ceil(self.trainer.max_steps / per_iteration))
         return num_steps
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train on samples that are not the policy's own.
+
+        Raises:
+            ConfigError: the sampling truncates or shifts the policy's distribution.
+        """
+        if stage == "fit" and self.sampling.distortions:
+            raise ConfigError(
+                f"model.sampling: {', '.join(self.sampling.distortions)} would make samples differ "
+                "from the policy that PPO trains; leave them out to train (validate takes them)"
+            )
 
     def configure_model(self) -> None:
         """Load policy, reference and critic, only those that are needed."""

@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.rollout.sampling import Sampling, draw_tokens, uniform_streams
+from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens, uniform_streams
 
 
 class Generation(NamedTuple):
@@ -171,7 +171,9 @@ def _decode(
     finished = torch.zeros(num_rows, dtype=torch.bool, device=device)
     state = _prefill(policy, input_ids, lengths, num_rows // len(lengths))
     for step in range(limit):
-        drawn = draw_tokens(state.logits, uniforms[state.rows, step], sampling)  # [b]
+        forbidden = stops if step < sampling.min_new_tokens else None
+        logits = adjust_logits(state.logits, sampling, forbidden)
+        drawn = draw_tokens(logits, uniforms[state.rows, step], sampling)  # [b]
         tokens[state.rows, step] = drawn
         is_stop = torch.isin(drawn, stops)
         finished[state.rows[is_stop]] = True

@@ -6,6 +6,7 @@ own random stream, so that its tokens do not depend on who shares its batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,20 +21,25 @@ _BLOCK = 128  # vocabulary entries summed before the search looks inside a block
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn.
+    """How responses are drawn: bias, then temperature, then top-k, top-p and min-p.
 
     Attributes:
         max_new_tokens: a response without a stop token is cut here.
         temperature: the logits are divided by it; 0 takes the likeliest token.
-        top_k: only the k likeliest tokens, 0 for all. Training needs 0: truncation biases PPO's
-            ratio by the surviving mass (detail P3 of the field: top_k 0, top_p 1).
+        top_k: only the k likeliest tokens, 0 for all.
         top_p: the smallest set of tokens with this much probability, 1 for all.
+        min_p: only tokens with at least this share of the likeliest one's probability, 0 for all.
+        min_new_tokens: stop tokens are not drawn before as many others have been.
+        logit_bias: added to the logits of these token ids.
     """
 
     max_new_tokens: int = 32
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    min_new_tokens: int = 0
+    logit_bias: dict[int, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, by name."""
@@ -45,6 +51,27 @@ class Sampling:
             raise ConfigError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p must be in [0, 1], got {self.min_p}")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ConfigError(
+                f"min_new_tokens must be in [0, max_new_tokens {self.max_new_tokens}], "
+                f"got {self.min_new_tokens}"
+            )
+        for token, bias in (self.logit_bias or {}).items():
+            if token < 0 or math.isnan(bias):
+                raise ConfigError(f"logit_bias: token ids and numbers, got {token}: {bias}")
+
+    @property
+    def distortions(self) -> tuple[str, ...]:
+        """Name the settings that make samples differ from the policy at its temperature.
+
+        PPO's ratio would be biased by the mass that they take away (detail P3 of the field:
+        top_k 0, top_p 1).
+        """
+        plain = Sampling()
+        names = ("top_k", "top_p", "min_p", "min_new_tokens", "logit_bias")
+        return tuple(name for name in names if getattr(self, name) != getattr(plain, name))
 
 
 def uniform_streams(seed: int, stream_ids: list[int], num_steps: int) -> Float[Tensor, "B T"]:
@@ -68,9 +95,9 @@ def uniform_streams(seed: int, stream_ids: list[int], num_steps: int) -> Float[T
 
 
 def truncate_logits(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B V"]:
-    """Set the logits that top-k and top-p exclude to minus infinity.
+    """Set the logits that top-k, top-p and min-p exclude to minus infinity.
 
-    The likeliest token always survives.
+    The likeliest token always survives. Source of min-p: Nguyen et al. 2024.
     """
     if 0 < sampling.top_k < logits.shape[-1]:
         smallest = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -82,6 +109,36 @@ def truncate_logits(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[T
         is_excluded = probabilities.cumsum(-1) - probabilities >= sampling.top_p
         is_excluded = is_excluded.scatter(-1, order, is_excluded)
         logits = logits.masked_fill(is_excluded, float("-inf"))
+    if sampling.min_p > 0:
+        lowest = logits.amax(-1, keepdim=True) + math.log(sampling.min_p)
+        logits = logits.masked_fill(logits < lowest, float("-inf"))
+    return logits
+
+
+def adjust_logits(
+    logits: Float[Tensor, "B V"], sampling: Sampling, forbidden: Int[Tensor, " n"] | None = None
+) -> Float[Tensor, "B V"]:
+    """Add the bias, and rule tokens out.
+
+    Args:
+        logits: of the model; left as they are.
+        sampling: has the bias.
+        forbidden: token ids that cannot be drawn now (stop tokens, while a response is too short).
+
+    Raises:
+        ConfigError: the bias names a token that the vocabulary does not have.
+    """
+    if sampling.logit_bias:
+        if max(sampling.logit_bias) >= logits.shape[-1]:
+            raise ConfigError(
+                f"logit_bias: token {max(sampling.logit_bias)} is not in the vocabulary of "
+                f"{logits.shape[-1]} tokens"
+            )
+        logits = logits.clone()
+        for token, bias in sampling.logit_bias.items():
+            logits[:, token] += bias
+    if forbidden is not None:
+        logits = logits.index_fill(-1, forbidden, float("-inf"))
     return logits
 
 
@@ -94,7 +151,7 @@ def draw_tokens(
     cumulative sum over the vocabulary, slow and inexact in float32, is never formed.
 
     Args:
-        logits: `[B, V]` float32.
+        logits: `[B, V]` float32, with bias (`adjust_logits`) if there is one.
         uniforms: `[B]` in [0, 1).
         sampling: temperature and truncation.
 

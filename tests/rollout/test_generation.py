@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,6 +76,24 @@ def test_greedy_responses_are_those_of_transformers(architecture, policies):
     stop_ids = stops_within(free)
     stopped = generate(policy, prompts, GREEDY, stop_ids)
     assert responses(stopped) == responses_of_transformers(policy, prompts, stop_ids)
+
+
+def test_no_response_stops_before_its_least_length(policies):
+    policy, prompts = policies("llama"), prompt_batch()
+    free = responses(generate(policy, prompts, GREEDY))
+    stop_ids = sorted({response[0] for response in free})
+    assert all(len(row) == 1 for row in responses(generate(policy, prompts, GREEDY, stop_ids)))
+    patient = replace(GREEDY, min_new_tokens=4)
+    generation = generate(policy, prompts, patient, stop_ids)
+    assert int(generation.lengths.min()) > 4
+    for row in responses(generation):
+        assert not set(row[:4]) & set(stop_ids)
+
+
+def test_a_bias_steers_every_step(policies):
+    steered = replace(GREEDY, logit_bias={11: 1e4})
+    rows = responses(generate(policies("llama"), prompt_batch(), steered))
+    assert rows == [[11] * GREEDY.max_new_tokens] * len(PROMPT_LENGTHS)
 
 
 @each_architecture

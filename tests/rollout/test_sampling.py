@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.rollout.sampling import Sampling, draw_tokens, truncate_logits, uniform_streams
+from lit_rlhf.rollout.sampling import (
+    Sampling,
+    adjust_logits,
+    draw_tokens,
+    truncate_logits,
+    uniform_streams,
+)
 
 NEVER = float("-inf")
 PLAIN = Sampling()
@@ -159,6 +165,43 @@ def test_top_p_counts_the_mass_that_top_k_left():
     assert survivors([0.3, 0.15, 0.5, 0.05], Sampling(top_k=2, top_p=0.6)) == [2]
 
 
+@pytest.mark.parametrize(
+    ("min_p", "expected"),
+    [(0.0, [0, 1, 2, 3]), (0.09, [0, 1, 2, 3]), (0.11, [0, 1, 2]), (0.59, [0, 2]), (1.0, [2])],
+)
+def test_min_p_keeps_what_is_likely_beside_the_likeliest(min_p, expected):
+    assert survivors([0.3, 0.15, 0.5, 0.05], Sampling(min_p=min_p)) == expected
+
+
+def test_a_bias_multiplies_the_odds():
+    logits = torch.tensor([[0.3, 0.15, 0.5, 0.05]]).log()
+    before = logits.clone()
+    biased = adjust_logits(logits, Sampling(logit_bias={1: math.log(2), 3: NEVER}))
+    assert torch.equal(logits, before)
+    odds = torch.tensor([0.3, 0.3, 0.5, 0.0])
+    torch.testing.assert_close(biased.softmax(-1)[0], odds / odds.sum())
+
+
+def test_forbidden_tokens_are_never_drawn():
+    logits = torch.randn(1, 300)
+    allowed = adjust_logits(logits, PLAIN, torch.tensor([7, 299]))
+    is_changed = (allowed != logits)[0].nonzero()[:, 0]
+    assert is_changed.tolist() == [7, 299]
+    assert allowed[0, is_changed].tolist() == [NEVER, NEVER]
+
+
+def test_a_bias_outside_the_vocabulary_is_refused():
+    with pytest.raises(ConfigError, match="token 50 is not in the vocabulary of 50 tokens"):
+        adjust_logits(torch.zeros(1, 50), Sampling(logit_bias={3: 1.0, 50: 1.0}))
+
+
+def test_what_distorts_the_policy_is_named():
+    assert Sampling(temperature=0.7, max_new_tokens=5).distortions == ()
+    assert Sampling(top_k=5, min_p=0.1).distortions == ("top_k", "min_p")
+    others = Sampling(top_p=0.9, min_new_tokens=1, logit_bias={1: 1.0})
+    assert others.distortions == ("top_p", "min_new_tokens", "logit_bias")
+
+
 def test_truncated_draws_follow_the_renormalised_rest():
     logits, count = torch.tensor([0.3, 0.15, 0.5, 0.05]).log(), 8000
     tokens = draw_many(logits, evenly_spaced(count), Sampling(top_k=2))
@@ -182,6 +225,11 @@ def test_temperature_comes_before_top_p():
         ({"top_k": -1}, "top_k must not be negative"),
         ({"top_p": 0.0}, "top_p must be in"),
         ({"top_p": 1.1}, "top_p must be in"),
+        ({"min_p": 1.5}, "min_p must be in"),
+        ({"min_new_tokens": 33}, "min_new_tokens must be in .*32.*, got 33"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be in"),
+        ({"logit_bias": {-1: 2.0}}, "logit_bias: token ids and numbers, got -1: 2.0"),
+        ({"logit_bias": {1: math.nan}}, "logit_bias: token ids and numbers, got 1: nan"),
         ({"temperature": math.nan}, "temperature must not be negative"),
         ({"top_p": math.nan}, "top_p must be in"),
     ],
