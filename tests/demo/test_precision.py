@@ -1,10 +1,12 @@
 """The precision that the demonstration takes follows the rates that the machine shows."""
 
+import itertools
+
 import pytest
 import torch
 
 from lit_rlhf.demo import precision
-from lit_rlhf.demo.precision import autocast, choose_precision, product_rate
+from lit_rlhf.demo.precision import autocast, choose_precision, product_rates
 
 
 @pytest.mark.parametrize(
@@ -13,15 +15,20 @@ from lit_rlhf.demo.precision import autocast, choose_precision, product_rate
 )
 def test_float32_only_where_it_is_clearly_faster(monkeypatch, float32, bfloat16, chosen):
     rates = {torch.float32: float32, torch.bfloat16: bfloat16}
-    monkeypatch.setattr(precision, "product_rate", rates.__getitem__)
+    monkeypatch.setattr(
+        precision, "product_rates", lambda *asked: [rates[dtype] for dtype in asked]
+    )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_precision() == chosen
 
 
-def test_rate_counts_the_operations_of_a_product(monkeypatch):
-    ticks = iter(range(0, 100, 2))  # every product seems to take two seconds
+def test_a_rate_is_that_of_the_fastest_product(monkeypatch):
+    # The products seem to take 9 and 8 seconds at first, then 2 and 4.
+    seconds = itertools.chain([9, 8], itertools.cycle([2, 4]))
+    ticks = itertools.chain.from_iterable((0, taken) for taken in seconds)
     monkeypatch.setattr(precision.time, "perf_counter", lambda: next(ticks))
-    assert product_rate(torch.float32) == 2 * 1024**3 / 2
+    rates = product_rates(torch.float32, torch.bfloat16)
+    assert rates == [2 * 1024**3 / 2, 2 * 1024**3 / 4]
 
 
 def test_autocast_follows_the_precision():
