@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lit_rlhf.errors import ConfigError
@@ -101,10 +101,10 @@ def test_grpo_of_equal_responses_is_zero():
 @given(floats((4, 1)), st.floats(0.5, 20))
 def test_scaled_grpo_does_not_depend_on_the_unit_of_rewards(rewards, unit):
     groups = torch.tensor([0, 0, 1, 1])
-    rewards = rewards + torch.tensor([[0.0], [9.0], [0.0], [9.0]])  # far from equal
+    assume(rewards.view(2, 2).diff().abs().min() > 1)  # beside which 1e-4 is nothing
     ours = GRPO(2)(rewards * unit, None, all_true(4, 1), groups).advantages
     plain = GRPO(2)(rewards, None, all_true(4, 1), groups).advantages
-    torch.testing.assert_close(ours, plain, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-3)
 
 
 @each_estimator
