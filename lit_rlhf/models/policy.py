@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import (
@@ -16,8 +15,10 @@ from lit_rlhf.models.backbone import (
     vocabulary_of,
     without_adapter_wrapper,
 )
+from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.scalar_head import ScalarHead
+from lit_rlhf.models.snapshot import Snapshot, take_snapshot
 from lit_rlhf.objectives.logprobs import chunked_logprobs
 
 
@@ -45,6 +46,10 @@ class PolicyModel(nn.Module):
         value_head: add a critic on the policy's own trunk, starting at zero (the detail of
             lm-human-preference-details: the value head's weights start with deviation 0).
         packing_width: tokens in a packed row of the trunk; None keeps the padded layout.
+
+    Attributes:
+        fuses_decoding: decode by a snapshot of the weights, merged and laid out for it, where the
+            architecture has one; False takes the plain path, for comparison.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.model = model
         self.packing_width = packing_width
+        self.fuses_decoding = True
+        self._snapshot: Snapshot | None = None
         width = without_adapter_wrapper(model).config.get_text_config().hidden_size
         self.value_head = ScalarHead(width, deviation=0.0, bias=True) if value_head else None
 
@@ -89,6 +96,8 @@ class PolicyModel(nn.Module):
         Returns:
             Log-probabilities, entropy and values, `[B, L]` each.
         """
+        if torch.is_grad_enabled():
+            self._snapshot = None  # the weights are about to change
         with nullcontext() if with_adapter else adapter_disabled(self.model):
             hidden, places = hidden_states(self.trunk, rows, self.packing_width)
         row, column = rows.response_mask.nonzero(as_tuple=True)  # [S] each
@@ -119,7 +128,7 @@ class PolicyModel(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         attention_mask: Tensor,
-        cache: DynamicCache,
+        cache: RowCache,
     ) -> Tensor:
         """Extend cached sequences and return the logits of the next token only.
 
@@ -127,28 +136,36 @@ class PolicyModel(nn.Module):
             input_ids: `[B, S]` the tokens to add (a prompt, left-padded, or one token a row).
             position_ids: `[B, S]` their positions in their own sequences.
             attention_mask: `[B, cached + S]` bool, True at real tokens.
-            cache: the keys and values so far; extended in place.
+            cache: the keys and values so far; written to, but not advanced.
 
         Returns:
             `[B, V]` float32 logits after the last token.
         """
-        hidden = self.trunk(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
         vocabulary = vocabulary_of(self.model)
-        logits = nn.functional.linear(hidden, vocabulary.weight, vocabulary.bias)
-        logits = logits.float() * vocabulary.scale
+        if not self.fuses_decoding:
+            self._snapshot = None
+        else:
+            self._snapshot = take_snapshot(
+                self.trunk, vocabulary, cache.window.num_columns, self._snapshot
+            )
+        if self._snapshot is not None:
+            hidden = self._snapshot.trunk(input_ids, position_ids, attention_mask, cache)
+            logits = self._snapshot.project(hidden)
+        else:
+            hidden = self.trunk(
+                input_ids=input_ids,
+                position_ids=position_ids,
+                attention_mask=attention_mask,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            logits = nn.functional.linear(hidden, vocabulary.weight, vocabulary.bias)
+        logits = logits.float()
+        if vocabulary.scale != 1:
+            logits = logits * vocabulary.scale
         if vocabulary.softcap is not None:
             logits = vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
         return logits
-
-    def new_cache(self) -> DynamicCache:
-        """Return an empty key-value cache for this architecture."""
-        return DynamicCache(config=without_adapter_wrapper(self.model).config)
 
     @property
     def transformers_config(self) -> Any:  # noqa: ANN401  (its fields differ by architecture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -43,7 +44,8 @@ def collect_samples(
         policy,
         prompts,
         sampling,
-        stop_ids=stop_token_ids(tokenizer, policy),
+        stop_ids=[*stop_token_ids(tokenizer, policy), *sampling.stop_ids],
+        decode=functools.partial(decode_tokens, tokenizer),
         samples_per_prompt=samples_per_prompt,
         seed=seed,
     )
@@ -84,7 +86,12 @@ def decode_responses(tokenizer: PreTrainedTokenizerBase, generation: Generation)
     """Return the responses as texts, without special tokens."""
     sizes = generation.lengths.tolist()
     tokens = [row[:size] for row, size in zip(generation.tokens.tolist(), sizes, strict=True)]
-    texts: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return decode_tokens(tokenizer, tokens)
+
+
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    """Return rows of tokens as texts, without special tokens."""
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True)
     return texts
 
 

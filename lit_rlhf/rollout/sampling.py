@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lit_rlhf.errors import ConfigError
@@ -31,6 +32,8 @@ class Sampling:
         min_p: only tokens with at least this share of the likeliest one's probability, 0 for all.
         min_new_tokens: stop tokens are not drawn before as many others have been.
         logit_bias: added to the logits of these token ids.
+        stop_ids: tokens that end a response, beside the EOS of tokenizer and model.
+        stop_strings: texts that end a response; the token that completes one is its last.
     """
 
     max_new_tokens: int = 32
@@ -40,6 +43,8 @@ class Sampling:
     min_p: float = 0.0
     min_new_tokens: int = 0
     logit_bias: dict[int, float] | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop_strings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, by name."""
@@ -58,9 +63,16 @@ class Sampling:
                 f"min_new_tokens must be in [0, max_new_tokens {self.max_new_tokens}], "
                 f"got {self.min_new_tokens}"
             )
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
         for token, bias in (self.logit_bias or {}).items():
             if token < 0 or math.isnan(bias):
                 raise ConfigError(f"logit_bias: token ids and numbers, got {token}: {bias}")
+        if any(token < 0 for token in self.stop_ids):
+            raise ConfigError(f"stop_ids must be token ids, got {list(self.stop_ids)}")
+        if not all(self.stop_strings):
+            raise ConfigError("stop_strings: an empty text would end every response")
 
     @property
     def distortions(self) -> tuple[str, ...]:
@@ -116,14 +128,19 @@ def truncate_logits(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[T
 
 
 def adjust_logits(
-    logits: Float[Tensor, "B V"], sampling: Sampling, forbidden: Int[Tensor, " n"] | None = None
+    logits: Float[Tensor, "B V"],
+    sampling: Sampling,
+    stop_ids: Int[Tensor, " n"],
+    *,
+    is_too_short: Bool[Tensor, " B"],
 ) -> Float[Tensor, "B V"]:
-    """Add the bias, and rule tokens out.
+    """Add the bias, and rule stop tokens out where a response is too short to end.
 
     Args:
-        logits: of the model; left as they are.
-        sampling: has the bias.
-        forbidden: token ids that cannot be drawn now (stop tokens, while a response is too short).
+        logits: of the model; changed in place, as a copy would cost as much as the draw.
+        sampling: has the bias and the least length.
+        stop_ids: tokens that end a response.
+        is_too_short: rows that must not end here.
 
     Raises:
         ConfigError: the bias names a token that the vocabulary does not have.
@@ -134,17 +151,24 @@ def adjust_logits(
                 f"logit_bias: token {max(sampling.logit_bias)} is not in the vocabulary of "
                 f"{logits.shape[-1]} tokens"
             )
-        logits = logits.clone()
         for token, bias in sampling.logit_bias.items():
             logits[:, token] += bias
-    if forbidden is not None:
-        logits = logits.index_fill(-1, forbidden, float("-inf"))
+    if sampling.min_new_tokens and bool(is_too_short.any()):
+        short = is_too_short.nonzero()
+        logits[short, stop_ids] = float("-inf")
     return logits
+
+
+class DrawnTokens(NamedTuple):
+    """One token a row: `[B]` int64 ids, and `[B]` float32 log-probabilities of the draw."""
+
+    tokens: Tensor
+    logprobs: Tensor
 
 
 def draw_tokens(
     logits: Float[Tensor, "B V"], uniforms: Float[Tensor, " B"], sampling: Sampling
-) -> Int[Tensor, " B"]:
+) -> DrawnTokens:
     """Draw one token a row by inverting the cumulative distribution.
 
     The search runs in two stages, over sums of blocks and then inside one block: the long
@@ -156,22 +180,27 @@ def draw_tokens(
         sampling: temperature and truncation.
 
     Returns:
-        `[B]` int64 token ids.
+        Token ids, and the logarithm of the probability that each had: 0 at temperature 0.
     """
     if sampling.temperature == 0:
-        return logits.argmax(-1)
-    logits = truncate_logits(logits / sampling.temperature, sampling)
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()
-    vocabulary = weights.shape[-1]
-    weights = torch.nn.functional.pad(weights, (0, -vocabulary % _BLOCK))
+        tokens = logits.argmax(-1)
+        return DrawnTokens(tokens, torch.zeros(tokens.shape, device=tokens.device))
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    weights = truncate_logits(logits, sampling).softmax(-1)
+    if weights.shape[-1] % _BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK))
     blocks = weights.view(weights.shape[0], -1, _BLOCK)  # [B, V / 128, 128]
-    ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # [B, V / 128]
+    # A block is summed in float32 by torch's pairwise sum, the blocks in float64.
+    ends = blocks.sum(-1).double().cumsum(-1)  # [B, V / 128]
     threshold = uniforms.double()[:, None] * ends[:, -1:]
     block = _first_above(ends, threshold)  # [B, 1]
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block.squeeze(-1)]
     place = _first_above(inside.cumsum(-1, dtype=torch.float64), threshold - start)
-    return (block * _BLOCK + place).squeeze(-1)
+    tokens = block * _BLOCK + place  # [B, 1]
+    logprobs = (weights.gather(-1, tokens).double() / ends[:, -1:]).log().float()
+    return DrawnTokens(tokens.squeeze(-1), logprobs.squeeze(-1))
 
 
 def _first_above(ends: Tensor, threshold: Tensor) -> Tensor:

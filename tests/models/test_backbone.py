@@ -20,6 +20,7 @@ from lit_rlhf.models.backbone import (
     without_adapter_wrapper,
     zero_dropout,
 )
+from lit_rlhf.models.kv_cache import RowCache
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 from tests.support.tiny_models import gemma2_config
 
@@ -59,7 +60,7 @@ def test_logits_agree_with_the_library(config):
     positions = torch.arange(6).expand(3, 6)
     readable = torch.ones(3, 6, dtype=torch.bool)
     with torch.no_grad():
-        ours = policy.next_logits(ids, positions, readable, policy.new_cache())
+        ours = policy.next_logits(ids, positions, readable, RowCache(3, 6, size=3))
         torch.testing.assert_close(ours, model(ids).logits[:, -1], rtol=1e-4, atol=1e-5)
 
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from transformers import DynamicCache
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
 from lit_rlhf.models.attention import ATTENTION_NAME
+from lit_rlhf.models.kv_cache import RowCache
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 
 LAYOUTS = {"padded": None, "packed": 16, "packed wide": 256}
@@ -210,13 +210,14 @@ def test_no_adapter_to_switch_off():
         PolicyModel(lively_model())(random_rows([2], [3]), with_adapter=False)
 
 
+@pytest.mark.parametrize("fuses", [True, False])
 @each_architecture
-def test_next_logits_extend_a_cache_as_transformers_would_read_the_whole_row(architecture):
+def test_next_logits_extend_a_cache_as_transformers_would_read_the_whole_row(architecture, fuses):
     policy = PolicyModel(lively_model(architecture))
     rows = random_rows([9], [0])
     expected = policy.model(rows.input_ids).logits[0].detach()
-    cache = policy.new_cache()
-    assert isinstance(cache, DynamicCache)
+    policy.fuses_decoding = fuses
+    cache = RowCache(2, 12, size=1)
     for start, end in ((0, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 9)):
         with torch.no_grad():
             logits = policy.next_logits(
@@ -225,6 +226,7 @@ def test_next_logits_extend_a_cache_as_transformers_would_read_the_whole_row(arc
                 torch.ones(1, end, dtype=torch.bool),
                 cache,
             )
+        cache.advance(end - start)
         torch.testing.assert_close(logits[0], expected[end - 1], rtol=1e-4, atol=1e-5)
 
 

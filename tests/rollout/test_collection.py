@@ -13,13 +13,16 @@ GENERATION = Generation(
     tokens=torch.tensor([[1, 2, 99, 99], [3, 4, 5, 6], [7, 99, 99, 99], [8, 9, 10, 99]]),
     lengths=torch.tensor([2, 4, 1, 3]),
     finished=torch.tensor([True, False, True, True]),
+    logprobs=torch.zeros(4, 4),
 )
 
 
 class Canned(Generator):
     """Answers with the generation above, and remembers what it was asked."""
 
-    def __call__(self, policy, prompts, sampling, *, stop_ids, samples_per_prompt=1, seed=0):
+    def __call__(
+        self, policy, prompts, sampling, *, stop_ids, decode=None, samples_per_prompt=1, seed=0
+    ):
         self.asked = (stop_ids, samples_per_prompt, seed, sampling)
         return GENERATION
 
@@ -112,7 +115,9 @@ def test_responses_are_texts_without_special_tokens():
     ids = [tokenizer("so it is")["input_ids"], tokenizer("no")["input_ids"]]
     end = tokenizer.eos_token_id
     tokens = torch.tensor([ids[0], [*ids[1], end, *([5] * (len(ids[0]) - 3))]])
-    generation = Generation(tokens, torch.tensor([8, 3]), torch.tensor([False, True]))
+    generation = Generation(
+        tokens, torch.tensor([8, 3]), torch.tensor([False, True]), torch.zeros(tokens.shape)
+    )
     assert decode_responses(tokenizer, generation) == ["so it is", "no"]
 
 

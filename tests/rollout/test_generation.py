@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_rlhf.batches import PromptBatch
+from lit_rlhf.batches import PromptBatch, response_window
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
 from lit_rlhf.rollout import Generation, Sampling, TorchGenerator
+from lit_rlhf.rollout.collection import join_rows
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -194,6 +195,80 @@ def test_a_prompt_computed_once_gives_the_samples_of_repeated_prompts(policies, 
     streams = [id_ * 2**20 + sample for id_ in prompts.prompt_ids.tolist() for sample in range(3)]
     monkeypatch.setattr("lit_rlhf.rollout.generation._streams", lambda ids, _: streams)
     assert responses(generate(policy, repeated, seed=2)) == once
+
+
+@pytest.mark.parametrize("max_rows", [2, 3, 128])
+def test_waiting_prompts_take_the_places_of_finished_rows(policies, monkeypatch, max_rows):
+    policy, prompts = policies(), prompt_batch([4, 1, 7, 2, 5, 3, 6])
+    stop_ids = stops_within(responses(generate(policy, prompts, GREEDY)))
+    whole = generate(policy, prompts, GREEDY, stop_ids)
+    sizes = []
+    next_logits = policy.next_logits
+
+    def counted(*inputs):
+        sizes.append(tuple(inputs[0].shape))
+        return next_logits(*inputs)
+
+    monkeypatch.setattr(policy, "next_logits", counted)
+    turns = generate(policy, prompts, GREEDY, stop_ids, max_rows=max_rows)
+    assert responses(turns) == responses(whole)
+    decoded = [rows for rows, columns in sizes if columns == 1]
+    assert max(decoded) == min(max_rows, 7)
+    # No row is computed once it has ended: one forward for each token but the last.
+    total = int(whole.lengths.sum())
+    assert sum(rows for rows, _ in sizes) == total
+    # With waiting prompts the batch stays full: no more steps than rows could have needed.
+    if max_rows == 2:
+        assert len(decoded) < total // 2 + GREEDY.max_new_tokens
+
+
+def test_the_memory_of_the_cache_bounds_the_rows(policies, monkeypatch):
+    policy, prompts = policies(), prompt_batch()
+    whole = responses(generate(policy, prompts, GREEDY))
+    sizes = []
+    next_logits = policy.next_logits
+    monkeypatch.setattr(
+        policy, "next_logits", lambda *inputs: sizes.append(len(inputs[0])) or next_logits(*inputs)
+    )
+    longest = max(PROMPT_LENGTHS) + GREEDY.max_new_tokens
+    generator = TorchGenerator(max_cached_tokens=2 * longest)
+    bounded = generator(policy, prompts, GREEDY, stop_ids=NO_STOP)
+    assert responses(bounded) == whole
+    assert max(sizes) == 2
+
+
+@each_architecture
+def test_log_probabilities_are_the_policys(architecture, policies):
+    policy, prompts = policies(architecture), prompt_batch()
+    sampling = Sampling(max_new_tokens=6, temperature=0.8)
+    generation = generate(policy, prompts, sampling, samples_per_prompt=2)
+    repeated = torch.arange(5).repeat_interleave(2)
+    rows = join_rows(prompts.input_ids[repeated], prompts.lengths[repeated], generation)
+    with torch.no_grad():
+        scored = policy(rows, temperature=0.8).logprobs
+    window = response_window(scored, prompts.lengths[repeated], 6)
+    torch.testing.assert_close(generation.logprobs, window, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stop_string_ends_a_response(policies):
+    policy, prompts = policies(), prompt_batch()
+    free = responses(generate(policy, prompts, GREEDY))
+    # Two tokens that follow each other in the first response: "<3><4>" spans both.
+    wanted = "".join(f"<{token}>" for token in free[0][2:4])
+
+    def decode(rows):
+        return ["".join(f"<{token}>" for token in row) for row in rows]
+
+    sampling = replace(GREEDY, stop_strings=(wanted,))
+    generation = generate(policy, prompts, sampling, decode=decode)
+    for row, tokens in enumerate(free):
+        text = "".join(f"<{token}>" for token in tokens)
+        end = next((n for n in range(1, 10) if wanted in decode([tokens[:n]])[0]), 9)
+        assert responses(generation)[row] == tokens[:end]
+        assert bool(generation.finished[row]) is (wanted in text)
+    assert generation.finished[0]
+    with pytest.raises(ConfigError, match="stop_strings"):
+        generate(policy, prompts, sampling)
 
 
 def test_drawn_tokens_have_the_probabilities_of_the_policy(policies):

@@ -25,7 +25,12 @@ def evenly_spaced(count):
 
 
 def draw_many(logits, uniforms, sampling=PLAIN):
-    return draw_tokens(logits.expand(len(uniforms), -1), uniforms, sampling)
+    return draw_tokens(logits.expand(len(uniforms), -1), uniforms, sampling).tokens
+
+
+def adjusted(logits, sampling):
+    may_end = torch.zeros(len(logits), dtype=torch.bool)
+    return adjust_logits(logits, sampling, torch.tensor([0]), is_too_short=may_end)
 
 
 def expected_tokens(logits, uniforms):
@@ -68,7 +73,7 @@ def test_each_row_is_drawn_from_its_own_logits():
     logits = torch.full((4, 200), -50.0)
     likely = torch.tensor([3, 199, 0, 128])
     logits[torch.arange(4), likely] = 50.0
-    assert torch.equal(draw_tokens(logits, torch.rand(4), PLAIN), likely)
+    assert torch.equal(draw_tokens(logits, torch.rand(4), PLAIN).tokens, likely)
 
 
 @given(
@@ -110,7 +115,8 @@ def test_large_logits_do_not_overflow():
 def test_temperature_zero_takes_the_likeliest_token():
     logits = torch.randn(5, 300)
     greedy = draw_tokens(logits, torch.rand(5), Sampling(temperature=0.0, top_k=3, top_p=0.2))
-    assert torch.equal(greedy, logits.argmax(-1))
+    assert torch.equal(greedy.tokens, logits.argmax(-1))
+    assert greedy.logprobs.tolist() == [0.0] * 5
 
 
 def test_logits_are_left_as_they_were():
@@ -175,24 +181,40 @@ def test_min_p_keeps_what_is_likely_beside_the_likeliest(min_p, expected):
 
 def test_a_bias_multiplies_the_odds():
     logits = torch.tensor([[0.3, 0.15, 0.5, 0.05]]).log()
-    before = logits.clone()
-    biased = adjust_logits(logits, Sampling(logit_bias={1: math.log(2), 3: NEVER}))
-    assert torch.equal(logits, before)
+    biased = adjusted(logits, Sampling(logit_bias={1: math.log(2), 3: NEVER}))
     odds = torch.tensor([0.3, 0.3, 0.5, 0.0])
     torch.testing.assert_close(biased.softmax(-1)[0], odds / odds.sum())
 
 
-def test_forbidden_tokens_are_never_drawn():
-    logits = torch.randn(1, 300)
-    allowed = adjust_logits(logits, PLAIN, torch.tensor([7, 299]))
-    is_changed = (allowed != logits)[0].nonzero()[:, 0]
+def test_stop_tokens_cannot_be_drawn_where_a_response_is_too_short():
+    logits = torch.randn(2, 300)
+    allowed = adjust_logits(
+        logits.clone(),
+        Sampling(min_new_tokens=3),
+        torch.tensor([7, 299]),
+        is_too_short=torch.tensor([False, True]),
+    )
+    assert torch.equal(allowed[0], logits[0])
+    is_changed = (allowed != logits)[1].nonzero()[:, 0]
     assert is_changed.tolist() == [7, 299]
-    assert allowed[0, is_changed].tolist() == [NEVER, NEVER]
+    assert allowed[1, is_changed].tolist() == [NEVER, NEVER]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [PLAIN, Sampling(temperature=0.6), Sampling(top_k=20), Sampling(top_p=0.7, temperature=1.4)],
+)
+def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(sampling):
+    logits = 2 * torch.randn(50, 300)
+    drawn = draw_tokens(logits, torch.rand(50), sampling)
+    scaled = truncate_logits(logits / sampling.temperature, sampling).double()
+    expected = scaled.log_softmax(-1).gather(1, drawn.tokens[:, None])[:, 0]
+    torch.testing.assert_close(drawn.logprobs.double(), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_bias_outside_the_vocabulary_is_refused():
     with pytest.raises(ConfigError, match="token 50 is not in the vocabulary of 50 tokens"):
-        adjust_logits(torch.zeros(1, 50), Sampling(logit_bias={3: 1.0, 50: 1.0}))
+        adjusted(torch.zeros(1, 50), Sampling(logit_bias={3: 1.0, 50: 1.0}))
 
 
 def test_what_distorts_the_policy_is_named():
@@ -232,6 +254,8 @@ def test_temperature_comes_before_top_p():
         ({"logit_bias": {1: math.nan}}, "logit_bias: token ids and numbers, got 1: nan"),
         ({"temperature": math.nan}, "temperature must not be negative"),
         ({"top_p": math.nan}, "top_p must be in"),
+        ({"stop_ids": (3, -1)}, r"stop_ids must be token ids, got \[3, -1\]"),
+        ({"stop_strings": ("END", "")}, "stop_strings: an empty text would end every response"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):

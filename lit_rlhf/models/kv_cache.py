@@ -1,0 +1,195 @@
+"""Keys and values of the sequences being decoded, in memory that is laid out once.
+
+A cache that grows is copied at every token. Here each layer has one buffer, `rows` by `columns`,
+and the sequences are right-aligned in it: the newest token of every row stands in the same column,
+`end - 1`. A step writes one column; a row that ends gives its place to the last one; a new row's
+prompt is copied in so that it ends where the others do. A right-aligned row keeps the distances
+between its tokens, so that transformers' own masks, sliding windows too, hold as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class _Window:
+    """What all layers share: the buffer's size and the part of it that is in use."""
+
+    num_rows: int
+    num_columns: int
+    size: int  # rows in use: the first ones
+    first: int = 0  # no row in use has anything left of this column
+    end: int = 0  # one behind the newest column
+
+
+class _RowLayer(CacheLayerMixin):
+    """The buffers of one layer, `[rows, heads, columns, D]`, made at the first token."""
+
+    is_sliding = False
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        self.window = window
+        self.keys: Tensor
+        self.values: Tensor
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Make the buffers; zeros, as a masked key times a value that is no number would be one."""
+        self.keys, self.values = (self._buffer(states) for states in (key_states, value_states))
+        self.is_initialized = True
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # whatever else transformers hands to a cache
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Write `[b, heads, S, D]` behind what is there; return all in use, in the same types."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self.window
+        end = window.end + key_states.shape[2]
+        self.keys[: window.size, :, window.end : end] = key_states
+        self.values[: window.size, :, window.end : end] = value_states
+        used = (slice(window.size), slice(None), slice(window.first, end))
+        return self.keys[used].to(key_states.dtype), self.values[used].to(value_states.dtype)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Return the length and the offset of what a query sees."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_seq_length(self) -> int:
+        """Return the columns in use."""
+        return self.window.end - self.window.first
+
+    def get_max_length(self) -> int:
+        """Return the columns that there are."""
+        return self.window.num_columns
+
+    def _buffer(self, states: Tensor) -> Tensor:
+        # A CPU multiplies one query by many keys faster in float32 than in bf16.
+        dtype = torch.float32 if states.device.type == "cpu" else states.dtype
+        shape = (self.window.num_rows, states.shape[1], self.window.num_columns, states.shape[3])
+        return states.new_zeros(shape, dtype=dtype)
+
+
+class RowCache(Cache):
+    """A key-value cache whose rows come and go.
+
+    Args:
+        num_rows: sequences that it can hold.
+        num_columns: tokens of each.
+        size: rows in use at the beginning.
+    """
+
+    def __init__(self, num_rows: int, num_columns: int, *, size: int = 0) -> None:
+        self.window = _Window(num_rows, num_columns, size)
+        super().__init__(layer_class_to_replicate=functools.partial(_RowLayer, self.window))  # type: ignore[arg-type]  # called without arguments, like a class
+
+    @property
+    def size(self) -> int:
+        """Rows in use."""
+        return self.window.size
+
+    def advance(self, num_columns: int) -> None:
+        """Count the columns in that every layer has just written."""
+        self.window.end += num_columns
+
+    def readable(self, lengths: Tensor, num_new: int = 1) -> Tensor:
+        """Tell which columns belong to each row.
+
+        Args:
+            lengths: `[b]` cached tokens of the rows in use.
+            num_new: columns about to be written, all of them real.
+
+        Returns:
+            `[b, columns in use + num_new]` bool.
+        """
+        window = self.window
+        columns = torch.arange(window.first, window.end + num_new, device=lengths.device)
+        return columns >= (window.end - lengths)[:, None]
+
+    def keep(self, places: Tensor) -> Tensor:
+        """Drop every row but these: the last ones move into the places that become free.
+
+        Args:
+            places: `[n]` int64, ascending.
+
+        Returns:
+            `[n]` int64: which row stands in each place now.
+        """
+        size = len(places)
+        staying, moving = places[places < size], places[places >= size]
+        is_free = torch.ones(size, dtype=torch.bool, device=places.device)
+        is_free[staying] = False
+        free = is_free.nonzero().squeeze(-1)
+        order = torch.arange(size, device=places.device)
+        order[free] = moving
+        if len(free):
+            used = slice(self.window.first, self.window.end)
+            for layer in self._row_layers:
+                for buffer in (layer.keys, layer.values):
+                    buffer[free, :, used] = buffer[moving, :, used]
+        self.window.size = size
+        return order
+
+    def admit(self, prompts: RowCache, rows: Tensor) -> None:
+        """Copy rows of a cache that holds prompts behind the rows in use.
+
+        Args:
+            prompts: right-aligned like this one; where rows are in use, of no more columns than
+                those have behind them.
+            rows: `[m]` int64, which of its rows; one may be named again and again.
+        """
+        window, source = self.window, prompts.window
+        width = source.end - source.first
+        if window.size == 0:
+            window.first, window.end = 0, width
+        start = window.end - width
+        window.first = min(window.first, start)
+        places = slice(window.size, window.size + len(rows))
+        for index, layer in enumerate(prompts._row_layers):
+            if len(self.layers) <= index:
+                self.layers.append(_RowLayer(window))
+            own = self.layers[index]
+            assert isinstance(own, _RowLayer)
+            if not own.is_initialized:
+                own.lazy_initialization(layer.keys, layer.values)
+            for buffer, other in ((own.keys, layer.keys), (own.values, layer.values)):
+                buffer[places, :, start : window.end] = other[rows, :, source.first : source.end]
+        window.size += len(rows)
+
+    def make_room(self, longest: int) -> None:
+        """Move all rows to the left, when the columns are used up.
+
+        Args:
+            longest: tokens of the longest row in use, or still to be admitted.
+        """
+        window = self.window
+        if window.end < window.num_columns:
+            return
+        used = slice(window.end - longest, window.end)
+        for layer in self._row_layers:
+            for buffer in (layer.keys, layer.values):
+                buffer[: window.size, :, :longest] = buffer[: window.size, :, used].clone()
+        window.first, window.end = 0, longest
+
+    def forget_before(self, longest: int) -> None:
+        """Leave columns out that no row has anything in.
+
+        Args:
+            longest: tokens of the longest row in use.
+        """
+        self.window.first = self.window.end - longest
+
+    @property
+    def _row_layers(self) -> list[_RowLayer]:
+        return [layer for layer in self.layers if isinstance(layer, _RowLayer)]

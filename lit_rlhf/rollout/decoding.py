@@ -1,0 +1,226 @@
+"""Continuous batching: rows that finish leave the batch, and waiting prompts take their places.
+
+All prompts are known at the start, so they are taken longest first: prompts that are computed
+together are then of like length, and none needs more room than the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.kv_cache import RowCache
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens
+
+# Columns beyond those that are needed: the cache is moved to the left once in so many steps.
+_SPARE_COLUMNS = 32
+# Waiting prompts are computed once this share of all rows is free: a product with a few more rows
+# costs about as much as one with many.
+_REFILL_SHARE = 0.125
+# A token stands for a byte or more, so that the end of the text lies in so many last tokens.
+_BYTES_PER_CHARACTER = 4
+
+
+class StopRule(NamedTuple):
+    """What ends a response.
+
+    Attributes:
+        token_ids: `[n]` int64.
+        strings: the token that completes one of them is the response's last.
+        decode: rows of tokens to texts; needed for strings.
+    """
+
+    token_ids: Tensor
+    strings: Sequence[str]
+    decode: Callable[[list[list[int]]], list[str]] | None
+
+
+class Request(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+        input_ids: `[B, P]` prompts, right-padded.
+        lengths: `[B]` tokens of each prompt.
+        samples_per_prompt: `K`.
+        uniforms: `[B * K, T]` the random numbers of each response.
+        sampling: how tokens are drawn.
+        stop: what ends a response.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    samples_per_prompt: int
+    uniforms: Tensor
+    sampling: Sampling
+    stop: StopRule
+
+
+class Budget(NamedTuple):
+    """How much is decoded at once: rows, and rows times the tokens of the longest."""
+
+    max_rows: int
+    max_cached_tokens: int
+
+
+class _Rows(NamedTuple):
+    """The rows in the batch, in the order of the cache: `[b]` each.
+
+    Attributes:
+        ids: which response of the request.
+        cached: tokens of it in the cache.
+        logits: `[b, V]` of its next token.
+    """
+
+    ids: Tensor
+    cached: Tensor
+    logits: Tensor
+
+    def select(self, places: Tensor) -> _Rows:
+        return _Rows(*(tensor[places] for tensor in self))
+
+    def join(self, others: _Rows) -> _Rows:
+        return _Rows(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
+
+
+class Decoding:
+    """One run of the engine.
+
+    Args:
+        policy: the model that speaks.
+        request: what is to be drawn.
+        budget: how much at once.
+
+    Attributes:
+        tokens: `[B * K, T]` int64.
+        logprobs: `[B * K, T]` float32.
+        response_lengths: `[B * K]` int64.
+        finished: `[B * K]` bool.
+
+    Raises:
+        ConfigError: there are stop strings, but nothing to decode tokens with.
+    """
+
+    def __init__(self, policy: PolicyModel, request: Request, budget: Budget) -> None:
+        if request.stop.strings and request.stop.decode is None:
+            raise ConfigError("sampling.stop_strings: this caller cannot turn tokens into text")
+        self.policy = policy
+        self.request = request
+        device = request.input_ids.device
+        shape = request.uniforms.shape
+        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(shape, device=device)
+        self.response_lengths = torch.zeros(shape[0], dtype=torch.long, device=device)
+        self.finished = torch.zeros(shape[0], dtype=torch.bool, device=device)
+        self._waiting = request.lengths.argsort(descending=True, stable=True).tolist()
+        longest = int(request.lengths.max()) + request.sampling.max_new_tokens
+        num_rows = min(budget.max_rows, budget.max_cached_tokens // longest, shape[0])
+        # The samples of a prompt are decoded together, however many they are.
+        self._num_rows = max(num_rows, request.samples_per_prompt)
+        self._num_columns = longest + _SPARE_COLUMNS
+        self._cache = RowCache(self._num_rows, self._num_columns)
+        self._rows: _Rows | None = None
+
+    def run(self) -> None:
+        """Draw every response."""
+        while self._waiting or self._rows is not None:
+            if self._has_room():
+                self._admit()
+            assert self._rows is not None
+            alive = self._draw(self._rows)
+            self._drop_others(alive)
+            if self._rows is not None:
+                self._extend(self._rows)
+
+    def _has_room(self) -> bool:
+        free = self._num_rows - self._cache.size
+        at_least = max(self.request.samples_per_prompt, int(self._num_rows * _REFILL_SHARE))
+        at_least = min(at_least, len(self._waiting) * self.request.samples_per_prompt)
+        return bool(self._waiting) and (self._cache.size == 0 or free >= at_least)
+
+    def _admit(self) -> None:
+        """Compute as many waiting prompts as there are places, each once for all its samples."""
+        samples = self.request.samples_per_prompt
+        count = (self._num_rows - self._cache.size) // samples
+        chosen, self._waiting = self._waiting[:count], self._waiting[count:]
+        prompts = torch.tensor(chosen, device=self.request.lengths.device)
+        lengths = self.request.lengths[prompts]
+        cache, logits = _prefill(self.policy, self.request.input_ids[prompts], lengths)
+        repeated = torch.arange(len(chosen), device=lengths.device).repeat_interleave(samples)
+        self._cache.admit(cache, repeated)
+        numbers = torch.arange(samples, device=lengths.device).repeat(len(chosen))
+        ids = prompts[repeated] * samples + numbers
+        new = _Rows(ids, lengths[repeated], logits[repeated])
+        self._rows = new if self._rows is None else self._rows.join(new)
+
+    def _draw(self, rows: _Rows) -> Tensor:
+        """Draw the next token of every row; return the places of those that go on."""
+        sampling, stop = self.request.sampling, self.request.stop
+        steps = self.response_lengths[rows.ids]
+        logits = adjust_logits(
+            rows.logits, sampling, stop.token_ids, is_too_short=steps < sampling.min_new_tokens
+        )
+        drawn = draw_tokens(logits, self.request.uniforms[rows.ids, steps], sampling)
+        self.tokens[rows.ids, steps] = drawn.tokens
+        self.logprobs[rows.ids, steps] = drawn.logprobs
+        self.response_lengths[rows.ids] += 1
+        is_stop = torch.isin(drawn.tokens, stop.token_ids)
+        if stop.strings:
+            is_stop |= self._completes_string(rows.ids)
+        self.finished[rows.ids[is_stop]] = True
+        goes_on = ~is_stop & (steps + 1 < sampling.max_new_tokens)
+        return goes_on.nonzero().squeeze(-1)
+
+    def _completes_string(self, ids: Tensor) -> Tensor:
+        """Tell which responses end in a text that has a stop string in it."""
+        decode, strings = self.request.stop.decode, self.request.stop.strings
+        assert decode is not None
+        num_last = _BYTES_PER_CHARACTER * max(len(string) for string in strings)
+        lengths = self.response_lengths[ids].tolist()
+        tails = [
+            row[max(0, length - num_last) : length]
+            for row, length in zip(self.tokens[ids].tolist(), lengths, strict=True)
+        ]
+        found = [any(string in text for string in strings) for text in decode(tails)]
+        long_enough = self.response_lengths[ids] > self.request.sampling.min_new_tokens
+        return torch.tensor(found, device=ids.device) & long_enough
+
+    def _drop_others(self, alive: Tensor) -> None:
+        assert self._rows is not None
+        if len(alive) < len(self._rows.ids):
+            self._rows = self._rows.select(self._cache.keep(alive))
+        if len(alive) == 0:
+            self._rows = None
+
+    def _extend(self, rows: _Rows) -> None:
+        """Compute what follows the tokens that were drawn last."""
+        longest = int(rows.cached.max())
+        self._cache.forget_before(longest)
+        self._cache.make_room(max([longest, *self._longest_waiting()]))
+        last = self.tokens[rows.ids, self.response_lengths[rows.ids] - 1]
+        logits = self.policy.next_logits(
+            last[:, None], rows.cached[:, None], self._cache.readable(rows.cached), self._cache
+        )
+        self._cache.advance(1)
+        self._rows = rows._replace(cached=rows.cached + 1, logits=logits)
+
+    def _longest_waiting(self) -> list[int]:
+        return [int(self.request.lengths[self._waiting[0]])] if self._waiting else []
+
+
+def _prefill(policy: PolicyModel, input_ids: Tensor, lengths: Tensor) -> tuple[RowCache, Tensor]:
+    """Compute prompts, left-padded: their cache, and the logits of their first tokens."""
+    width = int(lengths.max())
+    columns = torch.arange(width, device=input_ids.device)
+    padding = (width - lengths)[:, None]  # [B, 1]
+    positions = (columns - padding).clamp(min=0)  # [B, P]
+    cache = RowCache(len(lengths), width, size=len(lengths))
+    logits = policy.next_logits(
+        input_ids.gather(1, positions), positions, columns >= padding, cache
+    )
+    cache.advance(width)
+    return cache, logits
