@@ -79,7 +79,9 @@ class DPOModule(PhaseModule):
         """Return the preference loss over all judged pairs of the batch."""
         values = self._pair_values(batch)
         self._log_means(values, batch)
-        return self.global_mean((values["loss"] * batch.weight).sum(), batch.weight.sum())
+        weight = batch.weight.sum()
+        loss = self.global_mean((values["loss"] * batch.weight).sum(), weight)
+        return self.step_loss(loss, weight)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect loss, accuracy, implicit rewards and log-probabilities on held-out pairs."""

@@ -10,6 +10,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.errors import CheckpointError, ConfigError
@@ -46,6 +47,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         self.lora = lora
         self.optimizer = optimizer
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._accumulated_count = 0.0
 
     @property
     @abc.abstractmethod
@@ -123,6 +125,32 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         global_count = self.sum_over_ranks(count.to(total.dtype))
         global_count = global_count.clamp(min=1e-8)  # guards a batch in which nothing counts
         return total * (self.trainer.world_size / global_count)
+
+    def step_loss(self, mean: Tensor, count: Tensor) -> Tensor:
+        """Return what `training_step` returns, so that a step is a mean over all that it counts.
+
+        Lightning averages the batches of `trainer.accumulate_grad_batches` as if each counted the
+        same. Here each enters by its sum, and the gradient is divided by the count of them all
+        before it is clipped: 8 batches of one row make the step of one batch of 8 rows.
+
+        Args:
+            mean: of this batch over all ranks, from `global_mean`.
+            count: what counts in this rank's batch.
+        """
+        num_batches = self.trainer.accumulate_grad_batches
+        if num_batches == 1:
+            return mean
+        global_count = self.sum_over_ranks(count.to(mean.dtype))
+        self._accumulated_count += float(global_count)
+        return mean * (global_count * num_batches)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Divide accumulated gradients by all that they count."""
+        if self._accumulated_count:
+            for parameter in self.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= self._accumulated_count
+            self._accumulated_count = 0.0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, and add the model card."""

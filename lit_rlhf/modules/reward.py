@@ -102,7 +102,7 @@ class RewardModule(PhaseModule):
             losses = losses + self.centering * centering_penalty(chosen, rejected)
         loss = self.global_mean((losses * batch.weight).sum(), batch.weight.sum())
         self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
+        return self.step_loss(loss, batch.weight.sum())
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect how well held-out pairs are predicted."""

@@ -63,7 +63,7 @@ class SFTModule(PhaseModule):
         total = self._total_nll(batch)
         loss = self.global_mean(total, batch.num_response_tokens)
         self.log("train/sft/loss", loss, prog_bar=True, sync_dist=True)
-        return loss
+        return self.step_loss(loss, batch.num_response_tokens)
 
     def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
         """Collect the negative log-likelihood of held-out response tokens."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, TrainingError
 
 _BLOCK = 128  # vocabulary entries summed before the search looks inside a block
 
@@ -181,6 +181,9 @@ def draw_tokens(
 
     Returns:
         Token ids, and the logarithm of the probability that each had: 0 at temperature 0.
+
+    Raises:
+        TrainingError: the logits of a row are no numbers.
     """
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
@@ -193,6 +196,11 @@ def draw_tokens(
     blocks = weights.view(weights.shape[0], -1, _BLOCK)  # [B, V / 128, 128]
     # A block is summed in float32 by torch's pairwise sum, the blocks in float64.
     ends = blocks.sum(-1).double().cumsum(-1)  # [B, V / 128]
+    if bool(ends[:, -1].isnan().any()):
+        raise TrainingError(
+            "the policy's logits are no numbers (NaN), so that no token can be drawn: its weights "
+            "have diverged; start again from an earlier checkpoint with a lower learning rate"
+        )
     threshold = uniforms.double()[:, None] * ends[:, -1:]
     block = _first_above(ends, threshold)  # [B, 1]
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)

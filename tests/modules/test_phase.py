@@ -3,12 +3,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lit_rlhf.data import SFTDataModule
+from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, load_tokenizer
 from lit_rlhf.models.handover import CARD_KEY, read_checkpoint
-from lit_rlhf.modules import OptimizerConfig, SFTModule
-from tests.support.phases import demonstrations, phase_trainer, write_rows
+from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
+from tests.support.phases import demonstrations, judged_groups, phase_trainer, write_rows
 
 
 @pytest.fixture
@@ -60,6 +60,40 @@ def test_the_schedule_runs_over_the_whole_run(tmp_path, policy, data):
 def test_a_run_without_end_has_no_schedule(tmp_path, policy, data):
     with pytest.raises(ConfigError, match="max_epochs -1 has no end"):
         phase_trainer(tmp_path, max_epochs=-1, limit_val_batches=0).fit(SFTModule(policy), data)
+
+
+def after_one_step(tmp_path, module, data, num_batches):
+    trainer = phase_trainer(
+        tmp_path,
+        max_steps=1,
+        limit_val_batches=0,
+        accumulate_grad_batches=num_batches,
+        gradient_clip_val=0.5,
+    )
+    trainer.fit(module, data)
+    assert trainer.global_step == 1
+    return {name: value.detach() for name, value in module.named_parameters()}
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo"])
+def test_a_step_is_a_mean_over_all_that_it_counts_however_it_is_cut(tmp_path, policy, phase):
+    """Rows and groups differ in what they count, so that a mean of means would be another step."""
+    rows = demonstrations(8) if phase == "sft" else judged_groups(8)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    # Plain descent: Adam would hide a factor on the whole gradient, clipping does not, when small.
+    module_class, data_class = {
+        "sft": (SFTModule, SFTDataModule),
+        "reward": (RewardModule, RewardDataModule),
+        "dpo": (DPOModule, DPODataModule),
+    }[phase]
+    after = []
+    for num_batches in (1, 4, 8):
+        torch.manual_seed(0)
+        module = module_class(policy, optimizer=OptimizerConfig(learning_rate=1e-3, eps=1.0))
+        data = data_class(policy, train=path, batch_size=8 // num_batches)
+        after.append(after_one_step(tmp_path, module, data, num_batches))
+    for other in after[1:]:
+        torch.testing.assert_close(other, after[0], rtol=1e-5, atol=1e-7)
 
 
 def test_gradients_are_clipped_and_accumulated_by_the_trainer(tmp_path, policy, data):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.rollout.sampling import (
     Sampling,
     adjust_logits,
@@ -110,6 +110,14 @@ def test_large_logits_do_not_overflow():
     logits = torch.tensor([1e4, 1e4, -1e4, 3e38])
     assert draw_many(logits, torch.tensor([0.0, 0.5, 0.999])).tolist() == [3, 3, 3]
     assert draw_many(logits[:3], torch.tensor([0.2, 0.7])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_no_numbers_stop_the_run(bad):
+    logits = torch.randn(3, 200)
+    logits[1, 150] = bad
+    with pytest.raises(TrainingError, match="logits are no numbers"):
+        draw_tokens(logits, torch.rand(3), PLAIN)
 
 
 def test_temperature_zero_takes_the_likeliest_token():
