@@ -13,7 +13,7 @@ PYTHON ?= $(shell for name in python3.11 python3 python; do \
 # One thread a process: two workers fill two cores, and results do not depend on the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help install demo test check quick format lint types layers clean
+.PHONY: help install demo test bench check quick format lint types layers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -58,5 +58,16 @@ layers: $(STAMP)
 quick: $(STAMP)  ## the tests that take seconds
 	$(PYTEST) -m "not slow" --ignore=tests/configs
 
+bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed  ## speed and memory against the peers, docs/benchmarks.md
+	$(BIN)/python -m benchmarks.run
+
+# The peers, pinned, each in an environment of its own: 1.12 is the last TRL that has PPO.
+.venv-trl/.installed .venv-trl-ppo/.installed: .venv-%/.installed: benchmarks/peers-%.txt
+	$(BIN)/python -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
+	.venv-$*/bin/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	.venv-$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
 clean:  ## remove .venv and the caches of the tools
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-ppo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

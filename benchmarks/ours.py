@@ -1,0 +1,172 @@
+"""Our side: the phases as their commands run them, one optimizer step (or iteration) a round.
+
+python -m benchmarks.ours WORKLOAD [--check]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from benchmarks.gate import Gate
+from benchmarks.workloads import MODEL, ROWS, WORKLOADS, Workload
+from lit_rlhf.batches import PromptBatch
+from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
+from lit_rlhf.models import PolicyModel, freeze, load_causal_lm
+from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.ppo_update import UpdateSettings
+from lit_rlhf.objectives import GRPO, MissingEOS
+from lit_rlhf.rewards import FunctionReward, LearnedReward
+from lit_rlhf.rollout import Sampling, TorchGenerator
+
+_OPTIMIZER = OptimizerConfig(learning_rate=1e-5, schedule="constant", warmup_fraction=0.0)
+
+
+class _Gated(Callback):
+    """Lets the Trainer make one step a round."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.grad_norm = float("nan")
+        self.num_tokens = 0.0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        rows = getattr(batch, "rows", batch)
+        self.num_tokens = float(rows.lengths.sum())
+        if not self.gate.wait():
+            os._exit(0)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self.grad_norm = float(torch.nn.utils.get_total_norm(grads))
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        value = float(loss) if isinstance(loss, Tensor) else float("nan")
+        self.gate.report(loss=value, grad_norm=self.grad_norm, tokens=self.num_tokens)
+
+
+def _parts(workload: Workload) -> tuple[LightningModule, Any]:
+    rows = str(ROWS / f"{workload.settings.get('rows', workload.name)}.jsonl")
+    rank = workload.settings.get("lora")
+    lora = LoRAConfig(rank=int(str(rank)), alpha=32.0) if rank else None
+    common: dict[str, Any] = {"policy": MODEL, "lora": lora, "optimizer": _OPTIMIZER}
+    if workload.phase == "sft":
+        columns = {"response": "completion"}
+        return SFTModule(**common), SFTDataModule(MODEL, train=rows, batch_size=32, columns=columns)
+    if workload.phase == "reward":
+        batch_size = 4 if workload.name == "groups" else 16
+        return RewardModule(**common), RewardDataModule(MODEL, train=rows, batch_size=batch_size)
+    if workload.phase == "dpo":
+        return DPOModule(**common), DPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
+    sampling = Sampling(max_new_tokens=int(str(workload.settings["new_tokens"])))
+    epochs = int(str(workload.settings["epochs"]))
+    ppo: dict[str, Any] = {**common, "sampling": sampling, "missing_eos": MissingEOS("keep")}
+    if workload.phase == "grpo":
+        samples = int(str(workload.settings["samples"]))
+        module = PPOModule(
+            **ppo,
+            reward=FunctionReward("benchmarks.workloads.score_length"),
+            advantage=GRPO(k=samples),
+            update=UpdateSettings(num_epochs=1),
+            kl_coef=0.0,
+        )
+        return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
+    module = PPOModule(
+        **ppo,
+        reward=LearnedReward(str(ROWS / "reward-model")),
+        update=UpdateSettings(num_epochs=epochs),
+    )
+    return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
+
+
+def train(workload: Workload, gate: Gate, *, check: bool) -> None:
+    """Run a phase, a step a round."""
+    module, data = _parts(workload)
+    if check:
+        data.setup("fit")
+        data._examples["train"] = data._examples["train"][: data.batch_size]
+    manual = workload.phase in ("ppo", "grpo")
+    trainer = Trainer(
+        accelerator="cpu",
+        precision="32-true" if check else "bf16-mixed",
+        max_epochs=100,
+        gradient_clip_val=None if manual else 1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        callbacks=[_Gated(gate), _FixedHead()],
+    )
+    trainer.fit(module, data)
+
+
+class _FixedHead(Callback):
+    """Both sides start from the same scalar head."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, RewardModule) and pl_module.scorer is not None:
+            weight = pl_module.scorer.head.linear.weight
+            with torch.no_grad():
+                weight.copy_(0.05 * torch.arange(weight.numel()).cos()[None])
+
+
+def generate(workload: Workload, gate: Gate) -> None:
+    """Draw the responses of all prompts, a pass a round."""
+    settings = workload.settings
+    data = PPODataModule(
+        MODEL,
+        test=str(ROWS / f"{settings.get('rows', workload.name)}.jsonl"),
+        eval_batch_size=int(str(settings["prompts"])),
+    )
+    data.setup("test")
+    prompts = next(iter(data.test_dataloader()))
+    assert isinstance(prompts, PromptBatch)
+    policy = PolicyModel(freeze(load_causal_lm(str(ROWS / "generator")), torch.bfloat16))
+    sampling = Sampling(
+        max_new_tokens=int(str(settings["new_tokens"])),
+        min_new_tokens=int(str(settings["min_tokens"])),
+    )
+    generator, seed = TorchGenerator(), 0
+    while gate.wait():
+        seed += 1
+        with torch.autocast("cpu", torch.bfloat16):
+            generation = generator(policy, prompts, sampling, stop_ids=[2], seed=seed)
+        gate.report(tokens=float(generation.lengths.sum()))
+
+
+def main() -> None:
+    """Run the side that the arguments name."""
+    gate = Gate()
+    name, check = sys.argv[1], "--check" in sys.argv
+    workload = next(workload for workload in WORKLOADS if workload.name == name)
+    torch.manual_seed(0)
+    if workload.phase == "generate":
+        generate(workload, gate)
+    else:
+        train(workload, gate, check=check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Run workloads against their peers and write the table of docs/benchmarks.md.
+
+python -m benchmarks.run [WORKLOAD ...] [--rounds N]
+
+One process a side, sides by turns, the first round of each thrown away; a ratio is that of two
+rounds next to each other, and the median of the ratios is given with their smallest and largest.
+Before that each side makes one step in float32 on the same rows, and the benchmark fails where
+loss and gradient norm differ. What a sampler draws differs from side to side: those are not
+compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import write_rows
+from benchmarks.table import write_table
+from benchmarks.workloads import WORKLOADS, Workload
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results.json"
+TOLERANCE = 1e-3
+PEERS = {"trl": ROOT / ".venv-trl", "trl-ppo": ROOT / ".venv-trl-ppo"}
+COMPARED = ("sft", "reward", "dpo")
+
+
+class Side:
+    """A process that waits for rounds."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self._log = log
+        with log.open("w", encoding="utf-8") as stream:
+            self.process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+            )
+
+    def round(self) -> dict[str, float]:
+        """Let it work once and return its report.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.end()
+            raise RuntimeError(f"a side ended early; see {self._log}")
+        report: dict[str, float] = json.loads(line)
+        return report
+
+    def end(self) -> None:
+        """Let it go."""
+        assert self.process.stdout is not None
+        try:
+            self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+
+
+def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
+    """Start both sides of a workload."""
+    flags = ["--check"] if check else []
+    folder = ROOT / "runs" / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    peer = str(PEERS[workload.peer] / "bin" / "python")
+    suffix = "-check" if check else ""
+    return (
+        Side(
+            [sys.executable, "-m", "benchmarks.ours", workload.name, *flags],
+            folder / f"{workload.name}-ours{suffix}.log",
+        ),
+        Side(
+            [peer, "-m", "benchmarks.theirs", workload.name, *flags],
+            folder / f"{workload.name}-peer{suffix}.log",
+        ),
+    )
+
+
+def check(workload: Workload) -> dict[str, float]:
+    """Compare one float32 step on the same rows.
+
+    Raises:
+        SystemExit: loss or gradient norm differ by more than `TOLERANCE`, relatively.
+    """
+    both = []
+    for side in sides(workload, check=True):  # side by side in memory, one after the other in work
+        both.append(side.round())
+        side.end()
+    ours, theirs = both
+    differences = {
+        name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-12)
+        for name in ("loss", "grad_norm")
+    }
+    if max(differences.values()) > TOLERANCE:
+        raise SystemExit(f"{workload.name}: not the same step: ours {ours}, theirs {theirs}")
+    return differences
+
+
+def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
+    """Time both sides by turns."""
+    ours, theirs = sides(workload)
+    for side in (ours, theirs):
+        side.round()  # loads, compiles, touches memory first
+    rounds = []
+    for number in range(num_rounds):
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
+        first, second = order[0].round(), order[1].round()
+        rounds.append((first, second) if order[0] is ours else (second, first))
+    for side in (ours, theirs):
+        side.end()
+    per_unit = [
+        (theirs["seconds"] / _units(workload.theirs, theirs, workload))
+        / (ours["seconds"] / _units(workload.ours, ours, workload))
+        for ours, theirs in rounds
+    ]
+    memory = rounds[-1][0]["peak_gib"] / rounds[-1][1]["peak_gib"]
+    return {
+        "name": workload.name,
+        "speed": statistics.median(per_unit),
+        "speed_range": [min(per_unit), max(per_unit)],
+        "memory": memory,
+        "peak_gib": [report["peak_gib"] for report in rounds[-1]],
+        "seconds": [statistics.median(r[side]["seconds"] for r in rounds) for side in (0, 1)],
+        "rounds": num_rounds,
+    }
+
+
+def _units(units: float, report: dict[str, float], workload: Workload) -> float:
+    # Packing fills rows by tokens, so that a step has no fixed number of texts.
+    return report["tokens"] if workload.phase == "sft" else units
+
+
+def machine() -> dict[str, Any]:
+    """Describe where this runs, with the rate of a matrix product measured now."""
+    script = (
+        "import torch,time\n"
+        "a=torch.randn(2048,2048).bfloat16(); best=9e9\n"
+        "for _ in range(20):\n"
+        "    t=time.perf_counter(); a@a; best=min(best,time.perf_counter()-t)\n"
+        "print(2*2048**3/best/1e9)"
+    )
+    rate = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    cpu = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    )
+    return {
+        "cpu": cpu,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "bf16_gflops": float(rate),
+    }
+
+
+def main() -> None:
+    """Run what the arguments name, keep the results of the others, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workloads", nargs="*", default=[w.name for w in WORKLOADS])
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    write_rows()
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    results["machine"] = machine()
+    for workload in WORKLOADS:
+        if workload.name not in options.workloads:
+            continue
+        differences = check(workload) if workload.phase in COMPARED else None
+        result = measure(workload, options.rounds)
+        results[workload.name] = {**result, "first_step": differences}
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        sys.stderr.write(f"{json.dumps(results[workload.name])}\n")
+    write_table(results, ROOT / "docs" / "benchmarks.md")
+
+
+if __name__ == "__main__":
+    main()

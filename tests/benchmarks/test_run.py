@@ -1,0 +1,57 @@
+import sys
+import time
+
+import pytest
+
+from benchmarks.run import Side
+from benchmarks.table import write_table
+from benchmarks.workloads import WORKLOADS
+
+SIDE = """
+import time
+from benchmarks.gate import Gate
+gate = Gate()
+print("a library that prints")
+number = 0
+while gate.wait():
+    number += 1
+    time.sleep(0.05 * number)
+    gate.report(loss=float(number))
+"""
+
+
+def test_a_side_works_once_a_round_and_its_waiting_does_not_count(tmp_path):
+    side = Side([sys.executable, "-c", SIDE], tmp_path / "log")
+    first = side.round()
+    time.sleep(0.5)
+    second = side.round()
+    side.end()
+    assert (first["loss"], second["loss"]) == (1.0, 2.0)
+    assert first["seconds"] >= 0.05
+    assert 0.1 <= second["seconds"] < 0.5
+    assert second["peak_gib"] > 0
+    assert side.process.returncode == 0
+    assert (tmp_path / "log").read_text() == "a library that prints\n"
+
+
+def test_a_side_that_ends_early_is_named_by_its_log(tmp_path):
+    side = Side([sys.executable, "-c", "raise SystemExit('broken')"], tmp_path / "log")
+    with pytest.raises(RuntimeError, match="log"):
+        side.round()
+    assert "broken" in (tmp_path / "log").read_text()
+
+
+def test_the_table_says_what_was_asked_and_what_was_reached(tmp_path):
+    first, second = WORKLOADS[:2]
+    result = {"speed_range": [2.0, 3.1], "memory": 0.5, "peak_gib": [2.0, 4.0], "rounds": 5}
+    results = {
+        "machine": {"cpu": "C", "torch": "1", "transformers": "2", "bf16_gflops": 400.0},
+        first.name: {**result, "speed": first.speed_target + 0.1, "seconds": [1.0, 2.0]},
+        second.name: {**result, "speed": second.speed_target - 0.1, "seconds": [1.0, 2.0]},
+    }
+    write_table(results, tmp_path / "page.md")
+    rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if "|" in line]
+    assert len(rows) == 4
+    assert f"**{first.speed_target + 0.1:.2f}x**" in rows[2]
+    assert f"| {second.speed_target - 0.1:.2f}x |" in rows[3]
+    assert "2.00 / 4.00" in rows[2]
