@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from benchmarks.gate import Gate
-from benchmarks.workloads import MODEL, ROWS, WORKLOADS, Workload
+from benchmarks.workloads import MODEL, ROWS, Workload, named
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm
@@ -159,8 +159,7 @@ def generate(workload: Workload, gate: Gate) -> None:
 def main() -> None:
     """Run the side that the arguments name."""
     gate = Gate()
-    name, check = sys.argv[1], "--check" in sys.argv
-    workload = next(workload for workload in WORKLOADS if workload.name == name)
+    workload, check = named(sys.argv[1]), "--check" in sys.argv
     torch.manual_seed(0)
     if workload.phase == "generate":
         generate(workload, gate)

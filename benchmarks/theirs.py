@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from benchmarks.gate import Gate
-from benchmarks.workloads import MODEL, ROWS, WORKLOADS, Workload, read_rows, score_length
+from benchmarks.workloads import MODEL, ROWS, Workload, named, read_rows, score_length
 
 
 class Gated(TrainerCallback):
@@ -66,7 +66,7 @@ class GatedUpdates(TrainerCallback):
             os._exit(0)
 
 
-def _settings(workload: Workload, batch_size: int, *, check: bool) -> dict[str, Any]:
+def _settings(batch_size: int) -> dict[str, Any]:
     return {
         "output_dir": str(ROWS / "trl"),
         "per_device_train_batch_size": batch_size,
@@ -121,7 +121,7 @@ def sft(workload: Workload, gate: Gate, *, check: bool) -> Any:
     # Two rows of 512 tokens hold about as many texts as there are in a batch of ours.
     batch_size = 2 if packing else 32
     options = {"packing": True, "max_length": 512} if packing else {"max_length": 512}
-    args = SFTConfig(**_settings(workload, batch_size, check=check), **options)
+    args = SFTConfig(**_settings(batch_size), **options)
     return SFTTrainer(
         _policy(check=check),
         args=args,
@@ -142,7 +142,7 @@ def reward(workload: Workload, gate: Gate, *, check: bool) -> Any:
         batch_size = 4 * 28 if check else 28
     else:
         rows = _rows(workload, batch_size, check=check)
-    args = RewardConfig(**_settings(workload, batch_size, check=check), max_length=512)
+    args = RewardConfig(**_settings(batch_size), max_length=512)
     return RewardTrainer(
         _scorer(check=check),
         args=args,
@@ -166,7 +166,7 @@ def dpo(workload: Workload, gate: Gate, *, check: bool) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     batch_size = int(workload.theirs)
-    args = DPOConfig(**_settings(workload, batch_size, check=check), max_length=512, beta=0.1)
+    args = DPOConfig(**_settings(batch_size), max_length=512, beta=0.1)
     return DPOTrainer(
         _policy(check=check),
         args=args,
@@ -184,7 +184,7 @@ def grpo(workload: Workload, gate: Gate, *, check: bool) -> Any:
         return score_length(prompts, completions)
 
     args = GRPOConfig(
-        **_settings(workload, int(workload.theirs), check=check),
+        **_settings(int(workload.theirs)),
         num_generations=int(str(workload.settings["samples"])),
         max_completion_length=int(str(workload.settings["new_tokens"])),
         beta=0.0,
@@ -207,7 +207,7 @@ def ppo(workload: Workload, gate: Gate, *, check: bool) -> Any:
     rows = [
         {"input_ids": tokenizer(row["prompt"]).input_ids} for row in _rows(workload, 0, check=False)
     ]
-    settings = _settings(workload, int(workload.theirs), check=check)
+    settings = _settings(int(workload.theirs))
     settings.pop("max_steps")
     args = PPOConfig(
         **settings,
@@ -262,8 +262,7 @@ def generate(workload: Workload, gate: Gate) -> None:
 def main() -> None:
     """Run the side that the arguments name."""
     gate = Gate()
-    name, check = sys.argv[1], "--check" in sys.argv
-    workload = next(workload for workload in WORKLOADS if workload.name == name)
+    workload, check = named(sys.argv[1]), "--check" in sys.argv
     torch.manual_seed(0)
     if workload.phase == "generate":
         generate(workload, gate)

@@ -139,3 +139,8 @@ WORKLOADS = (
         {"rows": "generate", "new_tokens": 128, "min_tokens": 4, "prompts": 128},
     ),
 )
+
+
+def named(name: str) -> Workload:
+    """Return the workload of that name."""
+    return next(workload for workload in WORKLOADS if workload.name == name)
