@@ -14,6 +14,10 @@ Precision = Literal["bf16-mixed", "32-true"]
 _CLEARLY = 1.2
 _SIZE = 1024
 _NUM_TURNS = 12
+# A first look at products this small tells types apart that differ by more than this factor: a
+# CPU without the instructions needs 1.6 s for each of the larger ones.
+_SMALL_SIZE = 128
+_HOPELESS = 8
 
 
 def choose_precision() -> Precision:
@@ -24,28 +28,34 @@ def choose_precision() -> Precision:
     """
     if torch.cuda.is_available():
         return "bf16-mixed"
-    float32, bfloat16 = product_rates(torch.float32, torch.bfloat16)
+    float32, bfloat16 = product_rates(torch.float32, torch.bfloat16, size=_SMALL_SIZE)
+    if float32 < _HOPELESS * bfloat16:
+        float32, bfloat16 = product_rates(torch.float32, torch.bfloat16)
     return "32-true" if float32 > _CLEARLY * bfloat16 else "bf16-mixed"
 
 
-def product_rates(*dtypes: torch.dtype) -> list[float]:
+def product_rates(*dtypes: torch.dtype, size: int = _SIZE) -> list[float]:
     """Measure matrix products on the CPU, by turns: the best rate of each type.
 
     The best, as all that disturbs a product (threads that start, pages touched first, other
     programs) makes it slower.
 
+    Args:
+        dtypes: of the products.
+        size: of the square matrices.
+
     Returns:
         Operations per second.
     """
-    factors = torch.randn(2, _SIZE, _SIZE)
-    cases = [(factors.to(dtype), torch.empty(_SIZE, _SIZE, dtype=dtype)) for dtype in dtypes]
+    factors = torch.randn(2, size, size)
+    cases = [(factors.to(dtype), torch.empty(size, size, dtype=dtype)) for dtype in dtypes]
     seconds = [math.inf] * len(cases)
     for _ in range(_NUM_TURNS):
         for index, ((left, right), product) in enumerate(cases):
             start = time.perf_counter()
             torch.mm(left, right, out=product)
             seconds[index] = min(seconds[index], time.perf_counter() - start)
-    return [2 * _SIZE**3 / fastest for fastest in seconds]
+    return [2 * size**3 / fastest for fastest in seconds]
 
 
 def autocast(precision: Precision) -> torch.autocast:

@@ -200,16 +200,24 @@ def packed_linear(
 ) -> Callable[[Tensor], Tensor]:
     """Return `x -> x W^T + b` in `dtype`, with the weight laid out for it once.
 
-    oneDNN multiplies bf16 in blocks and would rearrange a plain weight at every call.
+    oneDNN multiplies in blocks and would rearrange a plain weight at every call.
     """
     cast = weight.detach().to(dtype)
     cast_bias = None if bias is None else bias.detach().to(dtype)
-    if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():
+    if not _can_pack(dtype):
         return lambda inputs: functional.linear(inputs, cast, cast_bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(cast, _USUAL_ROWS)
     return lambda inputs: torch.ops.mkldnn._linear_pointwise(
         inputs, packed, cast_bias, "none", [], ""
     )
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    # bf16 needs instructions that many CPUs lack.
+    is_bf16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or is_bf16
 
 
 def _snapshot(layer: Any, dtype: torch.dtype) -> _Layer:  # noqa: ANN401 - one of four classes
