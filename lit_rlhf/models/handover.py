@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
@@ -163,7 +164,7 @@ def load_causal_lm(source: str) -> PreTrainedModel:
         if name.startswith(POLICY_PREFIX)
     }
     if card.lora is not None:
-        return _merge_adapter(load_causal_lm(card.base), card.lora, weights, source)
+        return _merge(_adapt(load_causal_lm(card.base), card.lora, weights, source))
     model_class = _causal_class(parse_config(card.config))
     return _build(model_class, card.config, weights, source)
 
@@ -175,8 +176,12 @@ def load_trunk(source: str) -> PreTrainedModel:
     return trunk
 
 
-def load_scalar_model(source: str) -> ScalarModel:
+def load_scalar_model(source: str, *, merge: bool = True) -> ScalarModel:
     """Load a reward model: a reward checkpoint, or a sequence-classification folder.
+
+    Args:
+        source: the checkpoint or folder.
+        merge: add a checkpoint's adapter to the weights under it; False keeps the two apart.
 
     Raises:
         CheckpointError: it is a policy, or has more than one output.
@@ -196,7 +201,8 @@ def load_scalar_model(source: str) -> ScalarModel:
         if name.startswith("backbone.")
     }
     if card.lora is not None:
-        backbone = _merge_adapter(load_trunk(card.base), card.lora, trunk, source)
+        backbone: nn.Module = _adapt(load_trunk(card.base), card.lora, trunk, source)
+        backbone = _merge(backbone) if merge else backbone
     else:
         config = parse_config(card.config)
         backbone = _build(_trunk_class(config), card.config, trunk, source)
@@ -316,15 +322,19 @@ def _load_state(model: nn.Module, weights: dict[str, Tensor], source: str) -> _I
     return result
 
 
-def _merge_adapter(
+def _adapt(
     base: PreTrainedModel, lora: dict[str, Any], weights: dict[str, Tensor], source: str
-) -> PreTrainedModel:
+) -> PeftModel:
     adapted = apply_lora(base, LoRAConfig(**lora))
     expected = {name for name, value in adapted.named_parameters() if value.requires_grad}
     if missing := sorted(expected - weights.keys()):
         raise CheckpointError(f"{source}: the adapter lacks {missing[:3]}")
     if unexpected := _load_state(adapted, weights, source).unexpected_keys:
         raise CheckpointError(f"{source}: weights do not fit the adapter, such as {unexpected[:3]}")
+    return adapted
+
+
+def _merge(adapted: PeftModel) -> PreTrainedModel:
     merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     # peft froze the base for the adapters' training; the next phase may train all of it.

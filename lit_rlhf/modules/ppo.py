@@ -173,6 +173,10 @@ class PPOModule(PhaseModule):
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
             self.shard(self.reference)
+        elif self.device_mesh is None:
+            # One trunk for all roles; the reference is the adapter switched off.
+            for source in (self.reward, *self.judges.values()):
+                source.share_trunk(self.policy)
         if self.advantage.requires_values and self.critic_kind == "separate":
             self.critic = build_critic(self.critic_source, self.packing_width)
             self.shard(self.critic)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import SampleBatch, TokenRows
@@ -18,16 +18,25 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.handover import load_scalar_model, load_tokenizer
 from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.models.sharing import share_frozen
 from lit_rlhf.rewards.source import RewardSource
 
 
 @dataclass
 class _Loaded:
-    """The model and its tokenizer once they are needed; `dtype` of its layers if not float32."""
+    """The model and its tokenizer once they are needed.
+
+    Attributes:
+        model: frozen.
+        dtype: of its layers if not float32.
+        tokenizer: the model's own.
+        donor: the module whose frozen weights it may stand on.
+    """
 
     model: ScalarModel | None = None
     dtype: torch.dtype | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    donor: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,8 @@ class LearnedReward(RewardSource):
     response apart, and closed by its EOS: the model was trained on complete responses, and a
     response that was cut is judged as if it ended there (the missing-EOS rule of PPO deals with
     the cut itself).
-    The model is held outside of the trained module: not saved with it, sharded or updated.
+    The model is held outside of the trained module: not saved with it, sharded or updated. Where
+    both it and the policy are adapters on the same weights, those are held once.
 
     Attributes:
         model: a reward checkpoint, or a sequence-classification folder.
@@ -61,6 +71,10 @@ class LearnedReward(RewardSource):
         """Score each response, see `RewardSource`."""
         device = batch.rows.lengths.device
         return self.score_texts(prompts, responses, device)
+
+    def share_trunk(self, policy: nn.Module) -> None:
+        """Stand on the policy's frozen weights, where they are those under the adapter."""
+        self._loaded.donor = policy
 
     @torch.no_grad()
     def score_texts(
@@ -87,12 +101,15 @@ class LearnedReward(RewardSource):
 
     def _load(self, device: torch.device) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
         if self._loaded.model is None or self._loaded.tokenizer is None:
-            model = load_scalar_model(self.model)
+            donor = self._loaded.donor
+            model = load_scalar_model(self.model, merge=donor is None)
             # Under autocast float32 weights would be cast at every call.
             if torch.is_autocast_enabled(device.type):
                 self._loaded.dtype = torch.get_autocast_dtype(device.type)
             freeze(model.backbone, self._loaded.dtype)
-            freeze(model)
+            freeze(model).to(device)
+            if donor is not None:
+                share_frozen(model, donor)
             self._loaded.model = model
             self._loaded.tokenizer = load_tokenizer(self.model)
         self._loaded.model.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
 
@@ -26,4 +26,11 @@ class RewardSource(abc.ABC):
 
         Returns:
             `[B]` float32, one score a response; higher is better.
+        """
+
+    def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
+        """Be offered the weights of a policy that trains by adapters, before the first call.
+
+        A source that stands on the same frozen weights need not hold a copy of them; others keep
+        this method, which does nothing.
         """

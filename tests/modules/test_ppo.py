@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from lit_rlhf.callbacks import AdaptiveKLCallback
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
+from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.handover import CARD_KEY, make_card
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
-from lit_rlhf.rewards import FunctionReward, RewardSource
+from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.rollout import Sampling
-from tests.models.examples import plain_model, random_rows
+from tests.models.examples import plain_model, random_rows, shake, write_reward_checkpoint
 from tests.support.phases import (
     Recorder,
     largest_difference,
@@ -210,6 +212,21 @@ def test_with_lora_no_second_model_is_held(run, talker, tmp_path):
             module._reference_logprobs(rows), fresh.policy(rows).logprobs, atol=1e-5, rtol=0
         )
         assert (module.policy(rows).logprobs - fresh.policy(rows).logprobs).abs().max() > 1e-2
+
+
+def test_with_lora_the_reward_model_stands_on_the_policys_trunk(run, talker, tmp_path):
+    scorer = ScalarModel(apply_lora(freeze(load_trunk(talker)), LORA))
+    shake(scorer.head, seed=3)
+    path = str(write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, Path(talker), LORA))
+    reward = LearnedReward(path)
+    module = run(lora=LORA, reward=reward)
+    frozen = {p.data_ptr() for p in module.policy.model.parameters() if not p.requires_grad}
+    own = {p.data_ptr() for p in reward._loaded.model.backbone.parameters()}
+    adapters = [name for name, _ in scorer.named_parameters() if "lora_" in name]
+    assert len(own - frozen) == len(adapters)
+    alone = run(lora=LORA, reward=LearnedReward(path, batch_size=3))
+    shared, separate = (m.recorder.values("train/ppo/score") for m in (module, alone))
+    assert shared == pytest.approx(separate, abs=1e-5)
 
 
 def test_the_coefficient_follows_the_controller(run):

@@ -116,7 +116,7 @@ def test_the_model_is_loaded_once_when_it_is_needed(reward_file, monkeypatch):
     load = load_scalar_model
     monkeypatch.setattr(
         "lit_rlhf.rewards.learned.load_scalar_model",
-        lambda source: loads.append(source) or load(source),
+        lambda source, **options: loads.append(source) or load(source),
     )
     source = LearnedReward(reward_file)
     assert loads == []
