@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from benchmarks.gate import Gate
-from benchmarks.workloads import MODEL, ROWS, Workload, named
+from benchmarks.workloads import MODEL, PRECISION, REWARD_ADAPTER, ROWS, Workload, named
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm
@@ -90,9 +90,10 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             kl_coef=0.0,
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
+    reward = REWARD_ADAPTER if lora else ROWS / "reward-model"
     module = PPOModule(
         **ppo,
-        reward=LearnedReward(str(ROWS / "reward-model")),
+        reward=LearnedReward(str(reward)),
         update=UpdateSettings(num_epochs=epochs),
     )
     return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
@@ -107,7 +108,7 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
     manual = workload.phase in ("ppo", "grpo")
     trainer = Trainer(
         accelerator="cpu",
-        precision="32-true" if check else "bf16-mixed",
+        precision="32-true" if check else PRECISION,
         max_epochs=100,
         gradient_clip_val=None if manual else 1.0,
         logger=False,
@@ -143,7 +144,9 @@ def generate(workload: Workload, gate: Gate) -> None:
     data.setup("test")
     prompts = next(iter(data.test_dataloader()))
     assert isinstance(prompts, PromptBatch)
-    policy = PolicyModel(freeze(load_causal_lm(str(ROWS / "generator")), torch.bfloat16))
+    is_mixed = PRECISION == "bf16-mixed"
+    dtype = torch.bfloat16 if is_mixed else None
+    policy = PolicyModel(freeze(load_causal_lm(str(ROWS / "generator")), dtype))
     sampling = Sampling(
         max_new_tokens=int(str(settings["new_tokens"])),
         min_new_tokens=int(str(settings["min_tokens"])),
@@ -151,7 +154,7 @@ def generate(workload: Workload, gate: Gate) -> None:
     generator, seed = TorchGenerator(), 0
     while gate.wait():
         seed += 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
             generation = generator(policy, prompts, sampling, stop_ids=[2], seed=seed)
         gate.report(tokens=float(generation.lengths.sum()))
 

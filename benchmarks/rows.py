@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from benchmarks.workloads import MODEL, ROWS
+from benchmarks.workloads import MODEL, REWARD_ADAPTER, ROWS
 from lit_rlhf.demo.datasets import INSTRUCTION, write_datasets
 from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, cache_folder, fetch
 from lit_rlhf.demo.model import prepare_model
+from lit_rlhf.demo.precision import choose_precision
 from lit_rlhf.demo.ratings import RatedText, read_ratings, texts_of
 from lit_rlhf.models import export, load_tokenizer
 from lit_rlhf.phase_cli import run_phase
@@ -21,6 +22,7 @@ from lit_rlhf.phase_cli import run_phase
 NUM_STEPS = 10  # as many batches of each workload as rounds could need
 LONG_PROMPT_TOKENS = 320
 PPO_PROMPT_TOKENS = 16
+PAD_ID = 0  # <|endoftext|>, which no text holds
 
 
 def write_rows() -> None:
@@ -32,6 +34,7 @@ def write_rows() -> None:
     _write_generator()
     _write("sft", _demonstrations(texts[: 32 * NUM_STEPS]))
     _write("pairs", _pairs(texts[: 2 * 16 * NUM_STEPS], INSTRUCTION))
+    _write_reward_adapter()
     _write("groups", _groups(texts[: 8 * 4 * NUM_STEPS]))
     _write("dpo-long", _pairs(texts[: 2 * 4 * NUM_STEPS], _long_prompt(texts[-100:])))
     _write("ppo", _cut_prompts(texts, 32 * NUM_STEPS))
@@ -46,9 +49,21 @@ def _write_reward_model() -> None:
     model = AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=1)
     with torch.no_grad():
         model.score.weight.copy_(0.05 * torch.arange(model.score.weight.numel()).cos()[None])
-    model.config.pad_token_id = model.config.eos_token_id
+    # Not EOS: transformers' classifier would read the score from the token before it.
+    model.config.pad_token_id = PAD_ID
     model.save_pretrained(folder)
     load_tokenizer(MODEL).save_pretrained(folder)
+
+
+def _write_reward_adapter() -> None:
+    """Train a reward model of adapters for two steps: ours shares the policy's trunk with it."""
+    if REWARD_ADAPTER.exists():
+        return
+    options = ["--config=configs/reward.yaml", "--config=configs/lora/lora.yaml"]
+    options += [f"--trainer.precision={choose_precision()}", "--trainer.max_steps=2"]
+    options += [f"--trainer.logger.init_args.save_dir={ROWS / 'runs'}", "--model.normalizer=null"]
+    options += [f"--data.train={ROWS / 'pairs.jsonl'}", "--data.batch_size=4"]
+    run_phase("reward", ["fit", *options])
 
 
 def _write_generator() -> None:
@@ -57,8 +72,9 @@ def _write_generator() -> None:
     if (folder / "config.json").exists():
         return
     options = ["--config=configs/sft.yaml", f"--trainer.logger.init_args.save_dir={ROWS / 'runs'}"]
+    options.append(f"--trainer.precision={choose_precision()}")
     run_phase("sft", ["fit", *options, "--data.limit_validation=32"])
-    export(str(ROWS / "runs" / "sft" / "checkpoints" / "policy.ckpt"), folder)
+    export(str(ROWS / "runs" / "sft" / "checkpoints" / "policy.ckpt"), str(folder))
 
 
 def _demonstrations(texts: Iterable[RatedText]) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -21,15 +22,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.rows import write_rows
 from benchmarks.table import write_table
 from benchmarks.workloads import WORKLOADS, Workload
+from lit_rlhf.demo.precision import choose_precision, product_rates
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 TOLERANCE = 1e-3
 PEERS = {"trl": ROOT / ".venv-trl", "trl-ppo": ROOT / ".venv-trl-ppo"}
 COMPARED = ("sft", "reward", "dpo")
+PRECISION = choose_precision()
 
 
 class Side:
@@ -45,6 +50,7 @@ class Side:
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 text=True,
+                env={**os.environ, "LIT_RLHF_BENCHMARK_PRECISION": PRECISION},
             )
 
     def round(self) -> dict[str, float]:
@@ -152,16 +158,8 @@ def _units(units: float, report: dict[str, float], workload: Workload) -> float:
 
 def machine() -> dict[str, Any]:
     """Describe where this runs, with the rate of a matrix product measured now."""
-    script = (
-        "import torch,time\n"
-        "a=torch.randn(2048,2048).bfloat16(); best=9e9\n"
-        "for _ in range(20):\n"
-        "    t=time.perf_counter(); a@a; best=min(best,time.perf_counter()-t)\n"
-        "print(2*2048**3/best/1e9)"
-    )
-    rate = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    ).stdout
+    dtype = torch.bfloat16 if PRECISION == "bf16-mixed" else torch.float32
+    [rate] = product_rates(dtype, size=2048)
     cpu = next(
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -172,7 +170,8 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "transformers": version("transformers"),
-        "bf16_gflops": float(rate),
+        "precision": PRECISION,
+        "gflops": rate / 1e9,
     }
 
 

@@ -2,8 +2,9 @@
 
 python -m benchmarks.theirs WORKLOAD [--check]
 
-Runs in the peers' environments: no import of lit_rlhf. Weights in bf16, TRL's fastest setting
-here; gradient checkpointing off, as it costs time.
+Runs in the peers' environments: no import of lit_rlhf. Weights in bf16, TRL's fastest setting on a
+CPU that multiplies bf16, or float32 on one that does not; gradient checkpointing off, as it costs
+time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ from transformers import (
 )
 
 from benchmarks.gate import Gate
-from benchmarks.workloads import MODEL, ROWS, Workload, named, read_rows, score_length
+from benchmarks.workloads import (
+    MODEL,
+    PRECISION,
+    ROWS,
+    Workload,
+    named,
+    read_rows,
+    score_length,
+)
 
 
 class Gated(TrainerCallback):
@@ -86,7 +95,7 @@ def _settings(batch_size: int) -> dict[str, Any]:
 
 
 def _dtype(*, check: bool) -> torch.dtype:
-    return torch.float32 if check else torch.bfloat16
+    return torch.float32 if check or PRECISION == "32-true" else torch.bfloat16
 
 
 def _lora(workload: Workload, task: str = "CAUSAL_LM") -> LoraConfig | None:
@@ -142,7 +151,8 @@ def reward(workload: Workload, gate: Gate, *, check: bool) -> Any:
         batch_size = 4 * 28 if check else 28
     else:
         rows = _rows(workload, batch_size, check=check)
-    args = RewardConfig(**_settings(batch_size), max_length=512)
+    # With its default, EOS, transformers' classifier reads the score from the token before EOS.
+    args = RewardConfig(**_settings(batch_size), max_length=512, pad_token="<|endoftext|>")
     return RewardTrainer(
         _scorer(check=check),
         args=args,
@@ -238,7 +248,9 @@ def generate(workload: Workload, gate: Gate) -> None:
     """Call `model.generate` on all prompts at once, a pass a round."""
     settings = workload.settings
     tokenizer = AutoTokenizer.from_pretrained(ROWS / "generator", padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(ROWS / "generator", dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        ROWS / "generator", dtype=_dtype(check=False)
+    ).eval()
     rows = read_rows(str(settings.get("rows", workload.name)))[: int(str(settings["prompts"]))]
     batch = tokenizer([row["prompt"] for row in rows], return_tensors="pt", padding=True)
     while gate.wait():

@@ -13,6 +13,10 @@ from pathlib import Path
 CACHE = Path(os.environ.get("LIT_RLHF_HOME") or "~/.cache/lit_rlhf").expanduser()
 MODEL = str(CACHE / "SmolLM2-135M-Instruct")
 ROWS = CACHE / "benchmarks"
+REWARD_ADAPTER = ROWS / "runs" / "reward" / "checkpoints" / "reward.ckpt"
+# What both sides compute in, set by the runner: "bf16-mixed", or "32-true" on a CPU that
+# multiplies float32 faster.
+PRECISION = os.environ.get("LIT_RLHF_BENCHMARK_PRECISION", "bf16-mixed")
 
 
 @dataclass(frozen=True)
