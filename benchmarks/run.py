@@ -28,7 +28,11 @@ from benchmarks.workloads import WORKLOADS, Workload
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 TOLERANCE = 1e-3
-PEERS = {"trl": ROOT / ".venv-trl", "trl-ppo": ROOT / ".venv-trl-ppo"}
+PEERS = {
+    "trl": ROOT / ".venv-trl",
+    "trl-ppo": ROOT / ".venv-trl-ppo",
+    "vllm": ROOT / ".venv-vllm",
+}
 COMPARED = ("sft", "reward", "dpo")
 
 
@@ -83,6 +87,7 @@ def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
     folder = ROOT / "runs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     peer = str(PEERS[workload.peer] / "bin" / "python")
+    entry = "benchmarks.vllm_side" if workload.peer == "vllm" else "benchmarks.theirs"
     suffix = "-check" if check else ""
     return (
         Side(
@@ -90,7 +95,7 @@ def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
             folder / f"{workload.name}-ours{suffix}.log",
         ),
         Side(
-            [peer, "-m", "benchmarks.theirs", workload.name, *flags],
+            [peer, "-m", entry, workload.name, *flags],
             folder / f"{workload.name}-peer{suffix}.log",
         ),
     )
