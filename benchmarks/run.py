@@ -32,7 +32,11 @@ from lit_rlhf.demo.precision import choose_precision, product_rates
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 TOLERANCE = 1e-3
-PEERS = {"trl": ROOT / ".venv-trl", "trl-ppo": ROOT / ".venv-trl-ppo"}
+PEERS = {
+    "trl": ROOT / ".venv-trl",
+    "trl-ppo": ROOT / ".venv-trl-ppo",
+    "vllm": ROOT / ".venv-vllm",
+}
 COMPARED = ("sft", "reward", "dpo")
 PRECISION = choose_precision()
 
@@ -89,6 +93,7 @@ def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
     folder = ROOT / "runs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     peer = str(PEERS[workload.peer] / "bin" / "python")
+    entry = "benchmarks.vllm_side" if workload.peer == "vllm" else "benchmarks.theirs"
     suffix = "-check" if check else ""
     return (
         Side(
@@ -96,7 +101,7 @@ def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
             folder / f"{workload.name}-ours{suffix}.log",
         ),
         Side(
-            [peer, "-m", "benchmarks.theirs", workload.name, *flags],
+            [peer, "-m", entry, workload.name, *flags],
             folder / f"{workload.name}-peer{suffix}.log",
         ),
     )

@@ -132,6 +132,17 @@ WORKLOADS = (
         {"new_tokens": 32, "min_tokens": 32, "prompts": 64},
     ),
     Workload(
+        "generate-vllm",
+        "generate",
+        "the same, against vLLM",
+        "vllm",
+        2.0,
+        None,
+        64 * 32,
+        64 * 32,
+        {"rows": "generate", "new_tokens": 32, "min_tokens": 32, "prompts": 64},
+    ),
+    Workload(
         "generate-eos",
         "generate",
         "generation, 128 prompts, 4 to 128 tokens by EOS",

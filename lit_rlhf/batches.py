@@ -104,6 +104,8 @@ class SampleBatch(NamedTuple):
         prompt_lengths: `[B]` int64.
         response_mask: `[B, T]` bool, True at sampled tokens, the stop token included. Column `t`
             belongs to the `t`-th response token of the row.
+        sampler_logprobs: `[B, T]` float32, with which each token was drawn, as the engine that
+            drew it says; 0 beyond a row's tokens.
         finished: `[B]` bool, True when the response ended by a stop token, not by the limit.
         group_ids: `[B]` int64, equal for samples of the same prompt.
         prompts: `B` texts, as rendered.
@@ -114,6 +116,7 @@ class SampleBatch(NamedTuple):
     rows: TokenRows
     prompt_lengths: Tensor
     response_mask: Tensor
+    sampler_logprobs: Tensor
     finished: Tensor
     group_ids: Tensor
     prompts: Sequence[str]
@@ -126,7 +129,8 @@ class RolloutBatch(NamedTuple):
 
     Attributes:
         samples: the sampled responses.
-        old_logprobs: `[B, T]` float32 under the policy that is about to be updated.
+        old_logprobs: `[B, T]` float32 under the policy that is about to be updated, by the
+            training forward (the sampler's own stand in the samples).
         reference_logprobs: `[B, T]` float32 under the reference.
         values: `[B, T]` float32, the critic's estimate before each token, or None.
         scores: `[B]` float32 from the reward source, before the missing-EOS rule.

@@ -27,6 +27,7 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
     select_targets,
 )
+from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.objectives import (
     GAE,
@@ -197,9 +198,10 @@ class PPOModule(PhaseModule):
             seed=seed * 100_003 + self.global_rank,
         )
         rollout = self._evaluate(samples, plan)
-        targets = self._targets(rollout)
+        gap = sampler_gap(rollout, self.update.sampler_correction_cap)
+        targets = self._targets(rollout)._replace(sampler_weights=gap.weights)
         statistics = self._optimize(targets, plan)
-        return self._report(rollout, targets, statistics)
+        return self._report(rollout, targets, statistics, gap)
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
         assert self.policy is not None
@@ -335,7 +337,11 @@ class PPOModule(PhaseModule):
             )
 
     def _report(
-        self, rollout: RolloutBatch, targets: UpdateTargets, statistics: UpdateStatistics
+        self,
+        rollout: RolloutBatch,
+        targets: UpdateTargets,
+        statistics: UpdateStatistics,
+        gap: SamplerGap,
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
         samples = rollout.samples
@@ -356,6 +362,8 @@ class PPOModule(PhaseModule):
         means = dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
         means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(kl.device))))
+        largest = self.largest_over_ranks(gap.largest)
+        means.update(gap.means(self.sum_over_ranks(gap.sums), largest))
         means["first_log_ratio"] = statistics.first_log_ratio
         means["optimizer_steps"] = float(statistics.num_steps)
         if targets.returns is not None:

@@ -33,6 +33,8 @@ class UpdateSettings:
             does not clip; most later code clips at 1.)
         max_first_log_ratio: the run stops when the first minibatch's largest |log ratio| is not
             below this.
+        sampler_correction_cap: weigh each token's policy loss by how much likelier the trainer
+            finds it than the sampler did, at most by this; null for no weights.
     """
 
     num_epochs: int = 4
@@ -44,6 +46,7 @@ class UpdateSettings:
     entropy_coef: float = 0.0
     max_grad_norm: float | None = 1.0
     max_first_log_ratio: float = 1e-3
+    sampler_correction_cap: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts below one, by name."""
@@ -53,6 +56,11 @@ class UpdateSettings:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ConfigError(
                 f"update.micro_batch_size must be at least 1 or null, got {self.micro_batch_size}"
+            )
+        if self.sampler_correction_cap is not None and not self.sampler_correction_cap >= 1:
+            raise ConfigError(
+                "update.sampler_correction_cap must be at least 1 (2 is usual) or null, got "
+                f"{self.sampler_correction_cap}"
             )
 
 
@@ -67,6 +75,7 @@ class UpdateTargets(NamedTuple):
         old_values: `[B, T]` or None.
         advantages: `[B, T]`.
         returns: `[B, T]` or None.
+        sampler_weights: `[B, T]` on the policy loss, or None.
     """
 
     rows: TokenRows
@@ -76,6 +85,7 @@ class UpdateTargets(NamedTuple):
     old_values: Tensor | None
     advantages: Tensor
     returns: Tensor | None
+    sampler_weights: Tensor | None = None
 
 
 def select_targets(targets: UpdateTargets, rows: Tensor) -> UpdateTargets:
@@ -121,9 +131,9 @@ def minibatch_loss(
 ) -> Tensor:
     """Add up the loss over the response tokens of a micro-batch.
 
-    `sum_t [policy loss + value_coef * value loss - entropy_coef * entropy]`; the caller divides
-    by the tokens of the whole minibatch over all ranks. One joint loss, so that policy and critic
-    share a backward.
+    `sum_t [weight * policy loss + value_coef * value loss - entropy_coef * entropy]`, the weight
+    being that of the sampler's correction, else 1; the caller divides by the tokens of the whole
+    minibatch over all ranks. One joint loss, so that policy and critic share a backward.
 
     Args:
         targets: of these rows.
@@ -141,7 +151,10 @@ def minibatch_loss(
     policy = clipped_policy_loss(
         new, targets.old_logprobs, targets.advantages, clip_range=settings.clip_range
     )
-    total = (policy.losses * mask).sum()
+    losses = policy.losses
+    if targets.sampler_weights is not None:
+        losses = losses * targets.sampler_weights
+    total = (losses * mask).sum()
     parts = [mask.sum(), total, torch.zeros_like(total)]
     parts.append((approximate_kl(new, targets.old_logprobs) * mask).sum())
     parts += [(policy.is_clipped & mask).sum(), torch.zeros_like(total)]

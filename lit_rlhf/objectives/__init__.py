@@ -7,6 +7,7 @@ by element or row by row; the caller reduces, and says over which tokens and ran
 from lit_rlhf.objectives.advantages import GAE, AdvantageEstimator, Advantages
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
 from lit_rlhf.objectives.group_advantages import GRPO, RLOO
+from lit_rlhf.objectives.importance import TruncatedWeights, truncated_importance_weights
 from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
 from lit_rlhf.objectives.language_modeling import perplexity, response_nll
@@ -42,6 +43,7 @@ __all__ = [
     "Moments",
     "PreferenceLoss",
     "PreferenceOutput",
+    "TruncatedWeights",
     "VocabularyScores",
     "approximate_kl",
     "bradley_terry_loss",
@@ -61,5 +63,6 @@ __all__ = [
     "token_entropy",
     "token_logprobs",
     "token_rewards",
+    "truncated_importance_weights",
     "whiten",
 ]

@@ -4,6 +4,7 @@ from lit_rlhf.rollout.collection import collect_samples
 from lit_rlhf.rollout.generation import Generation, Generator, TorchGenerator
 from lit_rlhf.rollout.minibatches import UpdatePlan, plan_update
 from lit_rlhf.rollout.sampling import Sampling
+from lit_rlhf.rollout.vllm import VLLMGenerator
 
 __all__ = [
     "Generation",
@@ -11,6 +12,7 @@ __all__ = [
     "Sampling",
     "TorchGenerator",
     "UpdatePlan",
+    "VLLMGenerator",
     "collect_samples",
     "plan_update",
 ]

@@ -57,6 +57,7 @@ def collect_samples(
         rows=join_rows(prompts.input_ids[device_index], prompt_lengths, generation),
         prompt_lengths=prompt_lengths,
         response_mask=columns < generation.lengths[:, None],
+        sampler_logprobs=generation.logprobs,
         finished=generation.finished,
         group_ids=device_index,
         prompts=[prompts.prompts[index] for index in repeated.tolist()],

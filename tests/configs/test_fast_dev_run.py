@@ -158,6 +158,7 @@ def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_
 
 def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
     elsewhere = {"trainer/gpu.yaml", "trainer/ddp.yaml", "trainer/fsdp2.yaml", "debug/fast.yaml"}
+    elsewhere.add("generator/vllm.yaml")  # by tests/rollout/vllm/test_real_vllm.py
     configs = HERE.parents[1] / "configs"
     fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
     source = Path(__file__).read_text()

@@ -18,6 +18,7 @@ PHASES_OF = {
     "advantage": ("ppo",),
     "callbacks": ("ppo",),
     "critic": ("ppo",),
+    "generator": ("ppo",),
     "reward": ("ppo",),
     "loss": ("dpo",),
 }

@@ -189,7 +189,11 @@ def test_every_page_stands_in_the_index():
 
 # Names that the code puts together: template -> (file, part of it that lists the names).
 LISTS_OF_NAMES = {
-    "train/ppo/{name}": [("ppo.py", "_report"), ("ppo_update.py", "means")],
+    "train/ppo/{name}": [
+        ("ppo.py", "_report"),
+        ("ppo_update.py", "means"),
+        ("sampler_gap.py", "means"),
+    ],
     "val/ppo/{name}": [("ppo.py", "NamedMeans")],
     "train/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],
     "val/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from lit_rlhf.models.handover import CARD_KEY, make_card
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
-from lit_rlhf.rollout import Sampling
+from lit_rlhf.rollout import Sampling, TorchGenerator
 from tests.models.examples import plain_model, random_rows, shake, write_reward_checkpoint
 from tests.support.phases import (
     Recorder,
@@ -302,6 +303,41 @@ def test_the_reward_rises_on_a_toy_task(run):
     assert len(rewards) == 20
     assert sum(rewards[:5]) / 5 < 0.5
     assert sum(rewards[-5:]) / 5 > 2
+
+
+class AnotherEngine(TorchGenerator):
+    """Draws as ours does, and says that every token was less likely by a factor of four."""
+
+    def __call__(self, *args, **kwargs):
+        generation = super().__call__(*args, **kwargs)
+        return generation._replace(logprobs=generation.logprobs - math.log(4))
+
+
+def test_our_engine_and_the_training_forward_agree(run):
+    module = run(2, update=UpdateSettings(1, sampler_correction_cap=2.0))
+    logged = module.recorder.batches[-1]
+    assert logged["train/ppo/sampler_difference_max"] < 1e-5
+    assert logged["train/ppo/sampler_kl"] < 1e-9
+    assert logged["train/ppo/sampler_weight"] == pytest.approx(1, abs=1e-5)
+    assert logged["train/ppo/sampler_truncated"] == 0
+
+
+def test_what_another_engine_drew_is_weighed(run):
+    settings = {"critic": "shared", "generator": AnotherEngine()}
+    plain = run(1, update=UpdateSettings(1))
+    unweighed = run(1, update=UpdateSettings(1), **settings)
+    weighed = run(1, update=UpdateSettings(1, sampler_correction_cap=3.0), **settings)
+    logged = weighed.recorder.batches[0]
+    assert logged["train/ppo/sampler_difference"] == pytest.approx(math.log(4), abs=1e-5)
+    assert logged["train/ppo/sampler_weight"] == 3
+    assert logged["train/ppo/sampler_truncated"] == 1
+    assert logged["train/ppo/policy_loss"] == pytest.approx(
+        3 * plain.recorder.batches[0]["train/ppo/policy_loss"], abs=1e-6
+    )
+    # Off, the sampler's numbers are looked at and change nothing, to the last bit.
+    assert largest_difference(weights(plain), weights(unweighed)) == 0
+    assert "train/ppo/sampler_weight" not in unweighed.recorder.batches[0]
+    assert largest_difference(weights(plain), weights(weighed)) > 0
 
 
 class Meddling(PPOModule):

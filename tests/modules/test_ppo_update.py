@@ -84,6 +84,28 @@ def test_without_a_critic_and_a_bonus_only_the_policy_counts():
     assert statistics.sums[[2, 5]].tolist() == [0, 0]
 
 
+def test_the_samplers_correction_weighs_the_policy_loss_alone():
+    targets, logprobs, values = random_targets(), -torch.rand(3, 6), torch.randn(3, 6)
+    weighed = targets._replace(sampler_weights=torch.rand(3, 3) * 2)
+    plain_counts, counts = UpdateStatistics(), UpdateStatistics()
+    plain = minibatch_loss(targets, logprobs, values, None, SETTINGS, plain_counts)
+    loss = minibatch_loss(weighed, logprobs, values, None, SETTINGS, counts)
+    expected = 0.0
+    for row, column in targets.response_mask.nonzero().tolist():
+        new = float(logprobs[row, int(targets.prompt_lengths[row]) + column])
+        old = float(targets.old_logprobs[row, column])
+        token_loss, _ = policy_loss(new, old, float(targets.advantages[row, column]), 0.3)
+        expected += token_loss * float(weighed.sampler_weights[row, column])
+    assert float(counts.sums[1]) == pytest.approx(expected, abs=1e-5)
+    assert float(loss - plain) == pytest.approx(expected - float(plain_counts.sums[1]), abs=1e-5)
+    assert counts.sums[2:].tolist() == plain_counts.sums[2:].tolist()
+    # Weights travel with their rows.
+    chosen = torch.tensor([2, 0])
+    assert torch.equal(
+        select_targets(weighed, chosen).sampler_weights, weighed.sampler_weights[chosen]
+    )
+
+
 def test_padding_reaches_neither_the_loss_nor_its_gradient():
     targets = random_targets()
     logprobs = (-torch.rand(3, 6)).requires_grad_()
@@ -120,6 +142,7 @@ def test_a_rollout_without_tokens_has_means_of_zero():
     [
         ({"num_epochs": 0}, r"update\.num_epochs must be at least 1, got 0"),
         ({"num_minibatches": 0}, r"update\.num_minibatches must be at least 1"),
+        ({"sampler_correction_cap": 0.5}, r"update\.sampler_correction_cap must be at least 1"),
         ({"micro_batch_size": 0}, r"update\.micro_batch_size must be at least 1 or null, got 0"),
     ],
 )

@@ -26,6 +26,7 @@ def sample_batch(prompts, responses):
         ),
         prompt_lengths=prompt_lengths,
         response_mask=torch.arange(longest) < (lengths - prompt_lengths)[:, None],
+        sampler_logprobs=torch.zeros(len(ids), longest),
         finished=torch.zeros(len(ids), dtype=torch.bool),
         group_ids=torch.arange(len(ids)),
         prompts=prompts,
