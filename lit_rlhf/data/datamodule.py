@@ -134,6 +134,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 self._load_tokenizer()
                 self._examples[name] = self._read(name, source)
 
+    def prepared(self, name: str) -> Sequence[Example]:
+        """Return the examples of "train", "validation" or "test"; none where it is not set up."""
+        return self._examples.get(name, [])
+
     def train_dataloader(self) -> TrainingLoader[Example, Batch]:
         """Return the training loader, which is the same one until the next `setup`."""
         if self._train_loader is None:
