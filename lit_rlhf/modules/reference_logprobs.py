@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -30,8 +30,6 @@ from lit_rlhf.errors import ConfigError
 FORMAT = 1
 # Tokens, padding included, of one forward. Not an option: values depend on it by their rounding.
 TOKENS_AT_ONCE = 8192
-
-_log = logging.getLogger(__name__)
 
 
 class RankInfo(NamedTuple):
@@ -71,12 +69,13 @@ class ReferenceTable:
         found = read_entry(path) if path is not None and ranks.rank == 0 else None
         logprobs = ranks.broadcast(None if found is None else found["logprobs"])
         if logprobs is None:
-            _log.info("computing the reference's log-probabilities of %d responses", len(rows))
+            # It may take a while; Lightning's messages are seen without any setting.
+            rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
             logprobs = compute(list(rows.values())).cpu()
             if path is not None and ranks.rank == 0:
                 write_entry(path, {"logprobs": logprobs})
         else:
-            _log.info("reference log-probabilities of %d responses: from %s", len(rows), path)
+            rank_zero_info(f"reference log-probabilities of {len(rows)} responses: from {path}")
         self._logprobs.update(zip(rows, logprobs.tolist(), strict=True))
 
     def look_up(self, rows: TokenRows) -> Tensor:

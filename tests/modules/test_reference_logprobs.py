@@ -1,4 +1,3 @@
-import logging
 import os
 
 import pytest
@@ -118,7 +117,6 @@ def test_a_second_run_finds_what_the_first_one_computed(
 ):
     first, expected = train(policy, tmp_path, lora=lora)
     assert len(num_computed) == 2  # training and validation data
-    caplog.set_level(logging.INFO, logger="lit_rlhf")
     second, seen = train(policy, tmp_path, lora=lora)
     assert len(num_computed) == 2
     assert str(cache_folder()) in caplog.text
