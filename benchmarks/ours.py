@@ -76,7 +76,9 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
         batch_size = 4 if workload.name == "groups" else 16
         return RewardModule(**common), RewardDataModule(MODEL, train=rows, batch_size=batch_size)
     if workload.phase == "dpo":
-        return DPOModule(**common), DPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
+        # As TRL does by default: a step holds all of its work.
+        module = DPOModule(**common, reference_logprobs="on_the_fly")
+        return module, DPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
     sampling = Sampling(max_new_tokens=int(str(workload.settings["new_tokens"])))
     epochs = int(str(workload.settings["epochs"]))
     ppo: dict[str, Any] = {**common, "sampling": sampling, "missing_eos": MissingEOS("keep")}

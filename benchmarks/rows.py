@@ -11,8 +11,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.workloads import MODEL, REWARD_ADAPTER, ROWS
+from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.datasets import INSTRUCTION, write_datasets
-from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, cache_folder, fetch
+from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, fetch
 from lit_rlhf.demo.model import prepare_model
 from lit_rlhf.demo.precision import choose_precision
 from lit_rlhf.demo.ratings import RatedText, read_ratings, texts_of

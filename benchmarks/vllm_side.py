@@ -3,7 +3,8 @@
 python -m benchmarks.vllm_side WORKLOAD
 
 Runs in `.venv-vllm`: no import of lit_rlhf. Weights in bf16, or in float32 on a CPU that
-multiplies it faster, and the model compiled, vLLM's default; no log-probabilities are asked for, which would cost it time.
+multiplies it faster, and the model compiled, vLLM's default; no log-probabilities are asked for,
+which would cost it time.
 """
 
 from __future__ import annotations

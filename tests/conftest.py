@@ -1,7 +1,13 @@
 """What every test can rely on: fixed seeds, one thread, a clean environment, no network."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
+# Tests neither read nor fill the caches of the person who runs them.
+_home = tempfile.mkdtemp(prefix="lit_rlhf-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
 # Before any library reads them: nothing is fetched, one thread a process, no colours in messages.
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -11,6 +17,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
     NO_COLOR="1",
+    LIT_RLHF_HOME=_home,
 )
 for name in [name for name in os.environ if name.startswith("WANDB_")]:
     del os.environ[name]

@@ -14,6 +14,7 @@ from lit_rlhf.data.chat_template import RenderedText, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import TextDataModule, check_at_least
 from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.token_cache import GROUPS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
@@ -21,6 +22,9 @@ from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
 
 class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
     """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
+
+    storage = GROUPS
+    preparation = ("template", "max_length", "overlong", "append_eos")
 
     def __init__(
         self,

@@ -6,20 +6,26 @@ A phase's data module says how rows become examples and examples a batch; all el
 from __future__ import annotations
 
 import abc
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic
 
 from lightning.pytorch import LightningDataModule
 
+from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.chat_template import Template
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, TrainingLoader
 from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.data.token_cache import Storage, digest_tokenizer, entry_of
 from lit_rlhf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+
+_log = logging.getLogger(__name__)
 
 
 class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
@@ -30,9 +36,13 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     Attributes:
         tokenizer: the loaded tokenizer, from `setup` on.
+        storage: how examples are kept on disk.
+        preparation: the settings that `prepare` depends on: a new one gives other examples.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    storage: Storage[Example]
+    preparation: ClassVar[tuple[str, ...]]
 
     def __init__(  # noqa: PLR0913 - settings, given by keyword
         self,
@@ -49,6 +59,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         length_window: int = 0,
         limit_train: int | None = None,
         limit_validation: int | None = None,
+        cache_tokens: bool = True,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -72,6 +83,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 batches: less padding, while which batch comes when stays random. 0: no.
             limit_train: use only the first so many rows of the training data.
             limit_validation: use only the first so many rows of the validation data.
+            cache_tokens: keep the tokens of rows on disk, where later runs find them; rows that
+                are tokenised within a second or so are not kept.
 
         Raises:
             ConfigError: a number is out of range.
@@ -86,7 +99,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.length_window = length_window
+        self.cache_tokens = cache_tokens
         self._tokenizer_source = tokenizer
+        self._tokenizer_digest: str | None = None
         self._sources = {"train": train, "validation": validation, "test": test}
         self._limits = {"train": limit_train, "validation": limit_validation}
         self._columns = columns
@@ -133,6 +148,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             elif name not in self._examples:
                 self._load_tokenizer()
                 self._examples[name] = self._read(name, source)
+
+    def prepared(self, name: str) -> Sequence[Example]:
+        """Return the examples of "train", "validation" or "test"; none where it is not set up."""
+        return self._examples.get(name, [])
 
     def train_dataloader(self) -> TrainingLoader[Example, Batch]:
         """Return the training loader, which is the same one until the next `setup`."""
@@ -187,13 +206,37 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     def _read(self, name: str, source: str) -> list[Example]:
         rows = read_rows(source, split=name, columns=self._columns)[: self._limits.get(name)]
+        path = self._entry_of(rows)
+        stored = None if path is None else read_entry(path)
+        if stored is not None:
+            examples = self.storage.unpack(stored)
+            _log.info("%s: the tokens of %d examples are from %s", source, len(examples), path)
+            return examples
         examples = self.prepare(rows)
         if not examples:
             raise DataError(
                 f"{source}: all {len(rows)} rows are too long and were dropped; raise the length "
                 "limit."
             )
+        if path is not None:
+            write_entry(path, self.storage.pack(examples))
         return examples
+
+    def _entry_of(self, rows: Sequence[SourcedRow]) -> Path | None:
+        """Name the cache's entry by all that the examples depend on."""
+        maker = type(self).prepare
+        # Of a class from elsewhere we do not know when its code changes.
+        if not self.cache_tokens or not maker.__module__.startswith("lit_rlhf."):
+            return None
+        settings = {name: getattr(self, name) for name in self.preparation}
+        return entry_of(
+            rows, self._digest_tokenizer, {"prepare": maker.__qualname__, "settings": settings}
+        )
+
+    def _digest_tokenizer(self) -> str:
+        if self._tokenizer_digest is None:
+            self._tokenizer_digest = digest_tokenizer(self.tokenizer)
+        return self._tokenizer_digest
 
     def _load_tokenizer(self) -> None:
         if "tokenizer" not in self.__dict__:

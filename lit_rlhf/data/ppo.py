@@ -11,6 +11,7 @@ from lit_rlhf.data.chat_template import render_prompt
 from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule, check_at_least
 from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.token_cache import PROMPTS
 from lit_rlhf.data.tokenization import tokenize_prompts
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import parse_prompt
@@ -20,6 +21,9 @@ _log = logging.getLogger(__name__)
 
 class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
     """Prompts as `PromptBatch`; every further field of a row is handed to the reward source."""
+
+    storage = PROMPTS
+    preparation = ("template", "max_prompt_length", "overlong")
 
     def __init__(
         self,

@@ -10,12 +10,16 @@ from lit_rlhf.data.chat_template import render_demonstration
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.datamodule import TextDataModule, check_at_least
 from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.token_cache import ROWS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
 from lit_rlhf.feedback import parse_demonstration
 
 
 class SFTDataModule(TextDataModule[Row, TokenRows]):
     """Demonstrations as `TokenRows`; the response's tokens count, of chats every assistant turn."""
+
+    storage = ROWS
+    preparation = ("template", "max_length", "overlong", "append_eos")
 
     def __init__(
         self,

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.datasets import write_datasets
-from lit_rlhf.demo.fetching import cache_folder
 from lit_rlhf.demo.figures import PERPLEXITY_FALL_NAME
 from lit_rlhf.demo.loop import SCALES, run_loop
 from lit_rlhf.demo.model import prepare_model

@@ -21,6 +21,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_rlhf.cache import cache_folder
 from lit_rlhf.errors import DownloadError
 
 # Read by pip 25.1 and newer, ignored by older ones; the environment's own setting goes first.
@@ -67,11 +68,6 @@ RATINGS_ARCHIVE = PinnedFile(
     filename="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
 )
-
-
-def cache_folder() -> Path:
-    """Return the folder for fetched files: `LIT_RLHF_HOME`, else `~/.cache/lit_rlhf`."""
-    return Path(os.environ.get("LIT_RLHF_HOME") or Path.home() / ".cache" / "lit_rlhf").expanduser()
 
 
 def fetch(pin: PinnedFile, cache: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lit_rlhf
-from lit_rlhf.demo.fetching import cache_folder
+from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.figures import Measurements, figures
 from lit_rlhf.demo.measuring import (
     measure_policies,

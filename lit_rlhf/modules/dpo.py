@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lit_rlhf.batches import ComparisonBatch
+from lit_rlhf.batches import ComparisonBatch, TokenRows
+from lit_rlhf.cache import entry_path
+from lit_rlhf.data.comparisons import ComparisonDataModule
+from lit_rlhf.data.tokenization import Row
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
@@ -14,17 +25,28 @@ from lit_rlhf.modules.building import build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.reference_logprobs import (
+    FORMAT,
+    RankInfo,
+    ReferenceTable,
+    compute_logprobs,
+    unique_rows,
+    weights_digest,
+)
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferenceOutput
 
 _METRICS = ("loss", "accuracy", "chosen_rewards", "rejected_rewards", "margin")
 _LOGPROBS = ("chosen_logprobs", "rejected_logprobs")
+
+ReferenceLogprobs = Literal["cached", "precomputed", "on_the_fly"]
 
 
 class DPOModule(PhaseModule):
     """Prefer what people prefer, directly: the policy is its own reward model.
 
     The reference is a frozen copy of the policy as loaded, or with LoRA the policy itself with
-    its adapter switched off. Each distinct response of a batch goes through each model once.
+    its adapter switched off. Each distinct response of a batch goes through the policy once; the
+    reference meets each response of the data once, before training, and is then dropped.
 
     Args:
         policy: the SFT policy: hub name, Hugging Face folder or checkpoint.
@@ -32,6 +54,9 @@ class DPOModule(PhaseModule):
         optimizer: AdamW and its schedule.
         loss: the preference loss, by `class_path` or short name.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        reference_logprobs: when the reference computes. "cached": before training, and later runs
+            on the same data find it on disk. "precomputed": before training, anew in each run.
+            "on_the_fly": with each batch; then it is held in memory throughout.
     """
 
     kind = "policy"
@@ -43,12 +68,16 @@ class DPOModule(PhaseModule):
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),
         packing_width: int | None = DEFAULT_WIDTH,
+        reference_logprobs: ReferenceLogprobs = "cached",
     ) -> None:
         super().__init__(policy, lora, optimizer)
         self.loss = loss
         self.packing_width = packing_width
+        self.reference_logprobs: ReferenceLogprobs = reference_logprobs
         self.policy: PolicyModel | None = None
-        self.reference: PolicyModel | None = None
+        self.reference: PolicyModel | None = None  # held only where it computes on the fly
+        self._reference_digest = ""
+        self._reference_table = ReferenceTable()
         self.validation_means = NamedMeans(_METRICS + _LOGPROBS)
 
     @property
@@ -59,7 +88,7 @@ class DPOModule(PhaseModule):
         return config
 
     def configure_model(self) -> None:
-        """Load the policy and, without LoRA, a frozen copy of it."""
+        """Load the policy and, where it computes with each batch, the frozen reference."""
         if self.policy is not None:
             return
         self.policy = build_policy(
@@ -68,12 +97,26 @@ class DPOModule(PhaseModule):
             frozen_dtype=self.frozen_dtype,
             packing_width=self.packing_width,
         )
-        if self.lora is None and self.loss.requires_reference:
-            self.reference = build_reference(
-                self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
-            )
-            self.shard(self.reference)
+        if self.loss.requires_reference and self.reference_logprobs == "cached":
+            # Now it is what was loaded; a checkpoint may be restored next.
+            self._reference_digest = self._digest_reference(self.policy)
+        if self.loss.requires_reference and not self._precomputes and self.lora is None:
+            self.reference = self._load_reference()
         self.shard(self.policy)
+
+    def on_fit_start(self) -> None:
+        """Let the reference score the data of the run, once."""
+        validates = self.trainer.limit_val_batches != 0
+        self._precompute("train", *(["validation"] if validates else []))
+
+    def on_validation_start(self) -> None:
+        """Likewise, under `validate`."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            self._precompute("validation")
+
+    def on_test_start(self) -> None:
+        """Likewise, under `test`."""
+        self._precompute("test")
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the preference loss over all judged pairs of the batch."""
@@ -137,14 +180,85 @@ class DPOModule(PhaseModule):
     @torch.no_grad()
     def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor:
         """Return the reference's log-probability of each response: `[N]`."""
-        assert self.policy is not None
         if not self.loss.requires_reference:
             return torch.zeros(len(batch.rows.lengths), device=self.device)
-        if self.reference is not None:
-            logprobs: Tensor = self.reference(batch.rows).logprobs
+        if self._precomputes:
+            return self._reference_table.look_up(batch.rows)
+        return self._score_by(self.reference, batch.rows)
+
+    def _score_by(self, reference: PolicyModel | None, rows: TokenRows) -> Tensor:
+        """Sum the log-probabilities of each row, `[B]`; without a model, by the bare policy."""
+        if reference is not None:
+            logprobs: Tensor = reference(rows).logprobs
         else:
-            logprobs = self.policy(batch.rows, with_adapter=False).logprobs
+            assert self.policy is not None
+            logprobs = self.policy(rows, with_adapter=False).logprobs
         return logprobs.sum(1)
+
+    @property
+    def _precomputes(self) -> bool:
+        return self.loss.requires_reference and self.reference_logprobs != "on_the_fly"
+
+    def _load_reference(self) -> PolicyModel:
+        reference = build_reference(
+            self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
+        ).to(self.trainer.strategy.root_device if self._trainer is not None else self.device)
+        self.shard(reference)
+        return reference
+
+    def _precompute(self, *splits: str) -> None:
+        """Fill the table with the reference's values for all responses of some splits."""
+        if not self._precomputes:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+        if not isinstance(data, ComparisonDataModule):
+            raise ConfigError(
+                f"model.reference_logprobs={self.reference_logprobs} needs a DPODataModule, whose "
+                "responses are known before training; set it to on_the_fly for other data."
+            )
+        for split in splits:
+            rows = unique_rows(data.prepared(split))
+            path = self._entry_of(rows) if self.reference_logprobs == "cached" else None
+            self._reference_table.fill(rows, path, self._compute, self._ranks)
+
+    @property
+    def _ranks(self) -> RankInfo:
+        strategy = self.trainer.strategy
+        return RankInfo(
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            strategy.broadcast,
+            self.sum_over_ranks,
+        )
+
+    def _compute(self, rows: Sequence[Row]) -> Tensor:
+        # Not in inference mode, under which models cannot be sharded.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            reference = self._load_reference() if self.lora is None else None
+            with self.trainer.precision_plugin.forward_context():
+                return compute_logprobs(
+                    partial(self._score_by, reference), rows, device=self.device, ranks=self._ranks
+                )
+
+    def _digest_reference(self, policy: PolicyModel) -> str:
+        """Digest the weights that the policy starts from, without fresh adapters."""
+        named = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
+        if self.lora is not None:
+            named = {name: value for name, value in named.items() if not value.requires_grad}
+        return weights_digest(named, self.model_config)
+
+    def _entry_of(self, rows: Iterable[bytes]) -> Path:
+        """Name the cache's entry by all that the values depend on, rounding included."""
+        inputs = {
+            "format": FORMAT,
+            "reference": self._reference_digest,
+            "rows": hashlib.sha256(b"".join(rows)).hexdigest(),
+            "precision": str(self.trainer.precision),
+            "packing_width": self.packing_width,
+            "device": self.device.type,
+            "torch": torch.__version__,
+        }
+        return entry_path("reference_logprobs", inputs)
 
 
 def _decided_weight(batch: ComparisonBatch) -> Tensor:

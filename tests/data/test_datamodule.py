@@ -10,6 +10,7 @@ MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
+    "cache_tokens",
 }  # fmt: skip
 # Lightning's own calls, which we cannot change.
 pytestmark = [

@@ -15,7 +15,7 @@ from importlib.metadata import version
 import pytest
 
 from lit_rlhf.demo import fetching
-from lit_rlhf.demo.fetching import PinnedFile, cache_folder, fetch
+from lit_rlhf.demo.fetching import PinnedFile, fetch
 from lit_rlhf.errors import DownloadError
 
 METADATA = "Metadata-Version: 2.1\nName: some-project\nVersion: 1.0\n"
@@ -236,11 +236,3 @@ def test_a_wrong_file_in_the_cache_is_refused_and_kept(tmp_path):
     assert WHEEL.sha256 in str(caught.value)
     assert str(tmp_path / WHEEL_NAME) in str(caught.value)
     assert names(tmp_path) == [WHEEL_NAME]
-
-
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("LIT_RLHF_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "lit_rlhf"

@@ -53,12 +53,16 @@ def response_logprob(model, tokenizer, group, index):
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_first_loss_is_log_two_whatever_people_said(policy, data, tmp_path, lora, precision):
-    """Policy and reference agree, so every margin is zero: -p log .5 - (1 - p) log .5."""
+    """Policy and reference agree, so every margin is zero: -p log .5 - (1 - p) log .5.
+
+    Exactly so where both compute the same batch.
+    """
     recorder = Recorder()
     trainer = phase_trainer(
         tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder], precision=precision
     )
-    trainer.fit(DPOModule(policy, lora=lora), data(batch_size=6))
+    module = DPOModule(policy, lora=lora, reference_logprobs="on_the_fly")
+    trainer.fit(module, data(batch_size=6))
     (first,) = recorder.batches
     assert first["train/dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["train/dpo/accuracy"] == 0.5  # all ties
@@ -71,7 +75,8 @@ def trained(policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dpo")
     path = write_rows(folder / "groups.jsonl", judged_groups(6))
     data = DPODataModule(policy, train=path, validation=path, batch_size=3, eval_batch_size=4)
-    module, recorder = DPOModule(policy, optimizer=FAST), Recorder()
+    module = DPOModule(policy, optimizer=FAST, reference_logprobs="on_the_fly")
+    recorder = Recorder()
     module.configure_model()
     before = weights(module)
     phase_trainer(folder, max_epochs=4, callbacks=[recorder]).fit(module, data)
@@ -121,13 +126,14 @@ def test_it_learns_what_people_prefer(trained):
 
 
 def test_with_lora_the_reference_is_the_adapter_switched_off(policy, data, tmp_path):
-    module = DPOModule(policy, lora=LoRAConfig(rank=2), optimizer=FAST)
+    mode = {"reference_logprobs": "on_the_fly"}
+    module = DPOModule(policy, lora=LoRAConfig(rank=2), optimizer=FAST, **mode)
     trainer = phase_trainer(tmp_path, max_epochs=2, limit_val_batches=0)
     trainer.fit(module, data(batch_size=3))
     assert module.reference is None
     batch = next(iter(trainer.train_dataloader))
     reference = module._reference_logprobs(batch)
-    copy = DPOModule(policy)
+    copy = DPOModule(policy, **mode)
     copy.configure_model()
     torch.testing.assert_close(reference, copy._reference_logprobs(batch), atol=1e-5, rtol=1e-5)
     logprobs = module.policy(batch.rows).logprobs.sum(1)

@@ -6,7 +6,17 @@ import torch
 from tests.support.phase_runs import checkpoints_after, run, write_inputs
 from tests.support.phases import Kill, Killed
 
-CASES = ("sft", "sft-lora", "reward", "reward-lora", "dpo", "dpo-lora", "ppo", "ppo-lora")
+CASES = (
+    "sft",
+    "sft-lora",
+    "reward",
+    "reward-lora",
+    "dpo",
+    "dpo-lora",
+    "dpo-cached",
+    "ppo",
+    "ppo-lora",
+)
 NUM_BATCHES = 4  # an epoch has three
 
 pytestmark = [

@@ -92,11 +92,15 @@ def build(case: str, folder: Path):
     """Return module and data module of a case: a phase, perhaps with a variant behind a dash."""
     phase, _, variant = case.partition("-")
     policy = str(folder)
-    shared = {"lora": LORA if variant == "lora" else None, "optimizer": OPTIMIZER}
+    variants = variant.split("-")
+    shared = {"lora": LORA if "lora" in variants else None, "optimizer": OPTIMIZER}
     if phase == "sft":
         return SFTModule(policy, **shared), SFTDataModule(policy, **_data(folder, "sft", 2))
     if phase == "dpo":
-        return DPOModule(policy, **shared), DPODataModule(policy, **_data(folder, "groups", 2))
+        # With each batch, the first margins are zero: no rounding decides who is right.
+        mode = "cached" if "cached" in variants else "on_the_fly"
+        module = DPOModule(policy, reference_logprobs=mode, **shared)
+        return module, DPODataModule(policy, **_data(folder, "groups", 2))
     if phase == "reward":
         normalizer = NormalizerConfig(
             str(folder / "prompts.jsonl"), num_samples=4, max_new_tokens=4

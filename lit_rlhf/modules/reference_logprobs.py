@@ -1,0 +1,190 @@
+"""A frozen reference's log-probabilities: computed once, kept on disk, found by a row's content.
+
+The reference never changes, so each response needs its forward once, however many epochs follow;
+and no model has to be held for it. Values are found by the tokens of the row and the mask of its
+response, so that nothing about batches, order or epochs can mix them up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.cache import read_entry, write_entry
+from lit_rlhf.data.collation import GroupExample, collate_rows
+from lit_rlhf.data.tokenization import Row
+from lit_rlhf.errors import ConfigError
+
+# Counts up whenever the values of the same inputs change: entries of older code are then not found.
+FORMAT = 1
+# Tokens, padding included, of one forward. Not an option: values depend on it by their rounding.
+TOKENS_AT_ONCE = 8192
+
+
+class RankInfo(NamedTuple):
+    """This process among the others, and how a value of rank 0 and a sum over all are had."""
+
+    rank: int
+    world_size: int
+    broadcast: Callable[[Any], Any]
+    sum: Callable[[Tensor], Tensor]
+
+
+class ReferenceTable:
+    """The reference's log-probability of each response of the data."""
+
+    def __init__(self) -> None:
+        self._logprobs: dict[bytes, float] = {}
+
+    def fill(
+        self,
+        rows: Mapping[bytes, Row],
+        path: Path | None,
+        compute: Callable[[Sequence[Row]], Tensor],
+        ranks: RankInfo,
+    ) -> None:
+        """Take the values of rows from the disk, or compute them and keep them there.
+
+        Every process calls it with the same rows; rank 0 alone reads and writes.
+
+        Args:
+            rows: from `unique_rows`.
+            path: the entry of just these rows, or None to keep nothing.
+            compute: rows -> `[B]` log-probabilities, equal on every process.
+            ranks: the processes.
+        """
+        if rows.keys() <= self._logprobs.keys():
+            return
+        found = read_entry(path) if path is not None and ranks.rank == 0 else None
+        logprobs = ranks.broadcast(None if found is None else found["logprobs"])
+        if logprobs is None:
+            # It may take a while; Lightning's messages are seen without any setting.
+            rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
+            logprobs = compute(list(rows.values())).cpu()
+            if path is not None and ranks.rank == 0:
+                write_entry(path, {"logprobs": logprobs})
+        else:
+            rank_zero_info(f"reference log-probabilities of {len(rows)} responses: from {path}")
+        self._logprobs.update(zip(rows, logprobs.tolist(), strict=True))
+
+    def look_up(self, rows: TokenRows) -> Tensor:
+        """Return the value of each row, `[B]` float32 on the rows' device.
+
+        A row in which no token counts has 0, the sum of nothing.
+
+        Raises:
+            ConfigError: a row is not in the data that `fill` saw.
+        """
+        values = []
+        for key, counts in zip(row_keys(rows), rows.response_mask.any(1).tolist(), strict=True):
+            if counts and key not in self._logprobs:
+                raise ConfigError(
+                    "model.reference_logprobs: a batch holds a response that is not in the data "
+                    "module's data, so its value was not computed before training; set it to "
+                    "on_the_fly."
+                )
+            values.append(self._logprobs[key] if counts else 0.0)
+        return torch.tensor(values, dtype=torch.float32, device=rows.input_ids.device)
+
+
+def unique_rows(groups: Sequence[GroupExample]) -> dict[bytes, Row]:
+    """Return the distinct rows of groups by their keys, those of like length next to each other.
+
+    The longest come first: what does not fit into memory shows at once. The rows of a group stay
+    together, so that their prompt is computed once.
+    """
+    by_length = sorted(groups, key=lambda group: -max(len(row.input_ids) for row in group.rows))
+    return {
+        _key(np.asarray(row.input_ids, dtype=np.int64), np.asarray(row.response_mask)): row
+        for group in by_length
+        for row in group.rows
+    }
+
+
+def row_keys(rows: TokenRows) -> list[bytes]:
+    """Return the key of each row of a batch: a digest of its tokens and its response mask."""
+    input_ids, mask = rows.input_ids.cpu().numpy(), rows.response_mask.cpu().numpy()
+    lengths = rows.lengths.tolist()
+    return [_key(input_ids[i, :length], mask[i, :length]) for i, length in enumerate(lengths)]
+
+
+def compute_logprobs(
+    forward: Callable[[TokenRows], Tensor],
+    rows: Sequence[Row],
+    *,
+    device: torch.device,
+    ranks: RankInfo,
+) -> Tensor:
+    """Score rows, each process its share.
+
+    What shares a forward depends on the rows alone, so that the values are the same bit for bit
+    whatever the number of processes.
+
+    Args:
+        forward: rows -> `[B]` log-probabilities.
+        rows: in the order of `unique_rows`.
+        device: where to compute.
+        ranks: the processes; each calls `forward` equally often, as sharded models need.
+
+    Returns:
+        `[len(rows)]` float32, equal on every process.
+    """
+    chunks = _chunks(rows)
+    values = torch.zeros(len(rows), device=device)
+    for first in range(0, len(chunks), ranks.world_size):
+        index = first + ranks.rank
+        chunk = chunks[index] if index < len(chunks) else chunks[first]
+        logprobs = forward(collate_rows(rows[chunk], pad_id=0).to(device))
+        if index < len(chunks):
+            values[chunk] = logprobs
+    return ranks.sum(values)
+
+
+def weights_digest(weights: Mapping[str, Tensor], config: PretrainedConfig) -> str:
+    """Return a digest of a model: names, types, shapes and bytes of its weights, and its settings.
+
+    Args:
+        weights: name -> tensor, not sharded.
+        config: of the architecture; where it was loaded from does not count.
+    """
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        digests = pool.map(_tensor_digest, weights.values())
+        parts = dict(zip(weights, digests, strict=True))
+    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    text = json.dumps([sorted(parts.items()), settings], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    digest.update(content.numpy().data)
+    return digest.hexdigest()
+
+
+def _key(input_ids: np.ndarray[Any, Any], response_mask: np.ndarray[Any, Any]) -> bytes:
+    digest = hashlib.blake2b(input_ids.tobytes(), digest_size=16)  # 8 bytes a token,
+    digest.update(response_mask.tobytes())  # and 1: no two rows give the same bytes
+    return digest.digest()
+
+
+def _chunks(rows: Sequence[Row]) -> list[slice]:
+    """Cut rows, the longest first or nearly, into forwards of at most `TOKENS_AT_ONCE`."""
+    chunks, start, longest = [], 0, 0
+    for end, row in enumerate(rows):
+        longest = max(longest, len(row.input_ids))
+        if end > start and longest * (end - start + 1) > TOKENS_AT_ONCE:
+            chunks.append(slice(start, end))
+            start, longest = end, len(row.input_ids)
+    return [*chunks, slice(start, len(rows))] if rows else []
