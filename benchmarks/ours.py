@@ -89,7 +89,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             reward=FunctionReward("benchmarks.workloads.score_length"),
             advantage=GRPO(k=samples),
             update=UpdateSettings(num_epochs=1),
-            kl_coef=0.0,
+            kl_coef=None,  # as TRL's beta 0: no reference
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
     reward = REWARD_ADAPTER if lora else ROWS / "reward-model"

@@ -131,14 +131,14 @@ class RolloutBatch(NamedTuple):
         samples: the sampled responses.
         old_logprobs: `[B, T]` float32 under the policy that is about to be updated, by the
             training forward (the sampler's own stand in the samples).
-        reference_logprobs: `[B, T]` float32 under the reference.
+        reference_logprobs: `[B, T]` float32 under the reference, or None without one.
         values: `[B, T]` float32, the critic's estimate before each token, or None.
         scores: `[B]` float32 from the reward source, before the missing-EOS rule.
     """
 
     samples: SampleBatch
     old_logprobs: Tensor
-    reference_logprobs: Tensor
+    reference_logprobs: Tensor | None
     values: Tensor | None
     scores: Tensor
 

@@ -15,7 +15,7 @@ from lit_rlhf.objectives.kl_control import AdaptiveKL, KLController, KLState
 class HasKLCoefficient(Protocol):
     """A module whose rewards are penalised by `kl_coef` times the KL to the reference."""
 
-    kl_coef: float
+    kl_coef: float | None
 
 
 class AdaptiveKLCallback(Callback):
@@ -45,6 +45,11 @@ class AdaptiveKLCallback(Callback):
             raise ConfigError(
                 f"callbacks: AdaptiveKLCallback sets `kl_coef`, but {type(pl_module).__name__} has "
                 "none; use it with PPOModule only, and remove it from this phase's configuration"
+            )
+        if pl_module.kl_coef is None:
+            raise ConfigError(
+                "model.kl_coef null: there is no KL penalty for AdaptiveKLCallback to control; "
+                "remove the callback, or set model.kl_coef to a number"
             )
         self._apply(pl_module)
 

@@ -201,8 +201,8 @@ def load_scalar_model(source: str, *, merge: bool = True) -> ScalarModel:
         if name.startswith("backbone.")
     }
     if card.lora is not None:
-        backbone: nn.Module = _adapt(load_trunk(card.base), card.lora, trunk, source)
-        backbone = _merge(backbone) if merge else backbone
+        adapted = _adapt(load_trunk(card.base), card.lora, trunk, source)
+        backbone: nn.Module = _merge(adapted) if merge else adapted
     else:
         config = parse_config(card.config)
         backbone = _build(_trunk_class(config), card.config, trunk, source)

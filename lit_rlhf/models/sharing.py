@@ -25,9 +25,9 @@ def share_frozen(model: nn.Module, donor: nn.Module) -> int:
         Bytes that `model` no longer holds for itself.
     """
     offered: dict[tuple[object, ...], list[nn.Parameter]] = {}
-    for parameter in donor.parameters():
-        if not parameter.requires_grad:
-            offered.setdefault(_likeness(parameter), []).append(parameter)
+    for theirs in donor.parameters():
+        if not theirs.requires_grad:
+            offered.setdefault(_likeness(theirs), []).append(theirs)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

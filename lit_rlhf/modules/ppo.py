@@ -20,10 +20,13 @@ from lit_rlhf.modules.building import build_critic, build_policy, build_referenc
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.ppo_metrics import rollout_metrics
 from lit_rlhf.modules.ppo_update import (
+    Forward,
     UpdateSettings,
     UpdateStatistics,
     UpdateTargets,
+    compute_targets,
     minibatch_loss,
     select_targets,
 )
@@ -37,7 +40,6 @@ from lit_rlhf.objectives import (
     kl_k1,
     kl_per_response,
     masked_moments,
-    token_rewards,
     whiten,
 )
 from lit_rlhf.rewards import RewardSource
@@ -77,7 +79,8 @@ class PPOModule(PhaseModule):
         sampling: length, temperature and truncation of responses.
         generator: the engine that draws responses.
         missing_eos: what a response scores that did not end by itself.
-        kl_coef: weight of the KL penalty, in score per nat, until a callback sets it.
+        kl_coef: weight of the KL penalty, in score per nat, until a callback sets it; null for no
+            penalty, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         seed: of samples and minibatches.
@@ -100,7 +103,7 @@ class PPOModule(PhaseModule):
         sampling: Sampling = Sampling(),
         generator: Generator = TorchGenerator(),
         missing_eos: MissingEOS = MissingEOS(),
-        kl_coef: float = 0.05,
+        kl_coef: float | None = 0.05,
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
         seed: int = 0,
@@ -123,7 +126,8 @@ class PPOModule(PhaseModule):
         self.reference: PolicyModel | None = None
         self.critic: ScalarModel | None = None
         self.validation_samples: list[dict[str, Any]] = []
-        self.validation_means = NamedMeans(["reward", *self.judges, "kl", "length", "finished"])
+        kl = [] if kl_coef is None else ["kl"]
+        self.validation_means = NamedMeans(["reward", *self.judges, *kl, "length", "finished"])
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
@@ -169,12 +173,12 @@ class PPOModule(PhaseModule):
             packing_width=self.packing_width,
             value_head=shares_trunk,
         )
-        if self.lora is None:
+        if self.lora is None and self.kl_coef is not None:
             self.reference = build_reference(
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
             self.shard(self.reference)
-        elif self.device_mesh is None:
+        if self.lora is not None and self.device_mesh is None:
             # One trunk for all roles; the reference is the adapter switched off.
             for source in (self.reward, *self.judges.values()):
                 source.share_trunk(self.policy)
@@ -197,10 +201,10 @@ class PPOModule(PhaseModule):
             micro_batch_size=self.update.micro_batch_size,
             seed=seed * 100_003 + self.global_rank,
         )
-        rollout = self._evaluate(samples, plan)
+        rollout, first_forward = self._evaluate(samples, plan)
         gap = sampler_gap(rollout, self.update.sampler_correction_cap)
         targets = self._targets(rollout)._replace(sampler_weights=gap.weights)
-        statistics = self._optimize(targets, plan)
+        statistics = self._optimize(targets, plan, first_forward)
         return self._report(rollout, targets, statistics, gap)
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
@@ -216,28 +220,41 @@ class PPOModule(PhaseModule):
                 seed=seed,
             )
 
-    @torch.no_grad()
-    def _evaluate(self, samples: SampleBatch, plan: UpdatePlan) -> RolloutBatch:
-        """Score the samples and look at them once with each model, in the plan's micro-batches."""
+    def _evaluate(
+        self, samples: SampleBatch, plan: UpdatePlan
+    ) -> tuple[RolloutBatch, Forward | None]:
+        """Score the samples and look at them once with each model, in the plan's micro-batches.
+
+        Returns:
+            The rollout; and, where the first step takes all rows in one forward, that forward with
+            its graph, so that it is not computed twice.
+        """
         width = samples.response_mask.shape[1]
         shape, device = samples.response_mask.shape, samples.response_mask.device
         old = torch.zeros(shape, device=device)
-        reference = torch.zeros(shape, device=device)
+        reference = None if self.kl_coef is None else torch.zeros(shape, device=device)
         values = torch.zeros(shape, device=device) if self.advantage.requires_values else None
+        keeps_graph = plan.starts_with_all_rows
         for micro_batch in (rows for minibatch in plan.epochs[0] for rows in minibatch):
             chosen = micro_batch.to(device)
             rows = samples.rows.select(chosen)
             starts = samples.prompt_lengths[chosen]
-            logprobs, row_values, _ = self._forward(rows)
-            old[chosen] = response_window(logprobs, starts, width)
-            reference[chosen] = response_window(self._reference_logprobs(rows), starts, width)
-            if values is not None and row_values is not None:
-                values[chosen] = response_window(row_values, starts, width)
-        scores = self.reward(samples.prompts, samples.responses, samples).float()
-        return RolloutBatch(samples, old, reference, values, scores)
+            with torch.set_grad_enabled(keeps_graph):
+                forward = self._forward(rows)
+            with torch.no_grad():
+                old[chosen] = response_window(forward.logprobs, starts, width)
+                if values is not None and forward.values is not None:
+                    values[chosen] = response_window(forward.values, starts, width)
+                if reference is not None:
+                    logprobs = self._reference_logprobs(rows)
+                    reference[chosen] = response_window(logprobs, starts, width)
+        with torch.no_grad():
+            scores = self.reward(samples.prompts, samples.responses, samples).float()
+        rollout = RolloutBatch(samples, old, reference, values, scores)
+        return rollout, forward if keeps_graph else None
 
-    def _forward(self, rows: TokenRows) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return log-probabilities, values and entropy of response tokens: `[b, L]` each."""
+    def _forward(self, rows: TokenRows) -> Forward:
+        """Look at response tokens with policy and critic as they are now."""
         assert self.policy is not None
         scores = self.policy(
             rows,
@@ -245,7 +262,7 @@ class PPOModule(PhaseModule):
             with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
         )
         values = scores.values if self.critic is None else self.critic.token_values(rows)
-        return scores.logprobs, values, scores.entropy
+        return Forward(scores.logprobs, values, scores.entropy)
 
     def _reference_logprobs(self, rows: TokenRows) -> Tensor:
         assert self.policy is not None
@@ -259,32 +276,17 @@ class PPOModule(PhaseModule):
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Turn scores and KL into advantages and returns."""
-        samples = rollout.samples
-        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
-        rewards = token_rewards(
-            self.missing_eos.apply(rollout.scores, samples.finished),
-            token_kl,
-            samples.response_mask,
-            self.kl_coef,
-        )
-        advantages, returns = self.advantage(
-            rewards, rollout.values, samples.response_mask, samples.group_ids
-        )
-        if self.whiten_advantages:
-            local = masked_moments(advantages, samples.response_mask)
-            moments = Moments(*self.sum_over_ranks(torch.stack(local)))
-            advantages = whiten(advantages, samples.response_mask, moments)
-        return UpdateTargets(
-            samples.rows,
-            samples.prompt_lengths,
-            samples.response_mask,
-            rollout.old_logprobs,
-            rollout.values,
-            advantages,
-            returns,
-        )
+        targets = compute_targets(rollout, self.advantage, self.missing_eos, self.kl_coef or 0.0)
+        if not self.whiten_advantages:
+            return targets
+        local = masked_moments(targets.advantages, targets.response_mask)
+        moments = Moments(*self.sum_over_ranks(torch.stack(local)))
+        whitened = whiten(targets.advantages, targets.response_mask, moments)
+        return targets._replace(advantages=whitened)
 
-    def _optimize(self, targets: UpdateTargets, plan: UpdatePlan) -> UpdateStatistics:
+    def _optimize(
+        self, targets: UpdateTargets, plan: UpdatePlan, first_forward: Forward | None
+    ) -> UpdateStatistics:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
         statistics = UpdateStatistics()
@@ -295,10 +297,9 @@ class PPOModule(PhaseModule):
                 scale = self.trainer.world_size / num_tokens.clamp(min=1)
                 for micro_batch in minibatch:
                     selected = select_targets(targets, micro_batch.to(rows.device))
-                    logprobs, values, entropy = self._forward(selected.rows)
-                    loss = minibatch_loss(
-                        selected, logprobs, values, entropy, self.update, statistics
-                    )
+                    forward = first_forward or self._forward(selected.rows)
+                    first_forward = None
+                    loss = minibatch_loss(selected, forward, self.update, statistics)
                     self.manual_backward(loss * scale)
                 self._step(optimizer, statistics)
         scheduler = self.lr_schedulers()
@@ -345,23 +346,14 @@ class PPOModule(PhaseModule):
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
         samples = rollout.samples
-        kl = kl_per_response(
-            kl_k1(rollout.old_logprobs, rollout.reference_logprobs), samples.response_mask
-        )
-        per_response = {
-            "reward": rollout.scores,
-            "kl": kl,
-            "length": samples.response_mask.sum(1).float(),
-            "finished": samples.finished.float(),
-            "entropy": -(rollout.old_logprobs * samples.response_mask).sum(1),
-        }
-        names = list(per_response)
-        ones = torch.ones_like(kl)
+        per_response = rollout_metrics(rollout)
+        ones = torch.ones_like(rollout.scores)
         sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
         sums = self.sum_over_ranks(sums)
-        means = dict(zip(names, (sums[:-1] / sums[-1]).tolist(), strict=True))
-        means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
-        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(kl.device))))
+        means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        if self.kl_coef is not None:
+            means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
+        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(ones.device))))
         largest = self.largest_over_ranks(gap.largest)
         means.update(gap.means(self.sum_over_ranks(gap.sums), largest))
         means["first_log_ratio"] = statistics.first_log_ratio
@@ -372,7 +364,7 @@ class PPOModule(PhaseModule):
             means["returns"] = total / num_tokens
         for name, value in means.items():
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
-        return {"kl": means["kl"], "num_episodes": int(sums[-1])}
+        return {"kl": means.get("kl"), "num_episodes": int(sums[-1])}
 
     # Validation ----------------------------------------------------------------------------
 
@@ -392,13 +384,14 @@ class PPOModule(PhaseModule):
                 self.sampling,
                 seed=_VALIDATION_SEED,
             )
-        logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
-        reference = self._reference_logprobs(samples.rows)
         columns = {
             name: source(samples.prompts, samples.responses, samples).float()
             for name, source in {"reward": self.reward, **self.judges}.items()
         }
-        columns["kl"] = kl_per_response(kl_k1(logprobs, reference), samples.rows.response_mask)
+        if self.kl_coef is not None:
+            logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
+            token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
+            columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
         columns["length"] = samples.response_mask.sum(1).float()
         columns["finished"] = samples.finished.float()
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lit_rlhf.batches import TokenRows, response_window
+from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1, token_rewards
 from lit_rlhf.objectives.policy_gradient import (
     approximate_kl,
     clipped_policy_loss,
@@ -64,6 +65,20 @@ class UpdateSettings:
             )
 
 
+class Forward(NamedTuple):
+    """One look at the response tokens of `b` rows: `[b, L]` each, aligned with the rows.
+
+    Attributes:
+        logprobs: under the policy.
+        values: of the critic, or None without one.
+        entropy: of the policy's distributions, or None where it is not asked for.
+    """
+
+    logprobs: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+
+
 class UpdateTargets(NamedTuple):
     """What every minibatch is compared with; fixed during the update.
 
@@ -92,6 +107,40 @@ def select_targets(targets: UpdateTargets, rows: Tensor) -> UpdateTargets:
     """Return the targets of the rows whose indices `[b]` are given."""
     others = (None if tensor is None else tensor[rows] for tensor in targets[1:])
     return UpdateTargets(targets.rows.select(rows), *others)  # type: ignore[arg-type]  # as it was
+
+
+def compute_targets(
+    rollout: RolloutBatch, advantage: AdvantageEstimator, missing_eos: MissingEOS, kl_coef: float
+) -> UpdateTargets:
+    """Turn scores and KL into advantages and returns.
+
+    Args:
+        rollout: `B` samples; without reference log-probabilities the KL counts as zero.
+        advantage: the estimator.
+        missing_eos: what a response scores that did not end by itself.
+        kl_coef: score per nat.
+
+    Returns:
+        The targets, advantages not whitened.
+    """
+    samples = rollout.samples
+    token_kl = torch.zeros_like(rollout.old_logprobs)
+    if rollout.reference_logprobs is not None:
+        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
+    scores = missing_eos.apply(rollout.scores, samples.finished)
+    rewards = token_rewards(scores, token_kl, samples.response_mask, kl_coef)
+    advantages, returns = advantage(
+        rewards, rollout.values, samples.response_mask, samples.group_ids
+    )
+    return UpdateTargets(
+        samples.rows,
+        samples.prompt_lengths,
+        samples.response_mask,
+        rollout.old_logprobs,
+        rollout.values,
+        advantages,
+        returns,
+    )
 
 
 @dataclass
@@ -123,9 +172,7 @@ class UpdateStatistics:
 
 def minibatch_loss(
     targets: UpdateTargets,
-    logprobs: Tensor,
-    values: Tensor | None,
-    entropy: Tensor | None,
+    forward: Forward,
     settings: UpdateSettings,
     statistics: UpdateStatistics,
 ) -> Tensor:
@@ -137,15 +184,14 @@ def minibatch_loss(
 
     Args:
         targets: of these rows.
-        logprobs: `[b, L]` under the policy now.
-        values: `[b, L]` of the critic now, or None without one.
-        entropy: `[b, L]`, or None without a bonus.
+        forward: of policy and critic as they are now; entropy only with a bonus.
         settings: clipping and coefficients.
         statistics: counted into, without gradient.
 
     Returns:
         Scalar sum.
     """
+    logprobs, values, entropy = forward
     mask, width = targets.response_mask, targets.response_mask.shape[1]
     new = response_window(logprobs, targets.prompt_lengths, width)
     policy = clipped_policy_loss(

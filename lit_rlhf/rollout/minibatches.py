@@ -26,6 +26,11 @@ class UpdatePlan:
     epochs: list[list[list[Tensor]]]
 
     @property
+    def starts_with_all_rows(self) -> bool:
+        """Whether the first step takes the whole rollout in one forward."""
+        return len(self.epochs[0]) == 1 and len(self.epochs[0][0]) == 1
+
+    @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole update: epochs times minibatches."""
         return sum(len(epoch) for epoch in self.epochs)

@@ -15,7 +15,7 @@ from lit_rlhf.models.handover import CARD_KEY, make_card
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
-from lit_rlhf.rollout import Sampling, TorchGenerator
+from lit_rlhf.rollout import Sampling, TorchGenerator, UpdatePlan
 from tests.models.examples import plain_model, random_rows, shake, write_reward_checkpoint
 from tests.support.phases import (
     Recorder,
@@ -226,7 +226,7 @@ def test_with_lora_the_reward_model_stands_on_the_policys_trunk(run, talker, tmp
     adapters = [name for name, _ in scorer.named_parameters() if "lora_" in name]
     assert len(own - frozen) == len(adapters)
     alone = run(lora=LORA, reward=LearnedReward(path, batch_size=3))
-    shared, separate = (m.recorder.values("train/ppo/score") for m in (module, alone))
+    shared, separate = (m.recorder.values("train/ppo/reward") for m in (module, alone))
     assert shared == pytest.approx(separate, abs=1e-5)
 
 
@@ -244,6 +244,45 @@ def test_the_coefficient_follows_the_controller(run):
         state = controller.update(state, kl, 4)
     assert module.kl_coef == pytest.approx(state.coefficient, rel=1e-5)
     assert module.kl_coef != controller.initial
+
+
+@pytest.mark.parametrize("settings", [{}, {"advantage": RLOO(k=2)}, {"lora": LORA}])
+def test_the_first_forward_is_not_computed_twice(run, monkeypatch, settings):
+    once = run(**settings)
+    monkeypatch.setattr(UpdatePlan, "starts_with_all_rows", False)
+    twice = run(**settings)
+    assert largest_difference(weights(once), weights(twice)) == 0
+
+
+class Forwards(PPOModule):
+    """Counts how often the policy looks at rows."""
+
+    count = 0
+
+    def _forward(self, rows):
+        self.count += 1
+        return super()._forward(rows)
+
+
+def test_one_step_without_reference_is_one_forward(run):
+    settings = {"module_class": Forwards, "advantage": RLOO(k=2)}
+    none = run(2, update=UpdateSettings(num_epochs=1), kl_coef=None, **settings)
+    assert none.count == 2
+    assert none.reference is None
+    zero = run(2, update=UpdateSettings(num_epochs=1), kl_coef=0.0, **settings)
+    assert largest_difference(weights(none.policy), weights(zero.policy)) == 0
+    assert "train/ppo/kl" in zero.recorder.batches[0]
+    assert not {"train/ppo/kl", "train/ppo/penalized_reward"} & none.recorder.batches[0].keys()
+
+
+def test_without_a_penalty_validation_logs_no_kl(run):
+    module = run(1, kl_coef=None, trainer={"limit_val_batches": 1})
+    assert "kl" not in module.validation_samples[0]
+
+
+def test_a_controller_needs_a_penalty(run):
+    with pytest.raises(ConfigError, match="kl_coef null"):
+        run(kl_coef=None, trainer={"callbacks": [AdaptiveKLCallback()]})
 
 
 class Watching(AdvantageEstimator):
@@ -352,8 +391,9 @@ class Meddling(PPOModule):
 
 def test_a_training_forward_that_disagrees_with_itself_stops_the_run(run):
     with pytest.raises(TrainingError, match=r"largest \|log ratio\| is .*dropout"):
-        run(1, module_class=Meddling)
-    module = run(1, module_class=Meddling, update=UpdateSettings(max_first_log_ratio=100.0))
+        run(1, module_class=Meddling, update=UpdateSettings(micro_batch_size=2))
+    lenient = UpdateSettings(micro_batch_size=2, max_first_log_ratio=100.0)
+    module = run(1, module_class=Meddling, update=lenient)
     assert module.recorder.values("train/ppo/first_log_ratio")[0] > 1e-3
 
 
@@ -414,7 +454,7 @@ def test_advantages_are_whitened_over_the_whole_batch(run, monkeypatch):
     monkeypatch.setattr(
         PPOModule,
         "_optimize",
-        lambda self, targets, plan: seen.append(targets) or keep(self, targets, plan),
+        lambda self, targets, *others: seen.append(targets) or keep(self, targets, *others),
     )
     run(1)
     run(1, whiten_advantages=False)

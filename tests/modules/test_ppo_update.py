@@ -9,6 +9,7 @@ from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.modules.ppo_update import (
+    Forward,
     UpdateStatistics,
     UpdateTargets,
     minibatch_loss,
@@ -51,7 +52,7 @@ def test_the_loss_and_the_counts_equal_the_oracle_token_by_token():
     logprobs, values, entropy = -torch.rand(3, 6), torch.randn(3, 6), torch.rand(3, 6)
     entropy = entropy * targets.rows.response_mask  # as the policy returns it
     statistics = UpdateStatistics()
-    loss = minibatch_loss(targets, logprobs, values, entropy, SETTINGS, statistics)
+    loss = minibatch_loss(targets, Forward(logprobs, values, entropy), SETTINGS, statistics)
     expected, sums, largest = 0.0, [0.0] * 6, 0.0
     for row, column in targets.response_mask.nonzero().tolist():
         place = int(targets.prompt_lengths[row]) + column
@@ -79,7 +80,7 @@ def test_without_a_critic_and_a_bonus_only_the_policy_counts():
     targets = random_targets(with_critic=False)
     logprobs = -torch.rand(3, 6)
     statistics = UpdateStatistics()
-    loss = minibatch_loss(targets, logprobs, None, None, SETTINGS, statistics)
+    loss = minibatch_loss(targets, Forward(logprobs, None, None), SETTINGS, statistics)
     assert loss.item() == pytest.approx(statistics.sums[1].item(), abs=1e-5)
     assert statistics.sums[[2, 5]].tolist() == [0, 0]
 
@@ -88,8 +89,8 @@ def test_the_samplers_correction_weighs_the_policy_loss_alone():
     targets, logprobs, values = random_targets(), -torch.rand(3, 6), torch.randn(3, 6)
     weighed = targets._replace(sampler_weights=torch.rand(3, 3) * 2)
     plain_counts, counts = UpdateStatistics(), UpdateStatistics()
-    plain = minibatch_loss(targets, logprobs, values, None, SETTINGS, plain_counts)
-    loss = minibatch_loss(weighed, logprobs, values, None, SETTINGS, counts)
+    plain = minibatch_loss(targets, Forward(logprobs, values, None), SETTINGS, plain_counts)
+    loss = minibatch_loss(weighed, Forward(logprobs, values, None), SETTINGS, counts)
     expected = 0.0
     for row, column in targets.response_mask.nonzero().tolist():
         new = float(logprobs[row, int(targets.prompt_lengths[row]) + column])
@@ -110,7 +111,9 @@ def test_padding_reaches_neither_the_loss_nor_its_gradient():
     targets = random_targets()
     logprobs = (-torch.rand(3, 6)).requires_grad_()
     values = torch.randn(3, 6, requires_grad=True)
-    minibatch_loss(targets, logprobs, values, None, SETTINGS, UpdateStatistics()).backward()
+    minibatch_loss(
+        targets, Forward(logprobs, values, None), SETTINGS, UpdateStatistics()
+    ).backward()
     outside = ~targets.rows.response_mask
     assert not logprobs.grad[outside].any()
     assert not values.grad[outside].any()
@@ -121,10 +124,13 @@ def test_micro_batches_add_up():
     targets = random_targets()
     logprobs, values = -torch.rand(3, 6), torch.randn(3, 6)
     whole, parts = UpdateStatistics(), UpdateStatistics()
-    total = minibatch_loss(targets, logprobs, values, None, SETTINGS, whole)
+    total = minibatch_loss(targets, Forward(logprobs, values, None), SETTINGS, whole)
     pieces = [
         minibatch_loss(
-            select_targets(targets, rows), logprobs[rows], values[rows], None, SETTINGS, parts
+            select_targets(targets, rows),
+            Forward(logprobs[rows], values[rows], None),
+            SETTINGS,
+            parts,
         )
         for rows in (torch.tensor([2, 0]), torch.tensor([1]))
     ]
