@@ -32,6 +32,8 @@ class DPOModule(PhaseModule):
         optimizer: AdamW and its schedule.
         loss: the preference loss, by `class_path` or short name.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
     """
 
     kind = "policy"
@@ -43,8 +45,9 @@ class DPOModule(PhaseModule):
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing)
         self.loss = loss
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
@@ -72,8 +75,8 @@ class DPOModule(PhaseModule):
             self.reference = build_reference(
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
-            self.shard(self.reference)
-        self.shard(self.policy)
+            self.prepare(self.reference)
+        self.prepare(self.policy)
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the preference loss over all judged pairs of the batch."""

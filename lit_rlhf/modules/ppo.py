@@ -79,6 +79,8 @@ class PPOModule(PhaseModule):
         kl_coef: weight of the KL penalty, in score per nat, until a callback sets it.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
         seed: of samples and minibatches.
     """
 
@@ -102,9 +104,10 @@ class PPOModule(PhaseModule):
         kl_coef: float = 0.05,
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing)
         self.reward = reward
         self.judges = judges or {}
         self.critic_kind = critic
@@ -172,11 +175,11 @@ class PPOModule(PhaseModule):
             self.reference = build_reference(
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
-            self.shard(self.reference)
+            self.prepare(self.reference)
         if self.advantage.requires_values and self.critic_kind == "separate":
             self.critic = build_critic(self.critic_source, self.packing_width)
-            self.shard(self.critic)
-        self.shard(self.policy)
+            self.prepare(self.critic)
+        self.prepare(self.policy)
 
     # One iteration -------------------------------------------------------------------------
 

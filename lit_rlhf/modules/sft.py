@@ -24,6 +24,8 @@ class SFTModule(PhaseModule):
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
     """
 
     kind = "policy"
@@ -34,8 +36,9 @@ class SFTModule(PhaseModule):
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing)
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
         self.validation_nll = MeanMetric()
@@ -56,7 +59,7 @@ class SFTModule(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.shard(self.policy)
+            self.prepare(self.policy)
 
     def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
         """Return the mean negative log-likelihood of the batch's response tokens."""

@@ -7,6 +7,7 @@ from tests.support.phase_runs import checkpoints_after, run, write_inputs
 from tests.support.phases import Kill, Killed
 
 CASES = ("sft", "sft-lora", "reward", "reward-lora", "dpo", "dpo-lora", "ppo", "ppo-lora")
+CASES += ("sft-memory", "ppo-memory")
 NUM_BATCHES = 4  # an epoch has three
 
 pytestmark = [
