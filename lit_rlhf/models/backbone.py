@@ -211,3 +211,16 @@ def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Modu
             if isinstance(module, nn.Linear) and id(module.weight) not in tied:
                 module.to(linear_dtype)
     return model
+
+
+def hold_in_bf16(model: nn.Module) -> None:
+    """Store the weights of a model in bf16, in place: embeddings, layers, norms and output.
+
+    Adapters stay as they are, and so do buffers: rotations by large positions need float32.
+
+    Args:
+        model: a transformers model, adapters in place.
+    """
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)

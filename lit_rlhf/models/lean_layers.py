@@ -49,7 +49,9 @@ def _norm_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of
 
 def _mlp_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of `_MLPS`
     gate, up, down = self.gate_proj(hidden), self.up_proj(hidden), self.down_proj
-    if type(down) is not nn.Linear or getattr(down, "bias", None) is not None:  # adapted, or with a bias
+    if (
+        type(down) is not nn.Linear or getattr(down, "bias", None) is not None
+    ):  # adapted, or with a bias
         output: Tensor = down(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]  # as above
     else:
         output = _SwiGLUDown.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]  # as above

@@ -57,6 +57,10 @@ class DPOModule(PhaseModule):
         reference_logprobs: when the reference computes. "cached": before training, and later runs
             on the same data find it on disk. "precomputed": before training, anew in each run.
             "on_the_fly": with each batch; then it is held in memory throughout.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
+        lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
+            transformers' own, to compare.
     """
 
     kind = "policy"
@@ -69,8 +73,10 @@ class DPOModule(PhaseModule):
         loss: PreferenceLoss = DPO(),
         packing_width: int | None = DEFAULT_WIDTH,
         reference_logprobs: ReferenceLogprobs = "cached",
+        activation_checkpointing: bool = False,
+        lean_layers: bool = True,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
         self.loss = loss
         self.packing_width = packing_width
         self.reference_logprobs: ReferenceLogprobs = reference_logprobs
@@ -102,7 +108,7 @@ class DPOModule(PhaseModule):
             self._reference_digest = self._digest_reference(self.policy)
         if self.loss.requires_reference and not self._precomputes and self.lora is None:
             self.reference = self._load_reference()
-        self.shard(self.policy)
+        self.prepare(self.policy)
 
     def on_fit_start(self) -> None:
         """Let the reference score the data of the run, once."""
@@ -203,7 +209,7 @@ class DPOModule(PhaseModule):
         reference = build_reference(
             self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
         ).to(self.trainer.strategy.root_device if self._trainer is not None else self.device)
-        self.shard(reference)
+        self.prepare(reference)
         return reference
 
     def _precompute(self, *splits: str) -> None:
@@ -255,6 +261,8 @@ class DPOModule(PhaseModule):
             "rows": hashlib.sha256(b"".join(rows)).hexdigest(),
             "precision": str(self.trainer.precision),
             "packing_width": self.packing_width,
+            "weights": self.optimizer.weights,
+            "lean_layers": self.lean_layers,
             "device": self.device.type,
             "torch": torch.__version__,
         }

@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.bf16_adamw import BF16AdamW
+
+States = Literal["float32", "bf16", "8bit"]
+Weights = Literal["float32", "bf16"]
+_STATES, _WEIGHTS = get_args(States), get_args(Weights)
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class OptimizerConfig:
         eps: added to the root; 1e-5 is lm-human-preference-details' choice for PPO.
         schedule: what follows the warm-up: "linear" or "cosine" to zero, or "constant".
         warmup_fraction: share of all steps in which the rate rises linearly from zero.
+        states: how the moments are stored: "float32", "bf16" (rounded at random) or "8bit"
+            (torchao's).
+        weights: how the trained weights, and their gradients, are stored: "float32", or "bf16"
+            (rounded at random). Scalar heads and adapters stay float32.
+        rounding_seed: of the random rounding.
     """
 
     learning_rate: float = 2e-5
@@ -35,6 +47,9 @@ class OptimizerConfig:
     eps: float = 1e-8
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_fraction: float = 0.05
+    states: States = "float32"
+    weights: Weights = "float32"
+    rounding_seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse rates and shares outside their ranges, by name."""
@@ -44,8 +59,16 @@ class OptimizerConfig:
             raise ConfigError(
                 f"optimizer.warmup_fraction must be in [0, 1), got {self.warmup_fraction}"
             )
+        for name, choices in (("states", _STATES), ("weights", _WEIGHTS)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"optimizer.{name} must be one of {', '.join(choices)}, "
+                    f"got {getattr(self, name)!r}"
+                )
 
-    def build(self, parameters: Iterable[nn.Parameter], num_steps: int) -> tuple[AdamW, LambdaLR]:
+    def build(
+        self, parameters: Iterable[nn.Parameter], num_steps: int
+    ) -> tuple[Optimizer, LambdaLR]:
         """Make the optimizer and its schedule.
 
         Args:
@@ -53,26 +76,48 @@ class OptimizerConfig:
             num_steps: scheduler steps of the whole run.
 
         Returns:
-            The optimizer (fused where torch has it) and a scheduler to be stepped `num_steps`
-            times.
+            The optimizer and a scheduler to be stepped `num_steps` times.
+
+        Raises:
+            ConfigError: 8-bit states without torchao, or of sharded weights.
         """
         trainable = [parameter for parameter in parameters if parameter.requires_grad]
         matrices = [parameter for parameter in trainable if parameter.ndim > 1]
         others = [parameter for parameter in trainable if parameter.ndim <= 1]
-        optimizer = AdamW(
+        optimizer = self._build_optimizer(
             [
                 {"params": matrices, "weight_decay": self.weight_decay},
                 {"params": others, "weight_decay": 0.0},
-            ],
-            lr=self.learning_rate,
-            betas=(self.beta1, self.beta2),
-            eps=self.eps,
-            fused=True,
+            ]
         )
+        return optimizer, LambdaLR(optimizer, lambda step: self.rate_factor(step, num_steps))
+
+    def _build_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """Choose the class: torch's own fused one wherever nothing is rounded."""
+        betas = (self.beta1, self.beta2)
+        dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+        if self.states == "8bit":
+            return _eight_bit(
+                groups,
+                learning_rate=self.learning_rate,
+                betas=betas,
+                eps=self.eps,
+                seed=self.rounding_seed,
+            )
+        if self.states == "bf16" or torch.bfloat16 in dtypes:
+            return BF16AdamW(
+                groups,
+                learning_rate=self.learning_rate,
+                betas=betas,
+                eps=self.eps,
+                moment_dtype=torch.bfloat16 if self.states == "bf16" else torch.float32,
+                seed=self.rounding_seed,
+            )
+        optimizer = AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)
         # Fused AdamW can undo a gradient scaler's scaling by itself, and Lightning then refuses to
         # clip. Without the offer the scaler undoes it before the step (bf16 has none at all).
         optimizer._step_supports_amp_scaling = False
-        return optimizer, LambdaLR(optimizer, lambda step: self.rate_factor(step, num_steps))
+        return optimizer
 
     def rate_factor(self, step: int, num_steps: int) -> float:
         """Return the share of the peak rate at a step: 1 at the end of warm-up, 0 at the end."""
@@ -85,3 +130,22 @@ class OptimizerConfig:
         if self.schedule == "linear":
             return 1.0 - progress
         return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _eight_bit(groups: list[dict[str, Any]], **numbers: Any) -> Optimizer:
+    try:
+        from lit_rlhf.modules.eight_bit_adamw import EightBitAdamW  # noqa: PLC0415 - optional
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torchao":
+            raise
+        raise ConfigError(
+            "optimizer.states 8bit needs torchao: pip install 'lit_rlhf[torchao]' (or torchao "
+            "itself), or choose bf16"
+        ) from error
+    if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+        raise ConfigError(
+            "optimizer.states 8bit cannot be spread by trainer.strategy fsdp2: choose bf16, or "
+            "another strategy"
+        )
+    optimizer: Optimizer = EightBitAdamW(groups, **numbers)
+    return optimizer

@@ -14,15 +14,20 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.errors import CheckpointError, ConfigError
-from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
 from lit_rlhf.models.handover import CARD_KEY, load_tokenizer, make_card
+from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.sharding import shard
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
+# In a checkpoint: how optimizer states and weights are stored.
+_STORAGE_KEY = "lit_rlhf_storage"
+_PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
 
 
 class PhaseModule(lightning.LightningModule, abc.ABC):
@@ -36,16 +41,28 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         source: where the model comes from: hub name, Hugging Face folder or checkpoint.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
+        lean_layers: layers with a backward of ours where there is one, see `models.lean_layers`.
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     kind: str  # what the checkpoint holds for the next phase: "policy" or "reward"
 
-    def __init__(self, source: str, lora: LoRAConfig | None, optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self,
+        source: str,
+        lora: LoRAConfig | None,
+        optimizer: OptimizerConfig,
+        activation_checkpointing: bool,
+        lean_layers: bool,
+    ) -> None:
         super().__init__()
         self.source = source
         self.lora = lora
         self.optimizer = optimizer
+        self.activation_checkpointing = activation_checkpointing
+        self.lean_layers = lean_layers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._accumulated_count = 0.0
 
@@ -64,8 +81,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     @property
     def frozen_dtype(self) -> torch.dtype | None:
         """How frozen linear layers are stored: as autocast would cast them, or None as they are."""
-        precision = self.trainer.precision if self._trainer is not None else "32-true"
-        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self._precision)
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -95,11 +111,30 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
         }
 
-    def shard(self, model: PolicyModel | ScalarModel) -> None:
-        """Spread a model over the processes where the strategy is `fsdp2`; else leave it."""
+    def prepare(self, model: PolicyModel | ScalarModel) -> None:
+        """Store and run a model as the memory options say; spread it where that is the strategy.
+
+        Raises:
+            ConfigError: weights in bf16 with another precision of the computation.
+        """
+        if self.optimizer.weights == "bf16":
+            self._hold_in_bf16(model)
+        if self.lean_layers:
+            lighten(model)
+        is_trained = any(parameter.requires_grad for parameter in model.parameters())
+        if self.activation_checkpointing and is_trained:
+            checkpoint_activations(model)
         if self.device_mesh is not None:
             methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
             shard(model, self.device_mesh["data_parallel"], forward_methods=methods)
+
+    def _hold_in_bf16(self, model: PolicyModel | ScalarModel) -> None:
+        if self._precision != "bf16-mixed":
+            raise ConfigError(
+                "model.optimizer.weights bf16 needs trainer.precision bf16-mixed, which computes "
+                f"what must be float32 in float32; got {self._precision}"
+            )
+        hold_in_bf16(model.model if isinstance(model, PolicyModel) else model.backbone)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Add a tensor up over all processes."""
@@ -156,12 +191,23 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """Keep what was trained, and add the model card."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
+        checkpoint[_STORAGE_KEY] = self._storage
         checkpoint[CARD_KEY] = make_card(
             self.kind, self.model_config, self.tokenizer, self.lora, self.source
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check by name that everything trained is there, since loading is not strict."""
+        """Check by name that everything trained is there, since loading is not strict.
+
+        Raises:
+            CheckpointError: weights are missing, or are stored in another way than this run's.
+        """
+        saved = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE)
+        if saved != self._storage:
+            raise CheckpointError(
+                f"the checkpoint's run had model.optimizer {saved}, this one has {self._storage}: "
+                "go on with the same, or start anew with --model.policy"
+            )
         if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
             return
         expected = {name for name, value in self.named_parameters() if value.requires_grad}
@@ -170,6 +216,14 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
                 f"the checkpoint lacks {len(missing)} trained weights, for one {missing[0]}: "
                 "was it made with another phase, model or lora setting?"
             )
+
+    @property
+    def _precision(self) -> str:
+        return str(self.trainer.precision) if self._trainer is not None else "32-true"
+
+    @property
+    def _storage(self) -> dict[str, str]:
+        return {"states": self.optimizer.states, "weights": self.optimizer.weights}
 
     def _kept_names(self, state: dict[str, Any]) -> list[str]:
         names = [name for name in state if not name.startswith("reference.")]

@@ -83,6 +83,10 @@ class PPOModule(PhaseModule):
             penalty, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
+        lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
+            transformers' own, to compare.
         seed: of samples and minibatches.
     """
 
@@ -106,9 +110,11 @@ class PPOModule(PhaseModule):
         kl_coef: float | None = 0.05,
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
+        lean_layers: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
         self.reward = reward
         self.judges = judges or {}
         self.critic_kind = critic
@@ -177,15 +183,15 @@ class PPOModule(PhaseModule):
             self.reference = build_reference(
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
-            self.shard(self.reference)
+            self.prepare(self.reference)
         if self.lora is not None and self.device_mesh is None:
             # One trunk for all roles; the reference is the adapter switched off.
             for source in (self.reward, *self.judges.values()):
                 source.share_trunk(self.policy)
         if self.advantage.requires_values and self.critic_kind == "separate":
             self.critic = build_critic(self.critic_source, self.packing_width)
-            self.shard(self.critic)
-        self.shard(self.policy)
+            self.prepare(self.critic)
+        self.prepare(self.policy)
 
     # One iteration -------------------------------------------------------------------------
 

@@ -38,6 +38,10 @@ class RewardModule(PhaseModule):
             near zero (numerics R6), 0 leaves that to the normaliser.
         normalizer: normalise the scores on the reference policy's samples; null leaves them raw.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
+        lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
+            transformers' own, to compare.
     """
 
     kind = "reward"
@@ -50,8 +54,10 @@ class RewardModule(PhaseModule):
         centering: float = 0.0,
         normalizer: NormalizerConfig | None = None,
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
+        lean_layers: bool = True,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
         self.centering = centering
         self.normalizer = normalizer
         self.packing_width = packing_width
@@ -82,7 +88,7 @@ class RewardModule(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.shard(self.scorer)
+            self.prepare(self.scorer)
 
     def on_fit_start(self) -> None:
         """Draw the reference policy's samples that the normaliser needs."""

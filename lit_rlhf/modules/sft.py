@@ -24,6 +24,10 @@ class SFTModule(PhaseModule):
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
+        activation_checkpointing: recompute the layers in the backward pass instead of keeping
+            their activations.
+        lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
+            transformers' own, to compare.
     """
 
     kind = "policy"
@@ -34,8 +38,10 @@ class SFTModule(PhaseModule):
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
+        lean_layers: bool = True,
     ) -> None:
-        super().__init__(policy, lora, optimizer)
+        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
         self.validation_nll = MeanMetric()
@@ -56,7 +62,7 @@ class SFTModule(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.shard(self.policy)
+            self.prepare(self.policy)
 
     def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
         """Return the mean negative log-likelihood of the batch's response tokens."""

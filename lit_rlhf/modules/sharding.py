@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.scalar_head import ScalarHead
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -72,6 +73,10 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] 
         return
     for layer in transformer_layers(model):
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+    # A unit has one type: a head in float32 on weights in bf16 is a unit of its own.
+    if len({parameter.dtype for parameter in model.parameters() if parameter.requires_grad}) > 1:
+        for head in [module for module in model.modules() if isinstance(module, ScalarHead)]:
+            fully_shard(head, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     for name in forward_methods:
         register_fsdp_forward_method(model, name)
@@ -90,8 +95,8 @@ def transformer_layers(model: nn.Module) -> nn.ModuleList:
     largest = max(lists, key=_num_parameters, default=None)
     if largest is None or _num_parameters(largest) == 0:
         raise ConfigError(
-            f"trainer.strategy fsdp2: {type(model).__name__} has no list of layers to shard; "
-            "use a transformers model, or another strategy"
+            f"{type(model).__name__} has no list of layers, which trainer.strategy fsdp2 and "
+            "model.activation_checkpointing need: use a transformers model, or neither of them"
         )
     return largest
 

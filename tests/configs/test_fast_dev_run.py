@@ -62,6 +62,16 @@ def test_adapters_metrics_in_a_file_and_the_loss_by_name(workplace, phase):
     assert phase != "dpo" or cli.model.loss == DPO()
 
 
+@pytest.mark.parametrize("phase", ["sft", "ppo"])
+def test_a_phase_in_less_memory(workplace, phase):
+    cli = workplace.fit(phase, "memory/checkpointing.yaml", "memory/bf16.yaml")
+    check_run(cli, phase)
+    layers = [value for name, value in cli.model.policy.named_parameters() if "layers" in name]
+    assert {value.dtype for value in layers} == {torch.bfloat16}
+    states = cli.trainer.optimizers[0].state
+    assert {state["exp_avg"].dtype for state in states.values()} == {torch.bfloat16}
+
+
 def test_ppo_with_a_critic_of_its_own_a_function_and_a_fixed_coefficient(
     workplace, tmp_path, monkeypatch
 ):

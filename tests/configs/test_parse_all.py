@@ -15,6 +15,7 @@ PHASES_OF = {
     "logger": PHASES,
     "debug": PHASES,
     "lora": PHASES,
+    "memory": PHASES,
     "advantage": ("ppo",),
     "callbacks": ("ppo",),
     "critic": ("ppo",),

@@ -13,6 +13,7 @@ from tests.support.two_processes import run_in_two_processes
 
 CASES = ("sft", "reward", "dpo", "ppo", "ppo-lora", "ppo-separate")
 KILLED = ("ppo", "ppo-lora")
+MEMORY = ("ppo-memory", "reward-memory")
 STRATEGIES = ("ddp", "fsdp2")
 TOLERANCE = 1e-5
 NUM_BATCHES = 3
@@ -40,13 +41,13 @@ def run_all(folder, strategy, devices):
     }
 
 
-def run_killed(case, folder, strategy):
-    """Kill a run after its second batch, and go on in a new module and Trainer."""
-    saved = folder / strategy / case
-    go = functools.partial(run, case, folder, max_batches=NUM_BATCHES, strategy=strategy, devices=2)
+def run_killed(case, folder, strategy, max_batches=NUM_BATCHES):
+    """Kill a run before its last batch, and go on in a new module and Trainer."""
+    saved, before = folder / strategy / case, max_batches - 1
+    go = functools.partial(run, case, folder, max_batches=max_batches, strategy=strategy, devices=2)
     with pytest.raises(Killed):
-        go(callbacks=[checkpoints_after(saved, case, 2), Kill(2)])
-    callbacks = [checkpoints_after(saved, case, 2)]
+        go(callbacks=[checkpoints_after(saved, case, before), Kill(before)])
+    callbacks = [checkpoints_after(saved, case, before)]
     return go(callbacks=callbacks, ckpt_path=saved / "last.ckpt", seed=999)
 
 
@@ -55,6 +56,11 @@ def run_with_each_strategy(folder):
         strategy: {
             **run_all(folder, strategy, devices=2),
             **{f"{case} resumed": run_killed(case, folder, strategy) for case in KILLED},
+            **{
+                case: run(case, folder, max_batches=2, strategy=strategy, devices=2)
+                for case in MEMORY
+            },
+            "ppo-memory resumed": run_killed("ppo-memory", folder, strategy, max_batches=2),
             "ppo-bf16": run("ppo-bf16", folder, max_batches=2, strategy=strategy, devices=2),
         }
         for strategy in STRATEGIES
@@ -160,6 +166,25 @@ def test_sharding_changes_nothing_under_autocast(by_rank):
         assert ddp.heard == fsdp2.heard
         assert_close(ddp.weights, fsdp2.weights, 1e-5)
         assert [metrics["train/ppo/first_log_ratio"] for metrics in fsdp2.metrics] == [0, 0]
+
+
+@pytest.mark.parametrize("case", MEMORY)
+def test_weights_in_bf16_stay_equal_on_all_processes(together, case):
+    """Each process rounds by the same random numbers; sharded weights are gathered to compare."""
+    one, other = (runs[case] for runs in together)
+    assert_close(one.weights, other.weights, 0)
+    # Embeddings, layers and norms; what is left is a head, a counter and a normaliser.
+    wide = [name for name, value in one.weights.items() if value.dtype == torch.float32]
+    assert all("head" in name or name.startswith("scorer.") for name in wide), wide
+    assert any("layers" in name for name in one.weights.keys() - set(wide))
+
+
+def test_a_run_in_bf16_goes_on_exactly_in_two_processes(together):
+    for runs in together:
+        expected, resumed = runs["ppo-memory"], runs["ppo-memory resumed"]
+        assert_close(resumed.metrics[-1], expected.metrics[-1], 0)
+        assert_close(resumed.weights, expected.weights, 0)
+        assert [metrics["train/ppo/first_log_ratio"] for metrics in expected.metrics] == [0, 0]
 
 
 def assert_close(one, other, tolerance):

@@ -1,11 +1,15 @@
+import sys
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim import AdamW
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import OptimizerConfig
+from lit_rlhf.modules.bf16_adamw import BF16AdamW
 
 
 def factors(num_steps, **settings):
@@ -79,8 +83,48 @@ def test_weight_decay_is_decoupled():
         ({"learning_rate": float("nan")}, r"learning_rate must be > 0, got nan"),
         ({"warmup_fraction": 1.0}, r"optimizer\.warmup_fraction must be in \[0, 1\), got 1\.0"),
         ({"warmup_fraction": -0.1}, r"warmup_fraction must be in"),
+        ({"states": "4bit"}, r"optimizer\.states must be one of float32, bf16, 8bit, got '4bit'"),
+        ({"weights": "8bit"}, r"optimizer\.weights must be one of float32, bf16, got '8bit'"),
     ],
 )
 def test_values_out_of_range_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         OptimizerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("states", "weights", "kind", "moments"),
+    [
+        ("float32", "float32", AdamW, None),
+        ("bf16", "float32", BF16AdamW, torch.bfloat16),
+        ("float32", "bf16", BF16AdamW, torch.float32),
+        ("bf16", "bf16", BF16AdamW, torch.bfloat16),
+        # Adapters on weights in bf16 are float32 themselves.
+        ("float32", "adapters", AdamW, None),
+    ],
+)
+def test_only_what_is_rounded_leaves_torchs_own_optimizer(states, weights, kind, moments):
+    config = OptimizerConfig(
+        learning_rate=0.5,
+        beta1=0.8,
+        eps=1e-3,
+        states=states,
+        weights="float32" if weights == "float32" else "bf16",
+        rounding_seed=7,
+    )
+    dtype = torch.bfloat16 if weights == "bf16" else torch.float32
+    optimizer, _ = config.build([nn.Parameter(torch.ones(2, 2, dtype=dtype))], num_steps=1)
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert (group["betas"], group["eps"], group["initial_lr"]) == ((0.8, 0.95), 1e-3, 0.5)
+    if moments is not None:
+        assert (optimizer.moment_dtype, optimizer.seed) == (moments, 7)
+
+
+def test_8_bit_states_say_what_they_need(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchao"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    monkeypatch.delitem(sys.modules, "lit_rlhf.modules.eight_bit_adamw", raising=False)
+    with pytest.raises(ConfigError, match=r"states 8bit needs torchao: pip install .*torchao"):
+        OptimizerConfig(states="8bit").build([nn.Parameter(torch.ones(2))], num_steps=1)

@@ -1,14 +1,22 @@
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
-from lit_rlhf.models import LoRAConfig, load_tokenizer
+from lit_rlhf.models import LoRAConfig, load_causal_lm, load_scalar_model, load_tokenizer
 from lit_rlhf.models.handover import CARD_KEY, read_checkpoint
 from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
-from tests.support.phases import demonstrations, judged_groups, phase_trainer, write_rows
+from tests.support.phase_runs import build, write_inputs
+from tests.support.phases import (
+    Recorder,
+    demonstrations,
+    judged_groups,
+    phase_trainer,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -111,3 +119,97 @@ def test_frozen_layers_are_stored_as_the_precision_computes(policy, precision):
     module._trainer = SimpleNamespace(precision=precision)
     expected = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None}
     assert module.frozen_dtype == expected[precision]
+
+
+MEMORY_OPTIONS = {
+    "checkpointing": {"activation_checkpointing": True},
+    "states-bf16": {"optimizer": OptimizerConfig(states="bf16")},
+    "states-8bit": {"optimizer": OptimizerConfig(states="8bit")},
+    "weights-bf16": {"optimizer": OptimizerConfig(weights="bf16")},
+    "weights-bf16-states-8bit": {"optimizer": OptimizerConfig(weights="bf16", states="8bit")},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture
+def not_compiled():
+    torch.compiler.set_stance("force_eager")
+    yield
+    torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize("case", ["sft", "reward", "dpo", "ppo", "sft-lora", "ppo-lora"])
+@pytest.mark.parametrize("option", MEMORY_OPTIONS)
+@pytest.mark.usefixtures("not_compiled")
+def test_a_phase_with_a_memory_option_hands_over(runs, tmp_path, case, option):
+    """One step moves what trains, gradients clipped; the checkpoint is a model in float32."""
+    module, data = build(case, runs, **MEMORY_OPTIONS[option])
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=1, precision="bf16-mixed")
+    recorder = Recorder()
+    trainer.callbacks.append(recorder)
+    before = {}
+    trainer.callbacks.append(Remember(before))
+    trainer.fit(module, data)
+    moved = [name for name, value in module.named_parameters() if name in before]
+    after = dict(module.named_parameters())
+    assert any(not torch.equal(before[name], after[name]) for name in moved)
+    in_bf16 = {name for name in moved if after[name].dtype == torch.bfloat16}
+    kept_wide = {name for name in moved if "head" in name or "lora_" in name}
+    assert in_bf16 == (set(moved) - kept_wide if "weights-bf16" in option else set())
+    if case.startswith("ppo"):
+        assert recorder.values("train/ppo/first_log_ratio") == [0]
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    load = load_scalar_model if case == "reward" else load_causal_lm
+    model = load(str(tmp_path / "model.ckpt"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+class Remember(pl.Callback):
+    """Keeps copies of what trains, as it is when the training begins."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def on_train_start(self, trainer, pl_module):
+        for name, value in pl_module.named_parameters():
+            if value.requires_grad:
+                self.weights[name] = value.detach().clone()
+
+
+def test_the_reference_of_a_policy_in_bf16_is_the_policy(runs, tmp_path):
+    """The same rounding on both sides: no distance before the first step."""
+    module, data = build("ppo", runs, optimizer=OptimizerConfig(weights="bf16"))
+    recorder = Recorder()
+    trainer = phase_trainer(tmp_path, precision="bf16-mixed", callbacks=[recorder], max_steps=1)
+    trainer.validate(module, data)
+    assert {value.dtype for value in module.reference.parameters()} == {torch.bfloat16}
+    assert recorder.held_out["val/ppo/kl"] == 0
+
+
+def test_weights_in_bf16_need_autocast(policy, data, tmp_path):
+    module = SFTModule(policy, optimizer=OptimizerConfig(weights="bf16"))
+    with pytest.raises(ConfigError, match=r"weights bf16 needs trainer\.precision bf16-mixed"):
+        phase_trainer(tmp_path, max_steps=1, precision="32-true").fit(module, data)
+
+
+def test_resuming_with_another_storage_is_refused(tmp_path, policy, data, checkpoint):
+    module = SFTModule(policy, optimizer=OptimizerConfig(states="bf16"))
+    trainer = phase_trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    with pytest.raises(CheckpointError, match=r"had model\.optimizer .*float32.* has .*bf16"):
+        trainer.fit(module, data, ckpt_path=str(checkpoint))
+
+
+def test_gradients_in_bf16_are_clipped_to_the_norm_asked_for():
+    weights = [torch.nn.Parameter(torch.zeros(300, 40, dtype=torch.bfloat16)) for _ in range(3)]
+    weights.append(torch.nn.Parameter(torch.zeros(50)))  # a head
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape).to(weight.dtype)
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    norm = torch.cat([weight.grad.double().flatten() for weight in weights]).norm()
+    assert norm.item() == pytest.approx(1.0, rel=0.01)

@@ -179,7 +179,9 @@ def test_the_layers_of_every_architecture_are_found(architecture, adapter):
 
 
 def test_a_model_without_layers_is_refused():
-    with pytest.raises(ConfigError, match=r"fsdp2: Linear has no list of layers"):
+    with pytest.raises(
+        ConfigError, match=r"Linear has no list of layers, which trainer.strategy fsdp2"
+    ):
         transformer_layers(nn.Linear(2, 2))
 
 

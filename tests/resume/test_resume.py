@@ -16,6 +16,8 @@ CASES = (
     "dpo-cached",
     "ppo",
     "ppo-lora",
+    "sft-memory",
+    "ppo-memory",
 )
 NUM_BATCHES = 4  # an epoch has three
 

@@ -1,6 +1,6 @@
 """Every phase as a tiny run of its own: what tests of several processes and of resuming compare."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -36,6 +36,11 @@ NUM_EPOCHS = 2  # PPO's passes over a rollout: optimizer steps of an iteration
 # A large eps: Adam must not divide the rounding error of a gradient near zero by itself.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-2, eps=1e-3)
 LORA = LoRAConfig(rank=2, alpha=4.0)
+# All that saves memory at once.
+MEMORY = {
+    "optimizer": replace(OPTIMIZER, states="bf16", weights="bf16"),
+    "activation_checkpointing": True,
+}
 _HELD_OUT = "another: "  # how the prompts of validation begin
 
 
@@ -88,12 +93,19 @@ def write_inputs(folder: Path) -> None:
     write_rows(folder / "prompts-validation.jsonl", held_out)
 
 
-def build(case: str, folder: Path):
-    """Return module and data module of a case: a phase, perhaps with a variant behind a dash."""
+def build(case: str, folder: Path, **changes):
+    """Return module and data module of a case: a phase, perhaps with a variant behind a dash.
+
+    Args:
+        case: such as "sft" or "ppo-lora".
+        folder: with the inputs.
+        **changes: options of the module.
+    """
     phase, _, variant = case.partition("-")
     policy = str(folder)
     variants = variant.split("-")
     shared = {"lora": LORA if "lora" in variants else None, "optimizer": OPTIMIZER}
+    shared |= (MEMORY if "memory" in variants else {}) | changes
     if phase == "sft":
         return SFTModule(policy, **shared), SFTDataModule(policy, **_data(folder, "sft", 2))
     if phase == "dpo":
@@ -149,7 +161,7 @@ def run(
         folder,
         max_epochs=4,
         max_steps=max_batches * (NUM_EPOCHS if is_ppo else 1),
-        precision="bf16-mixed" if case.endswith("-bf16") else "32-true",
+        precision="bf16-mixed" if case.endswith(("-bf16", "-memory")) else "32-true",
         callbacks=callbacks,
         enable_checkpointing=any(isinstance(one, ModelCheckpoint) for one in callbacks),
         **options,
