@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 import torch
@@ -14,11 +15,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from benchmarks.gate import Gate
-from benchmarks.workloads import MODEL, PRECISION, REWARD_ADAPTER, ROWS, Workload, named
-from lit_rlhf.batches import PromptBatch
+from benchmarks.workloads import (
+    MODEL,
+    PRECISION,
+    REWARD_ADAPTER,
+    ROWS,
+    TRUNK_WEIGHTS,
+    VOCABULARY_WEIGHTS,
+    Workload,
+    named,
+)
+from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.packing import pack_rows
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.ppo_update import UpdateSettings
@@ -36,12 +47,15 @@ class _Gated(Callback):
         self.gate = gate
         self.grad_norm = float("nan")
         self.num_tokens = 0.0
+        self.flops = float("nan")
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         rows = getattr(batch, "rows", batch)
         self.num_tokens = float(rows.lengths.sum())
+        if isinstance(rows, TokenRows):
+            self.flops = model_flops(rows, has_vocabulary=not isinstance(pl_module, RewardModule))
         if not self.gate.wait():
             os._exit(0)
 
@@ -61,7 +75,40 @@ class _Gated(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         value = float(loss) if isinstance(loss, Tensor) else float("nan")
-        self.gate.report(loss=value, grad_norm=self.grad_norm, tokens=self.num_tokens)
+        # The reference scores all rows before the first step: each step is charged with its part.
+        reference = getattr(pl_module, "reference_seconds", 0.0) / trainer.num_training_batches
+        self.gate.report(
+            loss=value,
+            grad_norm=self.grad_norm,
+            tokens=self.num_tokens,
+            flops=self.flops,
+            reference_seconds=reference,
+        )
+
+
+def model_flops(rows: TokenRows, *, has_vocabulary: bool) -> float:
+    """Return what forward and backward of a full fine-tuning must multiply and add.
+
+    `6 * weights` for each token that differs, a shared prompt's once, and the vocabulary for
+    response tokens alone; attention, and what is computed again to save memory, count as nothing.
+    """
+    prompts = rows.response_mask.int().argmax(1)
+    packed = pack_rows(rows.input_ids, rows.lengths, prompts, 512)
+    is_real = torch.arange(rows.input_ids.shape[1]) < rows.lengths[:, None]
+    num_tokens = packed.flat_index[is_real].unique().numel()
+    num_responses = int(rows.response_mask.sum()) if has_vocabulary else 0
+    return 6.0 * (TRUNK_WEIGHTS * num_tokens + VOCABULARY_WEIGHTS * num_responses)
+
+
+class _TimedDPO(DPOModule):
+    """Keeps how long the reference took, to charge each step with its share."""
+
+    reference_seconds = 0.0
+
+    def on_fit_start(self) -> None:
+        start = time.perf_counter()
+        super().on_fit_start()
+        self.reference_seconds = time.perf_counter() - start
 
 
 def _parts(workload: Workload) -> tuple[LightningModule, Any]:
@@ -76,8 +123,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
         batch_size = 4 if workload.name == "groups" else 16
         return RewardModule(**common), RewardDataModule(MODEL, train=rows, batch_size=batch_size)
     if workload.phase == "dpo":
-        # As TRL does by default: a step holds all of its work.
-        module = DPOModule(**common, reference_logprobs="on_the_fly")
+        module = _TimedDPO(**common, reference_logprobs="precomputed")
         return module, DPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
     sampling = Sampling(max_new_tokens=int(str(workload.settings["new_tokens"])))
     epochs = int(str(workload.settings["epochs"]))

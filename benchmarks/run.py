@@ -141,9 +141,10 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
         side.end()
     per_unit = [
         (theirs["seconds"] / _units(workload.theirs, theirs, workload))
-        / (ours["seconds"] / _units(workload.ours, ours, workload))
+        / (_seconds(ours) / _units(workload.ours, ours, workload))
         for ours, theirs in rounds
     ]
+    flops = [ours["flops"] / _seconds(ours) for ours, _ in rounds if "flops" in ours]
     memory = rounds[-1][0]["peak_gib"] / rounds[-1][1]["peak_gib"]
     return {
         "name": workload.name,
@@ -151,9 +152,16 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
         "speed_range": [min(per_unit), max(per_unit)],
         "memory": memory,
         "peak_gib": [report["peak_gib"] for report in rounds[-1]],
-        "seconds": [statistics.median(r[side]["seconds"] for r in rounds) for side in (0, 1)],
+        "seconds": [statistics.median(_seconds(r[side]) for r in rounds) for side in (0, 1)],
+        "flops_per_second": statistics.median(flops) if flops else None,
+        "reference_seconds": rounds[-1][0].get("reference_seconds", 0.0),
         "rounds": num_rounds,
     }
+
+
+def _seconds(report: dict[str, float]) -> float:
+    # What was computed before the first step counts, too.
+    return report["seconds"] + report.get("reference_seconds", 0.0)
 
 
 def _units(units: float, report: dict[str, float], workload: Workload) -> float:

@@ -14,6 +14,7 @@ CACHE = Path(os.environ.get("LIT_RLHF_HOME") or "~/.cache/lit_rlhf").expanduser(
 MODEL = str(CACHE / "SmolLM2-135M-Instruct")
 ROWS = CACHE / "benchmarks"
 REWARD_ADAPTER = ROWS / "runs" / "reward" / "checkpoints" / "reward.ckpt"
+TRUNK_WEIGHTS, VOCABULARY_WEIGHTS = 106.2e6, 28.3e6  # SmolLM2-135M's
 # What both sides compute in, set by the runner: "bf16-mixed", or "32-true" on a CPU that
 # multiplies float32 faster.
 PRECISION = os.environ.get("LIT_RLHF_BENCHMARK_PRECISION", "bf16-mixed")
