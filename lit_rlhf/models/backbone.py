@@ -193,6 +193,17 @@ def zero_dropout(config: PretrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
+def forget_padding_token(model: nn.Module) -> None:
+    """Let every row of the embeddings learn, in place.
+
+    transformers makes the padding token's row one without gradient. Where a model pads by EOS, as
+    many do, that would be EOS: the very token from which a reward model reads its score.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
+
+
 def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Module:
     """Make a model a fixed reference: no gradients, evaluation mode.
 

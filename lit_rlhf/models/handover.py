@@ -31,7 +31,7 @@ from transformers import (
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.attention import ATTENTION_NAME
-from lit_rlhf.models.backbone import LoRAConfig, apply_lora, zero_dropout
+from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
 from lit_rlhf.models.scalar_head import ScalarModel
 
 CARD_KEY = "lit_rlhf"
@@ -287,6 +287,7 @@ def _from_pretrained(
     if missing := sorted(report["missing_keys"]):
         # transformers would go on with random numbers in their place.
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, such as {missing[:3]}")
+    forget_padding_token(model)
     return model
 
 
@@ -299,6 +300,7 @@ def _build(
     model: PreTrainedModel = model_class(config).float()
     _load_strictly(model, weights, source)
     model.tie_weights()
+    forget_padding_token(model)
     return model
 
 

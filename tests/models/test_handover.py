@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import (
     LoRAConfig,
@@ -502,3 +503,16 @@ def test_weights_that_do_not_fit_an_adapter_are_refused(change, message, policy_
 def test_a_reward_checkpoint_without_its_head_is_refused(change, reward_file):
     with pytest.raises(CheckpointError, match=r"expected .*head.linear.weight"):
         load_scalar_model(str(rewrite(reward_file, change)))
+
+
+def test_eos_learns_also_where_it_pads(tmp_path):
+    eos = 2
+    folder = save_policy(tmp_path / "policy", pad_token_id=eos, eos_token_id=eos)
+    scorer = ScalarModel(load_trunk(str(folder)))
+    ids = torch.tensor([[5, 7, 9, eos]])
+    mask = torch.tensor([[False, False, True, True]])
+    scorer(TokenRows(ids, torch.tensor([4]), mask)).sum().backward()
+    grads = scorer.backbone.embed_tokens.weight.grad
+    assert grads[ids[0]].abs().sum(1).min() > 0
+    checkpoint = write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, folder)
+    assert load_scalar_model(str(checkpoint)).backbone.embed_tokens.padding_idx is None
