@@ -15,9 +15,9 @@ from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.datasets import INSTRUCTION, write_datasets
 from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, fetch
 from lit_rlhf.demo.model import prepare_model
-from lit_rlhf.demo.precision import choose_precision
 from lit_rlhf.demo.ratings import RatedText, read_ratings, texts_of
 from lit_rlhf.models import export, load_tokenizer
+from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.phase_cli import run_phase
 
 NUM_STEPS = 10  # as many batches of each workload as rounds could need

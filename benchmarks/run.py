@@ -27,7 +27,7 @@ import torch
 from benchmarks.rows import write_rows
 from benchmarks.table import write_table
 from benchmarks.workloads import WORKLOADS, Workload
-from lit_rlhf.demo.precision import choose_precision, product_rates
+from lit_rlhf.modules.precision import choose_precision, product_rates
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"

@@ -10,12 +10,14 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules.precision import slowness_of
 
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
@@ -102,6 +104,14 @@ class PhaseCLI(LightningCLI):
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path is not None and path not in _NAMED_CHECKPOINTS and not Path(path).exists():
             raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
+
+    def before_fit(self) -> None:
+        """Warn of a precision that this machine is slow in."""
+        device = self.trainer.strategy.root_device.type
+        if slowness := slowness_of(self.trainer.precision, device):
+            rank_zero_warn(slowness)
+
+    before_validate = before_test = before_fit
 
     def instantiate_classes(self) -> None:
         """Make Trainer, module and data module.

@@ -22,10 +22,10 @@ from lit_rlhf.demo.measuring import (
     read_metrics,
     sample_table,
 )
-from lit_rlhf.demo.precision import Precision, choose_precision
 from lit_rlhf.demo.processes import CleanProcesses
 from lit_rlhf.demo.report_schema import Phase, Report
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.precision import Precision, choose_precision
 from lit_rlhf.phase_cli import run_phase
 
 R = TypeVar("R")

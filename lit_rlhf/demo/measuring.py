@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, SampleBatch
 from lit_rlhf.data import PPODataModule, RewardDataModule
-from lit_rlhf.demo.precision import Precision, autocast
 from lit_rlhf.demo.report_schema import (
     CalibrationBin,
     Curve,
@@ -31,6 +30,7 @@ from lit_rlhf.evaluation.statistics import Estimate, mean_difference, win_rate
 from lit_rlhf.feedback import mean_ratings, parse_judged_group
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_scalar_model, load_tokenizer
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError
+from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples

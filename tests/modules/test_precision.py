@@ -5,18 +5,28 @@ import itertools
 import pytest
 import torch
 
-from lit_rlhf.demo import precision
-from lit_rlhf.demo.precision import autocast, choose_precision, product_rates
+from lit_rlhf.modules import precision
+from lit_rlhf.modules.precision import (
+    autocast,
+    choose_precision,
+    product_rates,
+    slowness_of,
+)
 
 
 @pytest.mark.parametrize(
     ("float32", "bfloat16", "chosen"),
-    [(140e9, 400e9, "bf16-mixed"), (300e9, 150e9, "32-true"), (110e9, 100e9, "bf16-mixed")],
+    [
+        (140e9, 400e9, "bf16-mixed"),
+        (300e9, 150e9, "32-true"),
+        (110e9, 100e9, "bf16-mixed"),
+        (60e9, 2e9, "32-true"),
+    ],
 )
 def test_float32_only_where_it_is_clearly_faster(monkeypatch, float32, bfloat16, chosen):
     rates = {torch.float32: float32, torch.bfloat16: bfloat16}
     monkeypatch.setattr(
-        precision, "product_rates", lambda *asked: [rates[dtype] for dtype in asked]
+        precision, "product_rates", lambda *asked, **_: [rates[dtype] for dtype in asked]
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_precision() == chosen
@@ -36,3 +46,23 @@ def test_autocast_follows_the_precision():
     for name, dtype in (("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)):
         with autocast(name):
             assert layer(torch.ones(1, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("rates", "precision", "device", "warns"),
+    [
+        ([60e9, 3e9], "bf16-mixed", "cpu", True),
+        ([60e9, 30e9], "bf16-mixed", "cpu", False),
+        ([60e9, 3e9], "32-true", "cpu", False),
+        ([60e9, 3e9], "bf16-mixed", "cuda", False),
+    ],
+)
+def test_a_cpu_that_is_many_times_slower_in_bf16_is_named(
+    monkeypatch, rates, precision, device, warns
+):
+    monkeypatch.setattr("lit_rlhf.modules.precision.product_rates", lambda *_, **__: rates)
+    message = slowness_of(precision, device)
+    assert (message is not None) == warns
+    if message is not None:
+        assert "at 3 GFLOP/s" in message
+        assert "32-true" in message

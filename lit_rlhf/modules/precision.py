@@ -34,6 +34,28 @@ def choose_precision() -> Precision:
     return "32-true" if float32 > _CLEARLY * bfloat16 else "bf16-mixed"
 
 
+def slowness_of(precision: object, device_type: str) -> str | None:
+    """Say that a CPU computes many times slower in bf16 than it would in float32.
+
+    Args:
+        precision: the Trainer's.
+        device_type: where it computes.
+
+    Returns:
+        The warning, or None where there is nothing to warn of.
+    """
+    if precision != "bf16-mixed" or device_type != "cpu":
+        return None
+    float32, bfloat16 = product_rates(torch.float32, torch.bfloat16, size=_SMALL_SIZE)
+    if float32 < _HOPELESS * bfloat16:
+        return None
+    return (
+        f"trainer.precision bf16-mixed: this CPU has no instructions for it and multiplies small "
+        f"matrices at {bfloat16 / 1e9:.0f} GFLOP/s, in float32 at {float32 / 1e9:.0f}; "
+        "take --trainer.precision 32-true"
+    )
+
+
 def product_rates(*dtypes: torch.dtype, size: int = _SIZE) -> list[float]:
     """Measure matrix products on the CPU, by turns: the best rate of each type.
 

@@ -1,0 +1,116 @@
+"""How cost grows: one forward and backward, and one generation, over lengths, rows and groups.
+
+python -m benchmarks.growth
+
+Each point is a process of its own, for its peak memory; draws docs/growth.png.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from matplotlib import pyplot
+
+from benchmarks.workloads import MODEL
+from lit_rlhf.batches import PromptBatch, TokenRows
+from lit_rlhf.models import PolicyModel, load_causal_lm
+from lit_rlhf.models.lean_layers import lighten
+from lit_rlhf.rollout import Sampling, TorchGenerator
+
+PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
+LENGTHS = (32, 128, 512)
+ROWS = (1, 8, 32, 128)
+GROUPS = (1, 4, 16)
+# Name, axis, values, and what stays: rows, prompt tokens, response tokens.
+SERIES = (
+    ("train, 4 rows", "response tokens", LENGTHS),
+    ("generate, 8 rows", "response tokens", LENGTHS),
+    ("train, 32 tokens", "rows", ROWS),
+    ("generate, 32 tokens", "rows", ROWS),
+    ("train, shared prompt of 256", "samples a prompt", GROUPS),
+    ("train, prompt of 256 repeated", "samples a prompt", GROUPS),
+)
+
+
+def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) -> float:
+    """Time a forward and backward over rows that share their prompt; the best of two."""
+    policy = PolicyModel(load_causal_lm(MODEL), packing_width=None if is_plain else 512).train()
+    lighten(policy)
+    ids = torch.randint(100, 40_000, (num_rows, prompt + response))
+    ids[:, :prompt] = ids[0, :prompt]
+    lengths = torch.full((num_rows,), prompt + response)
+    mask = (torch.arange(prompt + response) >= prompt).expand(num_rows, -1)
+    seconds = []
+    for _ in range(2):
+        policy.zero_grad()
+        start = time.perf_counter()
+        policy(TokenRows(ids, lengths, mask)).logprobs.sum().backward()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def generate(num_rows: int, prompt: int, response: int) -> float:
+    """Time a generation of exactly so many tokens; the best of two."""
+    policy = PolicyModel(load_causal_lm(MODEL)).eval()
+    ids = torch.randint(100, 40_000, (num_rows, prompt))
+    prompts = PromptBatch(
+        ids, torch.full((num_rows,), prompt), torch.arange(num_rows), [""] * num_rows, [{}]
+    )
+    sampling = Sampling(max_new_tokens=response, min_new_tokens=response)
+    seconds = []
+    for seed in range(2):
+        start = time.perf_counter()
+        TorchGenerator()(policy, prompts, sampling, stop_ids=[2], seed=seed)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def point(name: str, value: int) -> dict[str, float]:
+    """Measure one point in this process: seconds, and the peak in GiB."""
+    seconds = {
+        "train, 4 rows": lambda: train(4, 16, value),
+        "generate, 8 rows": lambda: generate(8, 16, value),
+        "train, 32 tokens": lambda: train(value, 16, 32),
+        "generate, 32 tokens": lambda: generate(value, 16, 32),
+        "train, shared prompt of 256": lambda: train(value, 256, 32),
+        "train, prompt of 256 repeated": lambda: train(value, 256, 32, is_plain=True),
+    }[name]()
+    return {"seconds": seconds, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
+def main() -> None:
+    """Measure all points, each in a process, and draw them."""
+    if len(sys.argv) > 1:
+        sys.stdout.write(json.dumps(point(sys.argv[1], int(sys.argv[2]))) + "\n")
+        return
+    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), layout="constrained")
+    for column, axis in enumerate(dict.fromkeys(axis for _, axis, _ in SERIES)):
+        for name, own_axis, values in SERIES:
+            if own_axis != axis:
+                continue
+            points = [_in_a_process(name, value) for value in values]
+            for row, quantity in enumerate(("seconds", "gib")):
+                axes[row, column].plot(values, [p[quantity] for p in points], "o-", label=name)
+        for row, label in enumerate(("seconds", "peak memory, GiB")):
+            axes[row, column].set(xscale="log", xlabel=axis, ylabel=label, ylim=(0, None))
+            axes[row, column].set_xticks(values, [str(value) for value in values])
+        axes[0, column].legend(fontsize="small")
+    figure.savefig(PICTURE, dpi=90)
+
+
+def _in_a_process(name: str, value: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.growth", name, str(value)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    sys.stderr.write(f"{name} {value}: {measured}\n")
+    return measured
+
+
+if __name__ == "__main__":
+    main()
