@@ -27,9 +27,9 @@ the reference's log-probabilities, computed before the first one.
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 _FOOT = """
-*Seconds* and *GiB*: ours / the peer's. *Limit*: the step's model FLOPs (6 times the weights for every distinct token, the
-vocabulary for response tokens alone; nothing that is computed again) per second, over the rate of
-the matrix product above.
+*Seconds* and *GiB*: ours / the peer's. *Limit*: the step's model FLOPs (6 times the weights for
+every distinct token, the vocabulary for response tokens alone; nothing that is computed again) per
+second, over the rate of the matrix product above.
 
 """
 
