@@ -62,11 +62,15 @@ def test_adapters_metrics_in_a_file_and_the_loss_by_name(workplace, phase):
     assert phase != "dpo" or cli.model.loss == DPO()
 
 
-@pytest.mark.parametrize("phase", ["sft", "ppo"])
+@pytest.mark.parametrize("phase", ["reward", "ppo"])
 def test_a_phase_in_less_memory(workplace, phase):
-    cli = workplace.fit(phase, "memory/checkpointing.yaml", "memory/bf16.yaml")
+    fragments = ["memory/checkpointing.yaml", "memory/bf16.yaml"]
+    run_name = f"--trainer.logger.init_args.name=less-{phase}"
+    options = ["--trainer.precision=bf16-mixed", run_name]
+    cli = workplace.fit(phase, *fragments, options=options)
     check_run(cli, phase)
-    layers = [value for name, value in cli.model.policy.named_parameters() if "layers" in name]
+    trained = cli.model.scorer if phase == "reward" else cli.model.policy
+    layers = [value for name, value in trained.named_parameters() if "layers" in name]
     assert {value.dtype for value in layers} == {torch.bfloat16}
     states = cli.trainer.optimizers[0].state
     assert {state["exp_avg"].dtype for state in states.values()} == {torch.bfloat16}
