@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
@@ -20,12 +20,13 @@ from lit_rlhf.modules.building import build_critic, build_policy, build_referenc
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
-from lit_rlhf.modules.ppo_metrics import rollout_metrics
+from lit_rlhf.modules.ppo_metrics import rollout_metrics, sample_records
 from lit_rlhf.modules.ppo_update import (
     Forward,
     UpdateSettings,
     UpdateStatistics,
     UpdateTargets,
+    check_first_ratio,
     compute_targets,
     minibatch_loss,
     select_targets,
@@ -335,13 +336,7 @@ class PPOModule(PhaseModule):
         # Of all ranks, so that they stop together.
         largest = self.largest_over_ranks(statistics.largest_log_ratio)
         statistics.first_log_ratio = largest
-        if not largest < self.update.max_first_log_ratio:
-            raise TrainingError(
-                f"the first minibatch's largest |log ratio| is {largest:.2e}, not below "
-                f"{self.update.max_first_log_ratio:.0e}: the training forward disagrees with "
-                "itself. Likely causes: dropout, weights changed between rollout and update, or "
-                "a kernel that is not deterministic."
-            )
+        check_first_ratio(largest, self.update.max_first_log_ratio)
 
     def _report(
         self,
@@ -402,7 +397,7 @@ class PPOModule(PhaseModule):
         columns["finished"] = samples.finished.float()
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         self.validation_means.update(columns, counts)
-        self._keep_samples(samples, columns, counts)
+        self.validation_samples += sample_records(samples, columns, counts)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""
@@ -412,12 +407,3 @@ class PPOModule(PhaseModule):
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
-
-    def _keep_samples(
-        self, samples: SampleBatch, columns: dict[str, Tensor], counts: Tensor
-    ) -> None:
-        for row in counts.nonzero().squeeze(-1).tolist():
-            scores = {name: round(float(values[row]), 4) for name, values in columns.items()}
-            self.validation_samples.append(
-                {"prompt": samples.prompts[row], "response": samples.responses[row], **scores}
-            )

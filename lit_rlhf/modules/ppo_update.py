@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1, token_rewards
 from lit_rlhf.objectives.policy_gradient import (
     approximate_kl,
@@ -220,3 +220,21 @@ def minibatch_loss(
     log_ratio = ((new.detach() - targets.old_logprobs) * mask).abs().max()
     statistics.largest_log_ratio = max(statistics.largest_log_ratio, float(log_ratio))
     return total
+
+
+def check_first_ratio(largest: float, limit: float) -> None:
+    """Stop where the training forward disagrees with itself: the policy has not moved yet.
+
+    Args:
+        largest: |log ratio| of the first minibatch, over all ranks.
+        limit: it must be below.
+
+    Raises:
+        TrainingError: it is not; the message names the likely causes.
+    """
+    if not largest < limit:
+        raise TrainingError(
+            f"the first minibatch's largest |log ratio| is {largest:.2e}, not below {limit:.0e}: "
+            "the training forward disagrees with itself. Likely causes: dropout, weights changed "
+            "between rollout and update, or a kernel that is not deterministic."
+        )
