@@ -10,7 +10,6 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
@@ -108,8 +107,9 @@ class PhaseCLI(LightningCLI):
     def before_fit(self) -> None:
         """Warn of a precision that this machine is slow in."""
         device = self.trainer.strategy.root_device.type
-        if slowness := slowness_of(self.trainer.precision, device):
-            rank_zero_warn(slowness)
+        slowness = slowness_of(self.trainer.precision, device)
+        if slowness is not None and self.trainer.is_global_zero:
+            warnings.warn(slowness, stacklevel=2)
 
     before_validate = before_test = before_fit
 
