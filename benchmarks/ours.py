@@ -166,15 +166,19 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
         num_sanity_val_steps=0,
         limit_val_batches=0,
         use_distributed_sampler=False,
-        callbacks=[_Gated(gate), _FixedHead()],
+        callbacks=[_Gated(gate), _FixedStart()],
     )
     trainer.fit(module, data)
 
 
-class _FixedHead(Callback):
-    """Both sides start from the same scalar head."""
+class _FixedStart(Callback):
+    """Both sides start from the same scalar head and adapters, which else are random."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if "lora_A" in name:
+                with torch.no_grad():
+                    parameter.copy_(0.02 * torch.arange(parameter.numel()).cos().view_as(parameter))
         if isinstance(pl_module, RewardModule) and pl_module.scorer is not None:
             weight = pl_module.scorer.head.linear.weight
             with torch.no_grad():

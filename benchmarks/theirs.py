@@ -177,7 +177,7 @@ def dpo(workload: Workload, gate: Gate, *, check: bool) -> Any:
 
     batch_size = int(workload.theirs)
     args = DPOConfig(**_settings(batch_size), max_length=512, beta=0.1)
-    return DPOTrainer(
+    trainer = DPOTrainer(
         _policy(check=check),
         args=args,
         train_dataset=Dataset.from_list(_rows(workload, batch_size, check=check)),
@@ -185,6 +185,12 @@ def dpo(workload: Workload, gate: Gate, *, check: bool) -> Any:
         peft_config=_lora(workload),
         callbacks=[Gated(gate)],
     )
+    # The same adapters on both sides, which else are random.
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_A" in name:
+            with torch.no_grad():
+                parameter.copy_(0.02 * torch.arange(parameter.numel()).cos().view_as(parameter))
+    return trainer
 
 
 def grpo(workload: Workload, gate: Gate, *, check: bool) -> Any:
