@@ -142,7 +142,8 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
     module = PPOModule(
         **ppo,
         reward=LearnedReward(str(reward)),
-        update=UpdateSettings(num_epochs=epochs),
+        # Adapters leave activations as what is large: micro-batches keep few of them.
+        update=UpdateSettings(num_epochs=epochs, micro_batch_size=8 if lora else None),
     )
     return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
 
