@@ -149,6 +149,8 @@ def _raise_when_dead(processes, results) -> None:
 
 
 def _work(rank, port, init_process_group, answers, function, arguments) -> None:
+    # A command that ran in the parent left its seed there, from which Lightning would seed anew.
+    os.environ.pop("PL_GLOBAL_SEED", None)
     os.environ.update(rank_environment(rank, port))
     import torch  # noqa: PLC0415  (after the environment is set)
     import torch.distributed as dist  # noqa: PLC0415
