@@ -62,6 +62,8 @@ def test_adapters_metrics_in_a_file_and_the_loss_by_name(workplace, phase):
     assert phase != "dpo" or cli.model.loss == DPO()
 
 
+# Whether the CPU that the tests run on is fast in bf16 is none of their business.
+@pytest.mark.filterwarnings("ignore:trainer.precision bf16-mixed")
 @pytest.mark.parametrize("phase", ["reward", "ppo"])
 def test_a_phase_in_less_memory(workplace, phase):
     fragments = ["memory/checkpointing.yaml", "memory/bf16.yaml"]
