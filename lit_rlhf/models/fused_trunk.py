@@ -240,13 +240,14 @@ def _norm(module: Any) -> _Norm:  # noqa: ANN401 - one of four classes
 
 def _merged(layers: list[Any], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Put linear layers that read the same input on top of each other."""
-    weights = [_effective_weight(layer) for layer in layers]
+    weights = [effective_weight(layer) for layer in layers]
     biases = [layer.bias for layer in layers]
     bias = None if biases[0] is None else torch.cat(biases)
     return packed_linear(torch.cat([weight.to(dtype) for weight in weights]), bias, dtype)
 
 
-def _effective_weight(layer: Any) -> Tensor:  # noqa: ANN401 - linear, adapted or not
+def effective_weight(layer: Any) -> Tensor:  # noqa: ANN401 - linear, adapted or not
+    """Return a linear layer's weight, `[out, in]`, with the adapters that are switched on."""
     total: Tensor = layer.weight  # of an adapted layer: of the one below
     if isinstance(layer, LoraLayer) and not layer.disable_adapters and not layer.merged:
         for adapter in layer.active_adapters:

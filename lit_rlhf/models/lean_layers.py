@@ -49,12 +49,12 @@ def _norm_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of
 
 def _mlp_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of `_MLPS`
     gate, up, down = self.gate_proj(hidden), self.up_proj(hidden), self.down_proj
-    if (
-        type(down) is not nn.Linear or getattr(down, "bias", None) is not None
-    ):  # adapted, or with a bias
-        output: Tensor = down(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]  # as above
+    # Not where it is adapted, or has a bias.
+    is_weight_alone = type(down) is nn.Linear and getattr(down, "bias", None) is None
+    if is_weight_alone:
+        output: Tensor = _SwiGLUDown.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]  # as above
     else:
-        output = _SwiGLUDown.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]  # as above
+        output = down(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]  # as above
     return output
 
 

@@ -14,7 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
-from lit_rlhf.models.fused_trunk import _effective_weight
+from lit_rlhf.models.fused_trunk import effective_weight
 
 
 @torch.no_grad()
@@ -48,7 +48,7 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
         for name, layer in adapted.items():
             if not isinstance(layer, LoraLayer):
                 raise ConfigError(f"{name}: only LoRA adapters can be merged, not {type(layer)}")
-            weights[f"{name}.weight"] = _effective_weight(layer).detach()
+            weights[f"{name}.weight"] = effective_weight(layer).detach()
             bias = getattr(layer.get_base_layer(), "bias", None)
             if bias is not None:
                 weights[f"{name}.bias"] = bias.detach()

@@ -28,7 +28,7 @@ def choose_precision() -> Precision:
     """
     if torch.cuda.is_available():
         return "bf16-mixed"
-    float32, bfloat16 = product_rates(torch.float32, torch.bfloat16, size=_SMALL_SIZE)
+    float32, bfloat16 = _small_rates()
     if float32 < _HOPELESS * bfloat16:
         float32, bfloat16 = product_rates(torch.float32, torch.bfloat16)
     return "32-true" if float32 > _CLEARLY * bfloat16 else "bf16-mixed"
@@ -46,7 +46,7 @@ def slowness_of(precision: object, device_type: str) -> str | None:
     """
     if precision != "bf16-mixed" or device_type != "cpu":
         return None
-    float32, bfloat16 = product_rates(torch.float32, torch.bfloat16, size=_SMALL_SIZE)
+    float32, bfloat16 = _small_rates()
     if float32 < _HOPELESS * bfloat16:
         return None
     return (
@@ -54,6 +54,10 @@ def slowness_of(precision: object, device_type: str) -> str | None:
         f"matrices at {bfloat16 / 1e9:.0f} GFLOP/s, in float32 at {float32 / 1e9:.0f}; "
         "take --trainer.precision 32-true"
     )
+
+
+def _small_rates() -> list[float]:
+    return product_rates(torch.float32, torch.bfloat16, size=_SMALL_SIZE)
 
 
 def product_rates(*dtypes: torch.dtype, size: int = _SIZE) -> list[float]:
@@ -69,7 +73,8 @@ def product_rates(*dtypes: torch.dtype, size: int = _SIZE) -> list[float]:
     Returns:
         Operations per second.
     """
-    factors = torch.randn(2, size, size)
+    # Nothing is drawn: a run's random numbers must not depend on whether its machine was measured.
+    factors = torch.ones(2, size, size)
     cases = [(factors.to(dtype), torch.empty(size, size, dtype=dtype)) for dtype in dtypes]
     seconds = [math.inf] * len(cases)
     for _ in range(_NUM_TURNS):

@@ -31,8 +31,8 @@ class SamplerGap(NamedTuple):
         metrics = {
             "sampler_difference": difference / count,
             "sampler_kl": kl / count,
+            "sampler_difference_max": largest,
         }
-        metrics["sampler_difference_max"] = largest
         if self.weights is not None:
             metrics["sampler_weight"] = weight / count
             metrics["sampler_truncated"] = truncated / count

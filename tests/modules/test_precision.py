@@ -66,3 +66,9 @@ def test_a_cpu_that_is_many_times_slower_in_bf16_is_named(
     if message is not None:
         assert "at 3 GFLOP/s" in message
         assert "32-true" in message
+
+
+def test_measuring_draws_no_random_numbers():
+    before = torch.get_rng_state()
+    product_rates(torch.float32, size=8)
+    assert torch.equal(torch.get_rng_state(), before)

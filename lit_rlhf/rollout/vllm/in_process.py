@@ -18,9 +18,8 @@ from transformers import PreTrainedModel
 
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models.handover import load_tokenizer
-from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine
+from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine, is_finished
 
-_FINISHED = {"stop": True, "length": False}
 # Read by vLLM when it starts. The first keeps the engine in this process, the second its threads
 # where the trainer's may run; the log level is the user's if one is set.
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -110,12 +109,11 @@ def _start(folder: str, options: dict[str, Any]) -> Any:  # noqa: ANN401 - vLLM 
 
 
 def _answer(output: Any) -> Answer:  # noqa: ANN401 - vLLM is optional
-    if output.finish_reason not in _FINISHED:
-        raise TrainingError(f"vLLM ended a response by {output.finish_reason!r}, see its log")
+    finished = is_finished(output.finish_reason)  # first: a broken answer may lack the rest
     logprobs = [
         entry[token].logprob for token, entry in zip(output.token_ids, output.logprobs, strict=True)
     ]
-    return Answer(list(output.token_ids), logprobs, _FINISHED[output.finish_reason])
+    return Answer(list(output.token_ids), logprobs, finished)
 
 
 def _require_vllm() -> None:

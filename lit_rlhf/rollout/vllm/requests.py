@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.rollout.sampling import Sampling
 
 # vLLM lifts a positive temperature below this to it, and its server cuts biases to this: both in
@@ -42,6 +42,17 @@ class Answer(NamedTuple):
     tokens: Sequence[int]
     logprobs: Sequence[float]
     is_finished: bool
+
+
+def is_finished(reason: str | None) -> bool:
+    """Read vLLM's finish reason: a stop token or string ended the response, or its limit did.
+
+    Raises:
+        TrainingError: neither, so that what came is no sample of the policy.
+    """
+    if reason not in ("stop", "length"):
+        raise TrainingError(f"vLLM ended a response by {reason!r}, see its log")
+    return reason == "stop"
 
 
 class Engine(abc.ABC):

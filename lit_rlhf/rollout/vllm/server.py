@@ -15,9 +15,8 @@ from torch import Tensor
 
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models.merged import write_weights
-from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine
+from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine, is_finished
 
-_FINISHED = {"stop": True, "length": False}
 _START = (
     "start it with VLLM_SERVER_DEV_MODE=1 and the options of docs/guides/vllm.md, on an address "
     "that only the trainer reaches"
@@ -127,7 +126,6 @@ class ServerEngine(Engine):
 
 
 def _answer(choice: dict[str, Any]) -> Answer:
-    if choice["finish_reason"] not in _FINISHED:
-        raise TrainingError(f"vLLM ended a response by {choice['finish_reason']!r}, see its log")
+    finished = is_finished(choice["finish_reason"])  # first: a broken answer may lack the rest
     logprobs: Sequence[float] = choice["logprobs"]["token_logprobs"]
-    return Answer(choice["token_ids"], logprobs, _FINISHED[choice["finish_reason"]])
+    return Answer(choice["token_ids"], logprobs, finished)
