@@ -12,7 +12,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib import pyplot
@@ -27,15 +29,15 @@ PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
 LENGTHS = (32, 128, 512)
 ROWS = (1, 8, 32, 128)
 GROUPS = (1, 4, 16)
-# Name, axis, values, and what stays: rows, prompt tokens, response tokens.
-SERIES = (
-    ("train, 4 rows", "response tokens", LENGTHS),
-    ("generate, 8 rows", "response tokens", LENGTHS),
-    ("train, 32 tokens", "rows", ROWS),
-    ("generate, 32 tokens", "rows", ROWS),
-    ("train, shared prompt of 256", "samples a prompt", GROUPS),
-    ("train, prompt of 256 repeated", "samples a prompt", GROUPS),
-)
+QUANTITIES = {"seconds": "seconds", "gib": "peak memory, GiB"}
+
+
+class Series(NamedTuple):
+    """One curve: what is measured at each of `values`, on the axis that grows."""
+
+    axis: str
+    values: tuple[int, ...]
+    measure: Callable[[int], float]
 
 
 def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) -> float:
@@ -71,16 +73,21 @@ def generate(num_rows: int, prompt: int, response: int) -> float:
     return min(seconds)
 
 
+SERIES = {
+    "train, 4 rows": Series("response tokens", LENGTHS, lambda n: train(4, 16, n)),
+    "generate, 8 rows": Series("response tokens", LENGTHS, lambda n: generate(8, 16, n)),
+    "train, 32 tokens": Series("rows", ROWS, lambda n: train(n, 16, 32)),
+    "generate, 32 tokens": Series("rows", ROWS, lambda n: generate(n, 16, 32)),
+    "train, shared prompt of 256": Series("samples a prompt", GROUPS, lambda n: train(n, 256, 32)),
+    "train, prompt of 256 repeated": Series(
+        "samples a prompt", GROUPS, lambda n: train(n, 256, 32, is_plain=True)
+    ),
+}
+
+
 def point(name: str, value: int) -> dict[str, float]:
     """Measure one point in this process: seconds, and the peak in GiB."""
-    seconds = {
-        "train, 4 rows": lambda: train(4, 16, value),
-        "generate, 8 rows": lambda: generate(8, 16, value),
-        "train, 32 tokens": lambda: train(value, 16, 32),
-        "generate, 32 tokens": lambda: generate(value, 16, 32),
-        "train, shared prompt of 256": lambda: train(value, 256, 32),
-        "train, prompt of 256 repeated": lambda: train(value, 256, 32, is_plain=True),
-    }[name]()
+    seconds = SERIES[name].measure(value)
     return {"seconds": seconds, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
@@ -90,17 +97,15 @@ def main() -> None:
         sys.stdout.write(json.dumps(point(sys.argv[1], int(sys.argv[2]))) + "\n")
         return
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), layout="constrained")
-    for column, axis in enumerate(dict.fromkeys(axis for _, axis, _ in SERIES)):
-        for name, own_axis, values in SERIES:
-            if own_axis != axis:
-                continue
-            points = [_in_a_process(name, value) for value in values]
-            for row, quantity in enumerate(("seconds", "gib")):
-                axes[row, column].plot(values, [p[quantity] for p in points], "o-", label=name)
-        for row, label in enumerate(("seconds", "peak memory, GiB")):
-            axes[row, column].set(xscale="log", xlabel=axis, ylabel=label, ylim=(0, None))
-            axes[row, column].set_xticks(values, [str(value) for value in values])
-        axes[0, column].legend(fontsize="small")
+    columns = list(dict.fromkeys(series.axis for series in SERIES.values()))
+    for name, (axis, values, _) in SERIES.items():
+        points = [_in_a_process(name, value) for value in values]
+        for row, (quantity, label) in enumerate(QUANTITIES.items()):
+            plot = axes[row, columns.index(axis)]
+            plot.plot(values, [one[quantity] for one in points], "o-", label=name)
+            plot.set(xscale="log", xlabel=axis, ylabel=label, ylim=(0, None))
+            plot.set_xticks(values, [str(value) for value in values])
+            plot.legend(fontsize="small")
     figure.savefig(PICTURE, dpi=90)
 
 

@@ -47,7 +47,7 @@ class _Gated(Callback):
         self.gate = gate
         self.grad_norm = float("nan")
         self.num_tokens = 0.0
-        self.flops = float("nan")
+        self.flops = 0.0  # of what is no batch of rows they are not counted
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -144,7 +144,7 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
         / (_seconds(ours) / _units(workload.ours, ours, workload))
         for ours, theirs in rounds
     ]
-    flops = [ours["flops"] / _seconds(ours) for ours, _ in rounds if "flops" in ours]
+    flops = [ours["flops"] / _seconds(ours) for ours, _ in rounds if ours.get("flops")]
     memory = rounds[-1][0]["peak_gib"] / rounds[-1][1]["peak_gib"]
     return {
         "name": workload.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def _line(workload: Workload, result: dict[str, Any], gflops: float) -> str:
     speed = f"{result['speed']:.2f}x"
     if result["speed"] >= workload.speed_target:
         speed = f"**{speed}**"
-    rate, first = result.get("flops_per_second") or math.nan, result.get("first_step")
+    rate, first = result.get("flops_per_second"), result.get("first_step")
     cells = [
         workload.title,
         speed,
@@ -70,7 +69,7 @@ def _line(workload: Workload, result: dict[str, Any], gflops: float) -> str:
         asked,
         " / ".join(f"{value:.2f}" for value in result["seconds"]),
         " / ".join(f"{value:.2f}" for value in result["peak_gib"]),
-        "" if math.isnan(rate) else f"{rate / 1e9 / gflops:.0%}",
+        f"{rate / 1e9 / gflops:.0%}" if rate else "",
         f"{max(first.values()):.0e}" if first else "",
         str(result["rounds"]),
     ]

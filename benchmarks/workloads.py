@@ -64,7 +64,7 @@ WORKLOADS = (
     Workload(
         "sft-packed",
         "sft",
-        "the same, against packing",
+        "SFT, 32 movie texts, against packing",
         "trl",
         1.0,
         0.6,
@@ -102,7 +102,7 @@ WORKLOADS = (
     Workload(
         "ppo-lora",
         "ppo",
-        "the same, LoRA rank 16",
+        "PPO iteration, 32 prompts, LoRA rank 16",
         "trl-ppo",
         4.0,
         0.4,
@@ -135,7 +135,7 @@ WORKLOADS = (
     Workload(
         "generate-vllm",
         "generate",
-        "the same, against vLLM",
+        "generation, 64 prompts, 32 tokens each, against vLLM",
         "vllm",
         2.0,
         None,
