@@ -12,8 +12,10 @@ PYTHON ?= $(shell for name in python3.11 python3 python; do \
     $$name -c '$(IS_NEW_ENOUGH)' 2>/dev/null && command -v $$name && break; done)
 # One thread a process: two workers fill two cores, and results do not depend on the machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Tests that start processes or build every parser: `make quick` leaves them out.
+UNHURRIED := configs distributed docs resume
 
-.PHONY: help install demo test test-vllm bench check quick format lint types layers clean
+.PHONY: help install demo test proofs test-vllm bench check quick format lint types layers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -37,9 +39,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## fetch the model and the ratings, run the whole loop, leave a report
 	$(BIN)/lit-rlhf demo
 
-test: $(STAMP)  ## all tests
-	$(PYTEST) --ignore=tests/configs
-	$(PYTEST) --jaxtyping-packages= tests/configs
+test: $(STAMP)  ## all tests but the slow proofs
+	$(PYTEST) -m "not slow" --ignore=tests/configs
+	$(PYTEST) -m "not slow" --jaxtyping-packages= tests/configs
+
+proofs: $(STAMP)  ## the slow proofs: kills, processes, bad inputs, soak; an hour or more
+	$(PYTEST) -m slow --ignore=tests/rollout/vllm --ignore=tests/configs
 
 test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
@@ -59,7 +64,7 @@ layers: $(STAMP)
 	$(BIN)/lint-imports
 
 quick: $(STAMP)  ## the tests that take seconds
-	$(PYTEST) -m "not slow" --ignore=tests/configs
+	$(PYTEST) -m "not slow" $(UNHURRIED:%=--ignore=tests/%)
 
 bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed .venv-vllm/.installed  ## speed and memory against the peers, docs/benchmarks.md
 	$(BIN)/python -m benchmarks.run

@@ -77,7 +77,6 @@ def documented_options():
     ]
 
 
-@pytest.mark.slow  # the parsers of four phases take half a minute
 def test_commands_yaml_blocks_and_defaults_are_those_of_the_command_line(tmp_path):
     fragments = write_examples(tmp_path)
     options = documented_options()
