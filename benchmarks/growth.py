@@ -2,7 +2,8 @@
 
 python -m benchmarks.growth
 
-Each point is a process of its own, for its peak memory; draws docs/growth.png.
+Each point is a process of its own, for its peak memory; writes benchmarks/growth.json and draws
+docs/growth.png out of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.rollout import Sampling, TorchGenerator
 
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
+POINTS = Path(__file__).parent / "growth.json"
 LENGTHS = (32, 128, 512)
 ROWS = (1, 8, 32, 128)
 GROUPS = (1, 4, 16)
@@ -45,7 +47,7 @@ def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) 
     policy = PolicyModel(load_causal_lm(MODEL), packing_width=None if is_plain else 512).train()
     lighten(policy)
     ids = torch.randint(100, 40_000, (num_rows, prompt + response))
-    ids[:, :prompt] = ids[0, :prompt]
+    ids[:, :prompt] = torch.randint(100, 40_000, (prompt,))
     lengths = torch.full((num_rows,), prompt + response)
     mask = (torch.arange(prompt + response) >= prompt).expand(num_rows, -1)
     seconds = []
@@ -96,16 +98,28 @@ def main() -> None:
     if len(sys.argv) > 1:
         sys.stdout.write(json.dumps(point(sys.argv[1], int(sys.argv[2]))) + "\n")
         return
+    points = {
+        name: [_in_a_process(name, value) for value in series.values]
+        for name, series in SERIES.items()
+    }
+    POINTS.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
+    draw(points)
+
+
+def draw(points: dict[str, list[dict[str, float]]]) -> None:
+    """Draw the points of each series, seconds above memory."""
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), layout="constrained")
     columns = list(dict.fromkeys(series.axis for series in SERIES.values()))
     for name, (axis, values, _) in SERIES.items():
-        points = [_in_a_process(name, value) for value in values]
         for row, (quantity, label) in enumerate(QUANTITIES.items()):
             plot = axes[row, columns.index(axis)]
-            plot.plot(values, [one[quantity] for one in points], "o-", label=name)
-            plot.set(xscale="log", xlabel=axis, ylabel=label, ylim=(0, None))
+            plot.plot(values, [one[quantity] for one in points[name]], "o-", label=name)
+            plot.set(xscale="log", xlabel=axis, ylabel=label)
             plot.set_xticks(values, [str(value) for value in values])
+            plot.minorticks_off()
             plot.legend(fontsize="small")
+    for plot in axes.flat:
+        plot.set_ylim(0, None)
     figure.savefig(PICTURE, dpi=90)
 
 

@@ -46,24 +46,30 @@ class _Gated(Callback):
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.grad_norm = float("nan")
+        self.loss = 0.0
+        self.count = 1.0
         self.num_tokens = 0.0
         self.flops = 0.0  # of what is no batch of rows they are not counted
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self.loss = self.num_tokens = self.flops = 0.0
+            if not self.gate.wait():
+                os._exit(0)
         rows = getattr(batch, "rows", batch)
-        self.num_tokens = float(rows.lengths.sum())
+        self.num_tokens += float(rows.lengths.sum())
         if isinstance(rows, TokenRows):
-            self.flops = model_flops(rows, has_vocabulary=not isinstance(pl_module, RewardModule))
-        if not self.gate.wait():
-            os._exit(0)
+            self.flops += model_flops(rows, has_vocabulary=not isinstance(pl_module, RewardModule))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.grad_norm = float(torch.nn.utils.get_total_norm(grads))
+        # Micro-batches enter by their sums; the module divides after this.
+        self.count = getattr(pl_module, "_accumulated_count", 0.0) or 1.0
+        self.grad_norm = float(torch.nn.utils.get_total_norm(grads)) / self.count
 
     def on_train_batch_end(
         self,
@@ -74,11 +80,14 @@ class _Gated(Callback):
         batch_idx: int,
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        value = float(loss) if isinstance(loss, Tensor) else float("nan")
+        self.loss += float(loss) if isinstance(loss, Tensor) else float("nan")
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
         # The reference scores all rows before the first step: each step is charged with its part.
-        reference = getattr(pl_module, "reference_seconds", 0.0) / trainer.num_training_batches
+        num_steps = trainer.num_training_batches // trainer.accumulate_grad_batches
+        reference = getattr(pl_module, "reference_seconds", 0.0) / num_steps
         self.gate.report(
-            loss=value,
+            loss=self.loss / self.count,
             grad_norm=self.grad_norm,
             tokens=self.num_tokens,
             flops=self.flops,
@@ -120,7 +129,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
         columns = {"response": "completion"}
         return SFTModule(**common), SFTDataModule(MODEL, train=rows, batch_size=32, columns=columns)
     if workload.phase == "reward":
-        batch_size = 4 if workload.name == "groups" else 16
+        batch_size = 4 if workload.name == "groups" else 16 // workload.micro_batches
         return RewardModule(**common), RewardDataModule(MODEL, train=rows, batch_size=batch_size)
     if workload.phase == "dpo":
         module = _TimedDPO(**common, reference_logprobs="precomputed")
@@ -134,16 +143,16 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             **ppo,
             reward=FunctionReward("benchmarks.workloads.score_length"),
             advantage=GRPO(k=samples),
-            update=UpdateSettings(num_epochs=1),
+            update=UpdateSettings(num_epochs=1, micro_batch_size=32 // workload.micro_batches),
             kl_coef=None,  # as TRL's beta 0: no reference
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
     reward = REWARD_ADAPTER if lora else ROWS / "reward-model"
+    micro_batch_size = int(workload.ours) // workload.micro_batches
     module = PPOModule(
         **ppo,
         reward=LearnedReward(str(reward)),
-        # Adapters leave activations as what is large: micro-batches keep few of them.
-        update=UpdateSettings(num_epochs=epochs, micro_batch_size=8 if lora else None),
+        update=UpdateSettings(num_epochs=epochs, micro_batch_size=micro_batch_size),
     )
     return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
 
@@ -153,13 +162,15 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
     module, data = _parts(workload)
     if check:
         data.setup("fit")
-        data._examples["train"] = data._examples["train"][: data.batch_size]
+        num_rows = data.batch_size * workload.micro_batches
+        data._examples["train"] = data._examples["train"][:num_rows]
     manual = workload.phase in ("ppo", "grpo")
     trainer = Trainer(
         accelerator="cpu",
         precision="32-true" if check else PRECISION,
         max_epochs=100,
         gradient_clip_val=None if manual else 1.0,
+        accumulate_grad_batches=1 if manual else workload.micro_batches,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -209,7 +220,33 @@ def generate(workload: Workload, gate: Gate) -> None:
         seed += 1
         with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
             generation = generator(policy, prompts, sampling, stop_ids=[2], seed=seed)
-        gate.report(tokens=float(generation.lengths.sum()))
+        lengths = generation.lengths
+        gate.report(
+            tokens=float(lengths.sum()),
+            flops=2.0 * float(TRUNK_WEIGHTS * (prompts.lengths + lengths).sum())
+            + 2.0 * VOCABULARY_WEIGHTS * float(lengths.sum()),
+            bytes=bytes_read(policy, prompts.lengths, lengths, 2 if is_mixed else 4),
+        )
+
+
+def bytes_read(policy: PolicyModel, prompts: Tensor, responses: Tensor, width: int) -> float:
+    """Return what decoding must read of memory: all weights a step, and each row's cache.
+
+    Of a batch whose rows end together; 0 where they do not, and steps are shared by other rows.
+
+    Args:
+        policy: the model that speaks.
+        prompts: `[B]` tokens of each prompt.
+        responses: `[B]` tokens of each response.
+        width: bytes of a number.
+    """
+    if len(responses.unique()) > 1:
+        return 0.0
+    config = policy.model.config
+    num_steps = int(responses[0])
+    row = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    tokens = sum(float((prompts + step).sum()) for step in range(num_steps))
+    return width * (num_steps * (TRUNK_WEIGHTS + VOCABULARY_WEIGHTS) + row * tokens)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from benchmarks.rows import write_rows
 from benchmarks.table import write_table
 from benchmarks.workloads import WORKLOADS, Workload
-from lit_rlhf.modules.precision import choose_precision, product_rates
+from lit_rlhf.modules.precision import choose_precision
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
@@ -132,8 +133,9 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
     ours, theirs = sides(workload)
     for side in (ours, theirs):
         side.round()  # loads, compiles, touches memory first
-    rounds = []
+    rounds, products = [], []
     for number in range(num_rounds):
+        products.append(product_rate())
         order = (ours, theirs) if number % 2 == 0 else (theirs, ours)
         first, second = order[0].round(), order[1].round()
         rounds.append((first, second) if order[0] is ours else (second, first))
@@ -144,7 +146,10 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
         / (_seconds(ours) / _units(workload.ours, ours, workload))
         for ours, theirs in rounds
     ]
-    flops = [ours["flops"] / _seconds(ours) for ours, _ in rounds if ours.get("flops")]
+    rates = {
+        name: [ours[name] / _seconds(ours) for ours, _ in rounds if ours.get(name)]
+        for name in ("flops", "bytes")
+    }
     memory = rounds[-1][0]["peak_gib"] / rounds[-1][1]["peak_gib"]
     return {
         "name": workload.name,
@@ -153,7 +158,11 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
         "memory": memory,
         "peak_gib": [report["peak_gib"] for report in rounds[-1]],
         "seconds": [statistics.median(_seconds(r[side]) for r in rounds) for side in (0, 1)],
-        "flops_per_second": statistics.median(flops) if flops else None,
+        **{
+            f"{name}_per_second": statistics.median(values) if values else None
+            for name, values in rates.items()
+        },
+        "product_per_second": statistics.median(products),
         "reference_seconds": rounds[-1][0].get("reference_seconds", 0.0),
         "rounds": num_rounds,
     }
@@ -170,9 +179,7 @@ def _units(units: float, report: dict[str, float], workload: Workload) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Describe where this runs, with the rate of a matrix product measured now."""
-    dtype = torch.bfloat16 if PRECISION == "bf16-mixed" else torch.float32
-    [rate] = product_rates(dtype, size=2048)
+    """Describe where this runs, with the rates of a matrix product and a copy measured now."""
     cpu = next(
         line.split(":")[1].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -184,8 +191,31 @@ def machine() -> dict[str, Any]:
         "torch": version("torch"),
         "transformers": version("transformers"),
         "precision": PRECISION,
-        "gflops": rate / 1e9,
+        "gflops": product_rate() / 1e9,
+        "copy_gb": _copy_bandwidth() / 1e9,
     }
+
+
+def product_rate(size: int = 2048, at_least: float = 1.0) -> float:
+    """Measure the rate of a matrix product over a second: a short burst runs at a faster clock."""
+    dtype = torch.bfloat16 if PRECISION == "bf16-mixed" else torch.float32
+    left, right = torch.ones(2, size, size, dtype=dtype)
+    product, number, start = torch.mm(left, right), 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < at_least:
+        torch.mm(left, right, out=product)
+        number += 1
+    return 2 * size**3 * number / elapsed
+
+
+def _copy_bandwidth() -> float:
+    """Measure how many bytes a second a copy in memory reads and writes: the best of ten."""
+    source, target = torch.ones(2, 2**26)  # 256 MiB each: no cache holds them
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - start)
+    return 2 * source.nbytes / min(seconds)
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ NOTES = Path(__file__).parent / "notes.md"
 _HEAD = """# Benchmarks
 
 `make bench` writes this page: SmolLM2-135M on {cpu}, 2 cores, {precision}; torch {torch},
-transformers {transformers}; a matrix product of 2048 ran at {gflops:.0f} GFLOP/s. One process a
-side, sides by turns. A ratio is that of two rounds next to each other, per row, pair, response or
-token; the table has the median and the range over the rounds, after one that is thrown away, and
-the largest resident memory of each process. **Bold**: the figure asked for is reached.
+transformers {transformers}; a matrix product of 2048 ran at {gflops:.0f} GFLOP/s, a copy at
+{copy_gb:.1f} GB/s. One process a side, sides by turns. A ratio is that of two rounds next to each
+other, per row, pair, response or token; the table has the median and the range over the rounds,
+after one that is thrown away, and the largest resident memory of each process. **Bold**: the figure
+asked for is reached.
 
 The peers are TRL 1.16.0 (for PPO 1.12.0, the last that has it), transformers' `generate`, and
 vLLM 0.32 for CPU; all in the precision that this CPU multiplies faster. SFT, reward model and DPO
@@ -28,7 +29,9 @@ the reference's log-probabilities, computed before the first one.
 _FOOT = """
 *Seconds* and *GiB*: ours / the peer's. *Limit*: the step's model FLOPs (6 times the weights for
 every distinct token, the vocabulary for response tokens alone; nothing that is computed again) per
-second, over the rate of the matrix product above.
+second, over the rate of a matrix product of 2048, for a second before each round. For generation
+it is twice the weights for every token; behind the stroke the bytes that its steps must read (all
+weights, each row's cache) per second, over the rate of the copy.
 
 """
 
@@ -43,14 +46,14 @@ def write_table(results: dict[str, Any], path: Path) -> None:
     machine = results["machine"]
     lines = [_HEAD.format(**machine)]
     lines += [
-        _line(workload, results[workload.name], machine["gflops"])
+        _line(workload, results[workload.name], machine)
         for workload in WORKLOADS
         if workload.name in results
     ]
     path.write_text("".join([*lines, _FOOT, NOTES.read_text(encoding="utf-8")]), encoding="utf-8")
 
 
-def _line(workload: Workload, result: dict[str, Any], gflops: float) -> str:
+def _line(workload: Workload, result: dict[str, Any], machine: dict[str, Any]) -> str:
     low, high = result["speed_range"]
     asked = "" if workload.memory_target is None else f"{workload.memory_target:g}x"
     memory = f"{result['memory']:.2f}x"
@@ -59,7 +62,12 @@ def _line(workload: Workload, result: dict[str, Any], gflops: float) -> str:
     speed = f"{result['speed']:.2f}x"
     if result["speed"] >= workload.speed_target:
         speed = f"**{speed}**"
-    rate, first = result.get("flops_per_second"), result.get("first_step")
+    first = result.get("first_step")
+    limits = [
+        ("flops_per_second", result["product_per_second"]),
+        ("bytes_per_second", machine["copy_gb"] * 1e9),
+    ]
+    shares = [f"{result[name] / limit:.0%}" for name, limit in limits if result.get(name)]
     cells = [
         workload.title,
         speed,
@@ -69,7 +77,7 @@ def _line(workload: Workload, result: dict[str, Any], gflops: float) -> str:
         asked,
         " / ".join(f"{value:.2f}" for value in result["seconds"]),
         " / ".join(f"{value:.2f}" for value in result["peak_gib"]),
-        f"{rate / 1e9 / gflops:.0%}" if rate else "",
+        " / ".join(shares),
         f"{max(first.values()):.0e}" if first else "",
         str(result["rounds"]),
     ]

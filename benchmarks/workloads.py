@@ -46,6 +46,11 @@ class Workload:
     theirs: float
     settings: dict[str, object] = field(default_factory=dict)
 
+    @property
+    def micro_batches(self) -> int:
+        """Into how many our side cuts a batch: few rows' activations are then held at once."""
+        return int(str(self.settings.get("micro_batches", 1)))
+
 
 def read_rows(name: str) -> list[dict[str, str]]:
     """Read the rows that `benchmarks.rows` has written."""
@@ -72,7 +77,17 @@ WORKLOADS = (
         32,
         {"rows": "sft", "packing": True},
     ),
-    Workload("pairs", "reward", "reward model, 16 pairs", "trl", 1.8, 0.6, 16, 16),
+    Workload(
+        "pairs",
+        "reward",
+        "reward model, 16 pairs",
+        "trl",
+        1.8,
+        0.6,
+        16,
+        16,
+        {"micro_batches": 2},
+    ),
     Workload(
         "groups",
         "reward",
@@ -98,7 +113,17 @@ WORKLOADS = (
         16,
         {"rows": "pairs", "lora": 16},
     ),
-    Workload("ppo", "ppo", "PPO iteration, 32 prompts", "trl-ppo", 3.0, 0.6, 32, 32, _PPO),
+    Workload(
+        "ppo",
+        "ppo",
+        "PPO iteration, 32 prompts",
+        "trl-ppo",
+        3.0,
+        0.6,
+        32,
+        32,
+        {**_PPO, "micro_batches": 2},
+    ),
     Workload(
         "ppo-lora",
         "ppo",
@@ -108,7 +133,7 @@ WORKLOADS = (
         0.4,
         32,
         32,
-        {**_PPO, "rows": "ppo", "lora": 16},
+        {**_PPO, "rows": "ppo", "lora": 16, "micro_batches": 4},
     ),
     Workload(
         "grpo",
@@ -119,7 +144,7 @@ WORKLOADS = (
         0.6,
         32,
         32,
-        {**_PPO, "rows": "ppo", "samples": 8},
+        {**_PPO, "rows": "ppo", "samples": 8, "micro_batches": 4},
     ),
     Workload(
         "generate",

@@ -209,10 +209,11 @@ class PPOModule(PhaseModule):
             seed=seed * 100_003 + self.global_rank,
         )
         rollout, first_forward = self._evaluate(samples, plan)
-        gap = sampler_gap(rollout, self.update.sampler_correction_cap)
-        targets = self._targets(rollout)._replace(sampler_weights=gap.weights)
+        cap = self.update.sampler_correction_cap
+        weights = None if cap is None else sampler_gap(rollout, cap).weights
+        targets = self._targets(rollout)._replace(sampler_weights=weights)
         statistics = self._optimize(targets, plan, first_forward)
-        return self._report(rollout, targets, statistics, gap)
+        return self._report(rollout, targets, statistics, sampler_gap(rollout, cap))
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
         assert self.policy is not None
@@ -232,9 +233,12 @@ class PPOModule(PhaseModule):
     ) -> tuple[RolloutBatch, Forward | None]:
         """Score the samples and look at them once with each model, in the plan's micro-batches.
 
+        No forward is computed twice. Where the first step takes all rows in one, that one is kept
+        with its graph; where advantages need no forward at all, the first step fills in the old
+        log-probabilities itself, see `_finds_old_logprobs`.
+
         Returns:
-            The rollout; and, where the first step takes all rows in one forward, that forward with
-            its graph, so that it is not computed twice.
+            The rollout, and the forward that is kept.
         """
         width = samples.response_mask.shape[1]
         shape, device = samples.response_mask.shape, samples.response_mask.device
@@ -242,7 +246,9 @@ class PPOModule(PhaseModule):
         reference = None if self.kl_coef is None else torch.zeros(shape, device=device)
         values = torch.zeros(shape, device=device) if self.advantage.requires_values else None
         keeps_graph = plan.starts_with_all_rows
-        for micro_batch in (rows for minibatch in plan.epochs[0] for rows in minibatch):
+        first_step = [] if self._finds_old_logprobs(plan) else plan.epochs[0]
+        forward = None
+        for micro_batch in (rows for minibatch in first_step for rows in minibatch):
             chosen = micro_batch.to(device)
             rows = samples.rows.select(chosen)
             starts = samples.prompt_lengths[chosen]
@@ -259,6 +265,17 @@ class PPOModule(PhaseModule):
             scores = self.reward(samples.prompts, samples.responses, samples).float()
         rollout = RolloutBatch(samples, old, reference, values, scores)
         return rollout, forward if keeps_graph else None
+
+    def _finds_old_logprobs(self, plan: UpdatePlan) -> bool:
+        """Whether the first step's own forwards are the first look at the samples.
+
+        They may be where nothing before that step needs one (values, a KL penalty, the sampler's
+        correction), and the step takes all rows, in however many micro-batches.
+        """
+        needs_none = self.kl_coef is None and not self.advantage.requires_values
+        return (
+            needs_none and self.update.sampler_correction_cap is None and plan.starts_with_one_step
+        )
 
     def _forward(self, rows: TokenRows) -> Forward:
         """Look at response tokens with policy and critic as they are now."""
@@ -306,6 +323,11 @@ class PPOModule(PhaseModule):
                     selected = select_targets(targets, micro_batch.to(rows.device))
                     forward = first_forward or self._forward(selected.rows)
                     first_forward = None
+                    if statistics.num_steps == 0 and self._finds_old_logprobs(plan):
+                        width = targets.response_mask.shape[1]
+                        new = response_window(forward.logprobs, selected.prompt_lengths, width)
+                        selected.old_logprobs.copy_(new.detach())
+                        targets.old_logprobs[micro_batch] = selected.old_logprobs
                     loss = minibatch_loss(selected, forward, self.update, statistics)
                     self.manual_backward(loss * scale)
                 self._step(optimizer, statistics)

@@ -28,7 +28,12 @@ class UpdatePlan:
     @property
     def starts_with_all_rows(self) -> bool:
         """Whether the first step takes the whole rollout in one forward."""
-        return len(self.epochs[0]) == 1 and len(self.epochs[0][0]) == 1
+        return self.starts_with_one_step and len(self.epochs[0][0]) == 1
+
+    @property
+    def starts_with_one_step(self) -> bool:
+        """Whether the first step takes the whole rollout, in however many forwards."""
+        return len(self.epochs[0]) == 1
 
     @property
     def num_steps(self) -> int:

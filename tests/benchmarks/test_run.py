@@ -44,26 +44,34 @@ def test_a_side_that_ends_early_is_named_by_its_log(tmp_path):
 def test_the_table_says_what_was_asked_and_what_was_reached(tmp_path):
     first, second = WORKLOADS[:2]
     result = {"speed_range": [2.0, 3.1], "memory": 0.5, "peak_gib": [2.0, 4.0], "rounds": 5}
-    result |= {"flops_per_second": 300e9, "first_step": {"loss": 2e-7, "grad_norm": 3e-6}}
+    result |= {
+        "flops_per_second": 300e9,
+        "bytes_per_second": 5e9,
+        "product_per_second": 400e9,
+        "first_step": {"loss": 2e-7, "grad_norm": 3e-6},
+    }
     results = {
         "machine": {
             "cpu": "C",
             "torch": "1",
             "transformers": "2",
             "gflops": 400.0,
+            "copy_gb": 20.0,
             "precision": "32-true",
         },
         first.name: {**result, "speed": first.speed_target + 0.1, "seconds": [1.0, 2.0]},
         second.name: {**result, "speed": second.speed_target - 0.1, "seconds": [1.0, 2.0]},
     }
-    results[second.name] |= {"memory": 0.7, "flops_per_second": None, "first_step": None}
+    results[second.name] |= {"memory": 0.7, "first_step": None}
+    results[second.name] |= {"flops_per_second": None, "bytes_per_second": None}
     write_table(results, tmp_path / "page.md")
     rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if "|" in line]
-    assert len(rows) == 4
+    assert rows[2].startswith(f"| {first.title} |")
+    assert rows[3].startswith(f"| {second.title} |")
     assert f"**{first.speed_target + 0.1:.2f}x**" in rows[2]
     assert f"| {second.speed_target - 0.1:.2f}x |" in rows[3]
     assert "2.00 / 4.00" in rows[2]
     assert "| **0.50x** |" in rows[2]
-    assert "| 75% | 3e-06 | 5 |" in rows[2]
+    assert "| 75% / 25% | 3e-06 | 5 |" in rows[2]
     assert "| 0.70x |" in rows[3]
     assert "|  |  | 5 |" in rows[3]

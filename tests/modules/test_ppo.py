@@ -275,6 +275,24 @@ def test_one_step_without_reference_is_one_forward(run):
     assert not {"train/ppo/kl", "train/ppo/penalized_reward"} & none.recorder.batches[0].keys()
 
 
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
+    run, monkeypatch, num_epochs
+):
+    update = UpdateSettings(num_epochs=num_epochs, micro_batch_size=3)
+    settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_coef": None}
+    once = run(2, update=update, **settings)
+    monkeypatch.setattr(UpdatePlan, "starts_with_one_step", False)
+    twice = run(2, update=update, **settings)
+    per_epoch = once.count // num_epochs
+    assert per_epoch > 2
+    assert twice.count == once.count + per_epoch
+    assert largest_difference(weights(once), weights(twice)) == 0
+    for name in ("sampler_difference", "clip_fraction", "approximate_kl", "first_log_ratio"):
+        logged = [module.recorder.values(f"train/ppo/{name}") for module in (once, twice)]
+        assert logged[0] == logged[1]
+
+
 def test_without_a_penalty_validation_logs_no_kl(run):
     module = run(1, kl_coef=None, trainer={"limit_val_batches": 1})
     assert "kl" not in module.validation_samples[0]
