@@ -1,13 +1,18 @@
-"""Where the time of a training step goes, on the plain path and on ours: a Markdown table.
+"""Where the time of a training step goes, on the plain path, on ours and between: a Markdown table.
 
-python -m benchmarks.phases
+python -m benchmarks.phases [PATH ...]
+
+Each path in a process of its own, for its peak memory; weights and gradients, no optimizer.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
-from typing import Any
+from resource import RUSAGE_SELF, getrusage
+from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -17,9 +22,39 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.models import PolicyModel, load_causal_lm
 from lit_rlhf.models.lean_layers import lighten
+from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "mkldnn::", "aten::mkldnn")
 _KINDS = ("matrix products", "attention", "all else")
+
+
+class Variant(NamedTuple):
+    """One way to compute the same step.
+
+    Attributes:
+        title: in the table.
+        width: tokens of a packed row; None for padded rows with all logits.
+        is_lean: our backward of norms and MLPs.
+        is_compiled: the layers, by torch.compile.
+        recomputes: activation checkpointing.
+    """
+
+    title: str
+    width: int | None = 512
+    is_lean: bool = True
+    is_compiled: bool = False
+    recomputes: bool = False
+
+
+PATHS = {
+    "plain": Variant("padded rows, all logits, transformers' layers", None, is_lean=False),
+    "packed": Variant("packed rows of 512, response logits, transformers' layers", is_lean=False),
+    "ours": Variant("the same with lean layers: the default"),
+    "narrow": Variant("the default, rows of 256", 256),
+    "wide": Variant("the default, rows of 1024", 1024),
+    "checkpointed": Variant("the default, activation checkpointing", recomputes=True),
+    "compiled": Variant("packed, torch.compile of each layer", is_lean=False, is_compiled=True),
+}
 
 
 def step(policy: PolicyModel, rows: TokenRows, *, is_plain: bool) -> None:
@@ -48,26 +83,54 @@ def shares(events: Any) -> dict[str, float]:  # noqa: ANN401 - torch's event lis
     return seconds
 
 
-def main() -> None:
-    """Print the table for the batch of the SFT workload, in float32."""
+def measure(path: Variant) -> dict[str, float]:
+    """Take the path in this process, for the batch of the SFT workload in float32.
+
+    Returns:
+        Seconds of the first step, of the best of two more, and of each kind of operation in one
+        that is profiled; the peak in GiB before that one.
+    """
     source = str(ROWS / "sft.jsonl")
     data = SFTDataModule(MODEL, train=source, batch_size=32, columns={"response": "completion"})
     data.setup("fit")
     rows = next(iter(data.train_dataloader()))
-    sys.stdout.write(f"| path | step | {' | '.join(_KINDS)} |\n| --- | --- | --- | --- | --- |\n")
-    for name, is_plain in (("padded, all logits, transformers' layers", True), ("ours", False)):
-        policy = PolicyModel(load_causal_lm(MODEL)).train()
-        if not is_plain:
-            lighten(policy)
-        step(policy, rows, is_plain=is_plain)
+    policy = PolicyModel(load_causal_lm(MODEL), packing_width=path.width or 512).train()
+    if path.is_lean:
+        lighten(policy)
+    if path.is_compiled:
+        layers: Any = policy.trunk.layers
+        for layer in layers:
+            layer.compile(dynamic=True)
+    if path.recomputes:
+        checkpoint_activations(policy)
+    seconds = []
+    for _ in range(3):
         start = time.perf_counter()
-        step(policy, rows, is_plain=is_plain)
-        seconds = time.perf_counter() - start
-        with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            step(policy, rows, is_plain=is_plain)
-        kinds = shares(profiler.key_averages())
-        cells = [f"{kinds[kind]:.2f} s" for kind in _KINDS]
-        sys.stdout.write(f"| {name} | {seconds:.2f} s | {' | '.join(cells)} |\n")
+        step(policy, rows, is_plain=path.width is None)
+        seconds.append(time.perf_counter() - start)
+    peak = getrusage(RUSAGE_SELF).ru_maxrss / 2**20
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step(policy, rows, is_plain=path.width is None)
+    kinds = shares(profiler.key_averages())
+    return {"first": seconds[0], "step": min(seconds[1:]), **kinds, "gib": peak}
+
+
+def main() -> None:
+    """Print a line for each path that is named, or for all."""
+    if sys.argv[1:2] == ["--only"]:
+        sys.stdout.write(json.dumps(measure(PATHS[sys.argv[2]])) + "\n")
+        return
+    sys.stdout.write(f"| path | first step | step | {' | '.join(_KINDS)} | peak |\n")
+    sys.stdout.write("| --- " * 7 + "|\n")
+    for name in sys.argv[1:] or PATHS:
+        command = [sys.executable, "-m", "benchmarks.phases", "--only", name]
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        figures = json.loads(run.stdout.splitlines()[-1])
+        cells = [f"{figures[key]:.2f} s" for key in ("first", "step", *_KINDS)]
+        sys.stdout.write(
+            f"| {PATHS[name].title} | {' | '.join(cells)} | {figures['gib']:.2f} GiB |\n"
+        )
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -88,24 +88,17 @@ class Side:
             self.process.communicate()
 
 
-def sides(workload: Workload, *, check: bool = False) -> tuple[Side, Side]:
-    """Start both sides of a workload."""
-    flags = ["--check"] if check else []
+def start(workload: Workload, *, is_peer: bool, check: bool = False) -> Side:
+    """Start one side of a workload."""
     folder = ROOT / "runs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    peer = str(PEERS[workload.peer] / "bin" / "python")
-    entry = "benchmarks.vllm_side" if workload.peer == "vllm" else "benchmarks.theirs"
-    suffix = "-check" if check else ""
-    return (
-        Side(
-            [sys.executable, "-m", "benchmarks.ours", workload.name, *flags],
-            folder / f"{workload.name}-ours{suffix}.log",
-        ),
-        Side(
-            [peer, "-m", entry, workload.name, *flags],
-            folder / f"{workload.name}-peer{suffix}.log",
-        ),
-    )
+    program, entry = sys.executable, "benchmarks.ours"
+    if is_peer:
+        program = str(PEERS[workload.peer] / "bin" / "python")
+        entry = "benchmarks.vllm_side" if workload.peer == "vllm" else "benchmarks.theirs"
+    command = [program, "-m", entry, workload.name, *(["--check"] if check else [])]
+    name = f"{workload.name}-{'peer' if is_peer else 'ours'}{'-check' if check else ''}"
+    return Side(command, folder / f"{name}.log")
 
 
 def check(workload: Workload) -> dict[str, float]:
@@ -115,7 +108,8 @@ def check(workload: Workload) -> dict[str, float]:
         SystemExit: loss or gradient norm differ by more than `TOLERANCE`, relatively.
     """
     both = []
-    for side in sides(workload, check=True):  # side by side in memory, one after the other in work
+    for is_peer in (False, True):
+        side = start(workload, is_peer=is_peer, check=True)
         both.append(side.round())
         side.end()
     ours, theirs = both
@@ -130,9 +124,12 @@ def check(workload: Workload) -> dict[str, float]:
 
 def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
     """Time both sides by turns."""
-    ours, theirs = sides(workload)
-    for side in (ours, theirs):
-        side.round()  # loads, compiles, touches memory first
+    # One after the other: what DPO computes of its reference at the start is timed. The first round
+    # loads, compiles, touches memory first.
+    ours = start(workload, is_peer=False)
+    ours.round()
+    theirs = start(workload, is_peer=True)
+    theirs.round()
     rounds, products = [], []
     for number in range(num_rounds):
         products.append(product_rate())
