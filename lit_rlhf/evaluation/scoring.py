@@ -99,6 +99,14 @@ class FunctionScorer(Scorer):
 
     function: str
 
+    def check(self) -> None:
+        """Refuse a path that leads to no function, before anything is computed.
+
+        Raises:
+            ConfigError: it cannot be imported.
+        """
+        FunctionReward(self.function)
+
     def score(self, prompts: Sequence[PromptRow], texts: Sequence[str]) -> Floats:
         """Score responses.
 
