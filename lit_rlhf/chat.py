@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TextIO
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.options import check_model
@@ -46,6 +47,7 @@ class Speaker:
     precision: Precision
     conversation: Conversation = ()
     _policy: PolicyModel = field(init=False, repr=False)
+    _tokenizer: PreTrainedTokenizerBase = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Load the policy and its tokenizer."""
@@ -56,6 +58,11 @@ class Speaker:
     def uses_chat_template(self) -> bool:
         """Whether messages are put into the tokenizer's chat template, or continued as text."""
         return bool(self._tokenizer.chat_template)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy computes."""
+        return next(self._policy.parameters()).device
 
     def answer(self, message: str, seed: int) -> tuple[str, str, bool]:
         """Answer a message and remember both.
@@ -72,12 +79,11 @@ class Speaker:
         prompt = turns if self.uses_chat_template else message
         row = PromptRow(prompt, f"chat with {self.name}")
         batch = prompt_batch(self._tokenizer, [row], "auto")
-        device = next(self._policy.parameters()).device
         with torch.no_grad(), autocast(self.precision):
             samples = collect_samples(
                 self._policy,
                 TorchGenerator(),
-                batch.to(device),
+                batch.to(self.device),
                 self._tokenizer,
                 self.sampling,
                 seed=seed,
@@ -159,8 +165,7 @@ def converse(
             prompt, response, finished = speaker.answer(message, seed + number)
             title = speaker.name if finished else f"{speaker.name} (truncated)"
             if reward is not None:
-                device = next(speaker._policy.parameters()).device
-                score = reward.score_texts([prompt], [response], device)
+                score = reward.score_texts([prompt], [response], speaker.device)
                 title += f" (reward {float(score):+.3f})"
             columns.append((visible(title), visible(response)))
         out.write(_side_by_side(columns) if len(columns) > 1 else "\n".join(columns[0]) + "\n")

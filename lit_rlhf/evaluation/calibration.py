@@ -86,7 +86,8 @@ def calibration_error(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> 
 
     def statistic(counts: Floats) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return np.abs(counts @ gaps).sum(1) / (counts @ weights)
+            error: Floats = np.abs(counts @ gaps).sum(1) / (counts @ weights)
+            return error
 
     return bootstrap(statistic, pairs.num_prompts, n=pairs.weight.size)
 

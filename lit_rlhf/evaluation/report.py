@@ -132,10 +132,10 @@ def sample_table(report: Report) -> list[dict[str, Any]]:
             for judge, score in zip(judges, scores, strict=True):
                 if score is not None:
                     flat[f"{side} {judge}"] = score
-        for judge, verdicts in row.verdicts.items():
+        for number, verdicts in row.verdicts.items():
             for pair, verdict in verdicts.items():
                 first, second = (report.sides[int(place)] for place in pair.split("-"))
-                flat[f"{first} over {second} {judges[judge]}"] = verdict
+                flat[f"{first} over {second} {judges[number]}"] = verdict
         rows.append(flat)
     return rows
 

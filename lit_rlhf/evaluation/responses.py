@@ -161,8 +161,12 @@ def _read_row(sourced: SourcedRow) -> tuple[Prompt, tuple[str, ...], list[bool |
     prompt, responses = split_prompt(row, fields, where)
     if not responses:
         raise wrong_field(where, "responses", "one response or more", row["responses"])
-    finished = row.get("finished")
-    ends = finished if isinstance(finished, list) else [finished] * len(responses)
-    if len(ends) != len(responses) or any(end not in (True, False, None) for end in ends):
-        raise wrong_field(where, "finished", "true or false, one a response", finished)
-    return prompt, responses, ends
+    return prompt, responses, _read_finished(row.get("finished"), len(responses), where)
+
+
+def _read_finished(value: object, num_responses: int, where: str) -> list[bool | None]:
+    items = value if isinstance(value, list) else [value] * num_responses
+    ends = [item for item in items if item is None or isinstance(item, bool)]
+    if len(ends) != len(items) or len(items) != num_responses:
+        raise wrong_field(where, "finished", "true or false, one a response", value)
+    return ends

@@ -77,7 +77,8 @@ class RewardModelScorer(Scorer):
 
     def _forward(self, rows: Sequence[Row], pad_id: int) -> Floats:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = freeze(load_scalar_model(self.model)).to(device)
+        model = load_scalar_model(self.model)
+        freeze(model).to(device)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         scores = torch.empty(len(rows), dtype=torch.float64)
         for start in range(0, len(order), BATCH_ROWS):

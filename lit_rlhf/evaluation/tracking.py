@@ -26,9 +26,14 @@ def log_to_wandb(report: Report, folder: Path, project: str) -> None:
     logger = WandbAutoLogger(project=project, save_dir=str(folder))
     run = logger.experiment
     run.config.update(dict(report.settings))
-    for figure in report.figures:
-        for name, value in zip(("", "/low", "/high"), figure.estimate, strict=False):
-            run.summary[f"{figure.name}{name}"] = value
+    ends = ("", "/low", "/high")
+    logger.log_metrics(
+        {
+            f"{figure.name}{end}": value
+            for figure in report.figures
+            for end, value in zip(ends, figure.estimate, strict=False)
+        }
+    )
     rows = [figure.as_json() for figure in report.figures]
     logger.log_table(
         "eval/figures", columns=list(rows[0]), data=[list(row.values()) for row in rows]

@@ -121,7 +121,7 @@ function side(row, index) {
   const scores = data.judges.flatMap((judge, place) =>
     judge.compares ? [] : [judge.name + " " + number(row.scores[index][place])],
   );
-  box.append(element("div", "facts", [...scores, ...row.facts[index]].join(" · ")));
+  box.append(element("div", "facts", [...scores, ...row.facts[index]].join(" \u00b7 ")));
   box.append(longText(row.texts[index]));
   return box;
 }
@@ -136,7 +136,7 @@ function sample(row) {
   const sides = element("div", "sides");
   sides.append(side(row, state.first), side(row, state.second));
   box.append(prompt, sides);
-  if (gaps.length) box.append(element("div", "facts gaps", "left - right: " + gaps.join(" · ")));
+  if (gaps.length) box.append(element("div", "facts gaps", "left - right: " + gaps.join(" \u00b7 ")));
   return box;
 }
 
