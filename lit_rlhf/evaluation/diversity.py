@@ -58,7 +58,8 @@ def distinct_n_estimate(texts: Sequence[str], n: int = 2) -> Estimate:
         n: length of the n-grams, in words.
 
     Returns:
-        The share, and its interval (cut at 0 and 1); the ends are NaN for a single text.
+        The share, and its interval (cut at 0 and 1); the ends are NaN for a single text, and all
+        is NaN where no text has `n` words.
 
     Raises:
         DataError: there is no text.
@@ -69,8 +70,8 @@ def distinct_n_estimate(texts: Sequence[str], n: int = 2) -> Estimate:
     everywhere: Counter[Gram] = Counter()
     for count in counts:
         everywhere.update(count)
-    value, num = distinct_n(texts, n), len(texts)
-    total = everywhere.total()
+    num, total = len(texts), everywhere.total()
+    value = len(everywhere) / total if total else math.nan
     if num == 1 or total == 0:
         return Estimate(value, math.nan, math.nan, num)
     without = np.empty(num)

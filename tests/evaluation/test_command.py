@@ -87,6 +87,8 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
     report = json.loads((output / "report.json").read_text())
     for figure in report["figures"]:
         assert figure["n"] >= 1
+        if figure["metric"] == "distinct_2" and figure["subject"] != "hand":
+            continue  # five random letters are one word
         assert figure["value"] is not None, figure
         assert figure["low"] is not None, figure
         assert figure["low"] <= figure["value"] <= figure["high"], figure
