@@ -110,7 +110,8 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
     # The same figures in every form, and the key in none.
     with (output / "figures.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [float(row["value"]) for row in rows] == [f["value"] for f in report["figures"]]
+    values = [float(row["value"]) if row["value"] else None for row in rows]
+    assert values == [figure["value"] for figure in report["figures"]]
     samples = [json.loads(line) for line in (output / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 6
     assert samples[0]["hand"] == "written by hand 0"

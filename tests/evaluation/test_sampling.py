@@ -41,17 +41,18 @@ def plain_logprobs(folder, prompt, response_ids, temperature=1.0):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_kl_and_entropy_by_transformers(folders, temperature):
-    settings = SamplingSettings(max_new_tokens=6, temperature=temperature)
-    responses = sample_responses("p", folders[0], PROMPTS, settings, folders[1])
+    settings = SamplingSettings(max_new_tokens=3, temperature=temperature)
+    prompts = [PromptRow(f"say {index}", "") for index in range(20)]
+    responses = sample_responses("p", folders[0], prompts, settings, folders[1])
     tokenizer = load_tokenizer(folders[0])
     checked = 0
-    for index, (prompt, _) in enumerate(PROMPTS):
+    for index, (prompt, _) in enumerate(prompts):
         text = responses.texts[index][0]
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if responses.finished[index, 0]:
             ids = [*ids, tokenizer.eos_token_id]
         if len(ids) != responses.tokens.lengths[index, 0]:
-            continue  # special tokens in the middle are not part of the text
+            continue  # ids without a text of their own have been drawn
         before = tokenizer(prompt)["input_ids"]
         own, other = (plain_logprobs(f, before, ids, temperature) for f in folders[:2])
         picked = torch.tensor(ids)[:, None]
@@ -60,7 +61,7 @@ def test_kl_and_entropy_by_transformers(folders, temperature):
         assert responses.tokens.kl[index, 0] == pytest.approx(float(kl), abs=1e-3)
         assert responses.tokens.entropy[index, 0] == pytest.approx(float(entropy), abs=1e-3)
         checked += 1
-    assert checked >= 2
+    assert checked >= 5
 
 
 def test_samples_have_their_own_streams_and_lengths(folders):
@@ -77,7 +78,7 @@ def test_samples_have_their_own_streams_and_lengths(folders):
 
 
 def test_the_likeliest_tokens_have_neither_kl_nor_entropy(folders):
-    settings = SamplingSettings(max_new_tokens=4, temperature=0)
+    settings = SamplingSettings(max_new_tokens=4, temperature=0.0)
     responses = sample_responses("p", folders[0], PROMPTS[:2], settings, folders[1])
     assert responses.tokens.kl is None
     assert responses.tokens.entropy is None
