@@ -29,6 +29,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("LIT_RLHF_HOME") or Path.home() / ".cache" / "lit_rlhf").expanduser()
 
 
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` gives it."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def entry_path(kind: str, inputs: Mapping[str, object]) -> Path:
     """Return where an entry lies.
 

@@ -6,6 +6,7 @@ Heavy imports stand inside the command that needs them: `lit-rlhf --help` answer
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ phases
 
 commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
+  evaluate  policies against each other, or reward models against people; writes a report
+  chat      talk to a policy in the terminal, or to two side by side
+  lineage   show what a checkpoint was made from: data, models, settings, versions
   export    write a checkpoint as a Hugging Face folder
 
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
@@ -41,7 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {"demo": _demo, "export": _export}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "demo": _demo,
+        "evaluate": _evaluate,
+        "chat": _chat,
+        "lineage": _lineage,
+        "export": _export,
+    }
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_HELP)
         return 0
@@ -72,6 +82,37 @@ def _demo(arguments: list[str]) -> int:
     from lit_rlhf.demo.command import demo_command  # noqa: PLC0415 - seconds of imports
 
     return demo_command(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from lit_rlhf.evaluation.command import evaluate_command  # noqa: PLC0415 - as above
+
+    return evaluate_command(arguments)
+
+
+def _chat(arguments: list[str]) -> int:
+    from lit_rlhf.chat import chat_command  # noqa: PLC0415 - seconds of imports
+
+    return chat_command(arguments)
+
+
+def _lineage(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="lit-rlhf lineage",
+        description="Show what a checkpoint was made from: data with their hashes, the models it "
+        "started from with their own lineage, settings, versions.",
+    )
+    parser.add_argument("checkpoint", help="a .ckpt file of a phase")
+    parser.add_argument("--json", action="store_true", help="all of it, settings included")
+    options = parser.parse_args(arguments)
+    from lit_rlhf.evaluation.safe_text import visible  # noqa: PLC0415 - seconds of imports
+    from lit_rlhf.models.card import read_checkpoint  # noqa: PLC0415
+    from lit_rlhf.models.lineage import render_lineage  # noqa: PLC0415
+
+    card, _ = read_checkpoint(options.checkpoint)
+    lines = [json.dumps(card.lineage, indent=1)] if options.json else render_lineage(card.lineage)
+    sys.stdout.writelines(f"{visible(line)}\n" for line in lines)
+    return 0
 
 
 def _export(arguments: list[str]) -> int:

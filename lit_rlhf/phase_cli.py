@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -16,6 +18,7 @@ from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
 
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
@@ -125,6 +128,16 @@ class PhaseCLI(LightningCLI):
             raise
         except ValueError as error:
             raise ConfigError(short_message(str(error))) from error
+        if isinstance(self.model, PhaseModule):
+            self.model.run_config = self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of this run as plain values, as `config.yaml` has them."""
+        assert self.subcommand is not None
+        parser = self._parser(self.subcommand)
+        text = parser.dump(self.config[self.subcommand], skip_none=False)
+        settings: dict[str, Any] = yaml.safe_load(text)
+        return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model."""

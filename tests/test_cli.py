@@ -27,7 +27,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         [sys.executable, "-c", HELP_PROGRAM], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
-    for name in (*PHASES, "demo", "export"):
+    for name in (*PHASES, "demo", "evaluate", "chat", "lineage", "export"):
         assert f"\n  {name} " in run.stdout
 
 

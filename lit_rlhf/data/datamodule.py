@@ -9,14 +9,14 @@ import abc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from lightning.pytorch import LightningDataModule
 
 from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.chat_template import Template
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, TrainingLoader
-from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.data.sources import SourcedRow, digest_source, read_rows
 from lit_rlhf.data.token_cache import Storage, digest_tokenizer, entry_of
 from lit_rlhf.errors import ConfigError, DataError
 
@@ -106,6 +106,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self._limits = {"train": limit_train, "validation": limit_validation}
         self._columns = columns
         self._examples: dict[str, list[Example]] = {}
+        self._provenance: dict[str, dict[str, Any]] = {}
         self._train_loader: TrainingLoader[Example, Batch] | None = None
 
     @abc.abstractmethod
@@ -152,6 +153,15 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def prepared(self, name: str) -> Sequence[Example]:
         """Return the examples of "train", "validation" or "test"; none where it is not set up."""
         return self._examples.get(name, [])
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """Where the data that were read came from.
+
+        "train", "validation" or "test" -> `source`; `sha256` of the file, as `sha256sum` gives
+        it, or of the rows of a data set; `rows`, the number of those that are used.
+        """
+        return self._provenance
 
     def train_dataloader(self) -> TrainingLoader[Example, Batch]:
         """Return the training loader, which is the same one until the next `setup`."""
@@ -205,7 +215,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         )
 
     def _read(self, name: str, source: str) -> list[Example]:
-        rows = read_rows(source, split=name, columns=self._columns)[: self._limits.get(name)]
+        rows = read_rows(source, split=name, columns=self._columns)
+        digest = digest_source(source, rows)
+        rows = rows[: self._limits.get(name)]
+        self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
         path = self._entry_of(rows)
         stored = None if path is None else read_entry(path)
         if stored is not None:

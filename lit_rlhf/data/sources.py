@@ -5,11 +5,13 @@ Each row comes with its place, so that whatever is wrong with it later can be fo
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from lit_rlhf.cache import digest_file
 from lit_rlhf.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +59,23 @@ def read_rows(
     if not rows:
         raise DataError(f"{source}: holds no rows.")
     return [_rename(row, columns) for row in rows] if columns else rows
+
+
+def digest_source(source: str, rows: Sequence[SourcedRow]) -> str:
+    """Return the SHA-256 of a source's content, in hexadecimal digits.
+
+    Args:
+        source: as in `read_rows`. A file is hashed as it lies there, as `sha256sum` does it.
+        rows: what was read from it: they are hashed where the source is no file.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return digest_file(path)
+    digest = hashlib.sha256()
+    for row, _ in rows:
+        # A value that JSON does not know (a date, say) by what it prints as.
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _read_file(path: Path) -> Iterator[SourcedRow]:

@@ -90,7 +90,7 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Call it before the tokenizer is used: padding leaves traces in it.
     """
-    from lit_rlhf.models.handover import tokenizer_files  # noqa: PLC0415 - seconds of imports
+    from lit_rlhf.models.card import tokenizer_files  # noqa: PLC0415 - seconds of imports
 
     parts: list[object] = [type(tokenizer).__name__, sorted(tokenizer_files(tokenizer).items())]
     if "strftime_now" in str(tokenizer.chat_template):

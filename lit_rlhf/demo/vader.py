@@ -53,6 +53,20 @@ class VaderReward(RewardSource):
         return torch.tensor(scores, dtype=torch.float32)
 
 
+def vader_scores(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """Score each continued text: VADER as a plain function, for `lit-rlhf evaluate`.
+
+    Args:
+        prompts: texts, see `VaderReward`.
+        responses: their continuations.
+
+    Returns:
+        One number a response in [-1, 1].
+    """
+    scores: list[float] = VaderReward()(prompts, responses).tolist()
+    return scores
+
+
 def _compound(text: str) -> float:
     return float(_analyzer().polarity_scores(text)["compound"])
 

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.card import read_checkpoint
 from lit_rlhf.models.handover import (
     NORMALIZER_KEY,
     _class_in_mapping,
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
-    read_checkpoint,
 )
 from lit_rlhf.models.scalar_head import ScalarModel
 

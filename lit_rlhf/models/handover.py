@@ -1,17 +1,13 @@
 """How models pass from phase to phase: hub names, Hugging Face folders, Lightning checkpoints.
 
-A phase's checkpoint is self-contained: beside the weights it carries the architecture's
-configuration, the tokenizer's files and the adapter's shape (`ModelCard`), all as plain types, so
-that reading one never executes pickled code (`weights_only=True`).
+What a checkpoint carries beside the weights stands in its card, see `models.card`.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,96 +28,13 @@ from transformers import (
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
+from lit_rlhf.models.card import is_checkpoint, parse_config, read_checkpoint, resolve_source
 from lit_rlhf.models.scalar_head import ScalarModel
 
-CARD_KEY = "lit_rlhf"
 # The normaliser of an exported reward model stands in its config.json under this key.
 NORMALIZER_KEY = "lit_rlhf_normalizer"
 POLICY_PREFIX = "policy.model."
 SCORER_PREFIX = "scorer."
-
-
-class ModelCard(NamedTuple):
-    """What a checkpoint says about the model in it.
-
-    Attributes:
-        kind: "policy" or "reward".
-        config: the architecture's configuration, as JSON.
-        tokenizer: file name -> text of the tokenizer's files.
-        lora: the fields of `LoRAConfig`, or None when all weights are in the checkpoint.
-        base: where the weights under the adapter came from; read only when `lora` is set.
-    """
-
-    kind: str
-    config: str
-    tokenizer: dict[str, str]
-    lora: dict[str, Any] | None
-    base: str
-
-
-def is_checkpoint(source: str) -> bool:
-    """Tell a Lightning checkpoint from a Hugging Face folder or hub name."""
-    return source.endswith(".ckpt")
-
-
-def resolve_source(source: str) -> str:
-    """Expand `~`; refuse a local path that does not exist, before transformers asks a hub.
-
-    Raises:
-        CheckpointError: it looks like a path and nothing is there, or nothing was given.
-    """
-    if not source:
-        raise CheckpointError("no model given: name a hub model, a folder or a .ckpt file")
-    path = Path(source).expanduser()
-    looks_local = source.startswith(("/", "~", "./", "../")) or is_checkpoint(source)
-    if path.exists():
-        return str(path)
-    if looks_local or source.count("/") > 1:
-        raise CheckpointError(f"{source}: no such model folder or checkpoint file")
-    return source
-
-
-def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
-    """Read a checkpoint that one of our phases wrote.
-
-    Args:
-        source: path of the `.ckpt` file.
-        kind: refuse a checkpoint of another kind ("policy" or "reward").
-
-    Returns:
-        Its card and its state dict (memory-mapped).
-
-    Raises:
-        CheckpointError: missing, unreadable, foreign, or of another kind.
-    """
-    path = resolve_source(source)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(f"{source}: not a readable checkpoint ({error})") from error
-    if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
-        raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
-    try:
-        card = ModelCard(**checkpoint[CARD_KEY])
-    except TypeError as error:
-        raise CheckpointError(
-            f"{source}: its model card is of another version of lit_rlhf ({error})"
-        ) from error
-    if kind is not None and card.kind != kind:
-        raise CheckpointError(
-            f"{source}: holds a {card.kind} model, but a {kind} model is needed here"
-        )
-    return card, checkpoint["state_dict"]
-
-
-def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Return the tokenizer's files as text, for a model card."""
-    with tempfile.TemporaryDirectory() as folder:
-        # Chat templates inside the configuration: as files they may lie in a folder of their own.
-        tokenizer.save_pretrained(folder, save_jinja_files=False)
-        return {
-            path.name: path.read_text(encoding="utf-8") for path in sorted(Path(folder).iterdir())
-        }
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -213,30 +126,6 @@ def load_scalar_model(source: str, *, merge: bool = True) -> ScalarModel:
         raise CheckpointError(f"{source}: expected {sorted(expected)}, but found {sorted(own)}")
     model.load_state_dict(own, strict=False)
     return model
-
-
-def make_card(
-    kind: str,
-    config: PretrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    lora: LoRAConfig | None,
-    base: str,
-) -> dict[str, Any]:
-    """Return the plain dictionary that a phase writes into its checkpoint as its model card."""
-    card = ModelCard(
-        kind=kind,
-        config=json.dumps(config.to_dict(), default=str),
-        tokenizer=tokenizer_files(tokenizer),
-        lora=asdict(lora) if lora is not None else None,
-        base=base,
-    )
-    return card._asdict()
-
-
-def parse_config(text: str) -> PretrainedConfig:
-    """Rebuild a transformers configuration from a model card's JSON."""
-    values = json.loads(text)
-    return AutoConfig.for_model(values.pop("model_type"), **values)
 
 
 def attention_for(config: PretrainedConfig) -> str:

@@ -112,6 +112,7 @@ class DPOModule(PhaseModule):
 
     def on_fit_start(self) -> None:
         """Let the reference score the data of the run, once."""
+        super().on_fit_start()
         validates = self.trainer.limit_val_batches != 0
         self._precompute("train", *(["validation"] if validates else []))
 

@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
-from lit_rlhf.models.handover import CARD_KEY, load_tokenizer, make_card
+from lit_rlhf.models.card import CARD_KEY, make_card
+from lit_rlhf.models.handover import load_tokenizer
 from lit_rlhf.models.lean_layers import lighten
+from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
@@ -44,6 +47,9 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
         lean_layers: layers with a backward of ours where there is one, see `models.lean_layers`.
+
+    Attributes:
+        run_config: all settings of the run, which the command line leaves here for the lineage.
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
@@ -65,11 +71,29 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         self.lean_layers = lean_layers
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._accumulated_count = 0.0
+        self.run_config: dict[str, Any] | None = None
+        self._lineage: Lineage | None = None
 
     @property
     @abc.abstractmethod
     def model_config(self) -> PretrainedConfig:
         """The configuration of the model that the checkpoint carries."""
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """The models that the run starts from, by role: hub names, folders or checkpoints."""
+        return {"policy": self.source}
+
+    @property
+    def lineage(self) -> Lineage | None:
+        """What the run's checkpoints are made from; on rank zero alone, which writes them."""
+        if self._lineage is None and self.trainer.is_global_zero:
+            data = getattr(self.trainer, "datamodule", None)
+            provenance = data.provenance if isinstance(data, TextDataModule) else {}
+            self._lineage = make_lineage(
+                type(self).__name__, data=provenance, origins=self.origins, config=self.run_config
+            )
+        return self._lineage
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -187,13 +211,22 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
                     parameter.grad /= self._accumulated_count
             self._accumulated_count = 0.0
 
+    def on_fit_start(self) -> None:
+        """Take down what the run starts from, before anything of it can change."""
+        _ = self.lineage
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, and add the model card."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
         checkpoint[_STORAGE_KEY] = self._storage
         checkpoint[CARD_KEY] = make_card(
-            self.kind, self.model_config, self.tokenizer, self.lora, self.source
+            self.kind,
+            self.model_config,
+            self.tokenizer,
+            self.lora,
+            self.source,
+            lineage=self.lineage,
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

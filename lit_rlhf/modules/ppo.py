@@ -141,6 +141,18 @@ class PPOModule(PhaseModule):
     num_iterations: Tensor
 
     @property
+    def origins(self) -> dict[str, str]:
+        """The policy, the critic's source, and the models behind reward and judges."""
+        critic = {} if self.critic_source is None else {"critic": self.critic_source}
+        sources = {"reward": self.reward, **self.judges}
+        rewards = {
+            f"{name}.{role}" if role else name: source
+            for name, reward in sources.items()
+            for role, source in reward.origins.items()
+        }
+        return {**super().origins, **critic, **rewards}
+
+    @property
     def model_config(self) -> PretrainedConfig:
         """The policy's configuration."""
         assert self.policy is not None

@@ -92,6 +92,7 @@ class RewardModule(PhaseModule):
 
     def on_fit_start(self) -> None:
         """Draw the reference policy's samples that the normaliser needs."""
+        super().on_fit_start()
         if self.normalizer is not None:
             with self.trainer.precision_plugin.forward_context():
                 self._reference_rows = draw_reference_samples(

@@ -28,7 +28,7 @@ class FunctionReward(RewardSource):
 
     def __post_init__(self) -> None:
         """Look the function up at once, so that a misspelt path stops before training."""
-        self._resolve()
+        self.resolve()
 
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
@@ -38,7 +38,7 @@ class FunctionReward(RewardSource):
         Raises:
             ConfigError: the function returned another number of scores than there are responses.
         """
-        scores = list(self._resolve()(prompts, responses))
+        scores = list(self.resolve()(prompts, responses))
         if len(scores) != len(responses):
             raise ConfigError(
                 f"reward function {self.function} returned {len(scores)} scores "
@@ -46,7 +46,12 @@ class FunctionReward(RewardSource):
             )
         return torch.tensor(scores, dtype=torch.float32, device=batch.rows.lengths.device)
 
-    def _resolve(self) -> RewardFunction:
+    def resolve(self) -> RewardFunction:
+        """Return the function itself.
+
+        Raises:
+            ConfigError: it cannot be imported, or is no function.
+        """
         module_name, _, name = self.function.rpartition(".")
         try:
             function: RewardFunction = getattr(importlib.import_module(module_name), name)

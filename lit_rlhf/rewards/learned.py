@@ -64,6 +64,11 @@ class LearnedReward(RewardSource):
         if self.batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """The reward model."""
+        return {"": self.model}
+
     @torch.no_grad()
     def __call__(
         self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch

@@ -28,6 +28,15 @@ class RewardSource(abc.ABC):
             `[B]` float32, one score a response; higher is better.
         """
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """The models that the score comes from: role -> hub name, folder or checkpoint.
+
+        They stand in the lineage of what is trained with the source; "" is the role of an only
+        one. A source without a model keeps this property, which names none.
+        """
+        return {}
+
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.
 

@@ -12,6 +12,7 @@ import yaml
 from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, WandbAutoLogger
 from lit_rlhf.cli import PHASES
 from lit_rlhf.demo.vader import VaderReward
+from lit_rlhf.models.lineage import lineage_of
 from lit_rlhf.objectives import DPO, GAE, GRPO, RLOO, AdaptiveKL, FixedKL
 from lit_rlhf.rewards import FunctionReward, LearnedReward
 from tests.support import wandb_files
@@ -48,7 +49,16 @@ def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
     kept = "reward" if phase == "reward" else "policy"
     assert (run / "checkpoints" / f"{kept}.ckpt").is_file()
     assert (run / "metrics.csv").is_file()
-    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 1
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["seed_everything"] == 1
+    lineage = lineage_of(str(run / "checkpoints" / f"{kept}.ckpt"))
+    assert lineage["config"]["model"] == settings["model"]
+    assert lineage["data"]["train"]["rows"] == 8 if phase in ("sft", "ppo") else 6
+    if phase == "ppo":  # the chain: PPO, its policy by SFT, its reward by a phase from SFT's
+        origins = lineage["origins"]
+        assert origins.keys() == {"policy", "reward", "validation"}
+        assert origins["policy"]["lineage"]["phase"] == "SFTModule"
+        assert origins["reward"]["lineage"]["origins"]["policy"] == origins["policy"]
 
 
 @pytest.mark.parametrize("phase", ["sft", "reward", "dpo"])

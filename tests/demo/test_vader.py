@@ -2,7 +2,7 @@ import pytest
 import torch
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from lit_rlhf.demo.vader import VaderReward
+from lit_rlhf.demo.vader import VaderReward, vader_scores
 from lit_rlhf.rewards.source import RewardSource
 
 
@@ -36,3 +36,10 @@ def test_number_of_responses_must_fit():
 
 def test_no_responses():
     assert VaderReward()([], []).shape == (0,)
+
+
+def test_as_a_plain_function():
+    prompts, responses = ["Movie review: this is", "x"], [" wonderful", " dull"]
+    expected = VaderReward()(prompts, responses).tolist()
+    assert vader_scores(prompts, responses) == expected
+    assert expected[0] > 0.5

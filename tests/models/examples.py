@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models import LoRAConfig, PolicyModel, ScalarModel, load_tokenizer
-from lit_rlhf.models.handover import CARD_KEY, make_card
+from lit_rlhf.models.card import CARD_KEY, make_card
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
 from tests.support.tokenizer import save_tiny_tokenizer
 

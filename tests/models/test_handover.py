@@ -20,16 +20,15 @@ from lit_rlhf.models import (
     load_trunk,
 )
 from lit_rlhf.models.attention import ATTENTION_NAME
-from lit_rlhf.models.handover import (
+from lit_rlhf.models.card import (
     CARD_KEY,
-    NORMALIZER_KEY,
-    attention_for,
     is_checkpoint,
     make_card,
     parse_config,
     read_checkpoint,
     resolve_source,
 )
+from lit_rlhf.models.handover import NORMALIZER_KEY, attention_for
 from tests.models.examples import (
     ARCHITECTURES,
     lively_model,

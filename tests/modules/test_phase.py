@@ -1,3 +1,4 @@
+import hashlib
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -7,7 +8,8 @@ import torch
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_scalar_model, load_tokenizer
-from lit_rlhf.models.handover import CARD_KEY, read_checkpoint
+from lit_rlhf.models.card import CARD_KEY, read_checkpoint
+from lit_rlhf.models.lineage import lineage_of
 from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
 from tests.support.phase_runs import build, write_inputs
 from tests.support.phases import (
@@ -41,6 +43,32 @@ def test_a_checkpoint_carries_its_card(checkpoint, policy):
     assert all(name.startswith("policy.model.") for name in state)
     with pytest.raises(CheckpointError, match="holds a policy model, but a reward model"):
         read_checkpoint(str(checkpoint), kind="reward")
+
+
+def test_a_checkpoint_says_what_it_was_made_from(tmp_path, policy, checkpoint):
+    lineage = lineage_of(str(checkpoint))
+    file = tmp_path / "rows.jsonl"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    entry = {"source": str(file), "sha256": digest, "rows": 4}
+    assert lineage["data"] == {"train": entry, "validation": entry}
+    assert lineage["phase"] == "SFTModule"
+    assert lineage["config"] is None  # no command line
+    assert lineage["origins"]["policy"]["source"] == policy
+    assert lineage["versions"]["torch"] == torch.__version__
+
+
+def test_the_lineage_of_the_origin_travels_along(tmp_path, checkpoint):
+    groups = write_rows(tmp_path / "groups.jsonl", judged_groups(4))
+    module = RewardModule(str(checkpoint))
+    data = RewardDataModule(str(checkpoint), train=groups, batch_size=2, limit_train=3)
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "reward.ckpt")
+    lineage = lineage_of(str(tmp_path / "reward.ckpt"))
+    assert lineage["data"]["train"]["rows"] == 3
+    origin = lineage["origins"]["policy"]
+    assert origin["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert origin["lineage"] == lineage_of(str(checkpoint))
 
 
 def test_a_checkpoint_is_read_without_executing_code(checkpoint):

@@ -11,7 +11,7 @@ from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
 from lit_rlhf.models.backbone import apply_lora, freeze
-from lit_rlhf.models.handover import CARD_KEY, make_card
+from lit_rlhf.models.card import CARD_KEY, make_card
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource

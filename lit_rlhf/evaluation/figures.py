@@ -1,0 +1,83 @@
+"""One measured figure: what it says, of whom, by which judge, with interval and sample size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lit_rlhf.evaluation.statistics import Estimate
+
+
+class Figure(NamedTuple):
+    """A figure of a report.
+
+    Attributes:
+        section: the table that it stands in.
+        subject: the policy or reward model.
+        metric: what was measured.
+        estimate: value, interval and sample size.
+        unit: of the value; "" for a number without one, "%" for a share (stored as 0 to 1).
+        against: the opponent, or the part of the data, if any.
+        judge: who judged, if anybody did.
+    """
+
+    section: str
+    subject: str
+    metric: str
+    estimate: Estimate
+    unit: str = ""
+    against: str = ""
+    judge: str = ""
+
+    @property
+    def name(self) -> str:
+        """The metric's name for loggers, such as `eval/ppo/win_rate/sft/validation`."""
+        parts = ("eval", self.subject, self.metric, self.against, self.judge)
+        return "/".join(part.replace("/", ".") for part in parts if part)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; what is no number becomes null."""
+        value, low, high, n = self.estimate
+        return {
+            "section": self.section,
+            "subject": self.subject,
+            "against": self.against or None,
+            "judge": self.judge or None,
+            "metric": self.metric,
+            "value": _or_none(value),
+            "low": _or_none(low),
+            "high": _or_none(high),
+            "n": n,
+            "unit": self.unit or None,
+        }
+
+    def shown(self) -> tuple[str, str]:
+        """Return value and interval as a reader wants them, such as `61.5 %`, `52.0 to 70.1`."""
+        value, low, high, _ = self.estimate
+        factor = 100 if self.unit == "%" else 1
+        unit = f" {self.unit}" if self.unit else ""
+        if math.isnan(value):
+            return "-", "-"
+        text = f"{_short(factor * value)}{unit}"
+        if math.isnan(low):
+            return text, "-"
+        return text, f"{_short(factor * low)} to {_short(factor * high)}"
+
+
+def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """Return the figures by their section, in the order in which they came."""
+    tables: dict[str, list[Figure]] = {}
+    for figure in figures:
+        tables.setdefault(figure.section, []).append(figure)
+    return tables
+
+
+def _short(value: float) -> str:
+    if value == 0 or 0.01 <= abs(value) < 10:
+        return f"{value:.3f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2e}"
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

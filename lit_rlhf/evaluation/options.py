@@ -1,0 +1,190 @@
+"""What the words of the command line name: policies, judges, files of options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.endpoint import Endpoint
+from lit_rlhf.evaluation.pairwise import PairJudge
+from lit_rlhf.evaluation.scoring import FunctionScorer, RewardModelScorer, Scorer
+from lit_rlhf.models.card import is_checkpoint, read_checkpoint, resolve_source
+
+JUDGE_KINDS = ("reward", "function", "endpoint")
+
+
+class Named(NamedTuple):
+    """A name and what it names."""
+
+    name: str
+    source: str
+
+
+class JudgeOptions(NamedTuple):
+    """Judges by name, by what they can do.
+
+    Attributes:
+        scorers: those that score each response.
+        pair_judges: those that compare two.
+    """
+
+    scorers: dict[str, Scorer]
+    pair_judges: dict[str, PairJudge]
+
+
+def read_named(words: Sequence[str], what: str) -> list[Named]:
+    """Part `NAME=SOURCE`; a word without a name is its own.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
+    named = []
+    for word in words:
+        name, mark, source = word.partition("=")
+        # An equals sign inside a path is part of it.
+        has_name = bool(mark) and bool(name) and not any(sign in name for sign in "/:.")
+        named.append(Named(name, source) if has_name else Named(word, word))
+    names = [name for name, _ in named]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two {what} are named '{doubled}': name them apart, as NAME=SOURCE")
+    return named
+
+
+def read_judges(words: Sequence[str], options: argparse.Namespace) -> JudgeOptions:
+    """Make the judges that `--judge [NAME=]KIND:WHERE` names.
+
+    `reward:PATH` (or the path alone) is a reward model, `function:DOTTED.PATH` a Python function,
+    `endpoint:ADDRESS#MODEL` a language model behind an OpenAI-compatible API.
+
+    Args:
+        words: of the options.
+        options: the parsed command line, for the settings of reward models and endpoints.
+
+    Raises:
+        ConfigError: a kind is unknown, a function cannot be imported, an endpoint has no model.
+        CheckpointError: a reward model is not there, or is a policy.
+    """
+    judges = JudgeOptions({}, {})
+    for name, source in read_named(words, "judges"):
+        kind, mark, where = source.partition(":")
+        if not mark or kind not in JUDGE_KINDS:
+            kind, where = "reward", source
+        if kind == "endpoint":
+            judges.pair_judges[name] = _pair_judge(where, options)
+        else:
+            judges.scorers[name] = make_scorer(kind, where, options, normalize=True)
+    return judges
+
+
+def make_scorer(kind: str, where: str, options: argparse.Namespace, *, normalize: bool) -> Scorer:
+    """Make a judge that scores: a "reward" model or a "function".
+
+    Raises:
+        ConfigError: the function cannot be imported.
+        CheckpointError: the reward model is not there, or is a policy.
+    """
+    if kind == "function":
+        scorer = FunctionScorer(where)
+        scorer.check()
+        return scorer
+    check_model(where, "reward")
+    return RewardModelScorer(
+        where,
+        template=options.template,
+        max_length=options.max_length,
+        precision=options.precision,
+        normalize=normalize,
+    )
+
+
+def check_model(source: str, kind: str) -> None:
+    """Refuse a model that is not there or of the other kind, before anything is computed.
+
+    Raises:
+        CheckpointError: that is so. What a folder holds shows when it is loaded.
+    """
+    path = resolve_source(source)
+    if is_checkpoint(path):
+        read_checkpoint(path, kind)
+
+
+def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
+    """Replace `--config FILE` by the options that the file holds; those of the line come last.
+
+    The file's keys are the long options without dashes in front (`max-new-tokens` or
+    `max_new_tokens`) and the positional ones (`policies`, `models`), as a list or name -> source.
+
+    Raises:
+        ConfigError: the file is not there, is no mapping, or has a key that is no option.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", action="append", default=[])
+    found, rest = finder.parse_known_args(list(words))
+    options: list[str] = []
+    positionals: list[str] = []
+    for name in found.config:
+        for key, value in _read_yaml(Path(name)).items():
+            action = _action_of(parser, str(key), name)
+            values = _as_words(value)
+            if not action.option_strings:
+                positionals += values
+                continue
+            for word in values:
+                options += [f"{action.option_strings[-1]}={word}"]
+    return [*options, *positionals, *rest]
+
+
+def _pair_judge(where: str, options: argparse.Namespace) -> PairJudge:
+    address, mark, model = where.partition("#")
+    if not mark or not model:
+        raise ConfigError(
+            f"judge endpoint:{where}: name the model behind a '#', as in "
+            "endpoint:http://127.0.0.1:8000/v1#my-model"
+        )
+    endpoint = Endpoint(
+        address,
+        model,
+        key_variable=options.endpoint_key_variable,
+        timeout_s=options.endpoint_timeout,
+    )
+    return PairJudge(endpoint, num_connections=options.endpoint_connections)
+
+
+def _read_yaml(path: Path) -> Mapping[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {path}: expected options as KEY: VALUE")
+    return content
+
+
+def _action_of(parser: argparse.ArgumentParser, key: str, file: str) -> argparse.Action:
+    wanted = key.replace("-", "_")
+    actions = {
+        _long_name(action): action
+        for action in parser._actions  # argparse has no public list of them
+        if action.dest not in ("help", "config")
+    }
+    if wanted not in actions:
+        raise ConfigError(f"--config {file}: no option '{key}'; there are: {', '.join(actions)}")
+    return actions[wanted]
+
+
+def _long_name(action: argparse.Action) -> str:
+    names = action.option_strings
+    return names[-1].lstrip("-").replace("-", "_") if names else action.dest
+
+
+def _as_words(value: object) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{name}={source}" for name, source in value.items()]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [] if value is None else [str(value)]

@@ -1,0 +1,228 @@
+"""Policies against each other: win rates, scores, best-of-n, and what each one's responses are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_rlhf.evaluation import bootstrap
+from lit_rlhf.evaluation.best_of_n import best_of_n_kl, best_of_n_scores
+from lit_rlhf.evaluation.diversity import distinct_n_estimate, self_bleu
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.length_control import length_controlled_win_rate
+from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
+from lit_rlhf.evaluation.responses import PromptRow, Responses
+from lit_rlhf.evaluation.scoring import Scorer
+from lit_rlhf.evaluation.statistics import Estimate, Floats
+
+Pair = tuple[int, int]  # positions of two policies
+
+AGAINST = "Against each other"
+RESPONSES = "Responses"
+SCORES = "Scores"
+BEST_OF_N = "Best of n"
+JUDGES = "Judges"
+
+
+class Judgments(NamedTuple):
+    """What the judges said.
+
+    Attributes:
+        scores: judge -> policy -> `[P, K]`, of judges that score.
+        verdicts: judge -> pair of policies -> verdicts on their first responses, of judges that
+            compare.
+    """
+
+    scores: Mapping[str, Sequence[Floats]]
+    verdicts: Mapping[str, Mapping[Pair, Verdicts]]
+
+    @property
+    def judges(self) -> list[str]:
+        """The names of all judges, those that score first."""
+        return [*self.scores, *self.verdicts]
+
+
+def judge_policies(
+    policies: Sequence[Responses],
+    prompts: Sequence[PromptRow],
+    scorers: Mapping[str, Scorer],
+    pair_judges: Mapping[str, PairJudge],
+) -> Judgments:
+    """Ask every judge.
+
+    Args:
+        policies: with responses to the same prompts.
+        prompts: `P`.
+        scorers: judges that score each response, by name.
+        pair_judges: judges that compare two, by name; they see each prompt's first response.
+    """
+    scores = {
+        name: [_score_all(scorer, prompts, policy) for policy in policies]
+        for name, scorer in scorers.items()
+    }
+    verdicts = {
+        name: {
+            (a, b): judge.compare(
+                prompts,
+                [texts[0] for texts in policies[a].texts],
+                [texts[0] for texts in policies[b].texts],
+            )
+            for a, b in combinations(range(len(policies)), 2)
+        }
+        for name, judge in pair_judges.items()
+    }
+    return Judgments(scores, verdicts)
+
+
+def policy_figures(
+    policies: Sequence[Responses], judgments: Judgments, *, tie_margin: float = 0.0
+) -> list[Figure]:
+    """Return every figure of the policies, each with interval and sample size.
+
+    Args:
+        policies: with responses to the same prompts.
+        judgments: on them.
+        tie_margin: scores at most this far apart are a tie.
+    """
+    figures: list[Figure] = []
+    for a, b in combinations(range(len(policies)), 2):
+        figures += _pair_figures(policies, (a, b), judgments, tie_margin)
+    for index, policy in enumerate(policies):
+        figures += _response_figures(policy)
+        for judge, scores in judgments.scores.items():
+            estimate = bootstrap.mean(scores[index].mean(1))
+            figures.append(Figure(SCORES, policy.name, "score", estimate, judge=judge))
+        if policy.num_samples > 1:
+            figures += _best_of_n_figures(policy, index, judgments)
+    return figures
+
+
+def outcomes_of(first: Floats, second: Floats, tie_margin: float) -> tuple[Floats, Floats]:
+    """Compare all samples of one policy with all of another's, prompt by prompt.
+
+    Args:
+        first: `[P, K]` scores.
+        second: `[P, K']` scores of the opponent.
+        tie_margin: scores at most this far apart are a tie.
+
+    Returns:
+        `[P]` share of wins, ties counted half, and `[P]` share of ties.
+    """
+    gaps = first[:, :, None] - second[:, None, :]  # [P, K, K']
+    ties = np.abs(gaps) <= tie_margin
+    wins = np.where(ties, 0.5, gaps > 0)
+    return wins.mean((1, 2)), ties.mean((1, 2))
+
+
+def _pair_figures(
+    policies: Sequence[Responses], pair: Pair, judgments: Judgments, tie_margin: float
+) -> Iterator[Figure]:
+    first, second = policies[pair[0]], policies[pair[1]]
+    outcomes: dict[str, Floats] = {}
+
+    def figure(metric: str, estimate: Estimate, unit: str = "", judge: str = "") -> Figure:
+        return Figure(AGAINST, first.name, metric, estimate, unit, second.name, judge)
+
+    for judge, scores in judgments.scores.items():
+        one, other = scores[pair[0]], scores[pair[1]]
+        outcome, ties = outcomes_of(one, other, tie_margin)
+        outcomes[judge] = outcome
+        lengths = first.characters.mean(1), second.characters.mean(1)
+        yield from (
+            figure(name, estimate, unit, judge)
+            for name, estimate, unit in _outcome_estimates(outcome, *lengths)
+        )
+        yield figure("ties", bootstrap.share(ties), "%", judge)
+        yield figure("score_difference", bootstrap.mean(one.mean(1) - other.mean(1)), "", judge)
+    for judge, verdicts in judgments.verdicts.items():
+        outcome, consistent, position = verdicts[pair]
+        outcomes[judge] = outcome
+        known = ~np.isnan(outcome)
+        lengths = first.characters[known, 0], second.characters[known, 0]
+        yield from (
+            figure(name, estimate, unit, judge)
+            for name, estimate, unit in _outcome_estimates(outcome[known], *lengths)
+        )
+        ties = consistent[known] * (outcome[known] == 0.5)
+        yield figure("ties", bootstrap.share(ties), "%", judge)
+        yield figure("same_in_both_orders", bootstrap.share(consistent[known]), "%", judge)
+        yield figure("first_position_wins", bootstrap.share(position[known]), "%", judge)
+        yield figure("answers_readable", bootstrap.share(known.astype(float)), "%", judge)
+    for one_judge, other_judge in combinations(outcomes, 2):
+        agreement = _agreement(outcomes[one_judge], outcomes[other_judge])
+        if agreement is not None:
+            name = f"{one_judge} and {other_judge}"
+            yield Figure(
+                JUDGES, first.name, "judges_agree", agreement, "%", second.name, judge=name
+            )
+
+
+def _outcome_estimates(
+    outcome: Floats, lengths: Floats, opponent_lengths: Floats
+) -> Iterator[tuple[str, Estimate, str]]:
+    yield "win_rate", bootstrap.share(outcome), "%"
+    controlled = length_controlled_win_rate(outcome, lengths, opponent_lengths)
+    yield "length_controlled_win_rate", controlled.win_rate, "%"
+    yield "length_effect", controlled.length_effect, ""
+
+
+def _agreement(one: Floats, other: Floats) -> Estimate | None:
+    """Return on what share of prompts two judges name the same winner, ties of either left out."""
+    sides = np.sign(np.nan_to_num(one, nan=0.5) - 0.5), np.sign(np.nan_to_num(other, nan=0.5) - 0.5)
+    decided = sides[0] * sides[1] != 0
+    if not decided.any():
+        return None
+    return bootstrap.share((sides[0] == sides[1])[decided].astype(float))
+
+
+def _response_figures(policy: Responses) -> Iterator[Figure]:
+    def figure(metric: str, estimate: Estimate, unit: str = "") -> Figure:
+        return Figure(RESPONSES, policy.name, metric, estimate, unit)
+
+    num_texts = len(policy.texts) * policy.num_samples
+    facts = policy.tokens
+    if facts is not None:
+        if facts.kl is not None:
+            yield figure("kl", bootstrap.mean(facts.kl.mean(1)), "nats per response")
+        if facts.entropy is not None:
+            estimate = bootstrap.ratio(facts.entropy.sum(1), facts.lengths.sum(1), n=num_texts)
+            yield figure("entropy", estimate, "nats per token")
+        yield figure("length", bootstrap.mean(facts.lengths.mean(1), n=num_texts), "tokens")
+    characters = bootstrap.mean(policy.characters.mean(1), n=num_texts)
+    yield figure("length_characters", characters, "characters")
+    if policy.finished is not None:
+        truncated = bootstrap.share(1 - policy.finished.mean(1), n=num_texts)
+        yield figure("truncated", truncated, "%")
+    # One response a prompt: several of the same prompt are alike for another reason.
+    texts = [row[0] for row in policy.texts]
+    for n in (1, 2):
+        yield figure(f"distinct_{n}", distinct_n_estimate(texts, n))
+    yield figure("self_bleu", self_bleu(texts))
+
+
+def _best_of_n_figures(policy: Responses, index: int, judgments: Judgments) -> Iterator[Figure]:
+    """Choose by each judge that scores, and let every one of them say what it thinks of it."""
+    sizes = [n for n in (2**power for power in range(12)) if n < policy.num_samples]
+    sizes.append(policy.num_samples)
+    for proxy, proxy_scores in judgments.scores.items():
+        for judge, judge_scores in judgments.scores.items():
+            by_size = best_of_n_scores(proxy_scores[index], judge_scores[index], sizes)
+            for n, values in by_size.items():
+                label = judge if judge == proxy else f"{judge}, chosen by {proxy}"
+                yield Figure(
+                    BEST_OF_N,
+                    policy.name,
+                    f"best_of_{n}",
+                    bootstrap.mean(values),
+                    against=f"KL {best_of_n_kl(n):.2f}",
+                    judge=label,
+                )
+
+
+def _score_all(scorer: Scorer, prompts: Sequence[PromptRow], policy: Responses) -> Floats:
+    repeated = [prompt for prompt in prompts for _ in range(policy.num_samples)]
+    texts = [text for row in policy.texts for text in row]
+    return scorer.score(repeated, texts).reshape(len(prompts), policy.num_samples)

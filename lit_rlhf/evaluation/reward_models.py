@@ -1,0 +1,235 @@
+"""Reward models against people: accuracy where it is easy and where it is hard, calibration, seeds.
+
+Intervals resample prompts: pairs of the same prompt are not independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation.bootstrap import cluster_sums, ratio, share
+from lit_rlhf.evaluation.calibration import (
+    JudgedPredictions,
+    ReliabilityBin,
+    brier_score,
+    calibration_error,
+    reliability,
+)
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.responses import PromptRow
+from lit_rlhf.evaluation.scoring import Scorer
+from lit_rlhf.evaluation.statistics import Estimate, Floats
+from lit_rlhf.feedback import judged_pairs, parse_judgment
+
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+ACCURACY = "Accuracy"
+BY_AGREEMENT = "Accuracy by agreement of the people"
+BY_LENGTH = "Accuracy by length difference"
+BY_DOMAIN = "Accuracy by domain"
+CALIBRATION = "Calibration"
+BETWEEN_MODELS = "Agreement between models"
+
+# Upper ends of the share of people who agree, and what the level is called; 1 is its own.
+_AGREEMENT_LEVELS = ((0.6, "50 to 60 %"), (0.75, "60 to 75 %"), (0.9, "75 to 90 %"))
+_LENGTH_LEVELS = (
+    (-0.5, "much shorter preferred"),
+    (-0.1, "shorter preferred"),
+    (0.1, "about as long"),
+    (0.5, "longer preferred"),
+)
+
+
+class JudgedResponses(NamedTuple):
+    """Judged texts and the pairs among them.
+
+    Attributes:
+        prompts: `N` prompts, one a text.
+        texts: `N` responses.
+        chosen: `[M]` place of the preferred response of each pair.
+        rejected: `[M]` place of the other one.
+        human: `[M]` share of people who preferred it, 0.5 to 1.
+        weight: `[M]` how much the pair counts.
+        groups: `[M]` the judged group (row of data) of each pair.
+        num_groups: number of rows.
+        domains: `M` names, "" without one.
+    """
+
+    prompts: list[PromptRow]
+    texts: list[str]
+    chosen: Integers
+    rejected: Integers
+    human: Floats
+    weight: Floats
+    groups: Integers
+    num_groups: int
+    domains: list[str]
+
+
+def read_judged(rows: Sequence[SourcedRow], domain_field: str = "subset") -> JudgedResponses:
+    """Collect the pairs of judged groups, comparisons or rows in RewardBench's format.
+
+    Args:
+        rows: with `prompt`, `chosen`, `rejected`, or judged groups, see docs/data.md.
+        domain_field: the field that names a row's domain, where it has one.
+
+    Raises:
+        DataError: a row is not as expected, or no pair was judged at all.
+    """
+    prompts: list[PromptRow] = []
+    texts: list[str] = []
+    pairs, groups, domains = [], [], []
+    for group, (row, where) in enumerate(rows):
+        judgment = parse_judgment(row, where)
+        first = len(texts)
+        texts += judgment.responses
+        prompts += [PromptRow(judgment.prompt, where)] * len(judgment.responses)
+        own = judged_pairs(judgment)
+        pairs += [
+            pair._replace(chosen=first + pair.chosen, rejected=first + pair.rejected)
+            for pair in own
+        ]
+        groups += [group] * len(own)
+        domains += [str(row.get(domain_field) or "")] * len(own)
+    if not pairs:
+        raise DataError("no row holds a judged pair")
+    chosen, rejected, human, weight = (np.array(column) for column in zip(*pairs, strict=True))
+    return JudgedResponses(
+        prompts,
+        texts,
+        chosen,
+        rejected,
+        human.astype(np.float64),
+        weight.astype(np.float64),
+        np.array(groups),
+        len(rows),
+        domains,
+    )
+
+
+def reward_figures(
+    judged: JudgedResponses, scores: Mapping[str, Floats]
+) -> tuple[list[Figure], dict[str, list[ReliabilityBin]]]:
+    """Return every figure of reward models, and each one's reliability table.
+
+    Args:
+        judged: texts and pairs.
+        scores: model -> `[N]` raw scores: the log-odds of a preference is a difference of two.
+    """
+    figures: list[Figure] = []
+    tables: dict[str, list[ReliabilityBin]] = {}
+    gaps = {name: score[judged.chosen] - score[judged.rejected] for name, score in scores.items()}
+    for name, gap in gaps.items():
+        figures += _accuracies(judged, name, gap)
+        pairs = JudgedPredictions(
+            0.5 * (1 + np.tanh(gap / 2)),
+            judged.human,
+            judged.weight,
+            judged.groups,
+            judged.num_groups,
+        )
+        figures.append(Figure(CALIBRATION, name, "calibration_error", calibration_error(pairs)))
+        figures.append(Figure(CALIBRATION, name, "brier_score", brier_score(pairs)))
+        tables[name] = reliability(pairs)
+    for one, other in combinations(gaps, 2):
+        figures += _between(judged, (one, gaps[one]), (other, gaps[other]))
+    return figures, tables
+
+
+def score_judged(judged: JudgedResponses, scorers: Mapping[str, Scorer]) -> dict[str, Floats]:
+    """Let each model score all texts: model -> `[N]`."""
+    return {name: scorer.score(judged.prompts, judged.texts) for name, scorer in scorers.items()}
+
+
+def _accuracies(judged: JudgedResponses, name: str, gap: Floats) -> Iterator[Figure]:
+    yield Figure(ACCURACY, name, "accuracy", _accuracy(judged, gap), "%")
+    for section, parts in (
+        (BY_AGREEMENT, _agreement_parts(judged)),
+        (BY_LENGTH, _length_parts(judged)),
+        (BY_DOMAIN, _domain_parts(judged)),
+    ):
+        if len(parts) > 1:  # one part is the whole once more
+            for part, inside in parts.items():
+                estimate = _accuracy(judged, gap, inside)
+                yield Figure(section, name, "accuracy", estimate, "%", against=part)
+
+
+def _accuracy(judged: JudgedResponses, gap: Floats, inside: Bools | None = None) -> Estimate:
+    """Estimate the share of pairs in people's order; a tie of the model counts half.
+
+    Pairs on which people are evenly divided are left out.
+    """
+    counts = (judged.human > 0.5) & (judged.weight > 0)
+    if inside is not None:
+        counts &= inside
+    weight = judged.weight * counts
+    correct = (1 + np.sign(gap)) / 2
+    return _by_group(judged, correct, weight, int(counts.sum()))
+
+
+def _by_group(judged: JudgedResponses, values: Floats, weight: Floats, n: int) -> Estimate:
+    below = cluster_sums(weight, judged.groups, judged.num_groups)
+    above = cluster_sums(values * weight, judged.groups, judged.num_groups)
+    held = below > 0
+    if not held.any():
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    # Rounding of the sums must not leave [0, 1].
+    return share(np.clip(above[held] / below[held], 0, 1), below[held], n=n)
+
+
+def _agreement_parts(judged: JudgedResponses) -> dict[str, Bools]:
+    parts, low = {}, 0.5
+    for high, name in _AGREEMENT_LEVELS:
+        parts[f"{name} agree"] = (judged.human > low) & (judged.human <= high)
+        low = high
+    parts["over 90 % agree"] = (judged.human > low) & (judged.human < 1)
+    parts["all agree"] = judged.human == 1
+    return _filled(parts)
+
+
+def _length_parts(judged: JudgedResponses) -> dict[str, Bools]:
+    """Part pairs by `(chosen - rejected) / longer of both`, in characters."""
+    lengths = np.array([len(text) for text in judged.texts], np.float64)
+    chosen, rejected = lengths[judged.chosen], lengths[judged.rejected]
+    difference = (chosen - rejected) / np.maximum(np.maximum(chosen, rejected), 1)
+    parts, low = {}, -np.inf
+    for high, name in _LENGTH_LEVELS:
+        parts[name] = (difference > low) & (difference <= high)
+        low = high
+    parts["much longer preferred"] = difference > low
+    return _filled(parts)
+
+
+def _domain_parts(judged: JudgedResponses) -> dict[str, Bools]:
+    domains = np.array(judged.domains)
+    names = sorted(set(judged.domains))
+    return _filled({name or "(none)": domains == name for name in names})
+
+
+def _filled(parts: Mapping[str, Bools]) -> dict[str, Bools]:
+    return {name: inside for name, inside in parts.items() if inside.any()}
+
+
+def _between(
+    judged: JudgedResponses, one: tuple[str, Floats], other: tuple[str, Floats]
+) -> Iterator[Figure]:
+    (first, first_gap), (second, second_gap) = one, other
+    ones, num_pairs = np.ones(len(first_gap)), len(first_gap)
+    same = (np.sign(first_gap) == np.sign(second_gap)).astype(np.float64)
+    agreement = _by_group(judged, same, ones, num_pairs)
+    yield Figure(BETWEEN_MODELS, first, "same_order", agreement, "%", against=second)
+    counts = (judged.human > 0.5) & (judged.weight > 0)
+    weight = judged.weight * counts
+    gain = (np.sign(first_gap) - np.sign(second_gap)) / 2 * weight
+    above = cluster_sums(gain, judged.groups, judged.num_groups)
+    below = cluster_sums(weight, judged.groups, judged.num_groups)
+    difference = ratio(above, below, n=int(counts.sum()))
+    yield Figure(BETWEEN_MODELS, first, "accuracy_difference", difference, "%", against=second)

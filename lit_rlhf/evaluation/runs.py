@@ -1,0 +1,276 @@
+"""From the options of `lit-rlhf evaluate` to a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_rlhf.data.sources import digest_source, read_rows
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.options import (
+    Named,
+    check_model,
+    make_scorer,
+    read_judges,
+    read_named,
+)
+from lit_rlhf.evaluation.page import PageRow
+from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability, draw_win_rates
+from lit_rlhf.evaluation.policies import RESPONSES, Judgments, judge_policies, policy_figures
+from lit_rlhf.evaluation.report import Report
+from lit_rlhf.evaluation.responses import (
+    PromptRow,
+    Responses,
+    is_response_file,
+    prompt_text,
+    read_prompts,
+    read_responses,
+)
+from lit_rlhf.evaluation.reward_models import (
+    JudgedResponses,
+    read_judged,
+    reward_figures,
+    score_judged,
+)
+from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
+from lit_rlhf.evaluation.scoring import RewardModelScorer, Scorer
+from lit_rlhf.evaluation.statistics import Floats
+from lit_rlhf.models.lineage import Lineage, describe_origin
+
+# Options that say where results go, and nothing of what they are.
+_NOT_SETTINGS = ("output", "page_samples", "wandb", "config", "policies", "models")
+
+
+def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
+    """Sample or read responses, have them judged, and put the report together.
+
+    Args:
+        options: of `lit-rlhf evaluate policies`.
+        folder: for the pictures.
+
+    Raises:
+        ConfigError: an option is wrong, or there are no prompts.
+        DataError: a file of responses does not have all prompts.
+    """
+    named = read_named(options.policies, "policies")
+    judges = read_judges(options.judge, options)
+    settings = _sampling_settings(options)
+    for _, source in named:
+        if not is_response_file(source):
+            check_model(source, "policy")
+    prompts = read_prompts(_prompt_source(named, options.prompts), options.num_prompts)
+    policies = [_responses_of(policy, prompts, settings, options.reference) for policy in named]
+    judgments = judge_policies(policies, prompts, judges.scorers, judges.pair_judges)
+    figures = policy_figures(policies, judgments, tie_margin=options.tie_margin)
+    figures += _perplexities(named, options)
+    pictures = {}
+    if draw_win_rates(figures, folder / "win_rates.png"):
+        pictures["Win rates, with 95 % intervals"] = "win_rates.png"
+    if draw_best_of_n(figures, folder / "best_of_n.png"):
+        pictures["Best of n"] = "best_of_n.png"
+    models = {policy.name: policy.source for policy in named}
+    models |= _models_of(judges.scorers, "judge ")
+    origins, lineage = _origins(models)
+    return Report(
+        title=f"Policies on {len(prompts)} prompts",
+        settings={**_settings(options), "models": origins},
+        figures=figures,
+        sides=[policy.name for policy in policies],
+        judges={name: name in judgments.verdicts for name in judgments.judges},
+        rows=_policy_rows(policies, prompts, judgments),
+        pictures=pictures,
+        lineage=lineage,
+        notes=_cut_notes(judges.scorers, options.max_length),
+    )
+
+
+def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
+    """Score judged texts by each model, and put the report together.
+
+    Args:
+        options: of `lit-rlhf evaluate rewards`.
+        folder: for the pictures.
+
+    Raises:
+        ConfigError: an option is wrong.
+        DataError: a row is not as expected.
+    """
+    named = read_named(options.models, "models")
+    scorers = {name: _raw_scorer(source, options) for name, source in named}
+    rows = read_rows(options.data, split="test")[: options.num_rows]
+    judged = read_judged(rows, options.domain_field)
+    scores = score_judged(judged, scorers)
+    figures, tables = reward_figures(judged, scores)
+    draw_reliability(tables, folder / "reliability.png")
+    origins, lineage = _origins(_models_of(scorers))
+    data = {"source": options.data, "rows": len(rows), "sha256": digest_source(options.data, rows)}
+    return Report(
+        title=f"Reward models on {len(judged.human)} judged pairs of {judged.num_groups} rows",
+        settings={**_settings(options), "models": origins, "data": data},
+        figures=figures,
+        sides=["preferred", "other"],
+        judges=dict.fromkeys(scores, False),
+        rows=_pair_rows(judged, scores),
+        pictures={"Predicted and human preference, with 95 % intervals": "reliability.png"},
+        lineage=lineage,
+        notes=_cut_notes(scorers, options.max_length),
+    )
+
+
+def _sampling_settings(options: argparse.Namespace) -> SamplingSettings:
+    if not options.temperature >= 0:
+        raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
+    return SamplingSettings(
+        samples=options.samples,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        template=options.template,
+        precision=options.precision,
+    )
+
+
+def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
+    files = [source for _, source in named if is_response_file(source)]
+    if prompts is None and not files:
+        raise ConfigError("no prompts: give --prompts FILE, to which the policies respond")
+    return prompts or files[0]
+
+
+def _responses_of(
+    policy: Named, prompts: Sequence[PromptRow], settings: SamplingSettings, reference: str | None
+) -> Responses:
+    if is_response_file(policy.source):
+        return read_responses(policy.name, policy.source, prompts)
+    return sample_responses(policy.name, policy.source, prompts, settings, reference)
+
+
+def _perplexities(named: Sequence[Named], options: argparse.Namespace) -> list[Figure]:
+    if options.perplexity_data is None:
+        return []
+    return [
+        Figure(
+            RESPONSES,
+            name,
+            "perplexity",
+            perplexity(
+                source,
+                options.perplexity_data,
+                options.template,
+                options.precision,
+                options.max_length,
+            ),
+            "per token",
+        )
+        for name, source in named
+        if not is_response_file(source)
+    ]
+
+
+def _raw_scorer(source: str, options: argparse.Namespace) -> Scorer:
+    kind, mark, where = source.partition(":")
+    if not mark or kind not in ("reward", "function"):
+        kind, where = "reward", source
+    return make_scorer(kind, where, options, normalize=False)
+
+
+def _models_of(scorers: Mapping[str, Scorer], prefix: str = "") -> dict[str, str]:
+    return {
+        f"{prefix}{name}": scorer.model
+        for name, scorer in scorers.items()
+        if isinstance(scorer, RewardModelScorer)
+    }
+
+
+def _origins(models: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Lineage | None]]:
+    """Return what tells each model or file from another of its name, and lineages apart."""
+    origins: dict[str, Any] = {}
+    lineage: dict[str, Lineage | None] = {}
+    for name, source in models.items():
+        if is_response_file(source):
+            origins[name] = {"source": source, "sha256": digest_source(source, [])}
+            continue
+        origin = describe_origin(source)
+        lineage[name] = origin.pop("lineage")
+        origins[name] = origin
+    return origins, lineage
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name not in _NOT_SETTINGS}
+
+
+def _cut_notes(scorers: Mapping[str, Scorer], max_length: int) -> list[str]:
+    return [
+        f"Judge {name} saw {scorer.num_cut[0]} texts cut at {max_length} tokens (--max-length)."
+        for name, scorer in scorers.items()
+        if isinstance(scorer, RewardModelScorer) and scorer.num_cut[0]
+    ]
+
+
+def _policy_rows(
+    policies: Sequence[Responses], prompts: Sequence[PromptRow], judgments: Judgments
+) -> list[PageRow]:
+    """Return the first response of each policy to each prompt, and what was said of it."""
+    return [
+        PageRow(
+            prompt_text(prompt.prompt),
+            [policy.texts[index][0] for policy in policies],
+            [_facts(policy, index) for policy in policies],
+            [
+                [
+                    *(float(scores[place][index, 0]) for scores in judgments.scores.values()),
+                    *(None for _ in judgments.verdicts),
+                ]
+                for place in range(len(policies))
+            ],
+            {
+                number: {
+                    f"{a}-{b}": _or_none(verdicts.outcomes[index])
+                    for (a, b), verdicts in pairs.items()
+                }
+                for number, pairs in enumerate(
+                    judgments.verdicts.values(), start=len(judgments.scores)
+                )
+            },
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+
+
+def _facts(policy: Responses, index: int) -> list[str]:
+    facts = [f"{len(policy.texts[index][0]):,} characters"]
+    if policy.tokens is not None:
+        facts.append(f"{policy.tokens.lengths[index, 0]:.0f} tokens")
+        if policy.tokens.kl is not None:
+            facts.append(f"KL {policy.tokens.kl[index, 0]:.2f}")
+    if policy.finished is not None and not policy.finished[index, 0]:
+        facts.append("truncated")
+    return facts
+
+
+def _pair_rows(judged: JudgedResponses, scores: Mapping[str, Floats]) -> list[PageRow]:
+    rows = []
+    for pair, (chosen, rejected) in enumerate(zip(judged.chosen, judged.rejected, strict=True)):
+        domain = [judged.domains[pair]] if judged.domains[pair] else []
+        share = f"{100 * judged.human[pair]:.0f} % of the people"
+        places = (int(chosen), int(rejected))
+        rows.append(
+            PageRow(
+                prompt_text(judged.prompts[places[0]].prompt),
+                [judged.texts[place] for place in places],
+                [[share, *domain], domain],
+                [[float(score[place]) for score in scores.values()] for place in places],
+                {},
+            )
+        )
+    return rows
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,37 @@
+"""Foreign text made harmless where it is shown: in a terminal, in Markdown."""
+
+from __future__ import annotations
+
+import re
+
+# C0 but tab and line feed, DEL, C1; soft hyphen; zero-width and direction marks, line and
+# paragraph separators; the byte-order mark; lone surrogates; variation tags.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Write characters that a terminal obeys, or that reorder or hide others, as their escapes.
+
+    Tabs and line feeds stay. A carriage return is escaped: it would let a line write over itself.
+
+    >>> visible("red: \x1b[31m, turned: \u202e")
+    'red: \\x1b[31m, turned: \\u202e'
+    """
+    return _INVISIBLE.sub(lambda match: _escape(match.group()), text)
+
+
+def markdown_cell(text: str) -> str:
+    """Return a text for one cell of a Markdown table: on one line, without markup of its own."""
+    flat = re.sub(r"\s+", " ", visible(text)).strip()
+    flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|!])", r"\\\1", flat)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"

@@ -1,0 +1,212 @@
+"""Letting policies respond to prompts, and what only their own tokens can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.data import SFTDataModule
+from lit_rlhf.data.chat_template import Template, render_prompt
+from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
+from lit_rlhf.data.tokenization import tokenize_prompts
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.bootstrap import ratio
+from lit_rlhf.evaluation.responses import PromptRow, Responses, TokenFacts
+from lit_rlhf.evaluation.statistics import Estimate, Floats
+from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
+from lit_rlhf.modules.precision import Precision, autocast
+from lit_rlhf.objectives import kl_k1
+from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
+
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How policies respond.
+
+    Attributes:
+        samples: `K`, responses to each prompt.
+        max_new_tokens: a response that reaches it is truncated.
+        temperature: of the draw; 0 takes the likeliest tokens.
+        seed: with prompt and sample it names the random stream: the same for all policies.
+        template: how prompts become text, see the data modules.
+        precision: of the forwards.
+    """
+
+    samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    seed: int = 0
+    template: Template = "auto"
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        """Refuse no samples, and samples that could not differ."""
+        if self.samples < 1:
+            raise ConfigError(f"samples must be at least 1, got {self.samples}")
+        if self.temperature == 0 and self.samples > 1:
+            raise ConfigError("at temperature 0 all samples of a prompt are the same: samples is 1")
+
+
+def load_policy(source: str, precision: Precision) -> PolicyModel:
+    """Load a policy to sample from: hub name, folder or checkpoint."""
+    frozen_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
+
+
+def prompt_batch(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRow], template: Template
+) -> PromptBatch:
+    """Render and tokenise prompts for a policy, as the data module of PPO does.
+
+    Raises:
+        DataError: a chat that the tokenizer has no template for, with its place.
+    """
+    texts = [render_prompt(tokenizer, prompt, template, where) for prompt, where in prompts]
+    tokens = tokenize_prompts(tokenizer, texts)
+    examples = [
+        PromptExample(ids, index, text.pieces[0].text, {})
+        for index, (ids, text) in enumerate(zip(tokens, texts, strict=True))
+    ]
+    return collate_prompts(examples, padding_id(tokenizer))
+
+
+@torch.no_grad()
+def sample_responses(
+    name: str,
+    source: str,
+    prompts: Sequence[PromptRow],
+    settings: SamplingSettings,
+    reference: str | None = None,
+) -> Responses:
+    """Let a policy respond to each prompt, each response from its own random stream.
+
+    Args:
+        name: of the policy in the report.
+        source: the policy: hub name, folder or checkpoint.
+        prompts: `P` prompts.
+        settings: how it responds.
+        reference: the policy that the KL is to; None for no KL.
+
+    Returns:
+        `P` times `K` responses with the facts about their tokens.
+
+    Raises:
+        CheckpointError: a model cannot be loaded.
+        ConfigError: policy and reference have different vocabularies.
+    """
+    tokenizer = load_tokenizer(source)
+    policy = load_policy(source, settings.precision)
+    device = next(policy.parameters()).device
+    with autocast(settings.precision):
+        samples = collect_samples(
+            policy,
+            TorchGenerator(max_rows=BATCH_ROWS),
+            prompt_batch(tokenizer, prompts, settings.template).to(device),
+            tokenizer,
+            Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
+            samples_per_prompt=settings.samples,
+            seed=settings.seed,
+        )
+    shape = (len(prompts), settings.samples)
+    texts = np.array(samples.responses, dtype=object).reshape(shape)
+    lengths = samples.response_mask.sum(1).double().cpu().numpy().reshape(shape)
+    entropy, kl = None, None
+    if settings.temperature > 0:
+        logprobs, entropies = _token_scores(policy, samples, settings)
+        entropy = _per_response(entropies, samples, shape)
+        if reference is not None:
+            _check_vocabulary(name, tokenizer, reference)
+            del policy
+            model = load_policy(reference, settings.precision)
+            difference = kl_k1(logprobs, _token_scores(model, samples, settings)[0])
+            kl = _per_response(difference, samples, shape)
+    return Responses(
+        name,
+        source,
+        tuple(tuple(str(text) for text in row) for row in texts),
+        samples.finished.cpu().numpy().reshape(shape),
+        TokenFacts(lengths, entropy, kl),
+    )
+
+
+@torch.no_grad()
+def perplexity(
+    source: str, data: str, template: Template, precision: Precision, max_length: int
+) -> Estimate:
+    """Estimate a policy's perplexity on held-out demonstrations: what training cost it elsewhere.
+
+    `exp(sum of -log p / number of tokens)` over the tokens of responses (of a bare `text`, all of
+    its tokens), EOS included. Per token: comparable between models of the same tokenizer only.
+
+    Args:
+        source: the policy.
+        data: demonstrations or texts, as `sft` takes them.
+        template: how they become text.
+        precision: of the forward.
+        max_length: tokens in a row; what is longer is cut.
+
+    Returns:
+        The perplexity; the interval resamples rows, and `n` counts them.
+    """
+    module = SFTDataModule(
+        source,
+        test=data,
+        template=template,
+        max_length=max_length,
+        overlong="truncate",
+        batch_size=BATCH_ROWS,
+        cache_tokens=False,
+    )
+    module.setup("test")
+    policy = load_policy(source, precision)
+    device = next(policy.parameters()).device
+    sums, counts = [], []
+    for rows in module.test_dataloader():
+        assert isinstance(rows, TokenRows)
+        with autocast(precision):
+            logprobs = policy(rows.to(device)).logprobs
+        sums.append(-logprobs.sum(1).double().cpu())
+        counts.append(rows.response_mask.sum(1).double())
+    # Rows that only fill the last batch up count no token.
+    nll, tokens = torch.cat(sums).numpy(), torch.cat(counts).numpy()
+    real = tokens > 0
+    estimate = ratio(nll[real], tokens[real])
+    value, low, high = (float(np.exp(number)) for number in estimate[:3])
+    return Estimate(value, low, high, estimate.n)
+
+
+def _token_scores(
+    policy: PolicyModel, samples: SampleBatch, settings: SamplingSettings
+) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities and entropies of the sampled tokens, `[B, L]` each."""
+    rows = torch.arange(len(samples.finished), device=samples.finished.device)
+    with autocast(settings.precision):
+        parts = [
+            policy(samples.rows.select(places), temperature=settings.temperature, with_entropy=True)
+            for places in rows.split(BATCH_ROWS)
+        ]
+    logprobs = torch.cat([part.logprobs for part in parts])
+    return logprobs, torch.cat([part.entropy for part in parts if part.entropy is not None])
+
+
+def _per_response(values: Tensor, samples: SampleBatch, shape: tuple[int, int]) -> Floats:
+    summed = (values * samples.rows.response_mask).sum(1, dtype=torch.float64)
+    result: Floats = summed.cpu().numpy().reshape(shape)
+    return result
+
+
+def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, reference: str) -> None:
+    if tokenizer.get_vocab() != load_tokenizer(reference).get_vocab():
+        raise ConfigError(
+            f"{name}: its tokenizer is not that of the reference {reference}, so there is no KL "
+            "between them; leave --reference out, or name one of the same family"
+        )
