@@ -83,16 +83,10 @@ class NumberGuard:
         self._watched.clear()
 
     @property
-    def is_loss_broken(self) -> Tensor:
-        """Whether a loss of this step is not finite: float scalar, 0 or 1, on its device."""
-        losses = [watched.loss for watched in self._watched if watched.loss is not None]
-        broken = [(~torch.isfinite(loss)).any() for loss in losses]
-        return torch.stack(broken).any().float() if broken else torch.zeros(())
-
-    @property
-    def are_numbers_broken(self) -> Tensor:
-        """Whether any watched number is not finite: float scalar, 0 or 1, on its device."""
+    def is_broken(self) -> Tensor:
+        """Whether a watched loss or number is not finite: float scalar, 0 or 1, on its device."""
         values = [value for watched in self._watched for value in watched.numbers.values()]
+        values += [watched.loss for watched in self._watched if watched.loss is not None]
         broken = [(~torch.isfinite(value)).any() for value in values]
         return torch.stack(broken).any().float() if broken else torch.zeros(())
 

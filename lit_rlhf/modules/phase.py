@@ -221,16 +221,17 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     def allow_step(self) -> bool:
         """Decide, the same on all processes, whether the gradients may move the weights.
 
-        Where a loss or a gradient is not finite, the gradients are dropped: an optimizer that steps
-        without any changes neither weights nor its own state. Infinite gradients under a gradient
-        scaler (16-mixed) are the scaler's to skip, and are not counted.
+        Where a watched number or a gradient is not finite, the gradients are dropped: an optimizer
+        that then takes its step changes neither weights nor its state.
+        Infinite gradients under a gradient scaler (16-mixed) are the scaler's to skip, and are not
+        counted.
 
         Raises:
             TrainingError: too many steps were skipped.
         """
         squares = gradient_squares(self.parameters(), self.device)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        is_broken = self.guard.is_loss_broken.to(self.device)
+        is_broken = self.guard.is_broken.to(self.device)
         if scaler is None:
             is_broken = is_broken + (~torch.isfinite(squares.sharded + squares.whole)).float()
         sharded, num_broken = self.sum_over_ranks(torch.stack([squares.sharded, is_broken]))

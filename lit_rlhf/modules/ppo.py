@@ -267,7 +267,7 @@ class PPOModule(PhaseModule):
             reference_logprobs=rollout.reference_logprobs,
             values=rollout.values,
         )
-        if self.sum_over_ranks(self.guard.are_numbers_broken.to(self.device)) > 0:
+        if self.sum_over_ranks(self.guard.is_broken.to(self.device)) > 0:
             self.skip_step()
             return False
         self.guard.forget()
