@@ -186,7 +186,7 @@ def _rename(sourced: SourcedRow, columns: Mapping[str, str]) -> SourcedRow:
             found = ", ".join(sorted(sourced.row)) or "none"
             raise DataError(
                 f"{sourced.where}: field '{theirs}', which 'columns' names as the {ours}, is "
-                f"missing; found the fields: {found}."
+                f"missing; found the fields: {found}. Correct 'columns', or mend the row."
             )
     renamed = set(columns.values())
     kept = {field: value for field, value in sourced.row.items() if field not in renamed}
