@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LitRLHFError as error:
         if os.environ.get("LIT_RLHF_TRACEBACK"):
             raise
-        sys.stderr.write(f"lit-rlhf: error: {error}\n")
+        from lit_rlhf.redaction import redact  # noqa: PLC0415 - for errors alone
+
+        sys.stderr.write(f"lit-rlhf: error: {redact(str(error))}\n")
         return 1
 
 

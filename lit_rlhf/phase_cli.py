@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import re
+import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
+from lit_rlhf.callbacks import SelfChecks
+from lit_rlhf.config_messages import explain, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
+from lit_rlhf.redaction import redact
 
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
@@ -38,12 +44,31 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         ConfigError: an option is unknown, missing or out of range, or options contradict.
     """
     module_class, data_class = phase_classes(phase)
-    try:
+    with readable_errors():
         return PhaseCLI(module_class, data_class, args=arguments, program=f"lit-rlhf {phase}")
-    except ArgumentError as error:
-        raise ConfigError(short_message(str(error))) from error
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Tell what Lightning refuses as an error of the settings.
+
+    Raises:
+        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError` that
+            none of its callees raised.
+    """
+    try:
+        yield
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {error}") from error
+        raise ConfigError(f"trainer: {str(error).strip()}") from error
+    except ValueError as error:
+        if isinstance(error, LitRLHFError) or not _is_lightnings_own(error):
+            raise
+        raise ConfigError(f"trainer: {str(error).strip()}") from error
+
+
+def _is_lightnings_own(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("lightning.")
 
 
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
@@ -82,6 +107,7 @@ class PhaseCLI(LightningCLI):
             args=args,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            save_config_callback=RedactedConfig,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
                 "use_distributed_sampler": False,
@@ -96,6 +122,19 @@ class PhaseCLI(LightningCLI):
         """Name the Trainer's commands that the phases have, with their arguments from elsewhere."""
         commands = LightningCLI.subcommands()
         return {name: commands[name] for name in ("fit", "validate", "test")}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+        """Parse the command line and its files.
+
+        Raises:
+            ConfigError: an option is unknown or has the wrong type.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            parsers = self._subcommand_parsers.values()
+            options = {action.dest for parser in parsers for action in parser._actions}
+            raise ConfigError(explain(str(error), sorted(options), args)) from error
 
     def before_instantiate_classes(self) -> None:
         """Refuse a checkpoint to resume from that is not there, before models are loaded.
@@ -140,26 +179,24 @@ class PhaseCLI(LightningCLI):
         return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Take the tokenizer from the model."""
+        """Take the tokenizer from the model; add the self-checks, which are on unless said."""
+        parser.add_lightning_class_args(SelfChecks, "self_checks")
         parser.link_arguments("model.policy", "data.tokenizer")
 
 
-# What the config parser says about the alternatives of a type that were not meant, and its lists.
-_NOISE = re.compile(
-    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value|"
-    r"-? ?Not a valid subclass of|Subclass types expect one of:|- a class path|- a dict w|"
-    r"- Expected a <class 'NoneType'>|- Expected a path but "
-)
+class RedactedConfig(SaveConfigCallback):
+    """Saves the run's configuration as Lightning does, without passwords and keys."""
 
-
-def short_message(message: str) -> str:
-    """Return what the config parser complains about, on one line and without what it did not mean.
-
-    Args:
-        message: of the parser's error.
-    """
-    lines = [line.strip() for line in message.splitlines()]
-    kept = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
-    kept = re.sub(r'Parser key "([^"]*)":', r"\1:", kept)
-    kept = re.sub(r"<class '([\w.]+)'>", r"\1", kept)
-    return re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", kept) or message
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write `config.yaml` into the run's folder."""
+        if self.already_saved:
+            return
+        folder = trainer.log_dir  # on every rank: Lightning agrees on it by a broadcast
+        assert folder is not None
+        if trainer.is_global_zero:
+            files = get_filesystem(folder)  # which may be remote
+            files.makedirs(folder, exist_ok=True)
+            text = self.parser.dump(self.config, skip_none=False)
+            with files.open(f"{folder}/{self.config_filename}", "w", encoding="utf-8") as file:
+                file.write(redact(text))
+        self.already_saved = True

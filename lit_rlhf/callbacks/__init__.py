@@ -2,6 +2,7 @@
 
 from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
 from lit_rlhf.callbacks.samples import SampleTableCallback
+from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 
-__all__ = ["AdaptiveKLCallback", "SampleTableCallback", "WandbAutoLogger"]
+__all__ = ["AdaptiveKLCallback", "SampleTableCallback", "SelfChecks", "WandbAutoLogger"]

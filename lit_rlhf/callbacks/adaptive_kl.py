@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -77,8 +78,9 @@ class AdaptiveKLCallback(Callback):
             )
         pl_module.log("train/ppo/kl_coef", self.state.coefficient)
         kl, num_episodes = float(outputs["kl"]), int(outputs["num_episodes"])
-        self.state = self.controller.update(self.state, kl, num_episodes)
-        self._apply(pl_module)
+        if math.isfinite(kl):  # else the iteration was skipped, and the policy has not moved
+            self.state = self.controller.update(self.state, kl, num_episodes)
+            self._apply(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the controller's state in plain types, as checkpoints need them."""

@@ -12,7 +12,7 @@ from typing import Any
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
-from lit_rlhf.data.datamodule import TextDataModule, check_at_least
+from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
 from lit_rlhf.data.sources import SourcedRow
 from lit_rlhf.data.token_cache import GROUPS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
@@ -24,7 +24,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
     """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
 
     storage = GROUPS
-    preparation = ("template", "max_length", "overlong", "append_eos")
+    preparation = ("template", "max_length", "overlong", "append_eos", "empty_responses")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         max_length: int = 1024,
         overlong: Overlong = "error",
         append_eos: bool = True,
+        empty_responses: EmptyResponses = "error",
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -44,6 +45,8 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
             overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
                 the response's end, and its EOS with it; "drop" leaves out the whole group.
             append_eos: end each response with the EOS token, where its text does not.
+            empty_responses: what becomes of a response without text: "error" stops before training;
+                "keep" takes it as it is, its EOS alone.
             **kwargs: the settings of `TextDataModule`.
 
         Raises:
@@ -54,6 +57,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         self.max_length = max_length
         self.overlong: Overlong = overlong
         self.append_eos = append_eos
+        self.empty_responses: EmptyResponses = empty_responses
 
     def prepare(self, rows: Sequence[SourcedRow]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""
@@ -71,6 +75,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
                 places,
                 max_length=self.max_length,
                 overlong=self.overlong,
+                context_length=self.context_length,
             )
         )
         groups = [
@@ -104,6 +109,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
                 "compare. Leave the row out, or have it judged."
             )
         responses = judgment.responses
+        self._check_responses(responses, where)
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
         texts = [
             render_response(self.tokenizer, judgment.prompt, responses[i], self.template, where)
@@ -114,6 +120,16 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
             pair._replace(chosen=new_index[pair.chosen], rejected=new_index[pair.rejected])
             for pair in pairs
         ], texts
+
+    def _check_responses(self, responses: Sequence[str], where: str) -> None:
+        if len(set(responses)) == 1:
+            raise DataError(
+                f"{where}: all responses are the same text ({responses[0][:40]!r}), so there is "
+                "nothing to compare. Leave the row out."
+            )
+        if self.empty_responses == "error":
+            for response in responses:
+                refuse_empty(response, where)
 
 
 def _whole_group(pairs: Sequence[JudgedPair], rows: Sequence[Row | None]) -> GroupExample | None:

@@ -9,7 +9,7 @@ import abc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
 
 from lightning.pytorch import LightningDataModule
 
@@ -23,6 +23,7 @@ from lit_rlhf.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EmptyResponses = Literal["error", "keep"]
 SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 
 _log = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     Attributes:
         tokenizer: the loaded tokenizer, from `setup` on.
+        context_length: tokens that the tokenizer's model can look at, from `setup` on; None where
+            it does not say.
         storage: how examples are kept on disk.
         preparation: the settings that `prepare` depends on: a new one gives other examples.
     """
@@ -60,6 +63,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         limit_train: int | None = None,
         limit_validation: int | None = None,
         cache_tokens: bool = True,
+        id_field: str | None = "id",
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -85,6 +89,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             limit_validation: use only the first so many rows of the validation data.
             cache_tokens: keep the tokens of rows on disk, where later runs find them; rows that
                 are tokenised within a second or so are not kept.
+            id_field: a field that names a row where it is there: two rows of one name are an error.
+                Null: names may repeat.
 
         Raises:
             ConfigError: a number is out of range.
@@ -100,6 +106,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.seed = seed
         self.length_window = length_window
         self.cache_tokens = cache_tokens
+        self.id_field = id_field
+        self.context_length: int | None = None
         self._tokenizer_source = tokenizer
         self._tokenizer_digest: str | None = None
         self._sources = {"train": train, "validation": validation, "test": test}
@@ -219,6 +227,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         digest = digest_source(source, rows)
         rows = rows[: self._limits.get(name)]
         self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
+        _refuse_repeated_ids(rows, self.id_field)
         path = self._entry_of(rows)
         stored = None if path is None else read_entry(path)
         if stored is not None:
@@ -242,6 +251,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         if not self.cache_tokens or not maker.__module__.startswith("lit_rlhf."):
             return None
         settings = {name: getattr(self, name) for name in self.preparation}
+        settings["context_length"] = self.context_length
         return entry_of(
             rows, self._digest_tokenizer, {"prepare": maker.__qualname__, "settings": settings}
         )
@@ -254,9 +264,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def _load_tokenizer(self) -> None:
         if "tokenizer" not in self.__dict__:
             # Late, so that --help and configuration errors do not wait for it.
-            from lit_rlhf.models.handover import load_tokenizer  # noqa: PLC0415
+            from lit_rlhf.models.handover import context_length, load_tokenizer  # noqa: PLC0415
 
             self.tokenizer = load_tokenizer(self._tokenizer_source)
+            self.context_length = context_length(self._tokenizer_source)
 
     @property
     def _rank(self) -> int:
@@ -265,6 +276,31 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
+
+
+def refuse_empty(response: str, where: str) -> None:
+    """Raise a DataError for a response that is empty, or white space alone."""
+    if not response.strip():
+        raise DataError(
+            f"{where}: a response has no text ({response!r}). Leave the row out, or set "
+            "data.empty_responses to 'keep' if ending at once is what the row shows."
+        )
+
+
+def _refuse_repeated_ids(rows: Sequence[SourcedRow], field: str | None) -> None:
+    if field is None:
+        return
+    places: dict[str, str] = {}
+    for row, where in rows:
+        if row.get(field) is None:
+            continue
+        name = repr(row[field])
+        if name in places:
+            raise DataError(
+                f"{where}: field '{field}': {name} is the name of {places[name]} already. Give "
+                "each row a name of its own, or set data.id_field to null if names may repeat."
+            )
+        places[name] = where
 
 
 def check_at_least(least: int, **settings: int | None) -> None:

@@ -63,7 +63,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         return [
             PromptExample(ids, index, text.pieces[0].text, record.fields)
             for index, (ids, text, record) in enumerate(zip(tokens, texts, records, strict=True))
-            if len(ids) <= self.max_prompt_length
+            if len(ids) <= self._limit
         ]
 
     def collate(self, examples: Sequence[PromptExample]) -> PromptBatch:
@@ -78,14 +78,25 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         """Return the prompt's tokens."""
         return len(example.input_ids)
 
+    @property
+    def _limit(self) -> int:
+        # A model that can look at as many tokens has no room for a response.
+        most = self.max_prompt_length
+        return most if self.context_length is None else min(most, self.context_length - 1)
+
     def _check_lengths(self, tokens: list[list[int]], rows: Sequence[SourcedRow]) -> None:
-        too_long = [i for i, ids in enumerate(tokens) if len(ids) > self.max_prompt_length]
+        too_long = [i for i, ids in enumerate(tokens) if len(ids) > self._limit]
         if not too_long:
             return
         if self.overlong == "error":
+            limit = f"max_prompt_length={self.max_prompt_length}"
+            remedy = "Raise max_prompt_length"
+            if self._limit < self.max_prompt_length:
+                limit = f"the model's context of {self.context_length} tokens leaves for it"
+                remedy = "Use a model with a longer context"
             raise DataError(
                 f"{rows[too_long[0]].where}: the prompt has {len(tokens[too_long[0]])} tokens, "
-                f"more than max_prompt_length={self.max_prompt_length} (as have {len(too_long)} of "
-                f"{len(rows)} prompts). Raise max_prompt_length, or set 'overlong' to 'drop'."
+                f"more than {limit} (as have {len(too_long)} of {len(rows)} prompts). {remedy}, or "
+                "set 'overlong' to 'drop'."
             )
         _log.warning("%d of %d prompts are too long: left out", len(too_long), len(rows))

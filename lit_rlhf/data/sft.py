@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.data.chat_template import render_demonstration
+from lit_rlhf.data.chat_template import RenderedText, render_demonstration
 from lit_rlhf.data.collation import collate_rows, padding_id
-from lit_rlhf.data.datamodule import TextDataModule, check_at_least
+from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
 from lit_rlhf.data.sources import SourcedRow
 from lit_rlhf.data.token_cache import ROWS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
@@ -19,7 +19,7 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
     """Demonstrations as `TokenRows`; the response's tokens count, of chats every assistant turn."""
 
     storage = ROWS
-    preparation = ("template", "max_length", "overlong", "append_eos")
+    preparation = ("template", "max_length", "overlong", "append_eos", "empty_responses")
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
         max_length: int = 1024,
         overlong: Overlong = "error",
         append_eos: bool = True,
+        empty_responses: EmptyResponses = "error",
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -39,6 +40,8 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
             overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
                 the response's end, and its EOS with it; "drop" leaves the row out.
             append_eos: end each response with the EOS token, where its text does not.
+            empty_responses: what becomes of a response without text: "error" stops before training;
+                "keep" takes it as it is, its EOS alone.
             **kwargs: the settings of `TextDataModule`.
 
         Raises:
@@ -49,22 +52,28 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
         self.max_length = max_length
         self.overlong: Overlong = overlong
         self.append_eos = append_eos
+        self.empty_responses: EmptyResponses = empty_responses
 
     def prepare(self, rows: Sequence[SourcedRow]) -> list[Row]:
         """Check and tokenise demonstrations."""
-        texts = [
-            render_demonstration(
-                self.tokenizer, parse_demonstration(row, where), self.template, where
-            )
-            for row, where in rows
-        ]
+        texts = [self._render(row, where) for row, where in rows]
         fitted = fit_length(
             tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos),
             [where for _, where in rows],
             max_length=self.max_length,
             overlong=self.overlong,
+            context_length=self.context_length,
         )
         return [row for row in fitted if row is not None]
+
+    def _render(self, row: dict[str, object], where: str) -> RenderedText:
+        record = parse_demonstration(row, where)
+        turns = record.messages or ()
+        responses = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if self.empty_responses == "error":
+            for response in responses if record.response is None else [record.response]:
+                refuse_empty(response, where)
+        return render_demonstration(self.tokenizer, record, self.template, where)
 
     def collate(self, examples: Sequence[Row]) -> TokenRows:
         """Pad rows to the longest."""

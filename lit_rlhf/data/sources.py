@@ -84,7 +84,10 @@ def _read_file(path: Path) -> Iterator[SourcedRow]:
             f"{path}: a data file ends in {', '.join(FILE_SUFFIXES)}; put files of other formats "
             "(Parquet, CSV) into a folder and give the folder's name."
         )
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the byte-order mark of UTF-8
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the byte-order mark of UTF-8
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its rights.") from error
     if path.suffix == ".json" and content.lstrip().startswith(b"["):
         return _read_array(path, content)
     return _read_lines(path, content)
@@ -108,15 +111,31 @@ def _read_array(path: Path, content: bytes) -> Iterator[SourcedRow]:
 
 def _parse_json(content: bytes, where: str) -> object:
     try:
-        value: object = json.loads(content.decode("utf-8"))
+        value: object = json.loads(content.decode("utf-8"), object_pairs_hook=_object_of)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: is not UTF-8 text ({error.reason}); save it as UTF-8."
         ) from error
     except json.JSONDecodeError as error:
         place = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno}"
-        raise DataError(f"{where}: broken JSON at {place}: {error.msg}.") from error
+        raise DataError(
+            f"{where}: broken JSON at {place}: {error.msg}. One JSON object a line is expected; "
+            "write rows with a JSON library."
+        ) from error
+    except RecursionError as error:
+        raise DataError(f"{where}: JSON nested too deep to be read; flatten it.") from error
+    except ValueError as error:  # a field that stands twice, a number of thousands of digits
+        raise DataError(f"{where}: {error}; correct the row.") from error
     return value
+
+
+def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field '{twice}' stands twice in one object")
+    return fields
 
 
 def _as_object(value: object, where: str) -> dict[str, object]:
@@ -151,7 +170,7 @@ def _load_dataset(name: str) -> Dataset | DatasetDict:
         if any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path) if path.is_dir() else name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         kind = "folder" if path.is_dir() else "file or folder here, and as a hub name it"
         raise DataError(f"{name}: this {kind} could not be read as a data set: {error}") from error
 
@@ -186,7 +205,7 @@ def _rename(sourced: SourcedRow, columns: Mapping[str, str]) -> SourcedRow:
             found = ", ".join(sorted(sourced.row)) or "none"
             raise DataError(
                 f"{sourced.where}: field '{theirs}', which 'columns' names as the {ours}, is "
-                f"missing; found the fields: {found}."
+                f"missing; found the fields: {found}. Correct 'columns', or mend the row."
             )
     renamed = set(columns.values())
     kept = {field: value for field, value in sourced.row.items() if field not in renamed}

@@ -108,7 +108,12 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def fit_length(
-    rows: Sequence[Row], places: Sequence[str], *, max_length: int, overlong: Overlong
+    rows: Sequence[Row],
+    places: Sequence[str],
+    *,
+    max_length: int,
+    overlong: Overlong,
+    context_length: int | None = None,
 ) -> list[Row | None]:
     """Apply the length limit to rows.
 
@@ -118,6 +123,7 @@ def fit_length(
         max_length: most tokens in a row, prompt and response.
         overlong: what becomes of a longer row: "error" raises; "truncate" cuts its end, so that
             a cut response has no EOS; "drop" puts None in its place.
+        context_length: tokens that the model can look at: a lower limit where it is lower.
 
     Returns:
         As many entries as rows.
@@ -126,30 +132,35 @@ def fit_length(
         DataError: a row is too long and `overlong` is "error", or is "truncate" and no response
             token is left before `max_length`.
     """
+    limit = f"max_length={max_length}"
+    remedy = "Raise max_length, or set 'overlong' to 'truncate' or 'drop'."
+    if context_length is not None and context_length < max_length:
+        max_length, limit = context_length, f"the model's context of {context_length} tokens"
+        remedy = "Set 'overlong' to 'truncate' or 'drop', or use a model with a longer context."
     too_long = [i for i, row in enumerate(rows) if len(row.input_ids) > max_length]
     if not too_long:
         return list(rows)
     if overlong == "error":
         first = too_long[0]
         raise DataError(
-            f"{places[first]}: has {len(rows[first].input_ids)} tokens, more than "
-            f"max_length={max_length} (as have {len(too_long)} of {len(rows)} rows). "
-            "Raise max_length, or set 'overlong' to 'truncate' or 'drop'."
+            f"{places[first]}: has {len(rows[first].input_ids)} tokens, more than {limit} (as "
+            f"have {len(too_long)} of {len(rows)} rows). {remedy}"
         )
     word = "left out" if overlong == "drop" else "cut"
     _log.warning("%d of %d rows exceed %d tokens: %s", len(too_long), len(rows), max_length, word)
     fitted: list[Row | None] = list(rows)
     for i in too_long:
-        fitted[i] = None if overlong == "drop" else _truncate(rows[i], max_length, places[i])
+        is_dropped = overlong == "drop"
+        fitted[i] = None if is_dropped else _truncate(rows[i], max_length, limit, places[i])
     return fitted
 
 
-def _truncate(row: Row, max_length: int, where: str) -> Row:
+def _truncate(row: Row, max_length: int, limit: str, where: str) -> Row:
     cut = Row(row.input_ids[:max_length], row.response_mask[:max_length])
     if not any(cut.response_mask):
         raise DataError(
-            f"{where}: the prompt alone fills max_length={max_length}, so that truncation leaves "
-            "no response token. Raise max_length, or set 'overlong' to 'drop'."
+            f"{where}: the prompt alone fills {limit}, so that truncation leaves no response "
+            "token. Shorten the prompt, raise the limit, or set 'overlong' to 'drop'."
         )
     return cut
 

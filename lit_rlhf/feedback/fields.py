@@ -58,6 +58,13 @@ def read_text(value: object, field: str, where: str) -> str:
     """Return the text, which may be empty."""
     if not isinstance(value, str):
         raise wrong_field(where, field, "text", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair, which no tokenizer takes
+        half = value[max(0, error.start - 20) : error.start + 1]
+        raise wrong_field(
+            where, field, "whole characters (one is cut in half: write it whole)", half
+        ) from error
     return value
 
 
@@ -66,7 +73,10 @@ def read_number(
 ) -> float:
     """Return the finite number in `[low, high]` as a float (true and false are no numbers)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    number = float(cast("float", value)) if is_number else math.nan
+    try:
+        number = float(cast("float", value)) if is_number else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     if not (math.isfinite(number) and low <= number <= high):
         raise wrong_field(where, field, _number_expected(low, high), value)
     return number
@@ -104,4 +114,6 @@ def _read_message(value: object, field: str, where: str) -> Message:
 
 def read_text_or_conversation(value: object, field: str, where: str) -> Prompt:
     """Return a text as it stands, or a list of chat messages."""
-    return value if isinstance(value, str) else read_conversation(value, field, where)
+    if isinstance(value, str):
+        return read_text(value, field, where)
+    return read_conversation(value, field, where)

@@ -18,6 +18,7 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.packing import pack_rows
+from lit_rlhf.ranges import require
 
 # How the architectures' configurations spell a dropout rate.
 _DROPOUT_NAMES = (
@@ -54,6 +55,7 @@ class LoRAConfig:
         """Refuse a rank that leaves nothing to train."""
         if self.rank < 1:
             raise ConfigError(f"lora.rank must be at least 1, got {self.rank}")
+        require("model.lora.alpha", self.alpha, above=0)
 
 
 class Vocabulary(NamedTuple):

@@ -56,6 +56,52 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         return _tokenizer_from_folder(folder, source)
 
 
+def require_fitting_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, source: str
+) -> None:
+    """Refuse a tokenizer with tokens that a model has no embedding for.
+
+    Args:
+        tokenizer: of the texts.
+        config: of the model that will read their tokens.
+        source: where the tokenizer came from, for the message.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    num_embeddings = config.get_text_config().vocab_size
+    if largest >= num_embeddings:
+        raise CheckpointError(
+            f"{source}: the tokenizer has ids up to {largest}, but the model has only "
+            f"{num_embeddings} embeddings: put the model's own tokenizer into its folder, or "
+            "resize the model's embeddings to the tokenizer"
+        )
+
+
+def context_length(source: str) -> int | None:
+    """Return how many tokens a model can look at, or None where it does not say.
+
+    Args:
+        source: hub model, Hugging Face folder (that may hold a tokenizer alone) or checkpoint.
+    """
+    path = resolve_source(source)
+    if is_checkpoint(path):
+        config = parse_config(read_checkpoint(path)[0].config)
+    elif Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        return None
+    else:
+        config = _read_config(path)
+    text_config = config.get_text_config()
+    length = getattr(text_config, "max_position_embeddings", None)
+    if not isinstance(length, int):
+        return None
+    # YaRN and its like reach further than the positions that the model was trained on.
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    factor = rope.get("factor", 1.0) if isinstance(rope, dict) else 1.0
+    return int(length * max(1.0, float(factor or 1.0)))
+
+
 def load_causal_lm(source: str) -> PreTrainedModel:
     """Load a policy in float32: hub name, Hugging Face folder or policy checkpoint.
 
@@ -137,7 +183,9 @@ def attention_for(config: PretrainedConfig) -> str:
 
 def _tokenizer_from_folder(path: str, source: str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
     except Exception as error:  # the tokenizers library raises nothing more special
         raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
     return tokenizer
@@ -145,7 +193,7 @@ def _tokenizer_from_folder(path: str, source: str) -> PreTrainedTokenizerBase:
 
 def _read_config(path: str) -> PretrainedConfig:
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(path)
+        config: PretrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
     return config
@@ -170,6 +218,7 @@ def _from_pretrained(
             dtype=torch.float32,
             attn_implementation=attention_for(config),
             output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error

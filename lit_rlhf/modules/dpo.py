@@ -24,7 +24,8 @@ from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.padding_gap import padding_gap
+from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.modules.reference_logprobs import (
     FORMAT,
     RankInfo,
@@ -33,7 +34,8 @@ from lit_rlhf.modules.reference_logprobs import (
     unique_rows,
     weights_digest,
 )
-from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferenceOutput
+from lit_rlhf.objectives.preference import DPO, PreferenceLoss
+from lit_rlhf.ranges import require
 
 _METRICS = ("loss", "accuracy", "chosen_rewards", "rejected_rewards", "margin")
 _LOGPROBS = ("chosen_logprobs", "rejected_logprobs")
@@ -61,11 +63,14 @@ class DPOModule(PhaseModule):
             their activations.
         lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
             transformers' own, to compare.
+        max_skipped_steps: a step with a number that is not finite (loss, gradient,
+            log-probability) is left out; the run stops when more than so many were.
     """
 
+    phase = "dpo"
     kind = "policy"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
         policy: str,
         lora: LoRAConfig | None = None,
@@ -75,9 +80,13 @@ class DPOModule(PhaseModule):
         reference_logprobs: ReferenceLogprobs = "cached",
         activation_checkpointing: bool = False,
         lean_layers: bool = True,
+        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
-        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
+        super().__init__(
+            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+        )
         self.loss = loss
+        require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.reference_logprobs: ReferenceLogprobs = reference_logprobs
         self.policy: PolicyModel | None = None
@@ -131,6 +140,7 @@ class DPOModule(PhaseModule):
         self._log_means(values, batch)
         weight = batch.weight.sum()
         loss = self.global_mean((values["loss"] * batch.weight).sum(), weight)
+        self.watch(batch.rows, loss)
         return self.step_loss(loss, weight)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
@@ -160,7 +170,16 @@ class DPOModule(PhaseModule):
         """Compare all pairs: `[M]` values by the names of their metrics."""
         assert self.policy is not None
         logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
-        output = self._compare(batch, logprobs)
+        reference = self._reference_logprobs(batch)
+        output = self.loss(
+            logprobs[batch.chosen],
+            logprobs[batch.rejected],
+            reference[batch.chosen],
+            reference[batch.rejected],
+            batch.probability,
+        )
+        if torch.is_grad_enabled():  # no validation
+            self.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
         margin = output.chosen_rewards - output.rejected_rewards
         # A pair counts as right when the margin leans to the side most people took; a tie, half.
         agreement = torch.sign(margin) * torch.sign(batch.probability - 0.5)
@@ -173,16 +192,6 @@ class DPOModule(PhaseModule):
             "chosen_logprobs": logprobs[batch.chosen],
             "rejected_logprobs": logprobs[batch.rejected],
         }
-
-    def _compare(self, batch: ComparisonBatch, logprobs: Tensor) -> PreferenceOutput:
-        reference = self._reference_logprobs(batch)
-        return self.loss(
-            logprobs[batch.chosen],
-            logprobs[batch.rejected],
-            reference[batch.chosen],
-            reference[batch.rejected],
-            batch.probability,
-        )
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor:
@@ -201,6 +210,14 @@ class DPOModule(PhaseModule):
             assert self.policy is not None
             logprobs = self.policy(rows, with_adapter=False).logprobs
         return logprobs.sum(1)
+
+    def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
+        """Return how much the policy's log-probabilities depend on padding."""
+        policy = self.policy
+        assert policy is not None
+        with self.trainer.precision_plugin.forward_context():
+            gap = padding_gap(lambda rows: policy(rows).logprobs, batch.rows)
+        return {"the policy's log-probabilities": gap}
 
     @property
     def _precomputes(self) -> bool:

@@ -11,6 +11,7 @@ from lit_rlhf.data import PPODataModule
 from lit_rlhf.models.handover import load_tokenizer
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reference
+from lit_rlhf.ranges import require
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 
@@ -36,6 +37,12 @@ class NormalizerConfig:
     max_new_tokens: int = 32
     max_prompt_length: int = 512
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers of which no deviation can be taken, by name."""
+        require("model.normalizer.num_samples", self.num_samples, least=2)
+        require("model.normalizer.max_new_tokens", self.max_new_tokens, least=1)
+        require("model.normalizer.max_prompt_length", self.max_prompt_length, least=1)
 
 
 def draw_reference_samples(

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.bf16_adamw import BF16AdamW
+from lit_rlhf.ranges import require
 
 States = Literal["float32", "bf16", "8bit"]
 Weights = Literal["float32", "bf16"]
@@ -53,8 +54,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates and shares outside their ranges, by name."""
-        if not self.learning_rate > 0:
-            raise ConfigError(f"optimizer.learning_rate must be > 0, got {self.learning_rate}")
+        require("model.optimizer.learning_rate", self.learning_rate, above=0)
+        require("model.optimizer.weight_decay", self.weight_decay, least=0)
+        require("model.optimizer.beta1", self.beta1, least=0, below=1)
+        require("model.optimizer.beta2", self.beta2, least=0, below=1)
+        require("model.optimizer.eps", self.eps, above=0)
         if not 0 <= self.warmup_fraction < 1:
             raise ConfigError(
                 f"optimizer.warmup_fraction must be in [0, 1), got {self.warmup_fraction}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -13,16 +14,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lit_rlhf.batches import TokenRows
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
 from lit_rlhf.models.card import CARD_KEY, make_card
-from lit_rlhf.models.handover import load_tokenizer
+from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
 from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
+from lit_rlhf.modules.number_guard import NumberGuard, Place, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.sharding import shard
 
@@ -31,6 +34,9 @@ _FORWARD_METHODS = ("next_logits", "token_values")
 # In a checkpoint: how optimizer states and weights are stored.
 _STORAGE_KEY = "lit_rlhf_storage"
 _PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
+_PHASE_KEY = "lit_rlhf_phase"
+_SKIPPED_KEY = "lit_rlhf_skipped_steps"
+DEFAULT_MAX_SKIPPED_STEPS = 10
 
 
 class PhaseModule(lightning.LightningModule, abc.ABC):
@@ -47,12 +53,15 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
         lean_layers: layers with a backward of ours where there is one, see `models.lean_layers`.
+        max_skipped_steps: the run stops when more steps than these had a number that was not
+            finite; up to then such a step is left out.
 
     Attributes:
         run_config: all settings of the run, which the command line leaves here for the lineage.
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
+    phase: str  # its name on the command line and in metrics
     kind: str  # what the checkpoint holds for the next phase: "policy" or "reward"
 
     def __init__(
@@ -62,6 +71,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         optimizer: OptimizerConfig,
         activation_checkpointing: bool,
         lean_layers: bool,
+        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__()
         self.source = source
@@ -73,6 +83,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         self._accumulated_count = 0.0
         self.run_config: dict[str, Any] | None = None
         self._lineage: Lineage | None = None
+        self.guard = NumberGuard(max_skipped_steps)
 
     @property
     @abc.abstractmethod
@@ -127,6 +138,11 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """How metrics of held-out data begin: "val", or "test" under `test`."""
         return "test" if self.trainer.testing else "val"
 
+    @property
+    def gradient_norm(self) -> float:
+        """The norm of all gradients in the last step, before clipping; 0 before the first."""
+        return self.guard.gradient_norm
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once a batch."""
         optimizer, scheduler = self.optimizer.build(self.parameters(), self.num_scheduler_steps)
@@ -140,7 +156,9 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
 
         Raises:
             ConfigError: weights in bf16 with another precision of the computation.
+            CheckpointError: the tokenizer has tokens that the model does not know.
         """
+        require_fitting_tokenizer(self.tokenizer, model.transformers_config, self.source)
         if self.optimizer.weights == "bf16":
             self._hold_in_bf16(model)
         if self.lean_layers:
@@ -204,12 +222,68 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         return mean * (global_count * num_batches)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Divide accumulated gradients by all that they count."""
+        """Divide accumulated gradients by all that they count; skip a step that is not finite."""
         if self._accumulated_count:
             for parameter in self.parameters():
                 if parameter.grad is not None:
                     parameter.grad /= self._accumulated_count
             self._accumulated_count = 0.0
+        if self.automatic_optimization:
+            self.allow_step()
+            self.log(f"train/{self.phase}/grad_norm", self.guard.gradient_norm)
+            self.log(f"train/{self.phase}/skipped_steps", float(self.guard.num_skipped))
+
+    def watch(self, rows: TokenRows, loss: Tensor | None = None, **numbers: Tensor | None) -> None:
+        """Let the guard look at a forward of this step, see `NumberGuard.watch`."""
+        self.guard.watch(rows, loss, **numbers)
+
+    def allow_step(self) -> bool:
+        """Decide, the same on all processes, whether the gradients may move the weights.
+
+        Where a watched number or a gradient is not finite, the gradients are dropped: an optimizer
+        that then takes its step changes neither weights nor its state.
+        Infinite gradients under a gradient scaler (16-mixed) are the scaler's to skip, and are not
+        counted.
+
+        Raises:
+            TrainingError: too many steps were skipped.
+        """
+        squares = gradient_squares(self.parameters(), self.device)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        is_broken = self.guard.is_broken.to(self.device)
+        if scaler is None:
+            is_broken = is_broken + (~torch.isfinite(squares.sharded + squares.whole)).float()
+        sharded, num_broken = self.sum_over_ranks(torch.stack([squares.sharded, is_broken]))
+        norm, num_broken = torch.stack([(sharded + squares.whole).sqrt(), num_broken]).tolist()
+        self.guard.gradient_norm = norm
+        if num_broken == 0:
+            self.guard.forget()
+            return True
+        for parameter in self.parameters():
+            parameter.grad = None
+        self.skip_step()
+        return False
+
+    def skip_step(self) -> None:
+        """Count a step that is not taken and keep its rows; call it on all processes.
+
+        Raises:
+            TrainingError: too many steps were skipped.
+        """
+        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        place = Place(self.trainer.global_step, self.global_rank, Path(folder))
+        self.guard.skip(place, self.tokenizer)
+
+    def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
+        """Return how much what the phase computes depends on padding, by the name of the number.
+
+        Args:
+            batch: of training, on the module's device.
+
+        Returns:
+            Mean absolute differences between rows by themselves and the same rows padded.
+        """
+        return {}
 
     def on_fit_start(self) -> None:
         """Take down what the run starts from, before anything of it can change."""
@@ -220,6 +294,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
         checkpoint[_STORAGE_KEY] = self._storage
+        checkpoint[_PHASE_KEY] = self.phase
+        checkpoint[_SKIPPED_KEY] = self.guard.num_skipped
         checkpoint[CARD_KEY] = make_card(
             self.kind,
             self.model_config,
@@ -233,8 +309,17 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """Check by name that everything trained is there, since loading is not strict.
 
         Raises:
-            CheckpointError: weights are missing, or are stored in another way than this run's.
+            CheckpointError: another phase wrote it, weights are missing, or are stored in another
+                way than this run's.
         """
+        phase = checkpoint.get(_PHASE_KEY, self.phase)
+        if phase != self.phase:
+            raise CheckpointError(
+                f"ckpt_path: the checkpoint is of the phase {phase}, and {self.phase} cannot go on "
+                "with it: to start from its weights name it as --model.policy, to go on use the "
+                "phase that wrote it"
+            )
+        self.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
         saved = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE)
         if saved != self._storage:
             raise CheckpointError(

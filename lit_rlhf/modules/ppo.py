@@ -10,8 +10,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
@@ -19,8 +18,20 @@ from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_critic, build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import PhaseModule
-from lit_rlhf.modules.ppo_metrics import rollout_metrics, sample_records
+from lit_rlhf.modules.padding_gap import rollout_padding_gaps
+from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
+from lit_rlhf.modules.ppo_metrics import (
+    Reduction,
+    held_out_columns,
+    iteration_means,
+    sample_records,
+)
+from lit_rlhf.modules.ppo_requirements import (
+    refuse_distortions,
+    refuse_unfit_rollouts,
+    refuse_unused_critic,
+)
+from lit_rlhf.modules.ppo_rollout import Models, evaluate_samples
 from lit_rlhf.modules.ppo_update import (
     Forward,
     UpdateSettings,
@@ -30,6 +41,8 @@ from lit_rlhf.modules.ppo_update import (
     compute_targets,
     minibatch_loss,
     select_targets,
+    update_numbers,
+    whiten_advantages,
 )
 from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
 from lit_rlhf.modules.sharding import gathered
@@ -37,12 +50,9 @@ from lit_rlhf.objectives import (
     GAE,
     AdvantageEstimator,
     MissingEOS,
-    Moments,
     kl_k1,
-    kl_per_response,
-    masked_moments,
-    whiten,
 )
+from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import (
     Generator,
@@ -88,11 +98,16 @@ class PPOModule(PhaseModule):
             their activations.
         lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
             transformers' own, to compare.
+        max_skipped_steps: a step with a number that is not finite (loss, gradient, reward,
+            ratio) is left out, and an iteration whose rollout has one; the run stops when more
+            than so many were.
         seed: of samples and minibatches.
     """
 
+    phase = "ppo"
     kind = "policy"
     automatic_optimization = False
+    checks_first_ratio = True  # switched off by the self-checks' one switch
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
@@ -113,9 +128,14 @@ class PPOModule(PhaseModule):
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
         lean_layers: bool = True,
+        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
         seed: int = 0,
     ) -> None:
-        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
+        super().__init__(
+            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+        )
+        require("model.kl_coef", kl_coef, least=0, is_optional=True)
+        refuse_unused_critic(critic, critic_source, advantage)
         self.reward = reward
         self.judges = judges or {}
         self.critic_kind = critic
@@ -127,6 +147,7 @@ class PPOModule(PhaseModule):
         self.missing_eos = missing_eos
         self.kl_coef = kl_coef
         self.whiten_advantages = whiten_advantages
+        require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.seed = seed
         self.policy: PolicyModel | None = None
@@ -169,16 +190,9 @@ class PPOModule(PhaseModule):
         return num_steps
 
     def setup(self, stage: str) -> None:
-        """Refuse to train on samples that are not the policy's own.
-
-        Raises:
-            ConfigError: the sampling truncates or shifts the policy's distribution.
-        """
-        if stage == "fit" and self.sampling.distortions:
-            raise ConfigError(
-                f"model.sampling: {', '.join(self.sampling.distortions)} would make samples differ "
-                "from the policy that PPO trains; leave them out to train (validate takes them)"
-            )
+        """Refuse to train on samples that are not the policy's own."""
+        if stage == "fit":
+            refuse_distortions(self.sampling)
 
     def configure_model(self) -> None:
         """Load policy, reference and critic, only those that are needed."""
@@ -206,6 +220,10 @@ class PPOModule(PhaseModule):
             self.prepare(self.critic)
         self.prepare(self.policy)
 
+    def on_fit_start(self) -> None:
+        """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
+        refuse_unfit_rollouts(self.trainer, self.advantage, self.update, self.sampling)
+
     # One iteration -------------------------------------------------------------------------
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
@@ -221,10 +239,14 @@ class PPOModule(PhaseModule):
             seed=seed * 100_003 + self.global_rank,
         )
         rollout, first_forward = self._evaluate(samples, plan)
+        is_sound = self._is_sound(rollout)
         cap = self.update.sampler_correction_cap
         weights = None if cap is None else sampler_gap(rollout, cap).weights
         targets = self._targets(rollout)._replace(sampler_weights=weights)
-        statistics = self._optimize(targets, plan, first_forward)
+        statistics = UpdateStatistics()
+        if is_sound:
+            self._optimize(targets, plan, first_forward, statistics)
+        self._step_schedule()
         return self._report(rollout, targets, statistics, sampler_gap(rollout, cap))
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
@@ -243,40 +265,26 @@ class PPOModule(PhaseModule):
     def _evaluate(
         self, samples: SampleBatch, plan: UpdatePlan
     ) -> tuple[RolloutBatch, Forward | None]:
-        """Score the samples and look at them once with each model, in the plan's micro-batches.
+        """Look at the samples with all models, see `evaluate_samples`."""
+        reference = None if self.kl_coef is None else self._reference_logprobs
+        has_values = self.advantage.requires_values
+        models = Models(self._forward, reference, self.reward, has_values)
+        return evaluate_samples(samples, None if self._finds_old_logprobs(plan) else plan, models)
 
-        No forward is computed twice. Where the first step takes all rows in one, that one is kept
-        with its graph; where advantages need no forward at all, the first step fills in the old
-        log-probabilities itself, see `_finds_old_logprobs`.
-
-        Returns:
-            The rollout, and the forward that is kept.
-        """
-        width = samples.response_mask.shape[1]
-        shape, device = samples.response_mask.shape, samples.response_mask.device
-        old = torch.zeros(shape, device=device)
-        reference = None if self.kl_coef is None else torch.zeros(shape, device=device)
-        values = torch.zeros(shape, device=device) if self.advantage.requires_values else None
-        keeps_graph = plan.starts_with_all_rows
-        first_step = [] if self._finds_old_logprobs(plan) else plan.epochs[0]
-        forward = None
-        for micro_batch in (rows for minibatch in first_step for rows in minibatch):
-            chosen = micro_batch.to(device)
-            rows = samples.rows.select(chosen)
-            starts = samples.prompt_lengths[chosen]
-            with torch.set_grad_enabled(keeps_graph):
-                forward = self._forward(rows)
-            with torch.no_grad():
-                old[chosen] = response_window(forward.logprobs, starts, width)
-                if values is not None and forward.values is not None:
-                    values[chosen] = response_window(forward.values, starts, width)
-                if reference is not None:
-                    logprobs = self._reference_logprobs(rows)
-                    reference[chosen] = response_window(logprobs, starts, width)
-        with torch.no_grad():
-            scores = self.reward(samples.prompts, samples.responses, samples).float()
-        rollout = RolloutBatch(samples, old, reference, values, scores)
-        return rollout, forward if keeps_graph else None
+    def _is_sound(self, rollout: RolloutBatch) -> bool:
+        """Skip an iteration, on all processes, whose rollout has a number that is not finite."""
+        self.watch(
+            rollout.samples.rows,
+            reward=rollout.scores,
+            logprobs=rollout.old_logprobs,
+            reference_logprobs=rollout.reference_logprobs,
+            values=rollout.values,
+        )
+        if self.sum_over_ranks(self.guard.is_broken.to(self.device)) > 0:
+            self.skip_step()
+            return False
+        self.guard.forget()
+        return True
 
     def _finds_old_logprobs(self, plan: UpdatePlan) -> bool:
         """Whether the first step's own forwards are the first look at the samples.
@@ -315,17 +323,17 @@ class PPOModule(PhaseModule):
         targets = compute_targets(rollout, self.advantage, self.missing_eos, self.kl_coef or 0.0)
         if not self.whiten_advantages:
             return targets
-        local = masked_moments(targets.advantages, targets.response_mask)
-        moments = Moments(*self.sum_over_ranks(torch.stack(local)))
-        whitened = whiten(targets.advantages, targets.response_mask, moments)
-        return targets._replace(advantages=whitened)
+        return whiten_advantages(targets, self.sum_over_ranks)
 
     def _optimize(
-        self, targets: UpdateTargets, plan: UpdatePlan, first_forward: Forward | None
-    ) -> UpdateStatistics:
+        self,
+        targets: UpdateTargets,
+        plan: UpdatePlan,
+        first_forward: Forward | None,
+        statistics: UpdateStatistics,
+    ) -> None:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        statistics = UpdateStatistics()
         for epoch in plan.epochs:
             for minibatch in epoch:
                 rows = torch.cat(minibatch).to(targets.response_mask.device)
@@ -341,16 +349,21 @@ class PPOModule(PhaseModule):
                         selected.old_logprobs.copy_(new.detach())
                         targets.old_logprobs[micro_batch] = selected.old_logprobs
                     loss = minibatch_loss(selected, forward, self.update, statistics)
+                    self.watch(selected.rows, loss, **update_numbers(selected, forward))
                     self.manual_backward(loss * scale)
                 self._step(optimizer, statistics)
+
+    def _step_schedule(self) -> None:
         scheduler = self.lr_schedulers()
         assert scheduler is not None
         assert not isinstance(scheduler, list)
         scheduler.step()
-        return statistics
 
     def _step(self, optimizer: LightningOptimizer, statistics: UpdateStatistics) -> None:
-        if statistics.num_steps == 0:
+        if not self.allow_step():
+            return
+        statistics.gradient_norms.append(self.guard.gradient_norm)
+        if statistics.num_steps == 0 and self.checks_first_ratio:
             self._check_first_ratio(statistics)
         if self.update.max_grad_norm:
             self.clip_gradients(
@@ -380,26 +393,25 @@ class PPOModule(PhaseModule):
         gap: SamplerGap,
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
-        samples = rollout.samples
-        per_response = rollout_metrics(rollout)
-        ones = torch.ones_like(rollout.scores)
-        sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
-        sums = self.sum_over_ranks(sums)
-        means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        reduction = Reduction(self.sum_over_ranks, self.largest_over_ranks)
+        means, num_episodes = iteration_means(rollout, targets, statistics, gap, reduction)
         if self.kl_coef is not None:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
-        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(ones.device))))
-        largest = self.largest_over_ranks(gap.largest)
-        means.update(gap.means(self.sum_over_ranks(gap.sums), largest))
-        means["first_log_ratio"] = statistics.first_log_ratio
-        means["optimizer_steps"] = float(statistics.num_steps)
-        if targets.returns is not None:
-            returns = torch.stack([targets.returns.sum(), samples.response_mask.sum()])
-            total, num_tokens = self.sum_over_ranks(returns).tolist()
-            means["returns"] = total / num_tokens
+        means["skipped_steps"] = float(self.guard.num_skipped)
         for name, value in means.items():
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
-        return {"kl": means.get("kl"), "num_episodes": int(sums[-1])}
+        return {
+            "kl": means.get("kl"),
+            "num_episodes": num_episodes,
+            "truncated": 1.0 - means["finished"],
+        }
+
+    def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
+        """Return how much the policy's log-probabilities and learned rewards depend on padding."""
+        assert self.policy is not None
+        with self.trainer.precision_plugin.forward_context():
+            sources = {"reward": self.reward, **self.judges}
+            return rollout_padding_gaps(self.policy, sources, batch)
 
     # Validation ----------------------------------------------------------------------------
 
@@ -419,16 +431,11 @@ class PPOModule(PhaseModule):
                 self.sampling,
                 seed=_VALIDATION_SEED,
             )
-        columns = {
-            name: source(samples.prompts, samples.responses, samples).float()
-            for name, source in {"reward": self.reward, **self.judges}.items()
-        }
+        token_kl = None
         if self.kl_coef is not None:
             logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
             token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
-            columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
-        columns["length"] = samples.response_mask.sum(1).float()
-        columns["finished"] = samples.finished.float()
+        columns = held_out_columns(samples, {"reward": self.reward, **self.judges}, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         self.validation_means.update(columns, counts)
         self.validation_samples += sample_records(samples, columns, counts)

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, SampleBatch
+from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
+from lit_rlhf.modules.sampler_gap import SamplerGap
 from lit_rlhf.objectives import kl_k1, kl_per_response
+from lit_rlhf.rewards import RewardSource
+
+
+class Reduction(NamedTuple):
+    """How numbers of all processes become one: a tensor's sum, and the largest number."""
+
+    sum: Callable[[Tensor], Tensor]
+    largest: Callable[[float], float]
+
+
+def iteration_means(
+    rollout: RolloutBatch,
+    targets: UpdateTargets,
+    statistics: UpdateStatistics,
+    gap: SamplerGap,
+    reduction: Reduction,
+) -> tuple[dict[str, float], int]:
+    """Return what an iteration logs, as means over all ranks, and the responses that it drew.
+
+    Sums and counts are reduced, not means. Call it on all processes.
+    """
+    per_response = rollout_metrics(rollout)
+    ones = torch.ones_like(rollout.scores)
+    sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
+    sums = reduction.sum(sums)
+    means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
+    means.update(statistics.means(reduction.sum(statistics.sums.to(ones.device))))
+    means.update(gap.means(reduction.sum(gap.sums), reduction.largest(gap.largest)))
+    means["first_log_ratio"] = statistics.first_log_ratio
+    means["optimizer_steps"] = float(statistics.num_steps)
+    norms = statistics.gradient_norms
+    means["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
+    if targets.returns is not None:
+        returns = [targets.returns.sum(), rollout.samples.response_mask.sum()]
+        total, num_tokens = reduction.sum(torch.stack(returns)).tolist()
+        means["returns"] = total / num_tokens
+    return means, int(sums[-1])
 
 
 def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
@@ -24,6 +65,27 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     metrics["finished"] = rollout.samples.finished.float()
     metrics["entropy"] = -(rollout.old_logprobs * mask).sum(1)
     return metrics
+
+
+def held_out_columns(
+    samples: SampleBatch, sources: Mapping[str, RewardSource], token_kl: Tensor | None
+) -> dict[str, Tensor]:
+    """Return `[B]` values of held-out samples by name: scores, KL, length, share that ended.
+
+    Args:
+        samples: `B` samples.
+        sources: the reward and the judges by name.
+        token_kl: `[B, L]` nats a token, aligned with the rows, or None without a reference.
+    """
+    columns = {
+        name: source(samples.prompts, samples.responses, samples).float()
+        for name, source in sources.items()
+    }
+    if token_kl is not None:
+        columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
+    columns["length"] = samples.response_mask.sum(1).float()
+    columns["finished"] = samples.finished.float()
+    return columns
 
 
 def sample_records(

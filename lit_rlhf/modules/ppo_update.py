@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,12 +11,21 @@ from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
 from lit_rlhf.errors import ConfigError, TrainingError
-from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1, token_rewards
+from lit_rlhf.objectives import (
+    AdvantageEstimator,
+    MissingEOS,
+    Moments,
+    kl_k1,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
 from lit_rlhf.objectives.policy_gradient import (
     approximate_kl,
     clipped_policy_loss,
     clipped_value_loss,
 )
+from lit_rlhf.ranges import require
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,12 @@ class UpdateSettings:
             raise ConfigError(
                 f"update.micro_batch_size must be at least 1 or null, got {self.micro_batch_size}"
             )
+        require("model.update.clip_range", self.clip_range, above=0)
+        require("model.update.value_clip_range", self.value_clip_range, above=0, is_optional=True)
+        require("model.update.value_coef", self.value_coef, least=0)
+        require("model.update.entropy_coef", self.entropy_coef, least=0)
+        require("model.update.max_grad_norm", self.max_grad_norm, above=0, is_optional=True)
+        require("model.update.max_first_log_ratio", self.max_first_log_ratio, above=0)
         if self.sampler_correction_cap is not None and not self.sampler_correction_cap >= 1:
             raise ConfigError(
                 "update.sampler_correction_cap must be at least 1 (2 is usual) or null, got "
@@ -143,6 +159,16 @@ def compute_targets(
     )
 
 
+def whiten_advantages(
+    targets: UpdateTargets, sum_over_ranks: Callable[[Tensor], Tensor]
+) -> UpdateTargets:
+    """Scale the advantages to mean 0, deviation 1 over the response tokens of all ranks."""
+    local = masked_moments(targets.advantages, targets.response_mask)
+    moments = Moments(*sum_over_ranks(torch.stack(local)))
+    whitened = whiten(targets.advantages, targets.response_mask, moments)
+    return targets._replace(advantages=whitened)
+
+
 @dataclass
 class UpdateStatistics:
     """Sums over tokens and micro-batches, reduced over ranks at the end.
@@ -153,12 +179,14 @@ class UpdateStatistics:
         num_steps: optimizer steps so far.
         largest_log_ratio: largest |log ratio| seen so far.
         first_log_ratio: the same in the first minibatch, before any step.
+        gradient_norms: of each step, before clipping.
     """
 
     sums: Tensor = field(default_factory=lambda: torch.zeros(6, dtype=torch.float64))
     num_steps: int = 0
     largest_log_ratio: float = 0.0
     first_log_ratio: float = 0.0
+    gradient_norms: list[float] = field(default_factory=list)
 
     def means(self, sums: Tensor) -> dict[str, float]:
         """Return means per token out of sums over all ranks."""
@@ -220,6 +248,16 @@ def minibatch_loss(
     log_ratio = ((new.detach() - targets.old_logprobs) * mask).abs().max()
     statistics.largest_log_ratio = max(statistics.largest_log_ratio, float(log_ratio))
     return total
+
+
+@torch.no_grad()
+def update_numbers(targets: UpdateTargets, forward: Forward) -> dict[str, Tensor | None]:
+    """Return what a micro-batch computed of each row, by the names that reports give it."""
+    width = targets.response_mask.shape[1]
+    new = response_window(forward.logprobs, targets.prompt_lengths, width)
+    ratio = ((new - targets.old_logprobs) * targets.response_mask).exp()
+    numbers = {"logprobs": forward.logprobs, "ratio": ratio, "advantages": targets.advantages}
+    return {**numbers, "values": forward.values, "returns": targets.returns}
 
 
 def check_first_ratio(largest: float, limit: float) -> None:

@@ -20,8 +20,10 @@ from lit_rlhf.modules.normalizing import (
     refresh_normalizer,
 )
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.padding_gap import padding_gap
+from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
+from lit_rlhf.ranges import require
 
 
 class RewardModule(PhaseModule):
@@ -42,11 +44,14 @@ class RewardModule(PhaseModule):
             their activations.
         lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
             transformers' own, to compare.
+        max_skipped_steps: a step with a number that is not finite (loss, gradient, score)
+            is left out; the run stops when more than so many were.
     """
 
+    phase = "reward"
     kind = "reward"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
         policy: str,
         lora: LoRAConfig | None = None,
@@ -56,10 +61,15 @@ class RewardModule(PhaseModule):
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
         lean_layers: bool = True,
+        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
-        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
+        super().__init__(
+            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+        )
+        require("model.centering", centering, least=0)
         self.centering = centering
         self.normalizer = normalizer
+        require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.scorer: ScalarModel | None = None
         self.validation_metrics = MetricCollection(
@@ -108,6 +118,7 @@ class RewardModule(PhaseModule):
         if self.centering:
             losses = losses + self.centering * centering_penalty(chosen, rejected)
         loss = self.global_mean((losses * batch.weight).sum(), batch.weight.sum())
+        self.watch(batch.rows, loss, score=scores)
         self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
         return self.step_loss(loss, batch.weight.sum())
 
@@ -139,6 +150,12 @@ class RewardModule(PhaseModule):
         assert self.scorer is not None
         for name in ("mean", "deviation"):
             checkpoint["state_dict"][f"scorer.{name}"] = getattr(self.scorer, name).clone()
+
+    def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
+        """Return how much the scores depend on padding."""
+        assert self.scorer is not None
+        with self.trainer.precision_plugin.forward_context():
+            return {"the score": padding_gap(self.scorer, batch.rows)}
 
     def _refresh_normalizer(self) -> None:
         if self._reference_rows is None or self._normalized_step == self.trainer.global_step:

@@ -12,8 +12,10 @@ from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.padding_gap import padding_gap
+from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.objectives.language_modeling import response_nll
+from lit_rlhf.ranges import require
 
 
 class SFTModule(PhaseModule):
@@ -28,8 +30,11 @@ class SFTModule(PhaseModule):
             their activations.
         lean_layers: norms and MLPs of Llama and its relatives with a backward of ours; false for
             transformers' own, to compare.
+        max_skipped_steps: a step with a number that is not finite (loss, gradient,
+            log-probability) is left out; the run stops when more than so many were.
     """
 
+    phase = "sft"
     kind = "policy"
 
     def __init__(
@@ -40,8 +45,12 @@ class SFTModule(PhaseModule):
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
         lean_layers: bool = True,
+        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
-        super().__init__(policy, lora, optimizer, activation_checkpointing, lean_layers)
+        super().__init__(
+            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+        )
+        require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
         self.validation_nll = MeanMetric()
@@ -66,15 +75,16 @@ class SFTModule(PhaseModule):
 
     def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
         """Return the mean negative log-likelihood of the batch's response tokens."""
-        total = self._total_nll(batch)
-        loss = self.global_mean(total, batch.num_response_tokens)
+        nll = self._nll(batch)
+        loss = self.global_mean(nll.sum(), batch.num_response_tokens)
+        self.watch(batch, loss, logprobs=nll)
         self.log("train/sft/loss", loss, prog_bar=True, sync_dist=True)
         return self.step_loss(loss, batch.num_response_tokens)
 
     def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
         """Collect the negative log-likelihood of held-out response tokens."""
         count = batch.num_response_tokens
-        self.validation_nll.update(self._total_nll(batch) / count.clamp(min=1), count)
+        self.validation_nll.update(self._nll(batch).sum() / count.clamp(min=1), count)
 
     def on_validation_epoch_end(self) -> None:
         """Log held-out loss and perplexity: `exp` of the mean over all response tokens."""
@@ -86,6 +96,11 @@ class SFTModule(PhaseModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def _total_nll(self, batch: TokenRows) -> Tensor:
+    def padding_gaps(self, batch: TokenRows) -> dict[str, float]:
+        """Return how much the policy's log-probabilities depend on padding."""
+        with self.trainer.precision_plugin.forward_context():
+            return {"the policy's log-probabilities": padding_gap(self._nll, batch)}
+
+    def _nll(self, batch: TokenRows) -> Tensor:
         assert self.policy is not None
-        return response_nll(self.policy(batch).logprobs, batch.response_mask).sum()
+        return response_nll(self.policy(batch).logprobs, batch.response_mask)

@@ -44,7 +44,13 @@ class FunctionReward(RewardSource):
                 f"reward function {self.function} returned {len(scores)} scores "
                 f"for {len(responses)} responses"
             )
-        return torch.tensor(scores, dtype=torch.float32, device=batch.rows.lengths.device)
+        try:
+            return torch.tensor(scores, dtype=torch.float32, device=batch.rows.lengths.device)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"reward function {self.function} returned {scores[0]!r} for the first response; "
+                "it must return one number for each"
+            ) from error
 
     def resolve(self) -> RewardFunction:
         """Return the function itself.

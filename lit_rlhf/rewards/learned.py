@@ -16,7 +16,11 @@ from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, tokenize_rows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import freeze
-from lit_rlhf.models.handover import load_scalar_model, load_tokenizer
+from lit_rlhf.models.handover import (
+    load_scalar_model,
+    load_tokenizer,
+    require_fitting_tokenizer,
+)
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.models.sharing import share_frozen
 from lit_rlhf.rewards.source import RewardSource
@@ -97,6 +101,13 @@ class LearnedReward(RewardSource):
             scores[places] = model.normalize(self._raw_scores(model, batch_rows.to(device)))
         return scores
 
+    def padding_gap(self, prompt: str, device: torch.device) -> float:
+        """Score a response by itself and beside a longer one: the difference must be nought."""
+        short, long = "yes", "yes " * 16
+        (alone,) = self.score_texts([prompt], [short], device).tolist()
+        together = self.score_texts([prompt] * 2, [short, long], device)
+        return float(abs(alone - float(together[0])))
+
     def _raw_scores(self, model: ScalarModel, rows: TokenRows) -> Tensor:
         dtype, device = self._loaded.dtype, rows.lengths.device
         # Smaller layers need autocast, whether or not the caller of this time is under it.
@@ -116,7 +127,9 @@ class LearnedReward(RewardSource):
             if donor is not None:
                 share_frozen(model, donor)
             self._loaded.model = model
-            self._loaded.tokenizer = load_tokenizer(self.model)
+            tokenizer = load_tokenizer(self.model)
+            require_fitting_tokenizer(tokenizer, model.transformers_config, self.model)
+            self._loaded.tokenizer = tokenizer
         self._loaded.model.to(device)
         return self._loaded.model, self._loaded.tokenizer
 

@@ -187,6 +187,7 @@ def draw_tokens(
     """
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
+        _require_numbers(logits.gather(-1, tokens[:, None]))
         return DrawnTokens(tokens, torch.zeros(tokens.shape, device=tokens.device))
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
@@ -196,11 +197,7 @@ def draw_tokens(
     blocks = weights.view(weights.shape[0], -1, _BLOCK)  # [B, V / 128, 128]
     # A block is summed in float32 by torch's pairwise sum, the blocks in float64.
     ends = blocks.sum(-1).double().cumsum(-1)  # [B, V / 128]
-    if bool(ends[:, -1].isnan().any()):
-        raise TrainingError(
-            "the policy's logits are no numbers (NaN), so that no token can be drawn: its weights "
-            "have diverged; start again from an earlier checkpoint with a lower learning rate"
-        )
+    _require_numbers(ends[:, -1])
     threshold = uniforms.double()[:, None] * ends[:, -1:]
     block = _first_above(ends, threshold)  # [B, 1]
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
@@ -209,6 +206,16 @@ def draw_tokens(
     tokens = block * _BLOCK + place  # [B, 1]
     logprobs = (weights.gather(-1, tokens).double() / ends[:, -1:]).log().float()
     return DrawnTokens(tokens.squeeze(-1), logprobs.squeeze(-1))
+
+
+def _require_numbers(values: Tensor) -> None:
+    """Refuse what NaN or infinite logits lead to: the index of a NaN is no likeliest token."""
+    if not bool(torch.isfinite(values).all()):
+        raise TrainingError(
+            "the policy's logits are no numbers (NaN or infinite), so that no token can be drawn: "
+            "its weights have diverged; start again from an earlier checkpoint with a lower "
+            "learning rate"
+        )
 
 
 def _first_above(ends: Tensor, threshold: Tensor) -> Tensor:

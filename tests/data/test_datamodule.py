@@ -10,7 +10,7 @@ MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
-    "cache_tokens",
+    "cache_tokens", "id_field",
 }  # fmt: skip
 # Lightning's own calls, which we cannot change.
 pytestmark = [
@@ -22,7 +22,7 @@ pytestmark = [
 @pytest.fixture
 def rows(write_rows):
     """Ten demonstrations, each known by the length of its response."""
-    return write_rows("x.jsonl", [{"prompt": "one", "response": "yes " * n} for n in range(10)])
+    return write_rows("x.jsonl", [{"prompt": "", "response": "yes " * n} for n in range(1, 11)])
 
 
 class Recorder(LightningModule):
@@ -225,7 +225,9 @@ def test_the_config_parser_finds_every_setting_documented(module_class):
         for action in parser._actions
         if action.dest.startswith("data.")
     }
-    own = {"max_prompt_length"} if module_class is PPODataModule else {"max_length", "append_eos"}
+    own = {"max_length", "append_eos", "empty_responses"}
+    if module_class is PPODataModule:
+        own = {"max_prompt_length"}
     assert set(settings) == SHARED | own
     assert all(settings.values())
     parsed = parser.parse_object({"data": {"tokenizer": "t", "columns": {"prompt": "q"}}})

@@ -19,7 +19,7 @@ from tests.support.tokenizer import save_tiny_tokenizer
 from tests.support.two_processes import run_in_two_processes
 
 CHAT = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "yes"}]
-DEMONSTRATIONS = [{"prompt": "one", "response": "yes " * n} for n in range(9)] + [
+DEMONSTRATIONS = [{"prompt": "one", "response": "yes " * n} for n in range(1, 10)] + [
     {"messages": CHAT * 2},
     {"text": "no no"},
 ]
@@ -121,7 +121,8 @@ def test_reward_models_and_dpo_share_their_tokens(word_folder, write_rows, num_p
 # What neither rows nor `prepare` depend on, or only through the rows as read.
 IRRELEVANT = {
     "tokenizer", "train", "validation", "test", "columns", "batch_size", "eval_batch_size", "seed",
-    "length_window", "limit_train", "limit_validation", "cache_tokens", "kwargs", "self",
+    "length_window", "limit_train", "limit_validation", "cache_tokens", "id_field", "kwargs",
+    "self",
 }  # fmt: skip
 OTHERS = {
     "template": "plain",
@@ -129,6 +130,7 @@ OTHERS = {
     "max_prompt_length": 50,
     "overlong": "drop",
     "append_eos": False,
+    "empty_responses": "keep",
 }
 
 

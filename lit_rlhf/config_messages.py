@@ -1,0 +1,139 @@
+"""What the config parser complains about, in one line: where, and what was likely meant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+# What the parser says about the alternatives of a type that were not meant, and its lists.
+_NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type|"
+    r"-? ?Not a valid subclass of|Subclass types expect one of:|- a class path|- a dict w|"
+    r"- Expected a <class 'NoneType'>|- Expected a path but "
+)
+# How it names what it does not know: an option of a file, of the command line, of a class.
+_UNKNOWN_OPTION = re.compile(
+    r"does not accept (?:option|nested key) '([\w.+-]+)'|unrecognized arguments: --([\w.+-]+)", re.I
+)
+_UNKNOWN_ARGUMENT = re.compile(
+    r"Problem with given class_path '([\w.]+)':.*?Option '([\w.+]+)' is not accepted", re.S
+)
+_UNKNOWN_CLASS = re.compile(
+    r"Expected a dot import path string: (\w+)|module '[\w.]+' has no attribute '(\w+)'"
+)
+# Where classes that YAML names are at home.
+_HOMES = ("objectives", "rewards", "rollout", "callbacks", "modules")
+
+
+def short_message(message: str) -> str:
+    """Return what the config parser complains about, on one line and without what it did not mean.
+
+    Args:
+        message: of the parser's error.
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    kept = " ".join(line.removeprefix("- ") for line in lines if line and not _NOISE.match(line))
+    kept = re.sub(r'Parser key "([^"]*)":', r"\1:", kept)
+    kept = re.sub(r"<class '([\w.]+)'>", r"\1", kept)
+    return re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", kept) or message
+
+
+def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> str:
+    """Return the parser's complaint with the place in a file, and what was likely meant.
+
+    Args:
+        message: of the parser's error.
+        options: the dotted names of all options that there are.
+        arguments: of the command line, among them `--config` files.
+    """
+    if "Problems parsing config" in message and (broken := _broken_file(config_files(arguments))):
+        return broken
+    short = short_message(message)
+    if match := _UNKNOWN_ARGUMENT.search(message):
+        return short + _did_you_mean(match[2], _parameters_of(match[1]))
+    if match := _UNKNOWN_CLASS.search(message):
+        name = match[1] or match[2]
+        meant = _did_you_mean(name, _class_names())
+        return (
+            f"{short}: there is no class '{name}' here{meant}; a class of your own is named by its "
+            "dotted path"
+        )
+    if match := _UNKNOWN_OPTION.search(message):
+        name = (match[1] or match[2]).partition("=")[0]
+        place = _place_of(name, config_files(arguments))
+        return f"{place}{short}{_did_you_mean(name, list(options))}"
+    return short
+
+
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the files that a command line names by `--config` or `-c`."""
+    files = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = word.partition("=")
+        if name in {"--config", "-c"}:
+            files.append(Path(value or following))
+    return [path for path in files if path.is_file()]
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Suggest the nearest known name, by all of it or else by its last part."""
+    known = [option for option in known if option]
+    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+        return f"; did you mean '{close[0]}'?"
+    group, _, last = name.rpartition(".")
+    siblings = {
+        option.rpartition(".")[2]: option for option in known if option.rpartition(".")[0] == group
+    }
+    if close := difflib.get_close_matches(last, siblings, n=1, cutoff=0.6):
+        return f"; did you mean '{siblings[close[0]]}'?"
+    lasts = {option.rpartition(".")[2]: option for option in known}
+    if close := difflib.get_close_matches(last, lasts, n=1, cutoff=0.8):
+        return f"; did you mean '{lasts[close[0]]}'?"
+    return "; --help lists what there is"
+
+
+def _parameters_of(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _class_names() -> list[str]:
+    homes = [importlib.import_module(f"lit_rlhf.{home}") for home in _HOMES]
+    return [name for home in homes for name in home.__all__]
+
+
+def _broken_file(files: Iterable[Path]) -> str | None:
+    for path in files:
+        try:
+            yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = 1 if error.problem_mark is None else error.problem_mark.line + 1
+            return f"{path}:{line}: is no YAML: {error.problem}; correct this line or the one above"
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            return f"{path}: is no YAML text ({error}); save it as UTF-8"
+    return None
+
+
+def _place_of(option: str, files: Iterable[Path]) -> str:
+    """Return `FILE:LINE: ` of an option in the last file that has it, or nothing."""
+    place = ""
+    for path in files:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        line = None
+        for part in option.split("."):
+            if not isinstance(node, yaml.MappingNode):
+                break
+            entry = next((pair for pair in node.value if pair[0].value == part), None)
+            if entry is None:
+                line = None
+                break
+            line, node = entry[0].start_mark.line + 1, entry[1]
+        if line is not None:
+            place = f"{path}:{line}: "
+    return place

@@ -1,0 +1,187 @@
+"""Steps whose numbers are not finite: skipped, counted, and their rows kept for inspection.
+
+A NaN or an infinite number that reaches the weights ends a run silently: every later number is NaN.
+Here the step is left out instead, on all processes alike.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedTokenizerBase
+
+from lit_rlhf.batches import TokenRows
+from lit_rlhf.errors import ConfigError, TrainingError
+
+FILE_NAME = "skipped_rows.jsonl"
+
+_log = logging.getLogger(__name__)
+
+
+class Watched(NamedTuple):
+    """What one forward of a step has looked at.
+
+    Attributes:
+        rows: `B` rows.
+        loss: scalar, without gradient, or None before there is one.
+        numbers: `[B]` or `[B, ...]` by the names that a report gives them.
+    """
+
+    rows: TokenRows
+    loss: Tensor | None
+    numbers: dict[str, Tensor]
+
+
+class Place(NamedTuple):
+    """Where a step was skipped: global step, process, and the folder of the run."""
+
+    step: int
+    rank: int
+    folder: Path
+
+
+class NumberGuard:
+    """Remembers what a step computed until it is known whether the step may be taken.
+
+    Args:
+        max_skipped_steps: the run stops when more steps than these were skipped.
+
+    Attributes:
+        num_skipped: steps skipped since the run began, resumed runs included.
+        gradient_norm: of the last step that was looked at, before clipping.
+
+    Raises:
+        ConfigError: the limit is negative.
+    """
+
+    def __init__(self, max_skipped_steps: int) -> None:
+        if max_skipped_steps < 0:
+            raise ConfigError(
+                f"model.max_skipped_steps must be at least 0, got {max_skipped_steps}: 0 stops at "
+                "the first number that is not finite"
+            )
+        self.max_skipped_steps = max_skipped_steps
+        self.num_skipped = 0
+        self.gradient_norm = 0.0
+        self._watched: list[Watched] = []
+
+    def watch(self, rows: TokenRows, loss: Tensor | None = None, **numbers: Tensor | None) -> None:
+        """Remember rows with their numbers, until `forget` or `skip`; costs nothing by itself."""
+        kept = {name: value.detach() for name, value in numbers.items() if value is not None}
+        self._watched.append(Watched(rows, None if loss is None else loss.detach(), kept))
+
+    def forget(self) -> None:
+        """Drop what was watched: the step was taken."""
+        self._watched.clear()
+
+    @property
+    def is_broken(self) -> Tensor:
+        """Whether a watched loss or number is not finite: float scalar, 0 or 1, on its device."""
+        values = [value for watched in self._watched for value in watched.numbers.values()]
+        values += [watched.loss for watched in self._watched if watched.loss is not None]
+        broken = [(~torch.isfinite(value)).any() for value in values]
+        return torch.stack(broken).any().float() if broken else torch.zeros(())
+
+    def skip(self, place: Place, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Count a step that is not taken, and append its offending rows to the run's file.
+
+        Call it on all processes: the count is the same on each. A process writes those of its own
+        rows whose numbers are not finite, or all of them where only the loss or the gradient is
+        not.
+
+        Args:
+            place: of the step.
+            tokenizer: turns rows into text.
+
+        Raises:
+            TrainingError: more steps than `max_skipped_steps` were skipped.
+        """
+        self.num_skipped += 1
+        records = [record for watched in self._watched for record in _offending(watched, tokenizer)]
+        if not records:
+            records = [record for one in self._watched for record in _all_rows(one, tokenizer)]
+        self.forget()
+        name = FILE_NAME if place.rank == 0 else f"rank{place.rank}-{FILE_NAME}"
+        path = place.folder / name
+        place.folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            for record in records:
+                line = {"step": place.step, "rank": place.rank, **record}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        found = ", ".join(sorted({record["number"] for record in records})) or "elsewhere"
+        _log.warning(
+            "step %d skipped: not finite: %s (%d rows, see %s)",
+            place.step,
+            found,
+            len(records),
+            path,
+        )
+        if self.num_skipped > self.max_skipped_steps:
+            raise TrainingError(
+                f"{self.num_skipped} steps were skipped because a number was not finite, more than "
+                f"model.max_skipped_steps={self.max_skipped_steps}; at step {place.step}: {found}. "
+                f"The rows are in {path}. The weights are as before these steps. Likely causes: a "
+                "learning rate too high, a reward that is NaN or infinite, weights that were "
+                "broken from the start. Mend it and go on from the last checkpoint."
+            )
+
+
+class GradientSquares(NamedTuple):
+    """Squared norms of gradients: `sharded` is this process's part, `whole` is on all alike."""
+
+    sharded: Tensor
+    whole: Tensor
+
+
+def gradient_squares(parameters: Iterable[nn.Parameter], device: torch.device) -> GradientSquares:
+    """Sum the squares of all gradients, in float32; not finite where one of them is not."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    return GradientSquares(_square(sharded, device), _square(whole, device))
+
+
+def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
+    norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+    return norm.float().square().to(device)
+
+
+def _offending(watched: Watched, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    records = []
+    for name, values in watched.numbers.items():
+        flat = values.reshape(len(values), -1).float()  # [B, n]
+        is_bad = ~torch.isfinite(flat)
+        for row in is_bad.any(1).nonzero().squeeze(-1).tolist():
+            value = float(flat[row][is_bad[row]][0])
+            records.append(_record(watched.rows, row, name, value, tokenizer))
+    return records
+
+
+def _all_rows(watched: Watched, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
+    loss = None if watched.loss is None else float(watched.loss)
+    is_loss = loss is not None and not math.isfinite(loss)
+    name, value = ("loss", loss) if is_loss else ("gradient", None)
+    rows = range(len(watched.rows.lengths))
+    return [_record(watched.rows, row, name, value, tokenizer) for row in rows]
+
+
+def _record(
+    rows: TokenRows, row: int, name: str, value: float | None, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    length = int(rows.lengths[row])
+    ids, mask = rows.input_ids[row, :length].tolist(), rows.response_mask[row, :length].tolist()
+    start = mask.index(True) if True in mask else length
+    return {
+        "number": name,
+        "value": None if value is None else str(value),  # JSON has neither NaN nor infinity
+        "prompt": tokenizer.decode(ids[:start]),
+        "response": tokenizer.decode(ids[start:]),
+    }

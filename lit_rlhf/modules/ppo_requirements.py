@@ -1,0 +1,72 @@
+"""Settings of PPO that contradict each other, or the data: refused before the first step."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Trainer
+
+from lit_rlhf.data.ppo import PPODataModule
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.ppo_update import UpdateSettings
+from lit_rlhf.objectives import AdvantageEstimator
+from lit_rlhf.rollout import Sampling
+
+
+def refuse_unused_critic(
+    critic: str, critic_source: str | None, advantage: AdvantageEstimator
+) -> None:
+    """Refuse a critic that nothing would read.
+
+    Raises:
+        ConfigError: it is asked for in vain.
+    """
+    if critic == "separate" and not advantage.requires_values:
+        raise ConfigError(
+            f"model.critic separate: {type(advantage).__name__} reads no values, so that no critic "
+            "would be built; leave model.critic out, or set model.advantage to GAE"
+        )
+    if critic_source is not None and critic != "separate":
+        raise ConfigError(
+            f"model.critic_source={critic_source} is only read with model.critic separate; set "
+            "that, or leave it out"
+        )
+
+
+def refuse_distortions(sampling: Sampling) -> None:
+    """Refuse to train on samples that are not the policy's own.
+
+    Raises:
+        ConfigError: the sampling truncates or shifts the policy's distribution.
+    """
+    if sampling.distortions:
+        raise ConfigError(
+            f"model.sampling: {', '.join(sampling.distortions)} would make samples differ from the "
+            "policy that PPO trains; leave them out to train (validate takes them)"
+        )
+
+
+def refuse_unfit_rollouts(
+    trainer: Trainer, advantage: AdvantageEstimator, update: UpdateSettings, sampling: Sampling
+) -> None:
+    """Refuse prompts that leave no room for a response, and a rollout that fills no minibatch.
+
+    Raises:
+        ConfigError: the longest prompt and a response are longer than the model's context, or
+            there are fewer rows than minibatches.
+    """
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+    if not isinstance(data, PPODataModule):
+        return
+    rows = data.batch_size // trainer.world_size * advantage.samples_per_prompt
+    if rows < update.num_minibatches:
+        raise ConfigError(
+            f"model.update.num_minibatches={update.num_minibatches}: a rollout has only {rows} "
+            "rows in each process; lower it, or raise data.batch_size"
+        )
+    longest = max((len(one.input_ids) for one in data.prepared("train")), default=0)
+    context = data.context_length
+    if context is not None and longest + sampling.max_new_tokens > context:
+        raise ConfigError(
+            f"model.sampling.max_new_tokens={sampling.max_new_tokens}: with the longest prompt of "
+            f"{longest} tokens that is more than the model's context of {context} tokens; lower "
+            "it, or data.max_prompt_length"
+        )

@@ -1,0 +1,35 @@
+"""Secrets out of what is written: saved configurations, messages, logs."""
+
+from __future__ import annotations
+
+import os
+import re
+
+HIDDEN = "***"
+# Names of environment variables whose values nobody else should read.
+_SECRET_NAME = re.compile(r"(?:API_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL)S?$", re.IGNORECASE)
+# The password of `scheme://user:password@host`.
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)([^\s@/]+)(@)", re.IGNORECASE)
+_SHORTEST = 6  # a shorter value would be found inside of ordinary words
+
+
+def redact(text: str) -> str:
+    """Replace passwords in URLs, and the values of the process's secret variables, by `***`.
+
+    Variables count as secret by their names: those that end in API_KEY, TOKEN, PASSWORD, SECRET
+    or CREDENTIALS.
+    """
+    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}\3", text)
+    for value in secret_values():
+        text = text.replace(value, HIDDEN)
+    return text
+
+
+def secret_values() -> list[str]:
+    """Return the values of the environment's secret variables, longest first."""
+    values = {
+        value
+        for name, value in os.environ.items()
+        if _SECRET_NAME.search(name) and len(value) >= _SHORTEST
+    }
+    return sorted(values, key=len, reverse=True)
