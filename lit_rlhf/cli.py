@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_rlhf.errors import LitRLHFError
+from lit_rlhf.errors import LitRLHFError, Preempted
 
 _HELP = """\
 usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command.
+        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 143
+        after SIGTERM, with a checkpoint saved.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {"demo": _demo, "export": _export}
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _phase(name, rest)
             return 0
         return commands[name](rest)
+    except Preempted as preempted:
+        if preempted.code:
+            sys.stderr.write(f"lit-rlhf: {preempted.message}\n")
+        return int(preempted.code or 0)
     except LitRLHFError as error:
         if os.environ.get("LIT_RLHF_TRACEBACK"):
             raise

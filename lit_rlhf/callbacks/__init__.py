@@ -1,7 +1,17 @@
-"""What watches or steers a run from outside: Lightning callbacks and a logger."""
+"""What watches or steers a run from outside: Lightning callbacks and loggers."""
 
 from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
+from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
+from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
+from lit_rlhf.callbacks.logger_guard import guard_loggers
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 
-__all__ = ["AdaptiveKLCallback", "SampleTableCallback", "WandbAutoLogger"]
+__all__ = [
+    "AdaptiveKLCallback",
+    "LastCheckpoint",
+    "ResumableCSVLogger",
+    "SampleTableCallback",
+    "WandbAutoLogger",
+    "guard_loggers",
+]

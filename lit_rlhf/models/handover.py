@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_rlhf.checkpoint_file import read_verified
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
@@ -92,13 +93,10 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         Its card and its state dict (memory-mapped).
 
     Raises:
-        CheckpointError: missing, unreadable, foreign, or of another kind.
+        CheckpointError: missing, torn, altered, foreign, or of another kind.
     """
     path = resolve_source(source)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(f"{source}: not a readable checkpoint ({error})") from error
+    checkpoint = read_verified(Path(path), map_location="cpu", mmap=True)
     if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
     try:

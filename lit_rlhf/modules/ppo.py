@@ -199,7 +199,6 @@ class PPOModule(PhaseModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
         """Roll out, score, update; return what the KL controller needs."""
         seed = self.seed + int(self.num_iterations)
-        self.num_iterations += 1
         samples = self._sample(batch, seed)
         plan = plan_update(
             len(samples.finished),
@@ -212,6 +211,8 @@ class PPOModule(PhaseModule):
         gap = sampler_gap(rollout, self.update.sampler_correction_cap)
         targets = self._targets(rollout)._replace(sampler_weights=gap.weights)
         statistics = self._optimize(targets, plan, first_forward)
+        # Behind the rollout: until the weights move, all that is saved is as it was before it.
+        self.num_iterations += 1
         return self._report(rollout, targets, statistics, gap)
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
