@@ -62,6 +62,8 @@ def link_checkpoint(source: Path, path: Path) -> None:
     Raises:
         OSError: the file system has no hard links.
     """
+    if path.exists() and path.samefile(source):
+        return
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     os.link(source, partial)
@@ -114,6 +116,34 @@ def verify_checkpoint(path: Path) -> None:
     if reason is not None:
         raise CheckpointError(f"{path}: {reason}")
     _whole.add(identity)
+
+
+def newest_whole(path: Path) -> tuple[Path, str | None]:
+    """Return the checkpoint to resume from: the one at `path`, else the one kept before it.
+
+    Args:
+        path: a file; one before it is kept where the name begins with `last`.
+
+    Returns:
+        The path, and what is wrong with the newer one if it is not that.
+
+    Raises:
+        CheckpointError: none is whole.
+    """
+    try:
+        verify_checkpoint(path)
+    except CheckpointError as error:
+        previous = previous_of(path)
+        if not path.name.startswith(LAST_NAME) or not previous.exists():
+            raise
+        try:
+            verify_checkpoint(previous)
+        except CheckpointError as older:
+            raise CheckpointError(
+                f"{error}; {older}: none to go on from. To start anew, leave --ckpt_path out"
+            ) from error
+        return previous, str(error)
+    return path, None
 
 
 def previous_of(path: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -118,14 +120,9 @@ class MetricsFile(ExperimentWriter):
         os.replace(partial, self._path)
 
     def _append(self) -> None:
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            size = file.tell()
-            try:
-                csv.DictWriter(file, fieldnames=self.metrics_keys).writerows(self.metrics)
-                file.flush()
-            except OSError:
-                os.ftruncate(file.fileno(), size)  # no half row, which the next would be glued to
-                raise
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, fieldnames=self.metrics_keys).writerows(self.metrics)
+        append_whole(self._path, text.getvalue())
 
     def _read(self) -> tuple[list[str], list[Row]]:
         """Return the columns and the whole rows of the file; a torn last line is no row."""
@@ -139,6 +136,22 @@ class MetricsFile(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Keep the file of an earlier run until this one has something to write."""
+
+
+def append_whole(path: Path, text: str) -> None:
+    """Append a text, or nothing: no half row stays, to which the next would be glued.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written to.
+    """
+    content = text.encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        num_written = file.write(content)
+        if num_written == len(content):
+            return
+        os.ftruncate(file.fileno(), size)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def plain_row(metrics: dict[str, Any], epoch: int, step: int) -> Row:

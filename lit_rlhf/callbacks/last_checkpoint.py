@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from torch.optim import Optimizer
 
 from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger, Row, plain_row
 from lit_rlhf.callbacks.preemption import SigtermWatch
-from lit_rlhf.checkpoint_file import LAST_NAME, link_checkpoint, previous_of, verify_checkpoint
-from lit_rlhf.errors import CheckpointError, ConfigError, Preempted
+from lit_rlhf.checkpoint_file import LAST_NAME, link_checkpoint
+from lit_rlhf.errors import ConfigError, Preempted
 
 _VALIDATION_PROGRESS = "epoch_loop.val_loop.batch_progress"
 
@@ -35,8 +34,7 @@ _VALIDATION_PROGRESS = "epoch_loop.val_loop.batch_progress"
 class LastCheckpoint(ModelCheckpoint):
     """Saves `last.ckpt` from time to time, at the end of the run, and on SIGTERM.
 
-    The one before it is kept as `last-previous.ckpt`. `ckpt_path="last"` takes the newer one that
-    is whole, and says so when that is not the newest.
+    The one before it is kept as `last-previous.ckpt`, and `AtomicCheckpointIO` falls back on it.
 
     On SIGTERM the batch is finished and saved; a rollout or a validation that is under way on one
     process is left, and the state before it is saved. The process ends with `Preempted.STATUS`.
@@ -173,6 +171,11 @@ class LastCheckpoint(ModelCheckpoint):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A state from here on has the whole validation before it."""
         self._is_validating = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if self._is_validating:
+            # Of a resumed run: the batch that `on_save_checkpoint` says was begun is no more.
+            total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+            assert isinstance(total, _ProcessedTracker)
+            total.ready = total.started = total.processed
 
     def on_validation_batch_end(
         self,
@@ -227,30 +230,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._save(trainer)
         exception.message = self._farewell(trainer)
 
-    # Finding and saving --------------------------------------------------------------------
-
-    def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
-        """Answer Lightning's `ckpt_path="last"` with the newest whole one alone."""
-        found = sorted(super()._find_last_checkpoints(trainer), key=_age)
-        faults: list[str] = []
-        for name in found:
-            try:
-                verify_checkpoint(Path(name))
-            except CheckpointError as error:
-                faults.append(str(error))
-                continue
-            if faults:
-                warnings.warn(
-                    f"{'; '.join(faults)}. The run goes on from the one before it, {name}",
-                    stacklevel=2,
-                )
-            return {name}
-        if faults:
-            raise CheckpointError(
-                f"--ckpt_path last: no checkpoint is whole: {'; '.join(faults)}. To start anew, "
-                "leave --ckpt_path out"
-            )
-        return set()
+    # Saving --------------------------------------------------------------------------------
 
     def _save_if_asked(self, trainer: Trainer, *, may_leave: bool = True) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -377,12 +357,6 @@ def _is_run_done(trainer: Trainer) -> bool:
     epochs, steps = trainer.max_epochs, trainer.max_steps
     has_seen_all_epochs = epochs not in {None, -1} and trainer.current_epoch + 1 >= int(epochs or 0)
     return has_seen_all_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
-
-
-def _age(name: str) -> tuple[int, bool]:
-    path = Path(name)
-    is_previous = path.name == previous_of(path.with_name(f"{LAST_NAME}.ckpt")).name
-    return -path.stat().st_mtime_ns, is_previous
 
 
 def _refuse_unwritable(folder: Path) -> None:

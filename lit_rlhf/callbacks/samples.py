@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lit_rlhf.callbacks.csv_logger import append_whole
 from lit_rlhf.errors import ConfigError
 
 TABLE_KEY = "val/samples"
@@ -123,15 +124,7 @@ def _write(trainer: Trainer, samples: Sequence[Sample], folder: Path) -> None:
 def _append(path: Path, rows: Sequence[Sample]) -> None:
     """Append all rows, or none where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        size = file.tell()
-        try:
-            file.write(text)
-            file.flush()
-        except OSError:
-            os.ftruncate(file.fileno(), size)
-            raise
+    append_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_rlhf.checkpoint_file import read_verified, write_checkpoint
+from lit_rlhf.checkpoint_file import newest_whole, read_verified, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 
 
@@ -71,6 +72,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Verify a checkpoint and read it; pickled code in it is refused, never run.
 
+        Of a `last` checkpoint that is torn or altered, the one kept before it is read, and this is
+        reported.
+
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
             ConfigError: `weights_only` is False.
@@ -81,11 +85,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        checkpoint: dict[str, Any] = read_verified(Path(path), map_location=map_location)
+        whole, fault = newest_whole(Path(path))
+        if fault is not None:
+            rank_zero_warn(f"{fault}. The run goes on from the one before it, {whole}")
+        checkpoint: dict[str, Any] = read_verified(whole, map_location=map_location)
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint that a newer one has replaced; keep it if that could not be written."""
+        """Remove a checkpoint that a newer one replaces, unless that could not be written."""
         if self._num_failures == 0:
             super().remove_checkpoint(path)
 

@@ -69,3 +69,24 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
         AtomicCheckpointIO(max_failures=0)
     with pytest.raises(ConfigError, match="weights_only false would run code"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "policy.ckpt", weights_only=False)
+
+
+def test_the_one_before_is_read_where_the_last_is_torn(tmp_path):
+    checkpoints = AtomicCheckpointIO()
+    for step in (1, 2):
+        checkpoints.save_checkpoint({"step": step}, tmp_path / "last.ckpt")
+    assert checkpoints.load_checkpoint(tmp_path / "last.ckpt") == {"step": 2}
+    (tmp_path / "last.ckpt").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=r"last\.ckpt: torn.* goes on from .*last-previous\.ckpt"):
+        assert checkpoints.load_checkpoint(tmp_path / "last.ckpt") == {"step": 1}
+    (tmp_path / "last-previous.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"last-previous\.ckpt: torn.* none to go on from"):
+        checkpoints.load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_that_was_named_is_read_or_refused(tmp_path):
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, tmp_path / "policy-previous.ckpt")
+    (tmp_path / "policy.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"policy\.ckpt: torn"):
+        checkpoints.load_checkpoint(tmp_path / "policy.ckpt")

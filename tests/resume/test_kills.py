@@ -99,7 +99,9 @@ def test_without_a_whole_checkpoint_nothing_is_begun(server, inputs, tmp_path):
     done = server.run(job("sft", inputs, tmp_path, "--ckpt_path", "last"))
     assert done.statuses == [1]
     (error,) = [line for line in log_of(tmp_path).splitlines() if "lit-rlhf: error" in line]
-    assert "--ckpt_path last: no checkpoint is whole" in error
+    assert "last.ckpt: torn" in error
+    assert "last-previous.ckpt: torn" in error
+    assert "none to go on from" in error
     assert "Traceback" not in log_of(tmp_path)
 
 

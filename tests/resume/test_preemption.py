@@ -12,7 +12,7 @@ from tests.support.kill_runs import differences, job, outcome
 SIGTERM = int(signal.SIGTERM)
 LIMIT_S = 30.0
 # Where the signal comes: in a rollout, in an update, in a validation, at the end of a batch.
-PLACES = ("decoding:60", "step:6", "validation:3", "batch:3")
+PLACES = ("decoding:25", "step:6", "validation:3", "batch:3")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_sigterm_saves_and_ends_at_any_moment(server, inputs, tmp_path, whole, p
 
 def test_sigterm_to_one_process_ends_both(server, inputs, tmp_path, whole):  # noqa: F811
     case = "ppo-gae-function-ddp"
-    ended = server.run(job(case, inputs, tmp_path, kill_point="decoding:60", signal_number=SIGTERM))
+    ended = server.run(job(case, inputs, tmp_path, kill_point="decoding:25", signal_number=SIGTERM))
     assert ended.statuses == [143, 0], log_of(tmp_path)
     assert ended.seconds < LIMIT_S
     go_on(server, inputs, tmp_path, case, whole[case])

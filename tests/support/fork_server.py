@@ -65,7 +65,7 @@ class ForkServer:
 
     def __enter__(self):
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.support.fork_server"],
+            [sys.executable, "-m", "tests.support.fork_server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -81,10 +81,11 @@ def _stall(countdown):
     original = AdamW.step
 
     def step(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
         if countdown.is_over():
             _die()
             time.sleep(60)
-        return original(self, *args, **kwargs)
+        return result
 
     AdamW.step = step
 
