@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 
 from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger, Row, plain_row
 from lit_rlhf.callbacks.preemption import SigtermWatch
-from lit_rlhf.checkpoint_file import LAST_NAME, link_checkpoint
+from lit_rlhf.checkpoints import LAST_NAME, link_checkpoint
 from lit_rlhf.errors import ConfigError, Preempted
 
 _VALIDATION_PROGRESS = "epoch_loop.val_loop.batch_progress"

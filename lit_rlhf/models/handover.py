@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lit_rlhf.checkpoint_file import read_verified
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout

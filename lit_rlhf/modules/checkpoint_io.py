@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_rlhf.checkpoint_file import newest_whole, read_verified, write_checkpoint
+from lit_rlhf.checkpoints import newest_whole, read_verified, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lit_rlhf.checkpoint_file import verify_checkpoint
+from lit_rlhf.checkpoints import verify_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 

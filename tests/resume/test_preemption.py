@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from lit_rlhf.checkpoint_file import verify_checkpoint
+from lit_rlhf.checkpoints import verify_checkpoint
 from tests.resume.test_kills import assert_equal, inputs, run_whole, server  # noqa: F401
 from tests.support.fork_server import log_of
 from tests.support.kill_runs import differences, job, outcome

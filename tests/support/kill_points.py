@@ -117,9 +117,9 @@ def _row(countdown):
 
 def _write(countdown):
     """Die in the middle of what `torch.save` hands over at one time."""
-    from lit_rlhf import checkpoint_file  # noqa: PLC0415
+    from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    stream = checkpoint_file._HashingStream
+    stream = files._HashingStream
     original = stream.write
 
     def write(self, content):
@@ -133,15 +133,15 @@ def _write(countdown):
 
 
 def _rename(countdown):
-    from lit_rlhf import checkpoint_file  # noqa: PLC0415
+    from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    _before(checkpoint_file, "_keep_previous", countdown, after=True)
+    _before(files, "_keep_previous", countdown, after=True)
 
 
 def _renamed(countdown):
-    from lit_rlhf import checkpoint_file  # noqa: PLC0415
+    from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    _before(checkpoint_file, "sync_folder", countdown)
+    _before(files, "sync_folder", countdown)
 
 
 def _validation(countdown):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_rlhf.checkpoint_file import read_verified
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.models import ScalarModel
 from lit_rlhf.models.handover import load_trunk
 from tests.models.examples import save_policy, write_reward_checkpoint

@@ -10,23 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import pickle
-import re
 import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 import torch
 
-from lit_rlhf.errors import CheckpointError
-
 LAST_NAME = "last"  # Lightning's name for the newest state of a run
 _MARK = b"lit_rlhf sha256 "
 _COMMENT_SIZE = len(_MARK) + 64
 _UNSIGNED_END = (b"PK\x05\x06", 22)  # how the last record of an archive without comment begins
 _BLOCK_SIZE = 1 << 20
-# Files found whole, by what changes when one is written anew: each is read through once a process.
-_whole: set[tuple[str, int, int, int]] = set()
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -72,80 +66,6 @@ def link_checkpoint(source: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever was saved
-    """Verify a checkpoint and read it; code that is pickled in it is refused, never run.
-
-    Args:
-        path: a local file.
-        **options: of `torch.load`, such as `mmap`.
-
-    Raises:
-        CheckpointError: missing, torn, altered, or with more in it than plain types and tensors.
-    """
-    verify_checkpoint(path)
-    try:
-        return torch.load(path, weights_only=True, **options)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the object {named[1]}" if named else "an object"
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint: {what} is pickled in it, which could run code; "
-            "only plain types and tensors are read"
-        ) from error
-    except Exception as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
-
-
-def verify_checkpoint(path: Path) -> None:
-    """Read a file through and compare its checksum; one found whole is not read again.
-
-    A checkpoint that somebody else's `torch.save` wrote is verified by the CRC-32 of its records.
-
-    Raises:
-        CheckpointError: missing, torn or altered; the message says which.
-    """
-    try:
-        status = path.stat()
-        identity = (os.path.realpath(path), status.st_ino, status.st_size, status.st_mtime_ns)
-        if identity in _whole:
-            return
-        with path.open("rb") as file:
-            reason = _fault(file, status.st_size)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if reason is not None:
-        raise CheckpointError(f"{path}: {reason}")
-    _whole.add(identity)
-
-
-def newest_whole(path: Path) -> tuple[Path, str | None]:
-    """Return the checkpoint to resume from: the one at `path`, else the one kept before it.
-
-    Args:
-        path: a file; one before it is kept where the name begins with `last`.
-
-    Returns:
-        The path, and what is wrong with the newer one if it is not that.
-
-    Raises:
-        CheckpointError: none is whole.
-    """
-    try:
-        verify_checkpoint(path)
-    except CheckpointError as error:
-        previous = previous_of(path)
-        if not path.name.startswith(LAST_NAME) or not previous.exists():
-            raise
-        try:
-            verify_checkpoint(previous)
-        except CheckpointError as older:
-            raise CheckpointError(
-                f"{error}; {older}: none to go on from. To start anew, leave --ckpt_path out"
-            ) from error
-        return previous, str(error)
-    return path, None
-
-
 def previous_of(path: Path) -> Path:
     """Return where the checkpoint before the one at `path` is kept."""
     return path.with_name(f"{path.stem}-previous{path.suffix}")
@@ -160,10 +80,16 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
+def file_fault(path: Path) -> str | None:
+    """Read a file through and say what is wrong with it, or None.
+
+    A checkpoint that somebody else's `torch.save` wrote is verified by the CRC-32 of its records.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _fault(file, path.stat().st_size)
 
 
 class _HashingStream:
