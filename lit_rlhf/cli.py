@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_rlhf.errors import LitRLHFError
+from lit_rlhf.errors import LitRLHFError, Preempted
 
 _HELP = """\
 usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command.
+        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 143
+        after SIGTERM, with a checkpoint saved.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {
@@ -65,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _phase(name, rest)
             return 0
         return commands[name](rest)
+    except Preempted as preempted:
+        if preempted.code:
+            sys.stderr.write(f"lit-rlhf: {preempted.message}\n")
+        return int(preempted.code or 0)
     except LitRLHFError as error:
         if os.environ.get("LIT_RLHF_TRACEBACK"):
             raise

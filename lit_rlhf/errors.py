@@ -25,3 +25,19 @@ class DownloadError(LitRLHFError, RuntimeError):
 
 class TrainingError(LitRLHFError, RuntimeError):
     """A check on the run itself failed: what was measured makes no sense, so it stops."""
+
+
+class Preempted(SystemExit):
+    """A run was asked to end by SIGTERM and left a checkpoint to go on from.
+
+    Attributes:
+        code: the exit status, 143 as of any process that SIGTERM ended; 0 on all ranks but the
+            first, so that no launcher takes the first one's end for a crash.
+        message: what was saved, and how to go on.
+    """
+
+    STATUS = 143
+
+    def __init__(self, message: str, status: int = STATUS) -> None:
+        super().__init__(status)
+        self.message = message

@@ -13,16 +13,17 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
-from lit_rlhf.callbacks import SelfChecks
+from lit_rlhf.callbacks import LastCheckpoint, SelfChecks, guard_loggers
 from lit_rlhf.config_messages import explain, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
 from lit_rlhf.redaction import redact
@@ -167,8 +168,23 @@ class PhaseCLI(LightningCLI):
             raise
         except ValueError as error:
             raise ConfigError(short_message(str(error))) from error
+        guard_loggers(self.trainer.loggers)
         if isinstance(self.model, PhaseModule):
             self.model.run_config = self._settings()
+
+    def after_fit(self) -> None:
+        """Do not end as if all was well when a checkpoint is missing.
+
+        Raises:
+            CheckpointError: one could not be written, nor later under the same name.
+        """
+        checkpoints = self.trainer.strategy.checkpoint_io
+        if isinstance(checkpoints, AtomicCheckpointIO) and checkpoints.unwritten:
+            unwritten = "; ".join(f"{path}: {why}" for path, why in checkpoints.unwritten.items())
+            raise CheckpointError(
+                f"the run has ended, but not all of its checkpoints could be written: {unwritten}. "
+                "Make room and run it again with --ckpt_path last"
+            )
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings of this run as plain values, as `config.yaml` has them."""
@@ -179,9 +195,20 @@ class PhaseCLI(LightningCLI):
         return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Take the tokenizer from the model; add the self-checks, which are on unless said."""
+        """Take the tokenizer from the model; let every run be one that checks and can go on."""
         parser.add_lightning_class_args(SelfChecks, "self_checks")
         parser.link_arguments("model.policy", "data.tokenizer")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.
+        if config.get("enable_checkpointing") is False:
+            callbacks = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
+        trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+        return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """Read no hyper-parameters: there are none, and the file has not been verified yet."""
 
 
 class RedactedConfig(SaveConfigCallback):

@@ -1,8 +1,19 @@
-"""What watches or steers a run from outside: Lightning callbacks and a logger."""
+"""What watches or steers a run from outside: Lightning callbacks and loggers."""
 
 from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
+from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
+from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
+from lit_rlhf.callbacks.logger_guard import guard_loggers
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 
-__all__ = ["AdaptiveKLCallback", "SampleTableCallback", "SelfChecks", "WandbAutoLogger"]
+__all__ = [
+    "AdaptiveKLCallback",
+    "LastCheckpoint",
+    "ResumableCSVLogger",
+    "SampleTableCallback",
+    "SelfChecks",
+    "WandbAutoLogger",
+    "guard_loggers",
+]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
+from lit_rlhf.callbacks.csv_logger import append_whole
 from lit_rlhf.errors import ConfigError
 
 TABLE_KEY = "val/samples"
@@ -33,6 +36,9 @@ class SampleTableCallback(Callback):
     `samples.jsonl` in the run's folder, one JSON object a line. Every row carries the global
     step. The first prompts of the validation set are shown each time, so that their responses can
     be compared over the run.
+
+    A new run begins the file anew; a resumed one goes on behind the rows of its checkpoint. A row
+    that cannot be written (a full disk) is reported, and the run goes on.
 
     Args:
         num_samples: rows of the table, at least 1.
@@ -65,6 +71,15 @@ class SampleTableCallback(Callback):
                 f"{type(pl_module).__name__} has none; remove it from this phase's configuration"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drop the rows that this run has not come to yet: of an earlier run, or of a killed one.
+
+        A checkpoint of step n has seen all validations up to n and none behind it.
+        """
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # on every rank, as below
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            _drop_rows_after(folder / FILE_NAME, trainer.global_step)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the table, when it is this validation's turn."""
         if trainer.sanity_checking:
@@ -91,11 +106,35 @@ def _write(trainer: Trainer, samples: Sequence[Sample], folder: Path) -> None:
     rows: list[Sample] = [{"step": trainer.global_step, **sample} for sample in samples]
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     if not loggers:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / FILE_NAME).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        try:
+            _append(folder / FILE_NAME, rows)
+        except OSError as error:
+            warnings.warn(
+                f"{folder / FILE_NAME}: the samples of step {trainer.global_step} could not be "
+                f"written ({error.strerror}); training goes on without them",
+                stacklevel=2,
+            )
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     data = [[row.get(name) for name in columns] for row in rows]
     for logger in loggers:
         logger.log_table(TABLE_KEY, columns=columns, data=data)
+
+
+def _append(path: Path, rows: Sequence[Sample]) -> None:
+    """Append all rows, or none where the disk is full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    append_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Keep the rows up to a step; a line that a kill left torn goes, too."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= step]
+    if len(kept) == len(lines):
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    os.replace(partial, path)

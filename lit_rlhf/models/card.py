@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import LoRAConfig
 
@@ -77,13 +77,10 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         Its card and its state dict (memory-mapped).
 
     Raises:
-        CheckpointError: missing, unreadable, foreign, or of another kind.
+        CheckpointError: missing, torn, altered, foreign, or of another kind.
     """
     path = resolve_source(source)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CheckpointError(f"{source}: not a readable checkpoint ({error})") from error
+    checkpoint = read_verified(Path(path), map_location="cpu", mmap=True)
     if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
     try:

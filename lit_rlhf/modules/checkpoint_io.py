@@ -1,22 +1,46 @@
-"""Checkpoints written straight to disk, and never half: a temporary file, synced, then renamed."""
+"""Checkpoints straight to disk, verified when read; a write that fails does not end a run."""
 
 from __future__ import annotations
 
-import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lit_rlhf.checkpoints import newest_whole, read_verified, write_checkpoint
+from lit_rlhf.errors import CheckpointError, ConfigError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its target and rename it once it is whole.
+    """Write a checkpoint beside its target and rename it once it is whole; verify it on loading.
 
     Lightning's own first builds the whole file in memory: with AdamW's states three times the
     model, for a moment twice, and the largest memory of the run. A remote path (`s3://...`) is
-    left to Lightning.
+    left to Lightning, and has no checksum.
+
+    A disk that is full or a folder that became read-only is reported, and training goes on with
+    the older checkpoint kept.
+
+    Args:
+        max_failures: failed writes in a row with which the run ends, at least 1.
+
+    Attributes:
+        unwritten: checkpoints whose newest content could not be written, and why.
+
+    Raises:
+        ConfigError: `max_failures` is out of range.
     """
+
+    def __init__(self, max_failures: int = 3) -> None:
+        super().__init__()
+        if max_failures < 1:
+            raise ConfigError(f"AtomicCheckpointIO.max_failures is {max_failures}; expected >= 1")
+        self.max_failures = max_failures
+        self.unwritten: dict[str, str] = {}
+        self._num_failures = 0
 
     def save_checkpoint(
         self,
@@ -24,18 +48,67 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path: str | Path,
         storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
     ) -> None:
-        """Save a checkpoint; an older one under the same name stays whole until the rename."""
+        """Save a checkpoint; an older one under the same name stays whole until the rename.
+
+        Raises:
+            CheckpointError: this and the writes before it failed, `max_failures` in all.
+        """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.partial")
         try:
-            with partial.open("wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+            write_checkpoint(checkpoint, Path(path))
+        except OSError as error:
+            self._report(str(path), error)
+        else:
+            self.unwritten.pop(str(path), None)
+            self._num_failures = 0
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable[..., Any] | None = lambda storage, _: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Verify a checkpoint and read it; pickled code in it is refused, never run.
+
+        Of a `last` checkpoint that is torn or altered, the one kept before it is read, and this is
+        reported.
+
+        Raises:
+            CheckpointError: missing, torn, altered, or with more than plain types and tensors.
+            ConfigError: `weights_only` is False.
+        """
+        if weights_only is False:
+            raise ConfigError(
+                "weights_only false would run code that is pickled in a checkpoint; leave it out"
+            )
+        if "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        whole, fault = newest_whole(Path(path))
+        if fault is not None:
+            rank_zero_warn(f"{fault}. The run goes on from the one before it, {whole}")
+        checkpoint: dict[str, Any] = read_verified(whole, map_location=map_location)
+        return checkpoint
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint that a newer one replaces, unless that could not be written."""
+        if self._num_failures == 0:
+            super().remove_checkpoint(path)
+
+    def _report(self, path: str, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        self.unwritten[path] = reason
+        self._num_failures += 1
+        failed = f"{path}: the checkpoint could not be written ({reason})"
+        kept = "what stood there is kept" if Path(path).exists() else "there is none of that name"
+        if self._num_failures >= self.max_failures:
+            raise CheckpointError(
+                f"{failed}, the {self._num_failures}. failure in a row; {kept}. Make room, or "
+                "write elsewhere, and go on with --ckpt_path last"
+            ) from error
+        warnings.warn(
+            f"{failed}; {kept}, and training goes on. The run ends with failure "
+            f"{self.max_failures} in a row, this is {self._num_failures}",
+            stacklevel=2,
+        )

@@ -229,7 +229,6 @@ class PPOModule(PhaseModule):
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
         """Roll out, score, update; return what the KL controller needs."""
         seed = self.seed + int(self.num_iterations)
-        self.num_iterations += 1
         samples = self._sample(batch, seed)
         plan = plan_update(
             len(samples.finished),
@@ -247,6 +246,8 @@ class PPOModule(PhaseModule):
         if is_sound:
             self._optimize(targets, plan, first_forward, statistics)
         self._step_schedule()
+        # Behind the rollout: until the weights move, all that is saved is as it was before it.
+        self.num_iterations += 1
         return self._report(rollout, targets, statistics, sampler_gap(rollout, cap))
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:

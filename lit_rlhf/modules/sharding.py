@@ -6,17 +6,26 @@ Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this modu
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from lit_rlhf.checkpoints import newest_whole, partial_of, refuse_pickled_code, seal_folder
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
+
+# Read by torch: what is stored in bytes beside the tensors is then no code, either.
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -45,6 +54,57 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Set the size of the data-parallel group before Lightning builds its mesh."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        filepath: str | Path,
+        storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
+    ) -> None:
+        """Save a checkpoint; a folder of shards takes its name once it is whole and signed."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(self.broadcast(str(filepath)))
+        partial = partial_of(path)
+        if self.is_global_zero:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.barrier("before the shards")
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier("after the shards")
+        if self.is_global_zero:
+            seal_folder(partial, path)
+        self.barrier("after the seal")
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Verify a checkpoint and read it, without running code from it; see `newest_whole`.
+
+        Raises:
+            CheckpointError: missing, torn, altered, or with more than plain types and tensors.
+        """
+        path, fault = newest_whole(Path(self.broadcast(str(checkpoint_path))))
+        if fault is not None:
+            rank_zero_warn(f"{fault}. The run goes on from the one before it, {path}")
+        if path.is_dir():
+            refuse_pickled_code(path)
+        with _plain_types_alone():
+            checkpoint: dict[str, Any] = super().load_checkpoint(path, weights_only=True)
+        return checkpoint
+
+
+@contextmanager
+def _plain_types_alone() -> Iterator[None]:
+    before = os.environ.get(_FORCED)
+    os.environ[_FORCED] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCED]
+        else:
+            os.environ[_FORCED] = before
 
 
 StrategyRegistry.register(

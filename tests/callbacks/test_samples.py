@@ -58,3 +58,21 @@ def test_a_module_without_samples_is_refused(tmp_path):
 def test_nothing_to_show_is_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is 0; expected >= 1"):
         SampleTableCallback(**{name: 0})
+
+
+def test_a_new_run_begins_the_file_anew_and_a_torn_row_goes(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    old = [json.dumps({"step": step, "prompt": "old"}) + "\n" for step in (4, 8)]
+    path.write_text("".join(old) + '{"step": 1')
+    quiet_trainer(tmp_path, callbacks=[SampleTableCallback()]).fit(ReportingModule())
+    assert [row["prompt"] for row in rows(path)] == ["prompt 0", "prompt 1", "prompt 2"]
+
+
+def test_a_table_that_cannot_be_written_does_not_end_the_run(tmp_path):
+    (tmp_path / "samples.jsonl").mkdir()
+    callback = SampleTableCallback()
+    trainer = quiet_trainer(tmp_path, callbacks=[callback])
+    callback.on_train_start = lambda *_: None
+    with pytest.warns(UserWarning, match=r"samples\.jsonl: the samples of step 2 could not be"):
+        trainer.fit(ReportingModule())
+    assert trainer.global_step == 2

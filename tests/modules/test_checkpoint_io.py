@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_rlhf.checkpoints import verify_checkpoint
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 
 
@@ -18,10 +20,73 @@ def test_saves_what_torch_loads_and_leaves_nothing_else(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["policy.ckpt"]
 
 
-def test_a_save_that_fails_keeps_the_older_checkpoint(tmp_path):
+def test_a_save_that_fails_is_reported_and_keeps_the_older_checkpoint(tmp_path):
     target = tmp_path / "policy.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"step": 1}, target)
-    with pytest.raises(OSError, match="no space"):
-        AtomicCheckpointIO().save_checkpoint({"step": _Unsavable()}, target)
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, target)
+    with pytest.warns(UserWarning, match=r"policy\.ckpt: .* \(no space .* training goes on"):
+        checkpoints.save_checkpoint({"step": _Unsavable()}, target)
     assert torch.load(target, weights_only=True) == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["policy.ckpt"]
+    assert list(checkpoints.unwritten) == [str(target)]
+    checkpoints.save_checkpoint({"step": 2}, target)
+    assert checkpoints.unwritten == {}
+
+
+@pytest.mark.filterwarnings("ignore:.*the checkpoint could not be written")
+def test_the_run_ends_after_failures_in_a_row_alone(tmp_path):
+    checkpoints = AtomicCheckpointIO(max_failures=2)
+    target = tmp_path / "policy.ckpt"
+    checkpoints.save_checkpoint({"step": _Unsavable()}, target)
+    checkpoints.save_checkpoint({"step": 1}, target)
+    checkpoints.save_checkpoint({"step": _Unsavable()}, target)
+    with pytest.raises(CheckpointError, match=r"2\. failure in a row; what stood there is kept"):
+        checkpoints.save_checkpoint({"step": _Unsavable()}, target)
+
+
+@pytest.mark.filterwarnings("ignore:.*the checkpoint could not be written")
+def test_a_checkpoint_is_not_removed_for_one_that_was_not_written(tmp_path):
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, tmp_path / "step=1.ckpt")
+    checkpoints.save_checkpoint({"step": _Unsavable()}, tmp_path / "step=2.ckpt")
+    checkpoints.remove_checkpoint(tmp_path / "step=1.ckpt")  # as ModelCheckpoint does now
+    verify_checkpoint(tmp_path / "step=1.ckpt")
+    checkpoints.save_checkpoint({"step": 3}, tmp_path / "step=3.ckpt")
+    checkpoints.remove_checkpoint(tmp_path / "step=1.ckpt")
+    assert not (tmp_path / "step=1.ckpt").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*the checkpoint could not be written")
+def test_a_folder_that_cannot_be_written_to_is_a_failure_like_any_other(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, tmp_path / "file" / "policy.ckpt")
+    assert list(checkpoints.unwritten) == [str(tmp_path / "file" / "policy.ckpt")]
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="max_failures is 0"):
+        AtomicCheckpointIO(max_failures=0)
+    with pytest.raises(ConfigError, match="weights_only false would run code"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "policy.ckpt", weights_only=False)
+
+
+def test_the_one_before_is_read_where_the_last_is_torn(tmp_path):
+    checkpoints = AtomicCheckpointIO()
+    for step in (1, 2):
+        checkpoints.save_checkpoint({"step": step}, tmp_path / "last.ckpt")
+    assert checkpoints.load_checkpoint(tmp_path / "last.ckpt") == {"step": 2}
+    (tmp_path / "last.ckpt").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match=r"last\.ckpt: torn.* goes on from .*last-previous\.ckpt"):
+        assert checkpoints.load_checkpoint(tmp_path / "last.ckpt") == {"step": 1}
+    (tmp_path / "last-previous.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"last-previous\.ckpt: torn.* none to go on from"):
+        checkpoints.load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_that_was_named_is_read_or_refused(tmp_path):
+    checkpoints = AtomicCheckpointIO()
+    checkpoints.save_checkpoint({"step": 1}, tmp_path / "policy-previous.ckpt")
+    (tmp_path / "policy.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"policy\.ckpt: torn"):
+        checkpoints.load_checkpoint(tmp_path / "policy.ckpt")

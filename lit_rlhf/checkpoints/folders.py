@@ -1,0 +1,132 @@
+"""Sharded checkpoints: a folder to which every process writes its part.
+
+`checksums.json` in it has the SHA-256 of each file and is written last. A folder without it, or
+without one of the files that it names, is torn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync_folder
+from lit_rlhf.errors import CheckpointError
+
+_CHECKSUMS = "checksums.json"
+_INDEX = ".metadata"  # torch's, a pickle
+_INDEX_MODULES = (
+    "torch.distributed.checkpoint.metadata",
+    "torch.distributed.checkpoint.filesystem",
+)
+_INDEX_CLASSES = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "WindowsPath"),
+}
+
+
+def partial_of(path: Path) -> Path:
+    """Return where a folder is written before it takes its place."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def seal_folder(partial: Path, path: Path) -> None:
+    """Sign a folder that is written whole, bring it to the disk, and give it its name.
+
+    An older folder is moved away first: `previous_of(path)` keeps it where the name begins with
+    `last`. A kill in between leaves that one.
+
+    Args:
+        partial: the folder, from `partial_of`.
+        path: its name from now on.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written to.
+    """
+    checksums = {}
+    for file in sorted(partial.iterdir()):
+        checksums[file.name] = _digest(file)
+        _sync_file(file)
+    (partial / _CHECKSUMS).write_text(json.dumps(checksums, indent=2))
+    _sync_file(partial / _CHECKSUMS)
+    sync_folder(partial)
+    previous = previous_of(path)
+    if path.is_dir():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.replace(path, previous)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+    if not path.name.startswith(LAST_NAME):
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def folder_fault(path: Path) -> str | None:
+    """Read a folder through and say what is wrong with it, or None.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if not (path / _CHECKSUMS).is_file():
+        return f"torn: the folder has no {_CHECKSUMS}, which is written last"
+    try:
+        checksums: dict[str, str] = json.loads((path / _CHECKSUMS).read_text())
+    except ValueError:
+        return f"torn: its {_CHECKSUMS} is not whole"
+    for name, digest in checksums.items():
+        if name != Path(name).name or not (path / name).is_file():
+            return f"torn: its file {name} is missing"
+        if _digest(path / name) != digest:
+            return f"altered: its file {name} does not match its SHA-256"
+    return None
+
+
+def refuse_pickled_code(path: Path) -> None:
+    """See that torch's index of a sharded checkpoint, which it unpickles, names no code.
+
+    Raises:
+        CheckpointError: it does, or cannot be read.
+    """
+    try:
+        with (path / _INDEX).open("rb") as file:
+            _IndexUnpickler(file).load()
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path / _INDEX}: not a readable index ({error})") from error
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Knows the classes of torch's index, and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
+        is_data_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        is_of_index = module in _INDEX_MODULES and "." not in name and name[:1].isupper()
+        is_record = (module, name) == (_INDEX_MODULES[1], "_StorageInfo")
+        is_known = (module, name) in _INDEX_CLASSES or name == "_MEM_FORMAT_ENCODING"
+        if is_data_type or is_of_index or is_record or is_known:
+            return super().find_class(module, name)
+        raise CheckpointError(
+            f"sharded checkpoint: {module}.{name} is pickled in its index, which could run code"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
