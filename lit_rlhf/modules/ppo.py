@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
+from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -29,6 +30,7 @@ from lit_rlhf.modules.ppo_update import (
     check_first_ratio,
     compute_targets,
     minibatch_loss,
+    select_rows,
     select_targets,
 )
 from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
@@ -200,19 +202,54 @@ class PPOModule(PhaseModule):
         """Roll out, score, update; return what the KL controller needs."""
         seed = self.seed + int(self.num_iterations)
         self.num_iterations += 1
+        counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
         samples = self._sample(batch, seed)
-        plan = plan_update(
-            len(samples.finished),
-            num_epochs=self.update.num_epochs,
-            num_minibatches=self.update.num_minibatches,
-            micro_batch_size=self.update.micro_batch_size,
-            seed=seed * 100_003 + self.global_rank,
-        )
+        if not counts.any():  # a stand-in: this process has no prompt in a short batch
+            samples = samples.silenced()
+        plan = self._plan(batch, seed)
         rollout, first_forward = self._evaluate(samples, plan)
         gap = sampler_gap(rollout, self.update.sampler_correction_cap)
         targets = self._targets(rollout)._replace(sampler_weights=gap.weights)
         statistics = self._optimize(targets, plan, first_forward)
-        return self._report(rollout, targets, statistics, gap)
+        return self._report(rollout, targets, statistics, gap, counts.float())
+
+    def on_train_start(self) -> None:
+        """Refuse batches that cannot fill the minibatches, before the first of them.
+
+        Raises:
+            ConfigError: a batch, perhaps a short last one, has fewer responses than minibatches.
+        """
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, TrainingLoader):
+            return
+        num_responses = loader.smallest_batch * self.advantage.samples_per_prompt
+        if num_responses < self.update.num_minibatches:
+            raise ConfigError(
+                f"model.update.num_minibatches={self.update.num_minibatches} is more than the "
+                f"{num_responses} responses of the smallest batch: lower it, or raise "
+                "data.batch_size; a short last batch is left out by data.last_batch drop"
+            )
+
+    def _plan(self, batch: PromptBatch, seed: int) -> UpdatePlan:
+        """Draw which responses share a step; all processes draw the same."""
+        num_own = (batch.prompt_ids >= 0).sum()
+        num_prompts = int(self.sum_over_ranks(num_own))
+        rank, world_size = self.global_rank, self.trainer.world_size
+        if int(num_own) != len(range(rank, num_prompts, world_size)):
+            raise ConfigError(
+                f"process {rank} of {world_size} got {int(num_own)} of {num_prompts} prompts: PPO "
+                "needs the prompts of a batch dealt out in turn, as PPODataModule does"
+            )
+        return plan_update(
+            num_prompts,
+            num_epochs=self.update.num_epochs,
+            num_minibatches=self.update.num_minibatches,
+            micro_batch_size=self.update.micro_batch_size,
+            seed=seed * 100_003,
+            samples_per_prompt=self.advantage.samples_per_prompt,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
         assert self.policy is not None
@@ -244,21 +281,27 @@ class PPOModule(PhaseModule):
         keeps_graph = plan.starts_with_all_rows
         for micro_batch in (rows for minibatch in plan.epochs[0] for rows in minibatch):
             chosen = micro_batch.to(device)
-            rows = samples.rows.select(chosen)
+            rows = select_rows(samples.rows, chosen)
             starts = samples.prompt_lengths[chosen]
             with torch.set_grad_enabled(keeps_graph):
                 forward = self._forward(rows)
             with torch.no_grad():
-                old[chosen] = response_window(forward.logprobs, starts, width)
-                if values is not None and forward.values is not None:
-                    values[chosen] = response_window(forward.values, starts, width)
+                seen = [(old, forward.logprobs), (values, forward.values)]
                 if reference is not None:
-                    logprobs = self._reference_logprobs(rows)
-                    reference[chosen] = response_window(logprobs, starts, width)
+                    seen.append((reference, self._reference_logprobs(rows)))
+                for kept, tokens in seen if len(chosen) else []:
+                    if kept is not None and tokens is not None:
+                        kept[chosen] = response_window(tokens, starts, width)
         with torch.no_grad():
-            scores = self.reward(samples.prompts, samples.responses, samples).float()
+            scores = self._score(samples)
         rollout = RolloutBatch(samples, old, reference, values, scores)
         return rollout, forward if keeps_graph else None
+
+    def _score(self, samples: SampleBatch) -> Tensor:
+        """Ask the reward, except about what does not count."""
+        if not samples.response_mask.any():
+            return torch.zeros(len(samples.prompts), device=samples.response_mask.device)
+        return self.reward(samples.prompts, samples.responses, samples).float()
 
     def _forward(self, rows: TokenRows) -> Forward:
         """Look at response tokens with policy and critic as they are now."""
@@ -344,17 +387,18 @@ class PPOModule(PhaseModule):
         targets: UpdateTargets,
         statistics: UpdateStatistics,
         gap: SamplerGap,
+        counts: Tensor,
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
         samples = rollout.samples
         per_response = rollout_metrics(rollout)
-        ones = torch.ones_like(rollout.scores)
-        sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
+        totals = [(value * counts).sum() for value in per_response.values()]
+        sums = torch.stack([*totals, counts.sum()])
         sums = self.sum_over_ranks(sums)
         means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
         if self.kl_coef is not None:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
-        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(ones.device))))
+        means.update(statistics.means(self.sum_over_ranks(statistics.sums.to(counts.device))))
         largest = self.largest_over_ranks(gap.largest)
         means.update(gap.means(self.sum_over_ranks(gap.sums), largest))
         means["first_log_ratio"] = statistics.first_log_ratio
