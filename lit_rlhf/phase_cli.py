@@ -13,8 +13,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
+from lit_rlhf.callbacks import RankWatchCallback
+from lit_rlhf.callbacks.rank_watch import lost_process
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
-from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
+from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.precision import slowness_of
 
@@ -33,6 +35,7 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
 
     Raises:
         ConfigError: an option is unknown, missing or out of range, or options contradict.
+        TrainingError: another process of the run was lost.
     """
     module_class, data_class = phase_classes(phase)
     try:
@@ -41,6 +44,13 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         raise ConfigError(short_message(str(error))) from error
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {error}") from error
+    except LitRLHFError:
+        raise
+    except RuntimeError as error:
+        # What a collective says of it names nobody.
+        if (lost := lost_process(error)) is not None:
+            raise TrainingError(f"{lost}; go on with --ckpt_path last") from error
+        raise
 
 
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
@@ -127,8 +137,9 @@ class PhaseCLI(LightningCLI):
             raise ConfigError(short_message(str(error))) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Take the tokenizer from the model."""
+        """Take the tokenizer from the model; let every run watch over its processes."""
         parser.link_arguments("model.policy", "data.tokenizer")
+        parser.add_lightning_class_args(RankWatchCallback, "rank_watch")
 
 
 # What the config parser says about the alternatives of a type that were not meant, and its lists.

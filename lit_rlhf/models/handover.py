@@ -95,6 +95,12 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         CheckpointError: missing, unreadable, foreign, or of another kind.
     """
     path = resolve_source(source)
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{source}: a folder of shards, as save_distributed_checkpoint writes it, is read by "
+            "fsdp2 alone: go on from it with --ckpt_path under fsdp2 without that option, which "
+            "saves one file"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

@@ -9,11 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
@@ -45,6 +53,43 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Set the size of the data-parallel group before Lightning builds its mesh."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+
+
+    def load_checkpoint(
+        self, checkpoint_path: str | Path, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint file, whatever the strategy and the number of processes that wrote it.
+
+        Lightning's own takes the numbers of an optimizer's parameters for their places in the
+        model, which they are not where there are parameter groups or frozen parameters: the
+        moments of one weight would go to another.
+        """
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            return super().load_checkpoint(path, weights_only)
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
+        assert self.model is not None
+        whole = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=whole)
+        states = checkpoint.pop("optimizer_states", [])
+        for optimizer, state in zip(self.optimizers, states, strict=bool(self.optimizers)):
+            named = _name_states(state, optimizer, self.model)
+            set_optimizer_state_dict(self.model, optimizer, named, options=whole)
+        return checkpoint
+
+
+def _name_states(
+    state: dict[str, Any], optimizer: Optimizer, model: nn.Module
+) -> dict[str, Any]:
+    """Replace the numbers of an optimizer's parameters by their names, group by group."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups, name_of = [], {}
+    for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        live_names = [names[parameter] for parameter in live["params"]]
+        name_of.update(zip(saved["params"], live_names, strict=True))
+        groups.append({**saved, "params": live_names})
+    moments = {name_of[number]: value for number, value in state["state"].items()}
+    return {"state": moments, "param_groups": groups}
 
 
 StrategyRegistry.register(

@@ -1,5 +1,7 @@
 """What a user gets wrong ends a phase with one message that names it, not with a traceback."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.configs.conftest import CONFIGS, SIZES
@@ -41,6 +43,14 @@ def failing(workplace, capsys, *words):
         (("sft", "fit", "--config=nowhere.yaml"), ["nowhere.yaml"]),
         (("sft", "fit", "--nothing=1"), ["nothing"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
+        ((*SFT, "--rank_watch.timeout_s=1"), ["rank_watch.timeout_s", "1", ">= 10"]),
+        pytest.param(
+            (*SFT, *CPU, "--trainer.strategy=deepspeed_stage_2"),
+            ["trainer", "DeepSpeed", "pip install -U deepspeed"],
+            marks=pytest.mark.skipif(
+                find_spec("deepspeed") is not None, reason="DeepSpeed is installed"
+            ),
+        ),
     ],
     ids=lambda value: " ".join(value[2:])[-40:] if isinstance(value, tuple) else "",
 )

@@ -56,26 +56,10 @@ def run_in_processes(
         RuntimeError: with the traceback of the first process that failed.
         TimeoutError: when a process hangs, as one does that waits for another in vain.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    answers = context.Queue()
-    port = free_port()
-    processes = [
-        context.Process(
-            target=_work,
-            args=(
-                dict(os.environ) | rank_environment(rank, port, num_processes),
-                init_process_group,
-                answers,
-                function,
-                arguments,
-            ),
-            daemon=False,
-        )
-        for rank in range(num_processes)
-    ]
-    for process in processes:
-        process.start()
+    answers = _context().Queue()
+    processes = start_processes(
+        num_processes, _answer, init_process_group, answers, function, arguments
+    )
     try:
         return _collect(processes, answers, timeout_s)
     finally:
@@ -85,6 +69,20 @@ def run_in_processes(
             process.close()
         answers.close()
         answers.join_thread()
+
+
+def start_processes(
+    num_processes: int, function: Callable[..., Any], *arguments: Any
+) -> list[multiprocessing.process.BaseProcess]:
+    """Start `function(*arguments)` in processes that know their ranks, and return them."""
+    port = free_port()
+    processes = []
+    for rank in range(num_processes):
+        environment = dict(os.environ) | rank_environment(rank, port, num_processes)
+        arguments_of_process = (environment, function, arguments)
+        processes.append(_context().Process(target=_work, args=arguments_of_process, daemon=False))
+        processes[-1].start()
+    return processes
 
 
 def run_command_in_two_processes(
@@ -177,20 +175,31 @@ def _raise_when_dead(processes, results) -> None:
             raise RuntimeError(f"rank {rank} died with exit code {process.exitcode}, no traceback")
 
 
-def _work(environment, init_process_group, answers, function, arguments) -> None:
+def _context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _work(environment, function, arguments) -> None:
     os.environ.clear()
     os.environ.update(environment)
     # A command that ran in the parent left its seed there, from which Lightning would seed anew.
     os.environ.pop("PL_GLOBAL_SEED", None)
     import torch  # noqa: PLC0415  (after the environment is set)
-    import torch.distributed as dist  # noqa: PLC0415
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rank = int(environment["RANK"])
+    function(*arguments)
+
+
+def _answer(init_process_group, answers, function, arguments) -> None:
+    import torch.distributed as dist  # noqa: PLC0415  (after the environment is set)
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         if init_process_group:
-            dist.init_process_group("gloo", rank=rank, world_size=int(environment["WORLD_SIZE"]))
+            dist.init_process_group("gloo", rank=rank, world_size=world_size)
         # As bytes: tensors would travel as handles of memory that ends with this process.
         answers.put((rank, pickle.dumps(function(*arguments)), None))
     except BaseException:  # whatever it is, the test must show it
