@@ -138,8 +138,8 @@ class _Watch:
             elif isinstance(exception, Exception):
                 self._tell(f"rank {self._rank} failed: {_first_line(exception)}")
             self._store.set(f"end/{self._rank}", "")
-            if self._rank == 0:
-                self._wait_for_ends(_GRACE_S)
+            if self._rank == 0:  # long enough for the others' next look
+                self._wait_for_ends(2 * _ROUND_S)
 
     def _run(self) -> None:
         last_beat, num_silent = -1, 0
@@ -173,14 +173,15 @@ class _Watch:
         return None
 
     def _end(self) -> None:
-        """Give the main thread time to fail by itself; end the process where it hangs."""
+        """Say it, give the main thread time to fail by itself; end the process where it hangs."""
+        # At once: launchers end what is left without a word.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"lit-rlhf: error: {self._lost}; rank {self._rank} ends, too\n")
+            sys.stderr.flush()
         if self._is_over.wait(_GRACE_S):
             return
         with contextlib.suppress(RuntimeError):
             self._store.set(f"end/{self._rank}", "")
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"lit-rlhf: error: {self._lost}; rank {self._rank} ends, too\n")
-            sys.stderr.flush()
         os._exit(1)
 
     def _tell(self, lost: str) -> None:

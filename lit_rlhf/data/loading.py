@@ -13,6 +13,7 @@ is resumed inside an epoch unless the loader has `state_dict` and `load_state_di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Literal, TypeVar
 
@@ -97,7 +98,7 @@ class TrainingLoader(Generic[Example, Batch]):
     def __len__(self) -> int:
         """Return the batches of an epoch."""
         num_used = len(self._examples) - self.num_left_out
-        return -(-num_used // self._batch_size)
+        return math.ceil(num_used / self._batch_size)
 
     @property
     def num_left_out(self) -> int:

@@ -54,7 +54,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
 
-
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
@@ -78,9 +77,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         return checkpoint
 
 
-def _name_states(
-    state: dict[str, Any], optimizer: Optimizer, model: nn.Module
-) -> dict[str, Any]:
+def _name_states(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """Replace the numbers of an optimizer's parameters by their names, group by group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     groups, name_of = [], {}

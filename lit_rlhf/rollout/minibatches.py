@@ -38,7 +38,7 @@ class UpdatePlan:
         return sum(len(epoch) for epoch in self.epochs)
 
 
-def plan_update(  # noqa: PLR0913 - settings, given by keyword
+def plan_update(
     num_prompts: int,
     *,
     num_epochs: int,

@@ -78,8 +78,7 @@ def test_a_kept_last_batch_is_dealt_out_too(sizes, seed, window):
     assert sorted(itertools.chain(*batches)) == list(range(num_examples))
     shares = [list(loader) for loader in ranks]
     assert {len(mine) for mine in shares} == {len(batches)}
-    for i, batch in enumerate(batches):
-        mine = [batches[i] for batches in shares]
+    for batch, *mine in zip(batches, *shares, strict=True):
         assert sorted(x for one in mine for x in one if x >= 0) == sorted(batch)
         # Nobody is without a batch, and a stand-in stands alone.
         assert all(one and (min(one) >= 0 or len(one) == 1) for one in mine)
@@ -194,9 +193,7 @@ def test_settings_that_cannot_be_honoured():
     with pytest.raises(ConfigError, match="batch_size=3 is more than the 2 training examples"):
         training(2, 3)
     with pytest.raises(ConfigError, match="length_window needs"):
-        TrainingLoader(
-            range(4), list, batch_size=2, seed=0, stand_in=lambda x: x, length_window=2
-        )
+        TrainingLoader(range(4), list, batch_size=2, seed=0, stand_in=lambda x: x, length_window=2)
     assert list(training(2, 3, last_batch="keep")) in ([[0, 1]], [[1, 0]])
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,10 +13,10 @@ import torch
 
 from lit_rlhf.models import load_causal_lm
 from tests.models.examples import random_rows
+from tests.proofs.table import Claim, write_claims
 from tests.support.marking import FOLDER
 from tests.support.phase_runs import write_inputs
 from tests.support.two_processes import free_port
-from tests.proofs.table import Claim, write_claims
 
 pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -114,7 +115,11 @@ def test_two_nodes_of_torchrun_train_as_one_process(folder):
 
 
 def death(folder, launcher, victim):
-    """Kill a rank of a run in mid-training; return how long the rest lived, codes and log."""
+    """Kill a rank of a run in mid-training.
+
+    Returns:
+        Its process id, how long the rest lived, the launcher's exit code, and what was written.
+    """
     name = f"{launcher}-{victim}"
     # Far more batches than there is time for.
     run = ppo(folder, name, "--trainer.max_epochs", "100000", "--trainer.strategy", "ddp")
@@ -136,7 +141,8 @@ def death(folder, launcher, victim):
         begin = time.monotonic()
         survivor = pids[1 - victim]
         wait_for(lambda: process.poll() is not None and is_gone(survivor), END_S, folder)
-        return time.monotonic() - begin, process.returncode, (folder / f"{name}-0.log").read_text()
+        seconds = time.monotonic() - begin
+    return pids[victim], seconds, process.returncode, (folder / f"{name}-0.log").read_text()
 
 
 def is_gone(pid):
@@ -151,11 +157,12 @@ def is_gone(pid):
 @pytest.mark.parametrize("launcher", ["trainer", "torchrun"])
 def test_a_rank_that_is_killed_ends_the_run(folder, launcher):
     deaths = [death(folder, launcher, victim) for victim in (1, 0)]
-    for victim, (seconds, code, log) in zip((1, 0), deaths, strict=True):
+    for pid, seconds, code, log in deaths:
         assert code != 0
         assert seconds < END_S
-        assert f"lit-rlhf: error: rank {victim} (process " in log
-    slowest = max(seconds for seconds, _, _ in deaths)
+        # By the watch, or by a launcher that was faster.
+        assert re.search(rf"(process|PID) {pid}\b", log), log[-3000:]
+    slowest = max(seconds for _, seconds, _, _ in deaths)
     claim = f"A rank killed in training ends the run within a minute ({launcher})"
     note = f"rank 1, then rank 0, by SIGKILL; the slowest end took {slowest:.1f} s"
     write_claims(f"distributed_deaths_{launcher}", [Claim(claim, 2, 2, None, note)])

@@ -8,7 +8,7 @@ import torch
 from lit_rlhf.models import load_causal_lm, load_scalar_model
 from tests.models.examples import random_rows
 from tests.support.comparing_runs import largest_differences, norm_of
-from tests.support.phase_cases import CASES, NUM_BATCHES, TOLERANCE, run_all, within_tolerance
+from tests.support.phase_cases import CASES, NUM_BATCHES, run_all, within_tolerance
 from tests.support.phase_runs import NUM_EPOCHS, checkpoints_after, run
 from tests.support.phases import Kill, Killed
 from tests.support.two_processes import run_in_two_processes

@@ -2,14 +2,15 @@
 
 from tests.support.phase_runs import run
 
-CASES = (
-    ("sft", "reward", "dpo", "ppo", "ppo-lora", "ppo-separate")
-    + ("ppo-grpo", "ppo-rloo", "ppo-minibatches")
-    # The last batch has one example or three: a process may have none.
-    + ("sft-short1", "reward-short1", "dpo-short1", "ppo-short1", "ppo-lora-short3")
-    + ("ppo-separate-short1", "ppo-grpo-short1", "ppo-rloo-short3")
-)
+WHOLE_BATCHES = ("sft", "reward", "dpo", "ppo", "ppo-lora", "ppo-separate")
+WHOLE_BATCHES += ("ppo-grpo", "ppo-rloo", "ppo-minibatches")
+# The last batch has one example or three: a process may have none.
+SHORT_BATCHES = ("sft-short1", "reward-short1", "dpo-short1", "ppo-short1", "ppo-lora-short3")
+SHORT_BATCHES += ("ppo-separate-short1", "ppo-grpo-short1", "ppo-rloo-short3")
+CASES = WHOLE_BATCHES + SHORT_BATCHES
 TOLERANCE = 1e-5
+# Whitening divides by the deviation of the advantages, and the rounding with them.
+TOLERANCE_OF = {"advantages": 1e-4}
 NUM_BATCHES = 3
 
 
@@ -32,4 +33,4 @@ def run_all(folder, strategy, devices, cases=CASES):
 
 def within_tolerance(differences):
     """Tell whether all differences are those of sums in another order."""
-    return max(differences.values()) < TOLERANCE
+    return all(value < TOLERANCE_OF.get(kind, TOLERANCE) for kind, value in differences.items())

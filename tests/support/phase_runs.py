@@ -110,7 +110,11 @@ def _record_advantages(module):
         targets = compute(rollout)
         samples = rollout.samples
         rows = zip(
-            samples.prompts, samples.responses, targets.advantages, samples.response_mask, strict=True
+            samples.prompts,
+            samples.responses,
+            targets.advantages,
+            samples.response_mask,
+            strict=True,
         )
         rollouts.append([(p, r, row[mask].tolist()) for p, r, row, mask in rows if mask.any()])
         return targets
@@ -146,7 +150,9 @@ def build(case: str, folder: Path, **changes):
     shared = {"lora": LORA if "lora" in variants else None, "optimizer": OPTIMIZER}
     shared |= (MEMORY if "memory" in variants else {}) | changes
     if phase == "sft":
-        return SFTModule(policy, **shared), SFTDataModule(policy, **_data(folder, "sft", 2, *variants))
+        return SFTModule(policy, **shared), SFTDataModule(
+            policy, **_data(folder, "sft", 2, *variants)
+        )
     if phase == "dpo":
         # With each batch, the first margins are zero: no rounding decides who is right.
         mode = "cached" if "cached" in variants else "on_the_fly"
