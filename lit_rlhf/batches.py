@@ -39,6 +39,10 @@ class TokenRows(NamedTuple):
         """Return the rows whose indices `[b]` are given, in that order."""
         return type(self)(*(tensor[rows] for tensor in self))
 
+    def silenced(self) -> Self:
+        """Return the same rows without a token that counts."""
+        return self._replace(response_mask=torch.zeros_like(self.response_mask))
+
     @property
     def num_response_tokens(self) -> Tensor:
         """Tokens that count, over the whole batch: int64 scalar."""
@@ -122,6 +126,11 @@ class SampleBatch(NamedTuple):
     prompts: Sequence[str]
     responses: Sequence[str]
     fields: Sequence[dict[str, Any]]
+
+    def silenced(self) -> Self:
+        """Return the same samples without a token that counts."""
+        mask = torch.zeros_like(self.response_mask)
+        return self._replace(rows=self.rows.silenced(), response_mask=mask)
 
 
 class RolloutBatch(NamedTuple):

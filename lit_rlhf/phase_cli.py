@@ -18,10 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
-from lit_rlhf.callbacks import LastCheckpoint, SelfChecks, guard_loggers
+from lit_rlhf.callbacks import LastCheckpoint, RankWatchCallback, SelfChecks, guard_loggers
+from lit_rlhf.callbacks.rank_watch import lost_process
 from lit_rlhf.config_messages import explain, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
-from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError
+from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
@@ -43,6 +44,7 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
 
     Raises:
         ConfigError: an option is unknown, missing or out of range, or options contradict.
+        TrainingError: another process of the run was lost.
     """
     module_class, data_class = phase_classes(phase)
     with readable_errors():
@@ -61,10 +63,17 @@ def readable_errors() -> Iterator[None]:
         yield
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {str(error).strip()}") from error
+    except LitRLHFError:
+        raise
     except ValueError as error:
-        if isinstance(error, LitRLHFError) or not _is_lightnings_own(error):
+        if not _is_lightnings_own(error):
             raise
         raise ConfigError(f"trainer: {str(error).strip()}") from error
+    except RuntimeError as error:
+        # What a collective says of it names nobody.
+        if (lost := lost_process(error)) is not None:
+            raise TrainingError(f"{lost}; go on with --ckpt_path last") from error
+        raise
 
 
 def _is_lightnings_own(error: Exception) -> bool:
@@ -195,10 +204,11 @@ class PhaseCLI(LightningCLI):
         return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Take the tokenizer from the model; let every run be one that checks and can go on."""
-        parser.add_lightning_class_args(SelfChecks, "self_checks")
+        """Take the tokenizer from the model; let every run check itself and be able to go on."""
         parser.link_arguments("model.policy", "data.tokenizer")
+        parser.add_lightning_class_args(SelfChecks, "self_checks")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.add_lightning_class_args(RankWatchCallback, "rank_watch")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.

@@ -9,13 +9,14 @@ import abc
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.chat_template import Template
-from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, TrainingLoader
+from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.sources import SourcedRow, digest_source, read_rows
 from lit_rlhf.data.token_cache import Storage, digest_tokenizer, entry_of
 from lit_rlhf.errors import ConfigError, DataError
@@ -60,6 +61,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         eval_batch_size: int | None = None,
         seed: int = 0,
         length_window: int = 0,
+        last_batch: LastBatch = "drop",
         limit_train: int | None = None,
         limit_validation: int | None = None,
         cache_tokens: bool = True,
@@ -85,6 +87,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             seed: with the epoch, sets the order of the training examples.
             length_window: put examples of like length into one batch, inside a window of as many
                 batches: less padding, while which batch comes when stays random. 0: no.
+            last_batch: what becomes of the training examples that do not fill the last batch of an
+                epoch: "drop" leaves them out of it, others in each epoch; "keep" makes a short
+                batch of them.
             limit_train: use only the first so many rows of the training data.
             limit_validation: use only the first so many rows of the validation data.
             cache_tokens: keep the tokens of rows on disk, where later runs find them; rows that
@@ -100,11 +105,14 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_at_least(1, limit_train=limit_train, limit_validation=limit_validation)
         check_at_least(0, seed=seed, length_window=length_window)
+        if last_batch not in get_args(LastBatch):
+            raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
         self.template: Template = template
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.length_window = length_window
+        self.last_batch: LastBatch = last_batch
         self.cache_tokens = cache_tokens
         self.id_field = id_field
         self.context_length: int | None = None
@@ -179,11 +187,19 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 self.collate,
                 batch_size=self.batch_size,
                 seed=self.seed,
+                stand_in=self.stand_in,
                 rank=self._rank,
                 world_size=self._world_size,
                 length=self.length,
                 length_window=self.length_window,
+                last_batch=self.last_batch,
             )
+            if num_left_out := self._train_loader.num_left_out:
+                rank_zero_info(
+                    f"{num_left_out} of {len(self._examples['train'])} training examples do not "
+                    f"fill a batch of {self.batch_size} and are left out of the epoch, others in "
+                    "each; data.last_batch keep trains on them as well"
+                )
         return self._train_loader
 
     def state_dict(self) -> dict[str, dict[str, int]]:

@@ -13,8 +13,9 @@ is resumed inside an epoch unless the loader has `state_dict` and `load_state_di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -22,27 +23,32 @@ from lit_rlhf.errors import CheckpointError, ConfigError
 
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
+LastBatch = Literal["drop", "keep"]
 
 
 class TrainingLoader(Generic[Example, Batch]):
     """Shuffled global batches of equal size, dealt out to the processes; resumable.
 
-    Each epoch has its own order. The examples that do not fill the last batch of an epoch are
-    left out of it (others in each epoch). Where a Trainer stops an epoch early
-    (`limit_train_batches`), the next one goes on from there, until all batches have been seen.
+    Each epoch has its own order. The examples that do not fill a batch are left out of the epoch
+    (others in each), or they are a short batch of their own. Every process gets the same number of
+    batches: one for which a short batch has no example gets a stand-in with nothing in it that
+    counts. Where a Trainer stops an epoch early (`limit_train_batches`), the next one goes on from
+    there, until all batches have been seen.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, given by keyword
         self,
         examples: Sequence[Example],
         collate: Callable[[Sequence[Example]], Batch],
         *,
         batch_size: int,
         seed: int,
+        stand_in: Callable[[Example], Example],
         rank: int = 0,
         world_size: int = 1,
         length: Callable[[Example], int] | None = None,
         length_window: int = 0,
+        last_batch: LastBatch = "drop",
     ) -> None:
         """Set up the loader at the beginning of epoch 0.
 
@@ -51,24 +57,28 @@ class TrainingLoader(Generic[Example, Batch]):
             collate: makes a batch of a list of examples.
             batch_size: examples in a global batch, over all processes.
             seed: with the epoch, sets the order.
+            stand_in: turns an example into one in which nothing counts.
             rank: this process.
             world_size: number of processes; divides `batch_size`.
             length: an example's length, needed by `length_window`.
             length_window: inside as many batches' worth of shuffled examples, those of like
                 length are put into one batch; the batches are shuffled again. 0 switches it off.
+            last_batch: "keep" makes a short batch of the examples that fill none, "drop" leaves
+                them out.
 
         Raises:
-            ConfigError: `batch_size` cannot be dealt out evenly, or there are fewer examples.
+            ConfigError: `batch_size` cannot be dealt out evenly, or no batch can be filled.
         """
         if batch_size % world_size:
             raise ConfigError(
                 f"batch_size={batch_size} cannot be dealt out evenly to {world_size} processes; "
                 f"make it a multiple of {world_size}."
             )
-        if len(examples) < batch_size:
+        if len(examples) < batch_size and last_batch == "drop":
             raise ConfigError(
                 f"batch_size={batch_size} is more than the {len(examples)} training examples "
-                "(judged groups count as one): no batch can be filled. Make batch_size smaller."
+                "(judged groups count as one): no batch can be filled. Make batch_size smaller, "
+                "or set 'last_batch' to 'keep'."
             )
         if length_window and length is None:
             raise ConfigError("length_window needs the length of an example.")
@@ -80,12 +90,26 @@ class TrainingLoader(Generic[Example, Batch]):
         self._world_size = world_size
         self._length = length
         self._length_window = length_window
+        self._last_batch = last_batch
+        self._stand_in = stand_in
         self._epoch = 0
         self._position = 0  # batches of this epoch already handed out
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
-        return len(self._examples) // self._batch_size
+        num_used = len(self._examples) - self.num_left_out
+        return math.ceil(num_used / self._batch_size)
+
+    @property
+    def num_left_out(self) -> int:
+        """Examples that an epoch does without, as they fill no batch."""
+        return 0 if self._last_batch == "keep" else len(self._examples) % self._batch_size
+
+    @property
+    def smallest_batch(self) -> int:
+        """Examples in the smallest global batch of an epoch."""
+        num_left = len(self._examples) % self._batch_size
+        return num_left if self._last_batch == "keep" and num_left else self._batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on from the current position; at the end of an epoch, begin the next."""
@@ -99,13 +123,14 @@ class TrainingLoader(Generic[Example, Batch]):
         while self._position < len(self):
             batch = order[self._position]
             self._position += 1  # first: a checkpoint written during this batch counts it as done
-            yield self._collate([self._examples[i] for i in batch[self._rank :: self._world_size]])
+            mine = [self._examples[i] for i in batch[self._rank :: self._world_size]]
+            yield self._collate(mine or [self._stand_in(self._examples[batch[0]])])
 
     def epoch_order(self, epoch: int) -> list[list[int]]:
         """Return the global batches of an epoch, as indices into the examples."""
         # A pair of seed and epoch names its own stream: seed 1 does not repeat seed 0 an epoch on.
         generator = np.random.default_rng((self._seed, epoch))
-        num_used = len(self) * self._batch_size
+        num_used = len(self._examples) - self.num_left_out
         order = generator.permutation(len(self._examples)).tolist()[:num_used]
         if not self._length_window:
             return _chunks(order, self._batch_size)
@@ -125,10 +150,11 @@ class TrainingLoader(Generic[Example, Batch]):
             CheckpointError: the position was saved for other data, batches or order.
         """
         for name, value in self._identity().items():
-            if state[name] != value:
+            saved = state.get(name, 0)  # older checkpoints dropped the last batch and did not say
+            if saved != value:
                 raise CheckpointError(
                     f"The checkpoint's position in the training data was saved with {name}="
-                    f"{state[name]}, but {name} is {value} now, so the run cannot go on exactly. "
+                    f"{saved}, but {name} is {value} now, so the run cannot go on exactly. "
                     "Restore the former setting, or start a new run from the checkpoint's weights."
                 )
         self._epoch = state["epoch"]
@@ -140,6 +166,7 @@ class TrainingLoader(Generic[Example, Batch]):
             "batch_size": self._batch_size,
             "seed": self._seed,
             "length_window": self._length_window,
+            "keeps_last_batch": int(self._last_batch == "keep"),
         }
 
     def _length_of(self, index: int) -> int:

@@ -80,6 +80,11 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         CheckpointError: missing, torn, altered, foreign, or of another kind.
     """
     path = resolve_source(source)
+    if Path(path).is_dir():
+        raise CheckpointError(
+            f"{source}: a folder of shards, as save_distributed_checkpoint writes it, is no source "
+            "of a model: leave that option out, and fsdp2 writes one file"
+        )
     checkpoint = read_verified(Path(path), map_location="cpu", mmap=True)
     if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
         raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")

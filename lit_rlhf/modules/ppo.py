@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
@@ -222,21 +223,18 @@ class PPOModule(PhaseModule):
 
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
-        refuse_unfit_rollouts(self.trainer, self.advantage, self.update, self.sampling)
+        refuse_unfit_rollouts(self.trainer, self.sampling)
 
     # One iteration -------------------------------------------------------------------------
 
     def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
         """Roll out, score, update; return what the KL controller needs."""
         seed = self.seed + int(self.num_iterations)
+        counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
         samples = self._sample(batch, seed)
-        plan = plan_update(
-            len(samples.finished),
-            num_epochs=self.update.num_epochs,
-            num_minibatches=self.update.num_minibatches,
-            micro_batch_size=self.update.micro_batch_size,
-            seed=seed * 100_003 + self.global_rank,
-        )
+        if not counts.any():  # a stand-in: this process has no prompt in a short batch
+            samples = samples.silenced()
+        plan = self._plan(batch, seed)
         rollout, first_forward = self._evaluate(samples, plan)
         is_sound = self._is_sound(rollout)
         cap = self.update.sampler_correction_cap
@@ -248,7 +246,33 @@ class PPOModule(PhaseModule):
         self._step_schedule()
         # Behind the rollout: until the weights move, all that is saved is as it was before it.
         self.num_iterations += 1
-        return self._report(rollout, targets, statistics, sampler_gap(rollout, cap))
+        gap = sampler_gap(rollout, cap)
+        return self._report(rollout, targets, statistics, gap, counts.float())
+
+    def on_train_start(self) -> None:
+        """Refuse batches that cannot fill the minibatches, before the first of them."""
+        refuse_unfilled_minibatches(self.trainer.train_dataloader, self.advantage, self.update)
+
+    def _plan(self, batch: PromptBatch, seed: int) -> UpdatePlan:
+        """Draw which responses share a step; all processes draw the same."""
+        num_own = (batch.prompt_ids >= 0).sum()
+        num_prompts = int(self.sum_over_ranks(num_own))
+        rank, world_size = self.global_rank, self.trainer.world_size
+        if int(num_own) != len(range(rank, num_prompts, world_size)):
+            raise ConfigError(
+                f"process {rank} of {world_size} got {int(num_own)} of {num_prompts} prompts: PPO "
+                "needs the prompts of a batch dealt out in turn, as PPODataModule does"
+            )
+        return plan_update(
+            num_prompts,
+            num_epochs=self.update.num_epochs,
+            num_minibatches=self.update.num_minibatches,
+            micro_batch_size=self.update.micro_batch_size,
+            seed=seed * 100_003,
+            samples_per_prompt=self.advantage.samples_per_prompt,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
         assert self.policy is not None
@@ -344,7 +368,7 @@ class PPOModule(PhaseModule):
                     selected = select_targets(targets, micro_batch.to(rows.device))
                     forward = first_forward or self._forward(selected.rows)
                     first_forward = None
-                    if statistics.num_steps == 0 and self._finds_old_logprobs(plan):
+                    if len(micro_batch) and statistics.num_steps == 0 and self._finds_old_logprobs(plan):
                         width = targets.response_mask.shape[1]
                         new = response_window(forward.logprobs, selected.prompt_lengths, width)
                         selected.old_logprobs.copy_(new.detach())
@@ -392,10 +416,11 @@ class PPOModule(PhaseModule):
         targets: UpdateTargets,
         statistics: UpdateStatistics,
         gap: SamplerGap,
+        counts: Tensor,
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
         reduction = Reduction(self.sum_over_ranks, self.largest_over_ranks)
-        means, num_episodes = iteration_means(rollout, targets, statistics, gap, reduction)
+        means, num_episodes = iteration_means(rollout, targets, statistics, gap, counts, reduction)
         if self.kl_coef is not None:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means["skipped_steps"] = float(self.guard.num_skipped)

@@ -27,18 +27,19 @@ def iteration_means(
     targets: UpdateTargets,
     statistics: UpdateStatistics,
     gap: SamplerGap,
+    counts: Tensor,
     reduction: Reduction,
 ) -> tuple[dict[str, float], int]:
     """Return what an iteration logs, as means over all ranks, and the responses that it drew.
 
-    Sums and counts are reduced, not means. Call it on all processes.
+    Sums and counts are reduced, not means; `counts` `[B]` is 0 at stand-ins. Call it on all
+    processes.
     """
     per_response = rollout_metrics(rollout)
-    ones = torch.ones_like(rollout.scores)
-    sums = torch.stack([*(value.sum() for value in per_response.values()), ones.sum()])
-    sums = reduction.sum(sums)
+    totals = [(value * counts).sum() for value in per_response.values()]
+    sums = reduction.sum(torch.stack([*totals, counts.sum()]))
     means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
-    means.update(statistics.means(reduction.sum(statistics.sums.to(ones.device))))
+    means.update(statistics.means(reduction.sum(statistics.sums.to(counts.device))))
     means.update(gap.means(reduction.sum(gap.sums), reduction.largest(gap.largest)))
     means["first_log_ratio"] = statistics.first_log_ratio
     means["optimizer_steps"] = float(statistics.num_steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightning.pytorch import Trainer
 
+from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.ppo_update import UpdateSettings
@@ -44,24 +45,34 @@ def refuse_distortions(sampling: Sampling) -> None:
         )
 
 
-def refuse_unfit_rollouts(
-    trainer: Trainer, advantage: AdvantageEstimator, update: UpdateSettings, sampling: Sampling
+def refuse_unfilled_minibatches(
+    loader: object, advantage: AdvantageEstimator, update: UpdateSettings
 ) -> None:
-    """Refuse prompts that leave no room for a response, and a rollout that fills no minibatch.
+    """Refuse batches that cannot fill the minibatches.
 
     Raises:
-        ConfigError: the longest prompt and a response are longer than the model's context, or
-            there are fewer rows than minibatches.
+        ConfigError: a batch, perhaps a short last one, has fewer responses than minibatches.
+    """
+    if not isinstance(loader, TrainingLoader):
+        return
+    num_responses = loader.smallest_batch * advantage.samples_per_prompt
+    if num_responses < update.num_minibatches:
+        raise ConfigError(
+            f"model.update.num_minibatches={update.num_minibatches} is more than the "
+            f"{num_responses} responses of the smallest batch: lower it, or raise "
+            "data.batch_size; a short last batch is left out by data.last_batch drop"
+        )
+
+
+def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling) -> None:
+    """Refuse prompts that leave no room for a response.
+
+    Raises:
+        ConfigError: the longest prompt and a response are longer than the model's context.
     """
     data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
     if not isinstance(data, PPODataModule):
         return
-    rows = data.batch_size // trainer.world_size * advantage.samples_per_prompt
-    if rows < update.num_minibatches:
-        raise ConfigError(
-            f"model.update.num_minibatches={update.num_minibatches}: a rollout has only {rows} "
-            "rows in each process; lower it, or raise data.batch_size"
-        )
     longest = max((len(one.input_ids) for one in data.prepared("train")), default=0)
     context = data.context_length
     if context is not None and longest + sampling.max_new_tokens > context:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows, response_window
-from lit_rlhf.modules.ppo_update import Forward
+from lit_rlhf.modules.ppo_update import Forward, select_rows
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import UpdatePlan
 
@@ -56,18 +56,20 @@ def evaluate_samples(
     forward = None
     for micro_batch in (rows for minibatch in first_step for rows in minibatch):
         chosen = micro_batch.to(device)
-        rows = samples.rows.select(chosen)
+        rows = select_rows(samples.rows, chosen)
         starts = samples.prompt_lengths[chosen]
         with torch.set_grad_enabled(keeps_graph):
             forward = models.forward(rows)
         with torch.no_grad():
-            old[chosen] = response_window(forward.logprobs, starts, shape[1])
-            if values is not None and forward.values is not None:
-                values[chosen] = response_window(forward.values, starts, shape[1])
-            if reference is not None and models.reference_logprobs is not None:
-                logprobs = models.reference_logprobs(rows)
-                reference[chosen] = response_window(logprobs, starts, shape[1])
-    with torch.no_grad():
-        scores = models.reward(samples.prompts, samples.responses, samples).float()
+            seen = [(old, forward.logprobs), (values, forward.values)]
+            if models.reference_logprobs is not None:
+                seen.append((reference, models.reference_logprobs(rows)))
+            for kept, tokens in seen if len(chosen) else []:
+                if kept is not None and tokens is not None:
+                    kept[chosen] = response_window(tokens, starts, shape[1])
+    scores = torch.zeros(shape[0], device=device)
+    if samples.response_mask.any():  # the reward is not asked about stand-ins
+        with torch.no_grad():
+            scores = models.reward(samples.prompts, samples.responses, samples).float()
     rollout = RolloutBatch(samples, old, reference, values, scores)
     return rollout, forward if keeps_graph else None

@@ -119,10 +119,25 @@ class UpdateTargets(NamedTuple):
     sampler_weights: Tensor | None = None
 
 
-def select_targets(targets: UpdateTargets, rows: Tensor) -> UpdateTargets:
-    """Return the targets of the rows whose indices `[b]` are given."""
-    others = (None if tensor is None else tensor[rows] for tensor in targets[1:])
-    return UpdateTargets(targets.rows.select(rows), *others)  # type: ignore[arg-type]  # as it was
+def select_rows(rows: TokenRows, indices: Tensor) -> TokenRows:
+    """Return the rows of a micro-batch; of an empty one, a row in which nothing counts.
+
+    Processes that share gradients or weights compute together: one without rows of its own has to
+    take part.
+    """
+    if len(indices) == 0:
+        return rows.select(torch.zeros(1, dtype=torch.int64, device=indices.device)).silenced()
+    return rows.select(indices)
+
+
+def select_targets(targets: UpdateTargets, indices: Tensor) -> UpdateTargets:
+    """Return the targets of a micro-batch's rows `[b]`, as `select_rows` does."""
+    rows = select_rows(targets.rows, indices)
+    if len(indices) == 0:
+        nothing = torch.zeros_like(targets.response_mask)
+        targets, indices = targets._replace(response_mask=nothing), indices.new_zeros(1)
+    others = (None if tensor is None else tensor[indices] for tensor in targets[1:])
+    return UpdateTargets(rows, *others)  # type: ignore[arg-type]  # as it was
 
 
 def compute_targets(

@@ -17,8 +17,14 @@ from typing import Any
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 from lit_rlhf.checkpoints import newest_whole, partial_of, refuse_pickled_code, seal_folder
 from lit_rlhf.errors import ConfigError
@@ -79,7 +85,14 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Verify a checkpoint and read it, without running code from it; see `newest_whole`.
+        """Verify a checkpoint and load it, whatever strategy and number of processes wrote it.
+
+        No code of it is run; one that is torn or altered gives way to the one before it, see
+        `newest_whole`.
+
+        Lightning's own takes the numbers of an optimizer's parameters for their places in the
+        model, which they are not where there are parameter groups or frozen parameters: the
+        moments of one weight would go to another.
 
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
@@ -89,9 +102,29 @@ class FSDP2Strategy(ModelParallelStrategy):
             rank_zero_warn(f"{fault}. The run goes on from the one before it, {path}")
         if path.is_dir():
             refuse_pickled_code(path)
-        with _plain_types_alone():
-            checkpoint: dict[str, Any] = super().load_checkpoint(path, weights_only=True)
+            with _plain_types_alone():
+                return super().load_checkpoint(path, weights_only=True)
+        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
+        assert self.model is not None
+        whole = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=whole)
+        states = checkpoint.pop("optimizer_states", [])
+        for optimizer, state in zip(self.optimizers, states, strict=bool(self.optimizers)):
+            named = _name_states(state, optimizer, self.model)
+            set_optimizer_state_dict(self.model, optimizer, named, options=whole)
         return checkpoint
+
+
+def _name_states(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """Replace the numbers of an optimizer's parameters by their names, group by group."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups, name_of = [], {}
+    for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        live_names = [names[parameter] for parameter in live["params"]]
+        name_of.update(zip(saved["params"], live_names, strict=True))
+        groups.append({**saved, "params": live_names})
+    moments = {name_of[number]: value for number, value in state["state"].items()}
+    return {"state": moments, "param_groups": groups}
 
 
 @contextmanager

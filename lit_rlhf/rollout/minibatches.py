@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from lit_rlhf.errors import ConfigError
 
 @dataclass(frozen=True)
 class UpdatePlan:
-    """Which rows each optimizer step sees, epoch by epoch, fixed before the first forward.
+    """Which rows of this process each optimizer step sees, fixed before the first forward.
 
     The old log-probabilities are computed in the very micro-batches of the first epoch: same
     rows, same order, same packing, hence the same kernels and sums, so that the ratio of the
@@ -20,7 +21,8 @@ class UpdatePlan:
 
     Attributes:
         epochs: for each epoch its minibatches, for each minibatch its micro-batches, for each
-            micro-batch the row indices `[b]`.
+            micro-batch the row indices `[b]`. Every process has as many micro-batches, since they
+            compute together; one of them may be empty where a process has fewer rows.
     """
 
     epochs: list[list[list[Tensor]]]
@@ -42,37 +44,89 @@ class UpdatePlan:
 
 
 def plan_update(
-    num_rows: int,
+    num_prompts: int,
     *,
     num_epochs: int,
     num_minibatches: int,
     micro_batch_size: int | None,
     seed: int,
+    samples_per_prompt: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> UpdatePlan:
-    """Draw the plan of an update.
+    """Draw the plan of an update; which responses share a step does not depend on the processes.
+
+    Prompts are dealt out to the processes in turn, as `TrainingLoader` does: prompt `i` of process
+    `rank` is number `i * world_size + rank` of all. The samples of a prompt stand together.
 
     Args:
-        num_rows: rows of this process.
+        num_prompts: of the rollout, over all processes.
         num_epochs: passes over the rollout.
-        num_minibatches: optimizer steps in an epoch; rows are spread evenly over them.
-        micro_batch_size: rows in one forward, None for whole minibatches.
-        seed: of the permutations.
+        num_minibatches: optimizer steps in an epoch; responses are spread evenly over them.
+        micro_batch_size: rows in one forward of a process, None for whole minibatches.
+        seed: of the permutations, the same on every process.
+        samples_per_prompt: `K`.
+        rank: this process.
+        world_size: number of processes.
 
     Returns:
         The plan: exactly `num_epochs * num_minibatches` steps.
 
     Raises:
-        ConfigError: there are fewer rows than minibatches, so that a step would have none.
+        ConfigError: there are fewer responses than minibatches, so that a step would have none.
     """
-    if num_rows < num_minibatches:
+    num_responses = num_prompts * samples_per_prompt
+    if num_responses < num_minibatches:
         raise ConfigError(
-            f"a rollout of {num_rows} rows in this process cannot fill {num_minibatches} "
-            "minibatches: lower num_minibatches, or roll out more prompts or samples"
+            f"a rollout of {num_responses} responses over all processes cannot fill "
+            f"{num_minibatches} minibatches: lower num_minibatches, or roll out more prompts or "
+            "samples"
         )
+    # Sample k of prompt g is number k * num_prompts + g: the process is that number's remainder.
+    numbers = torch.arange(num_responses)
+    prompt, sample = numbers % num_prompts, numbers // num_prompts
+    row = prompt // world_size * samples_per_prompt + sample  # in the process that has it
     generator = torch.Generator().manual_seed(seed)
     epochs = []
     for _ in range(num_epochs):
-        order = torch.randperm(num_rows, generator=generator)
-        minibatches = order.tensor_split(num_minibatches)
-        epochs.append([list(rows.split(micro_batch_size or num_rows)) for rows in minibatches])
+        minibatches = []
+        for members in _draw_minibatches(num_responses, num_minibatches, generator):
+            owner = prompt[members] % world_size
+            largest_share = int(owner.bincount(minlength=world_size).max())
+            mine = row[members[owner == rank]].sort().values
+            minibatches.append(_micro_batches(mine, largest_share, micro_batch_size))
+        epochs.append(minibatches)
     return UpdatePlan(epochs)
+
+
+def _draw_minibatches(
+    num_responses: int, num_minibatches: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Cut `range(num_responses)` at random into parts whose sizes differ by one at most.
+
+    With `S` responses in a part, each takes one of every class of numbers that are equal modulo
+    `S`. So the processes have equal shares in each part wherever their number divides `S`, and
+    yet nothing here knows how many there are.
+    """
+    part_of = torch.empty(num_responses, dtype=torch.int64)
+    size = num_responses // num_minibatches
+    is_extra = torch.zeros(num_responses, dtype=torch.bool)
+    for first in range(size):
+        members = torch.arange(first, num_responses, size)
+        order = torch.randperm(len(members), generator=generator)
+        part_of[members] = order
+        is_extra[members] = order >= num_minibatches
+    # Fewer than there are parts: each goes to a part of its own.
+    spare = torch.randperm(num_minibatches, generator=generator)
+    part_of[is_extra] = spare[: int(is_extra.sum())]
+    for part in range(num_minibatches):
+        yield (part_of == part).nonzero().squeeze(-1)
+
+
+def _micro_batches(rows: Tensor, largest_share: int, size: int | None) -> list[Tensor]:
+    """Split this process's rows into as many micro-batches as the largest share needs."""
+    if size is None:
+        return [rows]
+    parts = list(rows.split(size)) if len(rows) else []
+    num_empty = -(-largest_share // size) - len(parts)
+    return parts + [rows[:0]] * num_empty

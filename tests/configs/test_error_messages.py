@@ -3,6 +3,8 @@
 A few through the command as it stands; the tables are in test_bad_settings and in tests/data.
 """
 
+from importlib.util import find_spec
+
 import pytest
 
 from tests.configs.conftest import CONFIGS, SIZES
@@ -36,6 +38,14 @@ def failing(workplace, capsys, *words):
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
+        ((*SFT, "--rank_watch.timeout_s=1"), ["rank_watch.timeout_s", "1", ">= 10"]),
+        pytest.param(
+            (*SFT, *CPU, "--trainer.strategy=deepspeed_stage_2"),
+            ["trainer", "DeepSpeed", "pip install -U deepspeed"],
+            marks=pytest.mark.skipif(
+                find_spec("deepspeed") is not None, reason="DeepSpeed is installed"
+            ),
+        ),
     ],
     ids=lambda value: " ".join(value[2:])[-40:] if isinstance(value, tuple) else "",
 )

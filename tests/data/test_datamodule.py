@@ -10,7 +10,7 @@ MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
-    "cache_tokens", "id_field",
+    "cache_tokens", "id_field", "last_batch",
 }  # fmt: skip
 # Lightning's own calls, which we cannot change.
 pytestmark = [
@@ -23,6 +23,19 @@ pytestmark = [
 def rows(write_rows):
     """Ten demonstrations, each known by the length of its response."""
     return write_rows("x.jsonl", [{"prompt": "", "response": "yes " * n} for n in range(1, 11)])
+
+
+def test_what_an_epoch_leaves_out_is_said(rows, word_folder, caplog):
+    with caplog.at_level("INFO"):
+        fit(SFTDataModule(word_folder, train=rows, batch_size=4), max_epochs=1)
+    assert "2 of 10 training examples do not fill a batch of 4" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        seen = fit(
+            SFTDataModule(word_folder, train=rows, batch_size=4, last_batch="keep"), max_epochs=1
+        )
+    assert "fill a batch" not in caplog.text
+    assert sorted(map(len, seen)) == [2, 4, 4]
 
 
 class Recorder(LightningModule):

@@ -10,7 +10,13 @@ from lit_rlhf.errors import CheckpointError, ConfigError
 
 def training(num_examples=11, batch_size=2, seed=0, **options):
     return TrainingLoader(
-        range(num_examples), list, batch_size=batch_size, seed=seed, length=lambda x: x, **options
+        range(num_examples),
+        list,
+        batch_size=batch_size,
+        seed=seed,
+        length=lambda x: x,
+        stand_in=lambda x: -1 - x,
+        **options,
     )
 
 
@@ -56,6 +62,26 @@ def test_the_processes_together_see_what_one_sees(sizes, seed, window):
         for i, batch in enumerate(epoch):
             assert all(len(batches[i]) == share for batches in shares)
             assert sorted(x for batches in shares for x in batches[i]) == sorted(batch)
+
+
+@given(SIZES, st.integers(0, 3), WINDOWS)
+def test_a_kept_last_batch_is_dealt_out_too(sizes, seed, window):
+    num_examples, share, world_size = sizes
+    options = {"length_window": window, "last_batch": "keep"}
+    ranks = [
+        training(num_examples, share * world_size, seed, rank=i, world_size=world_size, **options)
+        for i in range(world_size)
+    ]
+    alone = training(num_examples, share * world_size, seed, **options)
+    batches = list(alone)
+    assert len(batches) == len(alone) == -(-num_examples // (share * world_size))
+    assert sorted(itertools.chain(*batches)) == list(range(num_examples))
+    shares = [list(loader) for loader in ranks]
+    assert {len(mine) for mine in shares} == {len(batches)}
+    for batch, *mine in zip(batches, *shares, strict=True):
+        assert sorted(x for one in mine for x in one if x >= 0) == sorted(batch)
+        # Nobody is without a batch, and a stand-in stands alone.
+        assert all(one and (min(one) >= 0 or len(one) == 1) for one in mine)
 
 
 @given(st.integers(0, 14), st.integers(0, 2), WINDOWS)
@@ -138,12 +164,23 @@ def test_a_length_window_brings_like_lengths_together():
         ("batch_size", {"batch_size": 3}),
         ("seed", {"seed": 1}),
         ("length_window", {"length_window": 2}),
+        ("keeps_last_batch", {"last_batch": "keep"}),
     ],
 )
 def test_a_position_in_other_data_is_refused(name, options):
     state = training().state_dict()
     with pytest.raises(CheckpointError, match=f"saved with {name}="):
         training(**options).load_state_dict(state)
+
+
+def test_a_position_from_before_the_option_is_taken_up():
+    loader = training()
+    next(iter(loader))
+    state = loader.state_dict()
+    del state["keeps_last_batch"]
+    other = training()
+    other.load_state_dict(state)
+    assert list(other) == list(loader)
 
 
 def test_the_state_is_plain_numbers():
@@ -156,7 +193,8 @@ def test_settings_that_cannot_be_honoured():
     with pytest.raises(ConfigError, match="batch_size=3 is more than the 2 training examples"):
         training(2, 3)
     with pytest.raises(ConfigError, match="length_window needs"):
-        TrainingLoader(range(4), list, batch_size=2, seed=0, length_window=2)
+        TrainingLoader(range(4), list, batch_size=2, seed=0, stand_in=lambda x: x, length_window=2)
+    assert list(training(2, 3, last_batch="keep")) in ([[0, 1]], [[1, 0]])
 
 
 @given(st.integers(1, 20), st.integers(1, 6), st.integers(1, 4))

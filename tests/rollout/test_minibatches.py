@@ -11,34 +11,100 @@ def as_lists(plan):
     return [[[rows.tolist() for rows in step] for step in epoch] for epoch in plan.epochs]
 
 
-@given(
-    st.integers(1, 30),
-    st.integers(1, 4),
-    st.integers(1, 6),
-    st.one_of(st.none(), st.integers(1, 40)),
-    st.integers(0, 2**40),
-)
-def test_every_epoch_sees_every_row_once(rows, epochs, minibatches, micro_batch_size, seed):
-    minibatches = min(minibatches, rows)
-    plan = plan_update(
-        rows,
-        num_epochs=epochs,
-        num_minibatches=minibatches,
-        micro_batch_size=micro_batch_size,
-        seed=seed,
+SIZES = {
+    "num_prompts": st.integers(1, 24),
+    "samples_per_prompt": st.integers(1, 3),
+    "world_size": st.integers(1, 4),
+    "num_minibatches": st.integers(1, 6),
+    "micro_batch_size": st.one_of(st.none(), st.integers(1, 40)),
+    "seed": st.integers(0, 2**40),
+}
+
+
+def plans(num_prompts, *, samples_per_prompt, world_size, num_minibatches, **options):
+    """Return the plan of each process."""
+    num_minibatches = min(num_minibatches, num_prompts * samples_per_prompt)
+    return [
+        plan_update(
+            num_prompts,
+            samples_per_prompt=samples_per_prompt,
+            num_epochs=2,
+            num_minibatches=num_minibatches,
+            rank=rank,
+            world_size=world_size,
+            **options,
+        )
+        for rank in range(world_size)
+    ]
+
+
+def responses_of_steps(plans, samples_per_prompt):
+    """Return the (prompt, sample) pairs of each step of each epoch, over all processes."""
+    world_size = len(plans)
+    return [
+        [
+            sorted(
+                (row // samples_per_prompt * world_size + rank, row % samples_per_prompt)
+                for rank, plan in enumerate(plans)
+                for part in plan.epochs[epoch][step]
+                for row in part.tolist()
+            )
+            for step in range(len(plans[0].epochs[epoch]))
+        ]
+        for epoch in range(len(plans[0].epochs))
+    ]
+
+
+@given(**SIZES)
+def test_every_epoch_sees_every_response_once(num_prompts, samples_per_prompt, **sizes):
+    together = plans(num_prompts, samples_per_prompt=samples_per_prompt, **sizes)
+    everything = [(i, k) for i in range(num_prompts) for k in range(samples_per_prompt)]
+    for steps in responses_of_steps(together, samples_per_prompt):
+        assert len(steps) == min(sizes["num_minibatches"], len(everything))
+        assert sorted(pair for step in steps for pair in step) == everything
+        lengths = [len(step) for step in steps]
+        assert max(lengths) - min(lengths) <= 1
+
+
+@given(**SIZES)
+def test_what_shares_a_step_does_not_depend_on_the_processes(
+    num_prompts, samples_per_prompt, world_size, **sizes
+):
+    alone, together = (
+        plans(num_prompts, samples_per_prompt=samples_per_prompt, world_size=number, **sizes)
+        for number in (1, world_size)
     )
-    assert plan.num_steps == epochs * minibatches
-    assert len(plan.epochs) == epochs
-    for epoch in as_lists(plan):
-        seen = [row for step in epoch for part in step for row in part]
-        assert sorted(seen) == list(range(rows))
-        sizes = [sum(map(len, step)) for step in epoch]
-        assert max(sizes) - min(sizes) <= 1
-        assert all(part for step in epoch for part in step)
-        if micro_batch_size is None:
-            assert all(len(step) == 1 for step in epoch)
-        else:
-            assert max(len(part) for step in epoch for part in step) <= micro_batch_size
+    expected = responses_of_steps(alone, samples_per_prompt)
+    assert responses_of_steps(together, samples_per_prompt) == expected
+
+
+@given(**SIZES)
+def test_the_processes_compute_equally_often(micro_batch_size, **sizes):
+    together = plans(micro_batch_size=micro_batch_size, **sizes)
+    counts = [[[len(step) for step in epoch] for epoch in plan.epochs] for plan in together]
+    assert all(count == counts[0] for count in counts)
+    sizes = [len(part) for plan in together for epoch in plan.epochs for s in epoch for part in s]
+    if micro_batch_size is None:
+        assert all(number == 1 for epoch in counts[0] for number in epoch)
+    else:
+        assert max(sizes) <= micro_batch_size
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("samples_per_prompt", [1, 2])
+def test_the_processes_have_equal_shares_where_they_divide_a_minibatch(
+    world_size, samples_per_prompt
+):
+    together = plans(
+        16,
+        samples_per_prompt=samples_per_prompt,
+        world_size=world_size,
+        num_minibatches=4,
+        micro_batch_size=None,
+        seed=3,
+    )
+    shares = {len(part) for plan in together for epoch in plan.epochs for s in epoch for part in s}
+    assert shares == {4 * samples_per_prompt // world_size}
 
 
 def plan_of(seed):
@@ -70,6 +136,15 @@ def test_micro_batches_fill_up_before_the_next():
     assert [[len(part) for part in step] for step in epoch] == [[3, 2], [3, 2]]
 
 
+def test_rows_that_share_a_prompt_share_a_micro_batch():
+    (epoch,) = as_lists(
+        plan_update(
+            4, num_epochs=1, num_minibatches=1, micro_batch_size=3, seed=0, samples_per_prompt=3
+        )
+    )
+    assert epoch == [[[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]]
+
+
 def test_a_step_without_rows_is_refused():
-    with pytest.raises(ConfigError, match=r"3 rows .* 4 minibatches"):
+    with pytest.raises(ConfigError, match=r"3 responses .* 4 minibatches"):
         plan_update(3, num_epochs=1, num_minibatches=4, micro_batch_size=None, seed=0)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.tensor import DTensor
@@ -19,7 +20,7 @@ from lit_rlhf.modules import (
     SFTModule,
     UpdateSettings,
 )
-from lit_rlhf.objectives import AdaptiveKL
+from lit_rlhf.objectives import GRPO, RLOO, AdaptiveKL
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
@@ -69,6 +70,8 @@ class Run:
         held_out: of the last validation.
         heard: (prompt, response) of each rollout.
         lengths: of these responses in tokens.
+        gradients: before each optimizer step, whole where they are sharded.
+        advantages: of each rollout by prompt and response, whitened, one a token.
         optimizer: the optimizer's state.
     """
 
@@ -77,7 +80,47 @@ class Run:
     held_out: dict[str, float]
     heard: list[list[tuple[str, str]]]
     lengths: list[list[int]]
+    gradients: list[dict[str, torch.Tensor]]
+    advantages: list[list[tuple[str, str, list[float]]]]
     optimizer: dict
+
+
+class GradientRecorder(pl.Callback):
+    """Keeps the gradients of each optimizer step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append(
+            {
+                name: _whole(parameter.grad)
+                for name, parameter in pl_module.named_parameters()
+                if parameter.grad is not None
+            }
+        )
+
+
+def _record_advantages(module):
+    """Keep what each rollout's responses are trained with; nothing public shows it."""
+    rollouts = []
+    compute = module._targets
+
+    def compute_and_keep(rollout):
+        targets = compute(rollout)
+        samples = rollout.samples
+        rows = zip(
+            samples.prompts,
+            samples.responses,
+            targets.advantages,
+            samples.response_mask,
+            strict=True,
+        )
+        rollouts.append([(p, r, row[mask].tolist()) for p, r, row, mask in rows if mask.any()])
+        return targets
+
+    module._targets = compute_and_keep
+    return rollouts
 
 
 def write_inputs(folder: Path) -> None:
@@ -107,32 +150,42 @@ def build(case: str, folder: Path, **changes):
     shared = {"lora": LORA if "lora" in variants else None, "optimizer": OPTIMIZER}
     shared |= (MEMORY if "memory" in variants else {}) | changes
     if phase == "sft":
-        return SFTModule(policy, **shared), SFTDataModule(policy, **_data(folder, "sft", 2))
+        return SFTModule(policy, **shared), SFTDataModule(
+            policy, **_data(folder, "sft", 2, *variants)
+        )
     if phase == "dpo":
         # With each batch, the first margins are zero: no rounding decides who is right.
         mode = "cached" if "cached" in variants else "on_the_fly"
         module = DPOModule(policy, reference_logprobs=mode, **shared)
-        return module, DPODataModule(policy, **_data(folder, "groups", 2))
+        return module, DPODataModule(policy, **_data(folder, "groups", 2, *variants))
     if phase == "reward":
         normalizer = NormalizerConfig(
             str(folder / "prompts.jsonl"), num_samples=4, max_new_tokens=4
         )
         module = RewardModule(policy, normalizer=normalizer, centering=0.01, **shared)
-        return module, RewardDataModule(policy, **_data(folder, "groups", 2))
+        return module, RewardDataModule(policy, **_data(folder, "groups", 2, *variants))
     assert phase == "ppo"
-    critic = {}
-    if variant == "separate":
-        critic = {"critic": "separate", "critic_source": str(folder / "reward.ckpt")}
+    if "separate" in variants:
+        shared |= {"critic": "separate", "critic_source": str(folder / "reward.ckpt")}
+    for name, advantage in (("grpo", GRPO(k=3)), ("rloo", RLOO(k=2))):
+        if name in variants:
+            shared["advantage"] = advantage
     module = PPOModule(
         policy,
         Listener(),
-        update=UpdateSettings(NUM_EPOCHS, micro_batch_size=1, value_coef=0.5, entropy_coef=0.01),
+        update=UpdateSettings(
+            # In all NUM_EPOCHS steps an iteration.
+            NUM_EPOCHS // 2 if "minibatches" in variants else NUM_EPOCHS,
+            num_minibatches=2 if "minibatches" in variants else 1,
+            micro_batch_size=1,
+            value_coef=0.5,
+            entropy_coef=0.01,
+        ),
         sampling=Sampling(max_new_tokens=10),
         kl_coef=0.2,
         **shared,
-        **critic,
     )
-    return module, PPODataModule(policy, **_data(folder, "prompts", 4))
+    return module, PPODataModule(policy, **_data(folder, "prompts", 4, *variants))
 
 
 def run(
@@ -155,7 +208,9 @@ def run(
     is_ppo = isinstance(module, PPOModule)
     controller = AdaptiveKL(initial=0.2, target=2.0, horizon=16.0)
     callbacks = [AdaptiveKLCallback(controller)] if is_ppo else []
-    callbacks += [*options.pop("callbacks", []), recorder]
+    gradients = GradientRecorder()
+    callbacks += [*options.pop("callbacks", []), recorder, gradients]
+    advantages = _record_advantages(module) if is_ppo else []
     save_as = options.pop("save_as", None)
     trainer = phase_trainer(
         folder,
@@ -172,7 +227,16 @@ def run(
     heard = module.reward.heard if is_ppo else []
     lengths = module.reward.lengths if is_ppo else []
     optimizer = trainer.optimizers[0].state_dict()
-    return Run(_state(module), recorder.batches, recorder.held_out, heard, lengths, optimizer)
+    return Run(
+        _state(module),
+        recorder.batches,
+        recorder.held_out,
+        heard,
+        lengths,
+        gradients.steps,
+        advantages,
+        optimizer,
+    )
 
 
 def checkpoints_after(folder: Path, case: str, num_batches: int) -> ModelCheckpoint:
@@ -183,8 +247,14 @@ def checkpoints_after(folder: Path, case: str, num_batches: int) -> ModelCheckpo
     )
 
 
-def _data(folder, name, batch_size):
+def _data(folder, name, batch_size, *variants):
+    short = {"short1": 5, "short3": 7}  # an epoch of four examples, then of one or three
+    limit = next((limit for variant, limit in short.items() if variant in variants), None)
+    if limit is not None:
+        batch_size = 4
     return {
+        "limit_train": limit,
+        "last_batch": "drop" if limit is None else "keep",
         "train": str(folder / f"{name}.jsonl"),
         "validation": str(folder / f"{name}-validation.jsonl"),
         "batch_size": batch_size,
@@ -192,9 +262,13 @@ def _data(folder, name, batch_size):
     }
 
 
+def _whole(value):
+    return (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+
+
 def _state(module):
     return {
-        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
+        name: _whole(value)
         for name, value in module.state_dict().items()
         if not name.startswith("reference.")
     }

@@ -1,3 +1,4 @@
+import os
 import sys
 import time
 
@@ -5,7 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.two_processes import run_command_in_two_processes, run_in_two_processes
+from tests.support.two_processes import (
+    run_command_in_two_processes,
+    run_in_processes,
+    run_in_two_processes,
+)
 
 
 def add_over_ranks(number):
@@ -21,6 +26,22 @@ def fail_on_rank_one():
 
 def test_results_come_back_by_rank():
     assert run_in_two_processes(add_over_ranks, 10) == [(0, torch.tensor(30.0)), (1, 30.0)]
+
+
+def test_any_number_of_processes():
+    results = run_in_processes(4, add_over_ranks, 10)
+    assert results == [(rank, torch.tensor(100.0)) for rank in range(4)]
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def test_the_processes_have_the_environment_of_now(monkeypatch):
+    for value in ("first", "second"):  # the server that forks them started before
+        monkeypatch.setenv("LIT_RLHF_TEST", value)
+        results = run_in_two_processes(environment, "LIT_RLHF_TEST", init_process_group=False)
+        assert results == [value, value]
 
 
 def test_the_traceback_of_the_process_that_failed_is_shown():

@@ -1,4 +1,7 @@
-"""Run something in two processes that talk by gloo, within a time limit, on one thread each."""
+"""Run something in several processes that talk by gloo, in a time limit, on one thread each.
+
+The processes are forked from one that has imported torch and Lightning: seconds, paid once.
+"""
 
 import contextlib
 import multiprocessing
@@ -14,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 NUM_PROCESSES = 2
+_PRELOADED = ["torch.distributed", "lightning.pytorch", "transformers", "peft"]
 
 
 def run_in_two_processes(
@@ -22,31 +26,40 @@ def run_in_two_processes(
     timeout_s: float = 300,
     init_process_group: bool = True,
 ) -> list[Any]:
-    """Call `function(*arguments)` in two fresh processes and return both results, by rank.
+    """Call `function(*arguments)` in two fresh processes, see `run_in_processes`."""
+    return run_in_processes(
+        NUM_PROCESSES,
+        function,
+        *arguments,
+        timeout_s=timeout_s,
+        init_process_group=init_process_group,
+    )
+
+
+def run_in_processes(
+    num_processes: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    timeout_s: float = 300,
+    init_process_group: bool = True,
+) -> list[Any]:
+    """Call `function(*arguments)` in fresh processes and return all results, by rank.
 
     Args:
+        num_processes: how many.
         function: at the top level of a test module; arguments and result must be picklable.
-        *arguments: handed to both.
-        timeout_s: for both together; then they are ended and `TimeoutError` is raised.
+        *arguments: handed to each.
+        timeout_s: for all together; then they are ended and `TimeoutError` is raised.
         init_process_group: start `torch.distributed`; False where a Trainer does it.
 
     Raises:
         RuntimeError: with the traceback of the first process that failed.
-        TimeoutError: when a process hangs, as one does that waits for the other in vain.
+        TimeoutError: when a process hangs, as one does that waits for another in vain.
     """
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    port = free_port()
-    processes = [
-        context.Process(
-            target=_work,
-            args=(rank, port, init_process_group, answers, function, arguments),
-            daemon=False,
-        )
-        for rank in range(NUM_PROCESSES)
-    ]
-    for process in processes:
-        process.start()
+    answers = _context().Queue()
+    processes = start_processes(
+        num_processes, _answer, init_process_group, answers, function, arguments
+    )
     try:
         return _collect(processes, answers, timeout_s)
     finally:
@@ -56,6 +69,20 @@ def run_in_two_processes(
             process.close()
         answers.close()
         answers.join_thread()
+
+
+def start_processes(
+    num_processes: int, function: Callable[..., Any], *arguments: Any
+) -> list[multiprocessing.process.BaseProcess]:
+    """Start `function(*arguments)` in processes that know their ranks, and return them."""
+    port = free_port()
+    processes = []
+    for rank in range(num_processes):
+        environment = dict(os.environ) | rank_environment(rank, port, num_processes)
+        arguments_of_process = (environment, function, arguments)
+        processes.append(_context().Process(target=_work, args=arguments_of_process, daemon=False))
+        processes[-1].start()
+    return processes
 
 
 def run_command_in_two_processes(
@@ -102,12 +129,12 @@ def run_command_in_two_processes(
     return done
 
 
-def rank_environment(rank: int, port: int) -> dict[str, str]:
+def rank_environment(rank: int, port: int, num_processes: int = NUM_PROCESSES) -> dict[str, str]:
     """Return the variables by which torch.distributed and Lightning find each other."""
     return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(NUM_PROCESSES),
+        "WORLD_SIZE": str(num_processes),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
@@ -125,13 +152,13 @@ def free_port() -> int:
 def _collect(processes, answers, timeout_s: float) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     results: dict[int, Any] = {}
-    while len(results) < NUM_PROCESSES:
+    while len(results) < len(processes):
         try:
             rank, result, error = answers.get(timeout=0.5)
         except queue.Empty:
             _raise_when_dead(processes, results)
             if time.monotonic() > deadline:
-                missing = sorted(set(range(NUM_PROCESSES)) - set(results))
+                missing = sorted(set(range(len(processes))) - set(results))
                 raise TimeoutError(f"no answer from rank {missing} after {timeout_s} s") from None
             continue
         if error is not None:
@@ -139,7 +166,7 @@ def _collect(processes, answers, timeout_s: float) -> list[Any]:
         results[rank] = pickle.loads(result)
     for process in processes:
         process.join(timeout=10)
-    return [results[rank] for rank in range(NUM_PROCESSES)]
+    return [results[rank] for rank in range(len(processes))]
 
 
 def _raise_when_dead(processes, results) -> None:
@@ -148,18 +175,31 @@ def _raise_when_dead(processes, results) -> None:
             raise RuntimeError(f"rank {rank} died with exit code {process.exitcode}, no traceback")
 
 
-def _work(rank, port, init_process_group, answers, function, arguments) -> None:
+def _context():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _work(environment, function, arguments) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     # A command that ran in the parent left its seed there, from which Lightning would seed anew.
     os.environ.pop("PL_GLOBAL_SEED", None)
-    os.environ.update(rank_environment(rank, port))
     import torch  # noqa: PLC0415  (after the environment is set)
-    import torch.distributed as dist  # noqa: PLC0415
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    function(*arguments)
+
+
+def _answer(init_process_group, answers, function, arguments) -> None:
+    import torch.distributed as dist  # noqa: PLC0415  (after the environment is set)
+
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         if init_process_group:
-            dist.init_process_group("gloo", rank=rank, world_size=NUM_PROCESSES)
+            dist.init_process_group("gloo", rank=rank, world_size=world_size)
         # As bytes: tensors would travel as handles of memory that ends with this process.
         answers.put((rank, pickle.dumps(function(*arguments)), None))
     except BaseException:  # whatever it is, the test must show it
