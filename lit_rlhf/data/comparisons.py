@@ -14,6 +14,7 @@ from lit_rlhf.data.chat_template import RenderedText, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import TextDataModule, check_at_least
 from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.token_cache import GROUPS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
 from lit_rlhf.errors import DataError
@@ -33,6 +34,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         max_length: int = 1024,
         overlong: Overlong = "error",
         append_eos: bool = True,
+        subset: Subset = Subset(),
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -44,6 +46,8 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
             overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
                 the response's end, and its EOS with it; "drop" leaves out the whole group.
             append_eos: end each response with the EOS token, where its text does not.
+            subset: the share of labelers and rows of the training data that is used, drawn before
+                `limit_train`: another one for each member of an ensemble.
             **kwargs: the settings of `TextDataModule`.
 
         Raises:
@@ -54,6 +58,11 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         self.max_length = max_length
         self.overlong: Overlong = overlong
         self.append_eos = append_eos
+        self.subset = subset
+
+    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+        """Return the subset of the training data, and all of the others."""
+        return self.subset.choose(rows) if name == "train" else rows
 
     def prepare(self, rows: Sequence[SourcedRow]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""

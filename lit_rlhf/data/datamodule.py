@@ -124,6 +124,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def length(self, example: Example) -> int:
         """Return the tokens that the example's longest row has."""
 
+    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+        """Return the rows of "train", "validation" or "test" that are used: all, by default."""
+        return rows
+
     def setup(self, stage: str) -> None:
         """Read, check and tokenise what a stage needs, once.
 
@@ -205,7 +209,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         )
 
     def _read(self, name: str, source: str) -> list[Example]:
-        rows = read_rows(source, split=name, columns=self._columns)[: self._limits.get(name)]
+        rows = read_rows(source, split=name, columns=self._columns)
+        rows = self.choose(name, rows)[: self._limits.get(name)]
         path = self._entry_of(rows)
         stored = None if path is None else read_entry(path)
         if stored is not None:

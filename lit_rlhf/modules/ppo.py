@@ -20,7 +20,13 @@ from lit_rlhf.modules.building import build_critic, build_policy, build_referenc
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import PhaseModule
-from lit_rlhf.modules.ppo_metrics import rollout_metrics, sample_records
+from lit_rlhf.modules.ppo_metrics import (
+    repetition,
+    rollout_metrics,
+    sample_records,
+    score_columns,
+    score_names,
+)
 from lit_rlhf.modules.ppo_update import (
     Forward,
     UpdateSettings,
@@ -133,12 +139,18 @@ class PPOModule(PhaseModule):
         self.reference: PolicyModel | None = None
         self.critic: ScalarModel | None = None
         self.validation_samples: list[dict[str, Any]] = []
+        self.validation_values: list[dict[str, Tensor]] = []
         kl = [] if kl_coef is None else ["kl"]
-        self.validation_means = NamedMeans(["reward", *self.judges, *kl, "length", "finished"])
+        others = ["entropy", "length", "finished", "repetition"]
+        self.validation_means = NamedMeans([*score_names(self._sources), *kl, *others])
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
     num_iterations: Tensor
+
+    @property
+    def _sources(self) -> dict[str, RewardSource]:
+        return {"reward": self.reward, **self.judges}
 
     @property
     def model_config(self) -> PretrainedConfig:
@@ -372,6 +384,7 @@ class PPOModule(PhaseModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the samples of the last validation."""
         self.validation_samples = []
+        self.validation_values = []
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
@@ -385,19 +398,19 @@ class PPOModule(PhaseModule):
                 self.sampling,
                 seed=_VALIDATION_SEED,
             )
-        columns = {
-            name: source(samples.prompts, samples.responses, samples).float()
-            for name, source in {"reward": self.reward, **self.judges}.items()
-        }
+        columns = score_columns(self._sources, samples)
+        logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
         if self.kl_coef is not None:
-            logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
             token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
             columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
+        columns["entropy"] = -logprobs.sum(1)  # zero where no response token is
         columns["length"] = samples.response_mask.sum(1).float()
         columns["finished"] = samples.finished.float()
+        columns["repetition"] = repetition(samples.rows)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         self.validation_means.update(columns, counts)
         self.validation_samples += sample_records(samples, columns, counts)
+        self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""

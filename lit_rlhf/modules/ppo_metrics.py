@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lit_rlhf.batches import RolloutBatch, SampleBatch
+from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.objectives import kl_k1, kl_per_response
+from lit_rlhf.rewards import RewardSource
 
 
 def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
@@ -44,3 +47,39 @@ def sample_records(
         }
         for row in counts.nonzero().squeeze(-1).tolist()
     ]
+
+
+def score_names(sources: Mapping[str, RewardSource]) -> list[str]:
+    """Return the names of the columns of `score_columns`: `NAME`, and `NAME_DETAIL` behind it."""
+    return [
+        column
+        for name, source in sources.items()
+        for column in (name, *(f"{name}_{detail}" for detail in source.details))
+    ]
+
+
+def score_columns(sources: Mapping[str, RewardSource], samples: SampleBatch) -> dict[str, Tensor]:
+    """Ask every source about the samples: `[B]` float32 by the names of `score_names`."""
+    columns = {}
+    for name, source in sources.items():
+        scores, details = source.score_in_detail(samples.prompts, samples.responses, samples)
+        columns[name] = scores.float()
+        columns |= {f"{name}_{detail}": values.float() for detail, values in details.items()}
+    return columns
+
+
+def repetition(rows: TokenRows) -> Tensor:
+    """Return the share of each response's pairs of neighbouring tokens that it had before.
+
+    Args:
+        rows: `B` rows.
+
+    Returns:
+        `[B]` float32 in [0, 1); 0 for a response of fewer than two tokens.
+    """
+    shares = []
+    for ids, is_response in zip(rows.input_ids.cpu(), rows.response_mask.cpu(), strict=True):
+        tokens = ids[is_response].tolist()
+        pairs = list(zip(tokens, tokens[1:], strict=False))
+        shares.append(1 - len(set(pairs)) / len(pairs) if pairs else 0.0)
+    return torch.tensor(shares, dtype=torch.float32, device=rows.input_ids.device)
