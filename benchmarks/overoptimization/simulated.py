@@ -170,9 +170,7 @@ def simulation_table(num_curves: int = 2000, seed: int = 1) -> str:
 
 def _power_row(test: DivergenceTest, num_curves: int, seed: int, n: int, fall: float) -> str:
     turn = 4
-    curves = diverging_curves(
-        num_curves, seed, num_looks=turn + 13, n=n, fall=fall, turn=turn
-    )
+    curves = diverging_curves(num_curves, seed, num_looks=turn + 13, n=n, fall=fall, turn=turn)
     alarms = first_alarms(test, curves)
     found = alarms[alarms >= 0]
     share = 100 * len(found) / num_curves

@@ -165,7 +165,7 @@ class OveroptimizationMonitor(Callback):
         """Write the report, and act on an alarm."""
         if not _is_look(trainer):
             return
-        picture = self._write(trainer)
+        picture = self._write(trainer, with_picture=self._is_new_alarm)
         if not self._is_new_alarm:
             return
         self._is_new_alarm = False
@@ -183,7 +183,7 @@ class OveroptimizationMonitor(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last picture."""
         if self.history.looks:
-            picture = self._write(trainer)
+            picture = self._write(trainer, with_picture=True)
             if trainer.is_global_zero:
                 _log_to_wandb(trainer, picture, None)
 
@@ -251,7 +251,7 @@ class OveroptimizationMonitor(Callback):
                 math.ceil(needed),
             )
 
-    def _write(self, trainer: Trainer) -> Path:
+    def _write(self, trainer: Trainer, *, with_picture: bool) -> Path:
         """Write the report on rank zero; return where the picture is."""
         root = trainer.log_dir or trainer.default_root_dir  # on every rank: a broadcast
         folder = Path(root) / FOLDER
@@ -264,6 +264,7 @@ class OveroptimizationMonitor(Callback):
             self.alarms,
             proxy=PROXY,
             validation=self.validation,
+            with_picture=with_picture,
         )
 
 

@@ -54,7 +54,9 @@ def best_of_n_scores(
     num_equal = upper - lower
     results = {}
     for n in sizes:
-        share = np.array([math.comb(r, n) / math.comb(num_samples, n) for r in range(num_samples + 1)])
+        share = np.array(
+            [math.comb(r, n) / math.comb(num_samples, n) for r in range(num_samples + 1)]
+        )
         weights = (share[upper] - share[lower]) / num_equal
         results[n] = (weights * value).sum(axis=1)
     return results

@@ -41,7 +41,9 @@ class History:
     prompt_ids: list[int] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
 
-    def add(self, step: int, prompt_ids: Sequence[int], values: Mapping[str, npt.ArrayLike]) -> bool:
+    def add(
+        self, step: int, prompt_ids: Sequence[int], values: Mapping[str, npt.ArrayLike]
+    ) -> bool:
         """Add a look, or put it in the place of the last one where that was at the same step.
 
         Args:

@@ -21,8 +21,9 @@ def write_report(
     *,
     proxy: str,
     validation: str,
+    with_picture: bool,
 ) -> Path:
-    """Write `values.jsonl`, `curves.png` and `report.md`, in the place of earlier ones.
+    """Write `values.jsonl`, `report.md` and `curves.png`, in the place of earlier ones.
 
     Args:
         folder: where; made when missing.
@@ -31,6 +32,7 @@ def write_report(
         alarms: in their order.
         proxy: name of the optimised reward.
         validation: name of the validation reward.
+        with_picture: draw, which takes about half a second; else an earlier picture stays.
 
     Returns:
         The path of the picture.
@@ -38,7 +40,8 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     history.write(folder / VALUES_NAME)
     picture = folder / PICTURE_NAME
-    draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
+    if with_picture:
+        draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
     curves = [
         [str(look.step), f"{distance:.3f}", *(f"{look.values[name].mean():.4g}" for name in names)]
         + [f"{p_value:.2g}"]

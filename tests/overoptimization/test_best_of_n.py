@@ -47,7 +47,7 @@ def test_the_kl_of_a_choice_among_equals():
 
 
 def test_more_than_there_are_is_refused():
-    with pytest.raises(DataError, match="best of .3. out of 2"):
+    with pytest.raises(DataError, match=r"best of \[3\] out of 2"):
         best_of_n_scores([[1.0, 2.0]], [[1.0, 2.0]], [1, 3])
     with pytest.raises(DataError, match="shapes"):
         best_of_n_scores([[1.0, 2.0]], [[1.0]], [1])
