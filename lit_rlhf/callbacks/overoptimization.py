@@ -278,11 +278,12 @@ def _is_look(trainer: Trainer) -> bool:
 def _gather(module: HasValidationValues) -> dict[str, Any]:
     """Return every value of all processes' prompts: `[n]` arrays by name."""
     assert isinstance(module, LightningModule)
-    gathered = {
-        name: module.all_gather(torch.cat([batch[name] for batch in module.validation_values]))
-        for name in module.validation_values[0]
-    }
-    flat = {name: value.flatten().cpu() for name, value in gathered.items()}
+    flat = {}
+    for name in module.validation_values[0]:
+        own = torch.cat([batch[name] for batch in module.validation_values])
+        everyones = module.all_gather(own)  # [B], with several processes [world size, B]
+        assert isinstance(everyones, Tensor)
+        flat[name] = everyones.flatten().cpu()
     counts = flat["prompt_id"] >= 0
     return {name: value[counts].double().numpy() for name, value in flat.items()}
 

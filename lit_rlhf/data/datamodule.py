@@ -209,8 +209,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         )
 
     def _read(self, name: str, source: str) -> list[Example]:
-        rows = read_rows(source, split=name, columns=self._columns)
-        rows = self.choose(name, rows)[: self._limits.get(name)]
+        rows = self.choose(name, read_rows(source, split=name, columns=self._columns))
+        rows = rows[: self._limits.get(name)]
         path = self._entry_of(rows)
         stored = None if path is None else read_entry(path)
         if stored is not None:

@@ -141,8 +141,10 @@ class PPOModule(PhaseModule):
         self.validation_samples: list[dict[str, Any]] = []
         self.validation_values: list[dict[str, Tensor]] = []
         kl = [] if kl_coef is None else ["kl"]
-        others = ["entropy", "length", "finished", "repetition"]
-        self.validation_means = NamedMeans([*score_names(self._sources), *kl, *others])
+        scores = score_names(self._sources)
+        self.validation_means = NamedMeans(
+            [*scores, *kl, "entropy", "length", "finished", "repetition"]
+        )
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,6 @@ def repetition(rows: TokenRows) -> Tensor:
     shares = []
     for ids, is_response in zip(rows.input_ids.cpu(), rows.response_mask.cpu(), strict=True):
         tokens = ids[is_response].tolist()
-        pairs = list(zip(tokens, tokens[1:], strict=False))
+        pairs = list(itertools.pairwise(tokens))
         shares.append(1 - len(set(pairs)) / len(pairs) if pairs else 0.0)
     return torch.tensor(shares, dtype=torch.float32, device=rows.input_ids.device)

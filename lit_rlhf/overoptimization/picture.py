@@ -1,4 +1,4 @@
-"""Draw the curves of a watched run against sqrt(KL). Without pyplot: no display, no global state."""
+"""Draw the curves of a watched run against sqrt(KL), without pyplot: it needs no display."""
 
 from __future__ import annotations
 

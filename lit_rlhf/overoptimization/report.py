@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_rlhf.overoptimization.alarm import Alarm, markdown_table
 from lit_rlhf.overoptimization.gao_forms import GaoFit
-from lit_rlhf.overoptimization.history import History
+from lit_rlhf.overoptimization.history import History, Look
 from lit_rlhf.overoptimization.picture import draw
 
 VALUES_NAME, PICTURE_NAME, PAGE_NAME = "values.jsonl", "curves.png", "report.md"
@@ -43,9 +43,7 @@ def write_report(
     if with_picture:
         draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
     curves = [
-        [str(look.step), f"{distance:.3f}", *(f"{look.values[name].mean():.4g}" for name in names)]
-        + [f"{p_value:.2g}"]
-        for names in [history.names]
+        [str(look.step), f"{distance:.3f}", *_means(look), f"{p_value:.2g}"]
         for look, distance, p_value in zip(
             history.looks, history.distances(), p_values, strict=True
         )
@@ -62,6 +60,10 @@ def write_report(
     ]
     (folder / PAGE_NAME).write_text("\n".join(sections), encoding="utf-8")
     return picture
+
+
+def _means(look: Look) -> list[str]:
+    return [f"{values.mean():.4g}" for values in look.values.values()]
 
 
 def _fits(history: History, names: Sequence[str]) -> str:

@@ -193,7 +193,7 @@ class DivergenceTest:
 
 
 def _z(differences: Floats) -> Floats:
-    """`[..., n]` to `[...]`: the sum over its norm, corrected for skewness; 0 if nothing differs."""
+    """`[..., n]` to `[...]`: the sum over its norm, less for skewness; 0 where nothing differs."""
     squares = np.square(differences)
     norm = np.sqrt(squares.sum(axis=-1))
     z = differences.sum(axis=-1) / np.where(norm > 0, norm, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,10 @@ Combination = Literal["mean", "minimum", "mean_minus_deviation"]
 class EnsembleReward(RewardSource):
     """Score responses by several rewards, best reward models of other raters, texts and seeds.
 
-    `mean`; `minimum` (worst-case optimisation); `mean_minus_deviation`: `mean - penalty * deviation`
-    over the members (uncertainty-weighted optimisation; the paper subtracts the variance, here the
-    deviation keeps the unit of the scores). Source: Coste et al., Reward Model Ensembles Help
-    Mitigate Overoptimization, 2023, section 3.2.
+    `mean`; `minimum` (worst-case optimisation); `mean_minus_deviation`, the mean over the members
+    minus `penalty` times their deviation (uncertainty-weighted optimisation; the paper subtracts
+    the variance, here the deviation keeps the unit of the scores). Source: Coste et al., Reward
+    Model Ensembles Help Mitigate Overoptimization, 2023, section 3.2.
 
     The members' scores should be on one scale: reward models with a normaliser are. Members that
     are adapters on the same weights hold these once.
@@ -39,7 +39,7 @@ class EnsembleReward(RewardSource):
         penalty: lambda of `mean_minus_deviation`, at least 0; unused by the others.
 
     Raises:
-        ConfigError: fewer than two members, another combination, or a penalty out of range.
+        ConfigError: fewer than two members, or a penalty out of range.
     """
 
     members: list[RewardSource]
@@ -51,11 +51,6 @@ class EnsembleReward(RewardSource):
         if len(self.members) < 2:
             raise ConfigError(
                 f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"
-            )
-        if self.combine not in get_args(Combination):
-            raise ConfigError(
-                f"EnsembleReward.combine is {self.combine!r}; expected one of "
-                f"{', '.join(get_args(Combination))}"
             )
         if not 0 <= self.penalty < math.inf:
             raise ConfigError(f"EnsembleReward.penalty is {self.penalty}; expected a number >= 0")

@@ -89,7 +89,6 @@ def test_members_that_were_trained_whole_keep_their_weights(tmp_path):
     ("settings", "message"),
     [
         ({"members": MEMBERS[:1]}, "2 or more"),
-        ({"members": MEMBERS, "combine": "median"}, "combine is 'median'"),
         ({"members": MEMBERS, "penalty": -1.0}, "penalty is -1.0"),
     ],
 )
