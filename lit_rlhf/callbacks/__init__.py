@@ -4,6 +4,7 @@ from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
 from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.logger_guard import guard_loggers
+from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
 from lit_rlhf.callbacks.rank_watch import RankWatchCallback
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.self_checks import SelfChecks
@@ -12,6 +13,7 @@ from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 __all__ = [
     "AdaptiveKLCallback",
     "LastCheckpoint",
+    "OveroptimizationMonitor",
     "RankWatchCallback",
     "ResumableCSVLogger",
     "SampleTableCallback",

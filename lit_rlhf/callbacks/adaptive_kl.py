@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol, cast, runtime_checkable
@@ -35,6 +36,38 @@ class AdaptiveKLCallback(Callback):
     def __init__(self, controller: KLController = AdaptiveKL()) -> None:
         self.controller = controller
         self.state = controller.initial_state()
+        self._target_factor = 1.0  # of all tightenings
+
+    def check_target(self) -> None:
+        """Refuse a controller that has no target.
+
+        Raises:
+            ConfigError: it is not `AdaptiveKL`.
+        """
+        if not isinstance(self.controller, AdaptiveKL):
+            raise ConfigError(
+                f"callbacks: {type(self.controller).__name__} has no KL target to tighten; give "
+                "AdaptiveKLCallback the controller AdaptiveKL"
+            )
+
+    def tighten(self, factor: float) -> None:
+        """Multiply the target by a factor from now on, also after a resume.
+
+        Args:
+            factor: in (0, 1).
+
+        Raises:
+            ConfigError: the controller has no target.
+        """
+        self.check_target()
+        self._target_factor *= factor
+
+    @property
+    def _tightened(self) -> KLController:
+        if self._target_factor == 1.0 or not isinstance(self.controller, AdaptiveKL):
+            return self.controller
+        target = self.controller.target * self._target_factor
+        return dataclasses.replace(self.controller, target=target)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module without a KL penalty; hand the coefficient to one that has it.
@@ -79,7 +112,7 @@ class AdaptiveKLCallback(Callback):
         pl_module.log("train/ppo/kl_coef", self.state.coefficient)
         kl, num_episodes = float(outputs["kl"]), int(outputs["num_episodes"])
         if math.isfinite(kl):  # else the iteration was skipped, and the policy has not moved
-            self.state = self.controller.update(self.state, kl, num_episodes)
+            self.state = self._tightened.update(self.state, kl, num_episodes)
             self._apply(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,11 +120,14 @@ class AdaptiveKLCallback(Callback):
         return {
             "coefficient": float(self.state.coefficient),
             "num_updates": self.state.num_updates,
+            "target_factor": self._target_factor,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self.state = KLState(state_dict["coefficient"], state_dict["num_updates"])
+        # Checkpoints of older versions have none: nothing tightened them.
+        self._target_factor = state_dict.get("target_factor", 1.0)
 
     def _apply(self, pl_module: LightningModule) -> None:
         cast("HasKLCoefficient", pl_module).kl_coef = self.state.coefficient

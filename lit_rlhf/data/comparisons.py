@@ -14,6 +14,7 @@ from lit_rlhf.data.chat_template import RenderedText, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
 from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.token_cache import GROUPS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
 from lit_rlhf.errors import DataError
@@ -34,6 +35,7 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         overlong: Overlong = "error",
         append_eos: bool = True,
         empty_responses: EmptyResponses = "error",
+        subset: Subset = Subset(),
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -47,6 +49,8 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
             append_eos: end each response with the EOS token, where its text does not.
             empty_responses: what becomes of a response without text: "error" stops before training;
                 "keep" takes it as it is, its EOS alone.
+            subset: the share of labelers and rows of the training data that is used, drawn before
+                `limit_train`: another one for each member of an ensemble.
             **kwargs: the settings of `TextDataModule`.
 
         Raises:
@@ -58,6 +62,11 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         self.overlong: Overlong = overlong
         self.append_eos = append_eos
         self.empty_responses: EmptyResponses = empty_responses
+        self.subset = subset
+
+    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+        """Return the subset of the training data, and all of the others."""
+        return self.subset.choose(rows) if name == "train" else rows
 
     def prepare(self, rows: Sequence[SourcedRow]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""

@@ -141,6 +141,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def length(self, example: Example) -> int:
         """Return the tokens that the example's longest row has."""
 
+    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+        """Return the rows of "train", "validation" or "test" that are used: all, by default."""
+        return rows
+
     def setup(self, stage: str) -> None:
         """Read, check and tokenise what a stage needs, once.
 
@@ -241,7 +245,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def _read(self, name: str, source: str) -> list[Example]:
         rows = read_rows(source, split=name, columns=self._columns)
         digest = digest_source(source, rows)
-        rows = rows[: self._limits.get(name)]
+        rows = self.choose(name, rows)[: self._limits.get(name)]
         self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
         _refuse_repeated_ids(rows, self.id_field)
         path = self._entry_of(rows)

@@ -26,9 +26,11 @@ from lit_rlhf.modules.ppo_metrics import (
     held_out_columns,
     iteration_means,
     sample_records,
+    score_names,
 )
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
+    refuse_unfilled_minibatches,
     refuse_unfit_rollouts,
     refuse_unused_critic,
 )
@@ -155,8 +157,12 @@ class PPOModule(PhaseModule):
         self.reference: PolicyModel | None = None
         self.critic: ScalarModel | None = None
         self.validation_samples: list[dict[str, Any]] = []
+        self.validation_values: list[dict[str, Tensor]] = []
         kl = [] if kl_coef is None else ["kl"]
-        self.validation_means = NamedMeans(["reward", *self.judges, *kl, "length", "finished"])
+        scores = score_names(self._sources)
+        self.validation_means = NamedMeans(
+            [*scores, *kl, "entropy", "length", "finished", "repetition"]
+        )
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
@@ -166,13 +172,16 @@ class PPOModule(PhaseModule):
     def origins(self) -> dict[str, str]:
         """The policy, the critic's source, and the models behind reward and judges."""
         critic = {} if self.critic_source is None else {"critic": self.critic_source}
-        sources = {"reward": self.reward, **self.judges}
         rewards = {
             f"{name}.{role}" if role else name: source
-            for name, reward in sources.items()
+            for name, reward in self._sources.items()
             for role, source in reward.origins.items()
         }
         return {**super().origins, **critic, **rewards}
+
+    @property
+    def _sources(self) -> dict[str, RewardSource]:
+        return {"reward": self.reward, **self.judges}
 
     @property
     def model_config(self) -> PretrainedConfig:
@@ -444,6 +453,7 @@ class PPOModule(PhaseModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the samples of the last validation."""
         self.validation_samples = []
+        self.validation_values = []
 
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
@@ -458,13 +468,14 @@ class PPOModule(PhaseModule):
                 seed=_VALIDATION_SEED,
             )
         token_kl = None
+        logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
         if self.kl_coef is not None:
-            logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
             token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
-        columns = held_out_columns(samples, {"reward": self.reward, **self.judges}, token_kl)
+        columns = held_out_columns(samples, self._sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         self.validation_means.update(columns, counts)
         self.validation_samples += sample_records(samples, columns, counts)
+        self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""

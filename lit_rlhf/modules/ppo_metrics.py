@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_rlhf.batches import RolloutBatch, SampleBatch
+from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
 from lit_rlhf.modules.sampler_gap import SamplerGap
 from lit_rlhf.objectives import kl_k1, kl_per_response
@@ -69,23 +70,26 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
 
 
 def held_out_columns(
-    samples: SampleBatch, sources: Mapping[str, RewardSource], token_kl: Tensor | None
+    samples: SampleBatch,
+    sources: Mapping[str, RewardSource],
+    logprobs: Tensor,
+    token_kl: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Return `[B]` values of held-out samples by name: scores, KL, length, share that ended.
+    """Return `[B]` values of held-out samples by name: scores, KL, entropy, length and so on.
 
     Args:
         samples: `B` samples.
         sources: the reward and the judges by name.
+        logprobs: `[B, L]` under the policy, zero where no response token is.
         token_kl: `[B, L]` nats a token, aligned with the rows, or None without a reference.
     """
-    columns = {
-        name: source(samples.prompts, samples.responses, samples).float()
-        for name, source in sources.items()
-    }
+    columns = score_columns(sources, samples)
     if token_kl is not None:
         columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
+    columns["entropy"] = -logprobs.sum(1)
     columns["length"] = samples.response_mask.sum(1).float()
     columns["finished"] = samples.finished.float()
+    columns["repetition"] = repetition(samples.rows)
     return columns
 
 
@@ -107,3 +111,39 @@ def sample_records(
         }
         for row in counts.nonzero().squeeze(-1).tolist()
     ]
+
+
+def score_names(sources: Mapping[str, RewardSource]) -> list[str]:
+    """Return the names of the columns of `score_columns`: `NAME`, and `NAME_DETAIL` behind it."""
+    return [
+        column
+        for name, source in sources.items()
+        for column in (name, *(f"{name}_{detail}" for detail in source.details))
+    ]
+
+
+def score_columns(sources: Mapping[str, RewardSource], samples: SampleBatch) -> dict[str, Tensor]:
+    """Ask every source about the samples: `[B]` float32 by the names of `score_names`."""
+    columns = {}
+    for name, source in sources.items():
+        scores, details = source.score_in_detail(samples.prompts, samples.responses, samples)
+        columns[name] = scores.float()
+        columns |= {f"{name}_{detail}": values.float() for detail, values in details.items()}
+    return columns
+
+
+def repetition(rows: TokenRows) -> Tensor:
+    """Return the share of each response's pairs of neighbouring tokens that it had before.
+
+    Args:
+        rows: `B` rows.
+
+    Returns:
+        `[B]` float32 in [0, 1); 0 for a response of fewer than two tokens.
+    """
+    shares = []
+    for ids, is_response in zip(rows.input_ids.cpu(), rows.response_mask.cpu(), strict=True):
+        tokens = ids[is_response].tolist()
+        pairs = list(itertools.pairwise(tokens))
+        shares.append(1 - len(set(pairs)) / len(pairs) if pairs else 0.0)
+    return torch.tensor(shares, dtype=torch.float32, device=rows.input_ids.device)

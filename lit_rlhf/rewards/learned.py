@@ -34,13 +34,15 @@ class _Loaded:
         model: frozen.
         dtype: of its layers if not float32.
         tokenizer: the model's own.
-        donor: the module whose frozen weights it may stand on.
+        donor: the module whose frozen weights it may stand on, or the reward that loads it.
+        lends: another reward may stand on its weights.
     """
 
     model: ScalarModel | None = None
     dtype: torch.dtype | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
-    donor: nn.Module | None = None
+    donor: nn.Module | LearnedReward | None = None
+    lends: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,16 @@ class LearnedReward(RewardSource):
         """Stand on the policy's frozen weights, where they are those under the adapter."""
         self._loaded.donor = policy
 
+    def stand_on(self, other: LearnedReward) -> None:
+        """Stand on another reward model's frozen weights, where they are those under the adapter.
+
+        Args:
+            other: loaded before this one; a policy that is offered later comes in its place.
+        """
+        if other is not self:
+            self._loaded.donor = other
+            other._loaded.lends = True
+
     @torch.no_grad()
     def score_texts(
         self, prompts: Sequence[str], responses: Sequence[str], device: torch.device
@@ -118,12 +130,16 @@ class LearnedReward(RewardSource):
     def _load(self, device: torch.device) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
         if self._loaded.model is None or self._loaded.tokenizer is None:
             donor = self._loaded.donor
-            model = load_scalar_model(self.model, merge=donor is None)
+            # Apart from their adapters, weights can be told to be those of another model.
+            is_merged = donor is None and not self._loaded.lends
+            model = load_scalar_model(self.model, merge=is_merged)
             # Under autocast float32 weights would be cast at every call.
             if torch.is_autocast_enabled(device.type):
                 self._loaded.dtype = torch.get_autocast_dtype(device.type)
             freeze(model.backbone, self._loaded.dtype)
             freeze(model).to(device)
+            if isinstance(donor, LearnedReward):
+                donor = donor._load(device)[0]
             if donor is not None:
                 share_frozen(model, donor)
             self._loaded.model = model

@@ -37,6 +37,26 @@ class RewardSource(abc.ABC):
         """
         return {}
 
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Names of what `score_in_detail` says beside the score; nothing by default."""
+        return ()
+
+    def score_in_detail(
+        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Score each response and say more about it, such as how sure the score is.
+
+        Args:
+            prompts: as for a call.
+            responses: likewise.
+            batch: likewise.
+
+        Returns:
+            The scores `[B]`, and for each of `details` `[B]` float32.
+        """
+        return self(prompts, responses, batch), {}
+
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.
 

@@ -11,10 +11,11 @@ import yaml
 
 from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, WandbAutoLogger
 from lit_rlhf.cli import PHASES
+from lit_rlhf.data.subset import Subset
 from lit_rlhf.demo.vader import VaderReward
 from lit_rlhf.models.lineage import lineage_of
 from lit_rlhf.objectives import DPO, GAE, GRPO, RLOO, AdaptiveKL, FixedKL
-from lit_rlhf.rewards import FunctionReward, LearnedReward
+from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
 from tests.support import wandb_files
 
 HERE = Path(__file__).parent
@@ -59,6 +60,25 @@ def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
         assert origins.keys() == {"policy", "reward", "validation"}
         assert origins["policy"]["lineage"]["phase"] == "SFTModule"
         assert origins["reward"]["lineage"]["origins"]["policy"] == origins["policy"]
+
+
+def test_ppo_by_an_ensemble_of_members_with_other_raters_and_texts(workplace):
+    for member in (1, 2, 3):
+        subset = [f"--data.subset.{name}=0.5" for name in ("raters", "rows")]
+        subset += [f"--data.subset.seed={member}"]
+        name = f"--trainer.logger.init_args.name=reward-{member}"
+        trained = workplace.fit("reward", options=[*subset, name])
+        assert trained.datamodule.subset == Subset(0.5, 0.5, member)
+    cli = workplace.fit("ppo", "reward/ensemble.yaml", options=["--trainer.num_sanity_val_steps=-1"])
+    check_run(cli, "ppo")
+    assert isinstance(cli.model.reward, EnsembleReward)
+    assert cli.model.reward.combine == "minimum"
+    folder = workplace.folder / "runs" / "ppo"
+    samples = (folder / "samples.jsonl").read_text().splitlines()
+    assert json.loads(samples[-1])["reward_disagreement"] > 0
+    watched = (folder / "overoptimization" / "values.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in watched] == [0, STEPS["ppo"]]
+    assert (folder / "checkpoints" / "best.ckpt").is_file()
 
 
 @pytest.mark.parametrize("phase", ["sft", "reward", "dpo"])
@@ -117,7 +137,9 @@ def test_ppo_without_a_critic_by_adapters_and_rules(workplace):
 
 
 def test_ppo_with_group_relative_advantages(workplace):
-    cli = workplace.fit("ppo", "advantage/grpo.yaml", "reward/function.yaml")
+    cli = workplace.fit(
+        "ppo", "advantage/grpo.yaml", "reward/function.yaml", "callbacks/roll_back.yaml"
+    )
     check_run(cli, "ppo")
     assert cli.model.advantage == GRPO(k=8, scale=True)
     assert not cli.model.whiten_advantages
@@ -170,7 +192,7 @@ def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_
         "  reward: {class_path: own_parts.CountLetter, init_args: {letter: e}}\n"
         "  judges: null\n"
     )
-    cli = workplace.fit("ppo", file)
+    cli = workplace.fit("ppo", "callbacks/unmonitored.yaml", file)
     check_run(cli, "ppo")
     assert cli.model.advantage == own_parts().Total(scale=2.0)
     assert cli.model.reward == own_parts().CountLetter(letter="e")

@@ -103,10 +103,15 @@ def test_fragments_of_different_folders_compose():
 
 
 def test_a_callbacks_fragment_replaces_the_list():
-    for name in ("adaptive_kl", "fixed_kl", "samples"):
+    shipped = class_names(parse("ppo", "ppo.yaml")["trainer"]["callbacks"])
+    assert shipped.count("ModelCheckpoint") == 2  # the last, and the best
+    assert "OveroptimizationMonitor" in shipped
+    for name in ("adaptive_kl", "fixed_kl", "samples", "roll_back"):
         options = parse("ppo", "ppo.yaml", f"callbacks/{name}.yaml")
-        names = class_names(options["trainer"]["callbacks"])
-        assert names == ["ModelCheckpoint", "AdaptiveKLCallback", "SampleTableCallback"]
+        assert class_names(options["trainer"]["callbacks"]) == shipped
+    options = parse("ppo", "ppo.yaml", "callbacks/unmonitored.yaml")
+    names = class_names(options["trainer"]["callbacks"])
+    assert names == ["ModelCheckpoint", "AdaptiveKLCallback", "SampleTableCallback"]
 
 
 def test_more_samples_change_nothing_else():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
+from lit_rlhf.batches import TokenRows
 from lit_rlhf.callbacks import AdaptiveKLCallback
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
@@ -13,8 +14,9 @@ from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokeni
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.card import CARD_KEY, make_card
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
-from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
+from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.rollout import Sampling, TorchGenerator, UpdatePlan
 from tests.models.examples import plain_model, random_rows, shake, write_reward_checkpoint
 from tests.support.phases import (
@@ -434,7 +436,8 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
     module = validation(run, reward=reward, update=UpdateSettings(1))
     held_out = module.recorder.held_out
     assert set(held_out) == {
-        f"val/ppo/{name}" for name in ("reward", "judge", "kl", "length", "finished")
+        f"val/ppo/{name}"
+        for name in ("reward", "judge", "kl", "entropy", "length", "finished", "repetition")
     }
     samples = module.validation_samples
     assert [sample["prompt"] for sample in samples] == [row["prompt"] for row in prompts(12)]
@@ -444,6 +447,32 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
         assert held_out[f"val/ppo/{name}"] == pytest.approx(mean, abs=1e-3)
     assert samples[3]["judge"] == samples[3]["response"].count("o")
     json.dumps(samples)  # plain types
+    ids = torch.cat([values["prompt_id"] for values in module.validation_values])
+    assert ids.tolist() == list(range(12))
+    lengths = torch.cat([values["length"] for values in module.validation_values])
+    assert lengths.tolist() == [sample["length"] for sample in samples]
+    # The policy's own surprise at what it said: at least that of the likeliest tokens.
+    assert all(sample["entropy"] > 0 for sample in samples)
+
+
+def test_members_of_an_ensemble_disagree_on_each_response(run):
+    toys = "tests.support.toy_rewards"
+    members = [FunctionReward(f"{toys}.count_o"), FunctionReward(f"{toys}.length")]
+    module = validation(run, reward=EnsembleReward(members), update=UpdateSettings(1))
+    for sample in module.validation_samples:
+        apart = abs(sample["response"].count("o") - len(sample["response"]) / 10) / 2
+        assert sample["reward_disagreement"] == pytest.approx(apart, abs=1e-3)
+    mean = sum(sample["reward_disagreement"] for sample in module.validation_samples) / 12
+    logged = module.recorder.held_out["val/ppo/reward_disagreement"]
+    assert logged == pytest.approx(mean, abs=1e-3)
+
+
+def test_repetition_is_the_share_of_pairs_that_were_there_before():
+    ids = torch.tensor([[9, 1, 2, 1, 2, 1], [9, 9, 9, 1, 0, 0], [5, 6, 5, 6, 5, 6]])
+    mask = torch.tensor([[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1]]).bool()
+    rows = TokenRows(ids, torch.tensor([6, 4, 6]), mask)
+    # 12 21 12 21: two of four; one token; 65 56: none
+    assert repetition(rows).tolist() == [0.5, 0.0, 0.0]
 
 
 def test_validation_samples_keep_their_random_streams(run):

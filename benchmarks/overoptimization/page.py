@@ -1,0 +1,212 @@
+"""The page of the proof: tables and pictures from what the pieces left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from benchmarks.overoptimization.pieces import Proof, proxy_name
+from benchmarks.overoptimization.scale import PPORun
+from lit_rlhf.overoptimization import (
+    DivergenceTest,
+    GaoFit,
+    History,
+    best_of_n_kl,
+    best_of_n_scores,
+    fit_best_of_n,
+)
+from lit_rlhf.overoptimization.alarm import markdown_table
+
+Floats = npt.NDArray[np.float64]
+LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
+
+
+def read_history(file: Path) -> History:
+    """Read the values that a monitor left."""
+    history = History()
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        step, ids = row.pop("step"), row.pop("prompt_ids")
+        history.add(step, ids, row)
+    return history
+
+
+def first_alarm(history: History) -> int | None:
+    """Return the index of the look at which the monitor's test first fired."""
+    validation, proxy = history.values("validation"), history.values("reward")
+    test = DivergenceTest()
+    for look in range(1, len(history.looks)):
+        found = test.examine(validation[: look + 1], proxy[: look + 1], number=look)
+        if found is not None and found.p_value <= test.false_alarm_rate:
+            return look
+    return None
+
+
+def lost_look(gold: Floats, share: float = LOST) -> int | None:
+    """Return the first look at which gold has lost a share of its peak gain, after the peak.
+
+    Args:
+        gold: `[K]` means; the first is the initial policy's.
+        share: of the largest gain up to then.
+    """
+    gains = gold - gold[0]
+    peaks = np.maximum.accumulate(gains)
+    lost = np.flatnonzero((peaks > 0) & (gains < (1 - share) * peaks))
+    return int(lost[0]) if lost.size else None
+
+
+def write_page(
+    proof: Proof,
+    page: Path,
+    *,
+    best_of_n: Mapping[str, Floats] | None = None,
+    ppo: Sequence[PPORun] = (),
+    alarms: Mapping[str, Sequence[PPORun]] | None = None,
+) -> None:
+    """Write tables and pictures of the pieces that there are.
+
+    Args:
+        proof: with the folder of the runs.
+        page: a Markdown file; its pictures come beside it.
+        best_of_n: scores of the samples by model, `[P, N]` each.
+        ppo: the runs of the grid.
+        alarms: "diverging" and "healthy" runs.
+    """
+    page.parent.mkdir(parents=True, exist_ok=True)
+    command = f"python -m benchmarks.overoptimization --scale {proof.scale.name}"
+    sections = ["# Over-optimisation, measured", f"Made by `{command}`."]
+    if best_of_n is not None:
+        sections += _best_of_n(proof, best_of_n, page.parent)
+    if ppo:
+        sections += _ppo(proof, ppo, page.parent)
+    if alarms is not None:
+        sections += _alarms(proof, alarms)
+    sections.append(_minutes(proof))
+    page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _best_of_n(proof: Proof, scores: Mapping[str, Floats], folder: Path) -> list[str]:
+    sizes = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= proof.scale.bon_samples]
+    distances = [math.sqrt(best_of_n_kl(n)) for n in sizes]
+    gold = (scores["gold"] - scores["gold"].mean()) / scores["gold"].std()
+    rows, curves = [], {}
+    for name, proxy in _proxies(proof, scores).items():
+        standard = (proxy - proxy.mean()) / proxy.std()
+        of_gold = [float(v.mean()) for v in best_of_n_scores(proxy, gold, sizes).values()]
+        of_proxy = [float(v.mean()) for v in best_of_n_scores(proxy, standard, sizes).values()]
+        fit = fit_best_of_n(distances, np.array(of_gold) - of_gold[0])
+        curves[name] = (of_gold, of_proxy, fit)
+        turn = "does not" if fit.peak is None else f"{fit.peak:.2f}"
+        rows.append(
+            [name, *(f"{value:.2f}" for value in of_gold), f"{of_proxy[-1]:.2f}", turn]
+        )
+    header = ["proxy", *(f"gold, n = {n}" for n in sizes), f"proxy, n = {sizes[-1]}"]
+    _draw(folder / "overoptimization-best-of-n.png", np.array(distances), curves)
+    return [
+        "## Best of n",
+        f"{scores['gold'].shape[0]} prompts, {scores['gold'].shape[1]} samples each, in deviations "
+        "of each model over all samples. The last column is the sqrt(KL) at which "
+        "`d (alpha - beta d)`, fitted to gold, turns.",
+        markdown_table([*header, "gold turns at"], rows),
+        "![best of n](overoptimization-best-of-n.png)",
+    ]
+
+
+def _proxies(proof: Proof, scores: Mapping[str, Floats]) -> dict[str, Floats]:
+    proxies = {}
+    for size in proof.scale.sizes:
+        proxies[f"{size} texts"] = scores[proxy_name(size, 1)]
+        if size in proof.scale.ensemble_sizes:
+            members = range(1, 1 + proof.scale.num_members)
+            stacked = np.stack([scores[proxy_name(size, member)] for member in members])
+            proxies[f"{size} texts, mean of {len(stacked)}"] = stacked.mean(0)
+            proxies[f"{size} texts, minimum of {len(stacked)}"] = stacked.min(0)
+    return proxies
+
+
+def _draw(
+    file: Path,
+    distances: Floats,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], GaoFit | None]],
+) -> None:
+    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for name, (gold, proxy, fit) in curves.items():
+        (line,) = panels[0].plot(distances, gold, "o", markersize=3, label=name)
+        if fit is not None:
+            grid = np.linspace(0, distances.max(), 100)
+            panels[0].plot(grid, gold[0] + fit.predict(grid), color=line.get_color())
+        panels[1].plot(distances, proxy, marker="o", markersize=3, color=line.get_color())
+    for panel, title in zip(panels, ("gold, with the fit", "proxy"), strict=True):
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("sqrt(KL)")
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    figure.savefig(file)
+
+
+def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
+    figure = Figure(figsize=(4.5 * len(runs), 4), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    rows = []
+    for run, panel in zip(runs, panels, strict=True):
+        history = read_history(proof.values_file(run))
+        distances, gold = history.distances(), history.means("gold")
+        for name in ("reward", "validation", "gold"):
+            gains = history.means(name) - history.means(name)[0]
+            (line,) = panel.plot(distances, gains, "o", markersize=3, label=name)
+            fit = history.fit(name)
+            if fit is not None:
+                grid = np.linspace(0, distances.max(), 100)
+                fitted = fit.predict(grid) - history.means(name)[0]
+                panel.plot(grid, fitted, color=line.get_color())
+        panel.set_title(run.name, fontsize=9)
+        panel.set_xlabel("sqrt(KL)")
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+        fit = history.fit("gold")
+        turn = "does not" if fit is None or fit.peak is None else f"{fit.peak:.2f}"
+        peak = int(gold.argmax())
+        gain = f"{gold[peak] - gold[0]:.2f} at {distances[peak]:.2f}"
+        now = f"{gold[-1] - gold[0]:.2f} at {distances[-1]:.2f}"
+        rows.append([run.name, gain, now, turn, _step(history, first_alarm(history))])
+    figure.savefig(folder / "overoptimization-ppo.png")
+    header = ["run", "largest gain of gold, at sqrt(KL)", "last gain", "fit turns at", "alarm at"]
+    return ["## PPO", markdown_table(header, rows), "![PPO](overoptimization-ppo.png)"]
+
+
+def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
+    rows, in_time, silent = [], 0, 0
+    for kind, runs in alarms.items():
+        for run in runs:
+            history = read_history(proof.values_file(run))
+            alarm, lost = first_alarm(history), lost_look(history.means("gold"))
+            if kind == "diverging":
+                in_time += alarm is not None and (lost is None or alarm < lost)
+            else:
+                silent += alarm is None
+            rows.append([kind, run.name, _step(history, alarm), _step(history, lost)])
+    header = ["kind", "run", "alarm at step", f"gold has lost {LOST:.0%} of its peak gain at step"]
+    return [
+        "## The alarm",
+        f"Before that loss in {in_time} of {len(alarms['diverging'])} runs that should diverge; "
+        f"silent in {silent} of {len(alarms['healthy'])} that should not.",
+        markdown_table(header, rows),
+    ]
+
+
+def _step(history: History, look: int | None) -> str:
+    return "none" if look is None else str(history.looks[look].step)
+
+
+def _minutes(proof: Proof) -> str:
+    lines = (proof.folder / "minutes.jsonl").read_text(encoding="utf-8").splitlines()
+    pieces = [json.loads(line) for line in lines]
+    rows = [[piece["piece"], f"{piece['minutes']:.1f}"] for piece in pieces]
+    return "## Time\n\n" + markdown_table(["piece", "minutes"], rows)

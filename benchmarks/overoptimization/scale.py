@@ -1,0 +1,174 @@
+"""How large the proof is, and what it should cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PPORun:
+    """One PPO run of the grid.
+
+    Attributes:
+        num_texts: judged texts behind each reward model.
+        kl_coef: weight of the KL penalty, fixed.
+        combine: how the members of an ensemble are combined; None for the first of them alone.
+        seed: of the run.
+    """
+
+    num_texts: int
+    kl_coef: float
+    combine: str | None = None
+    seed: int = 1
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        kind = self.combine or "single"
+        return f"ppo-{self.num_texts}-{kind}-kl{self.kl_coef:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A grid.
+
+    Attributes:
+        name: of the run's folder, behind `runs/overoptimization-`.
+        sft_texts: demonstrations for the policy.
+        sizes: judged texts of the reward models.
+        ensemble_sizes: those of them that get `num_members` models instead of one.
+        num_members: of an ensemble.
+        gold_groups: judged groups for the gold model, None for all.
+        judge_groups: judged groups for each of the two validation reward models.
+        bon_prompts: prompts for best-of-n.
+        bon_samples: samples a prompt, the largest n.
+        ppo: the PPO runs whose curves are shown.
+        iterations: PPO iterations.
+        look_every: iterations between two validations.
+        batch_size: prompts of an iteration.
+        num_prompts: validation prompts.
+        max_new_tokens: of a response.
+        diverging: the run that should diverge, repeated by seed.
+        healthy: the run that should not.
+        alarm_runs: repetitions of each.
+    """
+
+    name: str
+    sft_texts: int
+    sizes: tuple[int, ...]
+    ensemble_sizes: tuple[int, ...]
+    num_members: int
+    gold_groups: int | None
+    judge_groups: int
+    bon_prompts: int
+    bon_samples: int
+    ppo: tuple[PPORun, ...]
+    iterations: int
+    look_every: int
+    batch_size: int
+    num_prompts: int
+    max_new_tokens: int
+    diverging: PPORun
+    healthy: PPORun
+    alarm_runs: int
+
+    def models(self) -> list[tuple[int, int]]:
+        """Return (number of texts, member) of every proxy, members counted from 1."""
+        return [
+            (size, member)
+            for size in self.sizes
+            for member in range(1, 1 + (self.num_members if size in self.ensemble_sizes else 1))
+        ]
+
+    def minutes(self, seconds_per_thousand_tokens: float = 6.0) -> dict[str, float]:
+        """Estimate each piece on a machine by its training speed; a forward is a third of that.
+
+        Texts of the ratings have some 25 tokens; decoding is taken as 300 tokens a second.
+        """
+        step, text = seconds_per_thousand_tokens / 1000, 25
+        learned = sum(size for size, _ in self.models()) + 2 * 32 * self.judge_groups
+        gold = 32 * (self.gold_groups or 280)
+        responses = self.bon_prompts * self.bon_samples
+        scored = responses * (len(self.models()) + 3) * self.max_new_tokens
+        row = self.max_new_tokens + 7
+        decoding = self.max_new_tokens / 300
+        iteration = self.batch_size * (row * step * (2 + 4 / 3) + decoding)
+        look = self.num_prompts * (row * step * 6 / 3 + decoding)
+        run = self.iterations * (iteration + look / self.look_every) + look
+        return {
+            "models": (self.sft_texts + learned + gold) * text * step / 60 + len(self.models()),
+            "best_of_n": (responses * decoding + scored * step / 3) / 60,
+            "ppo": len(self.ppo) * run / 60,
+            "alarms": 2 * self.alarm_runs * run / 60,
+        }
+
+
+WEAK, STRONG = 0.005, 0.2
+
+FULL = Scale(
+    name="full",
+    sft_texts=1024,
+    sizes=(100, 300, 1000, 3000),
+    ensemble_sizes=(100, 300, 1000),
+    num_members=3,
+    gold_groups=None,
+    judge_groups=30,
+    bon_prompts=48,
+    bon_samples=64,
+    ppo=(
+        PPORun(100, WEAK),
+        PPORun(1000, WEAK),
+        PPORun(100, WEAK, "minimum"),
+        PPORun(100, STRONG),
+    ),
+    iterations=30,
+    look_every=3,
+    batch_size=32,
+    num_prompts=96,
+    max_new_tokens=24,
+    diverging=PPORun(100, WEAK),
+    healthy=PPORun(3000, STRONG),
+    alarm_runs=10,
+)
+SMALL = Scale(
+    name="small",
+    sft_texts=512,
+    sizes=(100, 1000),
+    ensemble_sizes=(100,),
+    num_members=3,
+    gold_groups=100,
+    judge_groups=15,
+    bon_prompts=24,
+    bon_samples=64,
+    ppo=(PPORun(100, WEAK), PPORun(100, WEAK, "minimum")),
+    iterations=24,
+    look_every=3,
+    batch_size=32,
+    num_prompts=64,
+    max_new_tokens=24,
+    diverging=PPORun(100, WEAK),
+    healthy=PPORun(1000, STRONG),
+    alarm_runs=3,
+)
+# For a test: a random model of two layers, a handful of texts.
+SMOKE = Scale(
+    name="smoke",
+    sft_texts=8,
+    sizes=(32, 64),
+    ensemble_sizes=(32,),
+    num_members=2,
+    gold_groups=2,
+    judge_groups=1,
+    bon_prompts=3,
+    bon_samples=4,
+    ppo=(PPORun(32, WEAK, "minimum"),),
+    iterations=2,
+    look_every=1,
+    batch_size=4,
+    num_prompts=4,
+    max_new_tokens=4,
+    diverging=PPORun(32, WEAK),
+    healthy=PPORun(64, STRONG),
+    alarm_runs=1,
+)
+SCALES = {scale.name: scale for scale in (FULL, SMALL, SMOKE)}

@@ -1,0 +1,334 @@
+"""Watches PPO for over-optimisation, and does something about it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
+from lit_rlhf.overoptimization.history import History
+from lit_rlhf.overoptimization.report import write_report
+from lit_rlhf.overoptimization.sequential_test import DivergenceTest
+
+Action = Literal["warn", "tighten", "stop", "roll_back"]
+
+PROXY = "reward"  # the name of the optimised reward among the validation values
+FOLDER = "overoptimization"
+_LARGE_RUN = 10  # tests; with fewer prompts than such a run needs for an alarm, the run is told
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class HasValidationValues(Protocol):
+    """A module that leaves the values of its last validation, of this process's prompts.
+
+    `validation_values` has one dictionary a batch: `prompt_id` `[B]` (-1 for stand-ins), and
+    every value by its name, `[B]` each; `reward` and `kl` among them.
+    """
+
+    validation_values: list[dict[str, Tensor]]
+    judges: dict[str, Any]
+    kl_coef: float | None
+
+
+class OveroptimizationMonitor(Callback):
+    """Tests at every validation whether the validation reward falls while the reward rises.
+
+    Everything is taken from the validation that takes place anyway: held-out prompts, each from
+    its fixed random stream, by `model.reward`, all `model.judges`, KL, entropy, length and
+    repetition. The test is `lit_rlhf.overoptimization.sequential_test`, which also says what its
+    false-alarm rate rests on. Every process comes to the same decision. With
+    `trainer.num_sanity_val_steps: -1` the policy before training is the first look.
+
+    The run's folder gets `overoptimization/` with each prompt's values, the curves against
+    `sqrt(KL)` and a page with the table of each alarm; `val/ppo/overoptimization_p` is logged.
+    Weights & Biases gets the picture and the table.
+
+    Args:
+        validation: the judge that is tested, by its name in `model.judges`: a reward (best an
+            `EnsembleReward`) of other texts and raters, which the policy never trains against.
+        false_alarm_rate: bound for the probability of any false alarm in the whole run.
+        min_fall: a fall that is no alarm yet, in deviations of the validation reward over the
+            prompts at the first look.
+        action: at an alarm, "warn"; "tighten" the target of `AdaptiveKLCallback`; "stop" training;
+            or "roll_back": put back the weights of the checkpoint with the best validation reward,
+            and stop.
+        tighten_factor: the KL target is multiplied by it, in (0, 1).
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        validation: str = "validation",
+        false_alarm_rate: float = 0.05,
+        min_fall: float = 0.0,
+        action: Action = "warn",
+        tighten_factor: float = 0.5,
+    ) -> None:
+        DivergenceTest(false_alarm_rate, min_fall)  # refuses what is out of range
+        if action not in get_args(Action):
+            raise ConfigError(f"action is {action!r}; expected one of {get_args(Action)}")
+        if not 0 < tighten_factor < 1:
+            raise ConfigError(f"tighten_factor is {tighten_factor}; expected a number in (0, 1)")
+        self.validation = validation
+        self.false_alarm_rate = false_alarm_rate
+        self.min_fall = min_fall
+        self.action: Action = action
+        self.tighten_factor = tighten_factor
+        self.history = History()
+        self.p_values: list[float] = []
+        self.alarms: list[Alarm] = []
+        self._first_reference = 0  # looks before it are no references any more
+        self._num_tests = 0
+        self._is_new_alarm = False
+
+    @property
+    def metric(self) -> str:
+        """The name under which the validation reward is logged."""
+        return f"val/ppo/{self.validation}"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a run that cannot be watched, or on which the action could not be taken.
+
+        Raises:
+            ConfigError: the judge or the KL is missing; or "tighten" without an adaptive target,
+                or "roll_back" without a checkpoint callback that keeps the best.
+        """
+        if stage != "fit":
+            return
+        without = "or run without the monitor: --config configs/callbacks/unmonitored.yaml"
+        if not isinstance(pl_module, HasValidationValues):
+            raise ConfigError(
+                "callbacks: OveroptimizationMonitor reads `validation_values`, but "
+                f"{type(pl_module).__name__} has none; use it with PPOModule only"
+            )
+        if self.validation not in pl_module.judges:
+            known = ", ".join(pl_module.judges) or "none"
+            raise ConfigError(
+                f"callbacks: OveroptimizationMonitor tests the judge '{self.validation}', but "
+                f"model.judges has {known}; name a reward there that the policy never trains "
+                f"against, {without}"
+            )
+        if pl_module.kl_coef is None:
+            raise ConfigError(
+                "callbacks: OveroptimizationMonitor draws its curves against the KL, which "
+                f"model.kl_coef null does not compute; set it to a number (0 is one), {without}"
+            )
+        if self.action == "tighten":
+            _adaptive_kl(trainer).check_target()
+        if self.action == "roll_back":
+            _best_checkpoint(trainer, self.metric)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to roll back weights that are spread over processes.
+
+        Raises:
+            ConfigError: "roll_back" with a sharded strategy.
+        """
+        if self.action == "roll_back" and pl_module.device_mesh is not None:
+            raise ConfigError(
+                "callbacks: OveroptimizationMonitor.action roll_back does not go with weights that "
+                "are sharded over processes; use stop, and start again from the best checkpoint"
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the look and test it."""
+        if not _is_look(trainer):
+            return
+        assert isinstance(pl_module, HasValidationValues)  # seen in `setup`
+        values = _gather(pl_module)
+        ids = values.pop("prompt_id").astype(int).tolist()
+        if self.history.add(trainer.global_step, ids, values):
+            self._num_tests += self._has_reference
+            self.p_values.append(math.nan)
+        if len(self.history.looks) == 1:
+            self._tell_if_blind(len(ids))
+        self._test(trainer.global_step)
+        if not math.isnan(self.p_values[-1]):
+            pl_module.log("val/ppo/overoptimization_p", self.p_values[-1])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the report, and act on an alarm."""
+        if not _is_look(trainer):
+            return
+        picture = self._write(trainer, with_picture=self._is_new_alarm)
+        if not self._is_new_alarm:
+            return
+        self._is_new_alarm = False
+        alarm = self.alarms[-1]
+        if trainer.is_global_zero:
+            _log.warning("%s", alarm.text())
+            _log_to_wandb(trainer, picture, alarm)
+        if self.action == "tighten":
+            _adaptive_kl(trainer).tighten(self.tighten_factor)
+        elif self.action == "roll_back":
+            _roll_back(trainer, pl_module, _best_checkpoint(trainer, self.metric).best_model_path)
+        if self.action in {"stop", "roll_back"}:
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the last picture."""
+        if self.history.looks:
+            picture = self._write(trainer, with_picture=True)
+            if trainer.is_global_zero:
+                _log_to_wandb(trainer, picture, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all looks and alarms, in plain types."""
+        return {
+            "history": self.history.state_dict(),
+            "p_values": list(self.p_values),
+            "alarms": [alarm.state_dict() for alarm in self.alarms],
+            "first_reference": self._first_reference,
+            "num_tests": self._num_tests,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.history = History.from_state_dict(state_dict["history"])
+        self.p_values = list(state_dict["p_values"])
+        self.alarms = [Alarm.from_state_dict(alarm) for alarm in state_dict["alarms"]]
+        self._first_reference = state_dict["first_reference"]
+        self._num_tests = state_dict["num_tests"]
+
+    @property
+    def _has_reference(self) -> bool:
+        return len(self.history.looks) - 1 > self._first_reference
+
+    def _test(self, step: int) -> None:
+        if not self._has_reference:
+            return
+        validation, proxy = self.history.values(self.validation), self.history.values(PROXY)
+        deviation = float(validation[0].std(ddof=1)) if validation.shape[1] > 1 else 0.0
+        test = DivergenceTest(self.false_alarm_rate, self.min_fall * deviation)
+        contrast = test.examine(
+            validation, proxy, number=self._num_tests, start=self._first_reference
+        )
+        assert contrast is not None  # there is a reference
+        self.p_values[-1] = contrast.p_value
+        if contrast.p_value > self.false_alarm_rate:
+            return
+        self._is_new_alarm = True
+        self._first_reference = len(self.history.looks) - 1
+        self.alarms.append(
+            Alarm(
+                step=step,
+                reference_step=self.history.looks[contrast.reference].step,
+                window=contrast.window,
+                number=self._num_tests,
+                num_prompts=len(self.history.prompt_ids),
+                p_value=contrast.p_value,
+                false_alarm_rate=self.false_alarm_rate,
+                action=self.action,
+                rows=explain(self.history, contrast, [self.validation, PROXY]),
+            )
+        )
+
+    def _tell_if_blind(self, num_prompts: int) -> None:
+        """With few prompts z, at most the root of their number, can never be large enough."""
+        needed = DivergenceTest(self.false_alarm_rate).critical_value(_LARGE_RUN, 1) ** 2
+        if num_prompts < needed:
+            _log.warning(
+                "OveroptimizationMonitor: %d validation prompts are too few for an alarm at test "
+                "%d of a run, which needs at least %d, however large the fall; set "
+                "data.limit_validation higher",
+                num_prompts,
+                _LARGE_RUN,
+                math.ceil(needed),
+            )
+
+    def _write(self, trainer: Trainer, *, with_picture: bool) -> Path:
+        """Write the report on rank zero; return where the picture is."""
+        root = trainer.log_dir or trainer.default_root_dir  # on every rank: a broadcast
+        folder = Path(root) / FOLDER
+        if not trainer.is_global_zero:
+            return folder
+        return write_report(
+            folder,
+            self.history,
+            self.p_values,
+            self.alarms,
+            proxy=PROXY,
+            validation=self.validation,
+            with_picture=with_picture,
+        )
+
+
+def _is_look(trainer: Trainer) -> bool:
+    """Tell whether a validation is one of a training run, over all of its prompts."""
+    if trainer.state.fn != TrainerFn.FITTING:
+        return False
+    return not trainer.sanity_checking or math.isinf(trainer.num_sanity_val_steps)
+
+
+def _gather(module: HasValidationValues) -> dict[str, Any]:
+    """Return every value of all processes' prompts: `[n]` arrays by name."""
+    assert isinstance(module, LightningModule)
+    flat = {}
+    for name in module.validation_values[0]:
+        own = torch.cat([batch[name] for batch in module.validation_values])
+        everyones = module.all_gather(own)  # [B], with several processes [world size, B]
+        assert isinstance(everyones, Tensor)
+        flat[name] = everyones.flatten().cpu()
+    counts = flat["prompt_id"] >= 0
+    return {name: value[counts].double().numpy() for name, value in flat.items()}
+
+
+def _adaptive_kl(trainer: Trainer) -> AdaptiveKLCallback:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(callback, AdaptiveKLCallback):
+            return callback
+    raise ConfigError(
+        "callbacks: OveroptimizationMonitor.action tighten lowers the target of "
+        "AdaptiveKLCallback, and there is none; add one, or choose another action"
+    )
+
+
+def _best_checkpoint(trainer: Trainer, metric: str) -> ModelCheckpoint:
+    for callback in trainer.checkpoint_callbacks:
+        if (
+            isinstance(callback, ModelCheckpoint)
+            and callback.monitor == metric
+            and callback.mode == "max"
+        ):
+            return callback
+    raise ConfigError(
+        "callbacks: OveroptimizationMonitor.action roll_back needs a ModelCheckpoint with monitor "
+        f"{metric} and mode max, whose best checkpoint it goes back to"
+    )
+
+
+def _roll_back(trainer: Trainer, module: LightningModule, path: str) -> None:
+    if not path:
+        _log.warning("the best look was before training: nothing to roll back to, see model.policy")
+        return
+    # Rank zero reads it: other machines may not see its disk.
+    state = None
+    if trainer.is_global_zero:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = trainer.strategy.broadcast(state)
+    assert state is not None
+    module.load_state_dict(state, strict=False)
+    _log.info("weights are those of %s again", path)
+
+
+def _log_to_wandb(trainer: Trainer, picture: Path, alarm: Alarm | None) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("val/overoptimization", [str(picture)])
+            if alarm is not None:
+                logger.log_table("val/alarm", columns=list(COLUMNS), data=alarm.cells())

@@ -1,0 +1,67 @@
+"""A share of the labelers and of the groups: what one member of an ensemble learns from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.errors import ConfigError, DataError
+
+_JUDGMENTS = ("ratings", "rankings")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Which part of the training data is used.
+
+    Attributes:
+        raters: share of the labelers of each judged group, in (0, 1]; at least one is kept. The
+            same places of the lists are kept in all groups of as many labelers, so that a labeler
+            who always stands at one place is in or out as a person.
+        rows: share of the rows (judged groups), in (0, 1]; at least one is kept.
+        seed: another one takes another part.
+
+    Raises:
+        ConfigError: a share is out of range.
+    """
+
+    raters: float = 1.0
+    rows: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("raters", "rows"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"data.subset.{name} is {getattr(self, name)}; expected a share in (0, 1]"
+                )
+
+    def choose(self, rows: Sequence[SourcedRow]) -> list[SourcedRow]:
+        """Return the rows that are used, in their order, with the labelers that are.
+
+        Raises:
+            DataError: labelers are to be chosen where a row has no lists of them.
+        """
+        chosen = list(rows)
+        if self.rows < 1:
+            num_kept = max(1, round(self.rows * len(rows)))
+            draw = random.Random(f"{self.seed}/rows")
+            chosen = [rows[place] for place in sorted(draw.sample(range(len(rows)), num_kept))]
+        return chosen if self.raters == 1 else [self._with_fewer_raters(row) for row in chosen]
+
+    def _with_fewer_raters(self, sourced: SourcedRow) -> SourcedRow:
+        field = next((name for name in _JUDGMENTS if sourced.row.get(name) is not None), None)
+        labelers = None if field is None else sourced.row[field]
+        if field is None or not isinstance(labelers, list | tuple):
+            raise DataError(
+                f"{sourced.where}: data.subset.raters {self.raters} chooses among the lists of "
+                "'ratings' or 'rankings', and this row has none; set it to 1"
+            )
+        # By a rank of the place alone: groups of other sizes agree as far as they can.
+        places = sorted(
+            range(len(labelers)), key=lambda place: random.Random(f"{self.seed}/{place}").random()
+        )
+        kept = sorted(places[: max(1, round(self.raters * len(labelers)))])
+        return sourced._replace(row=sourced.row | {field: [labelers[place] for place in kept]})

@@ -1,0 +1,99 @@
+"""Several rewards as one: where they disagree, nobody should be optimised."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_rlhf.batches import SampleBatch
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.rewards.learned import LearnedReward
+from lit_rlhf.rewards.source import RewardSource
+
+Combination = Literal["mean", "minimum", "mean_minus_deviation"]
+
+
+@dataclass(frozen=True)
+class EnsembleReward(RewardSource):
+    """Score responses by several rewards, best reward models of other raters, texts and seeds.
+
+    `mean`; `minimum` (worst-case optimisation); `mean_minus_deviation`, the mean over the members
+    minus `penalty` times their deviation (uncertainty-weighted optimisation; the paper subtracts
+    the variance, here the deviation keeps the unit of the scores). Source: Coste et al., Reward
+    Model Ensembles Help Mitigate Overoptimization, 2023, section 3.2.
+
+    The members' scores should be on one scale: reward models with a normaliser are. Members that
+    are adapters on the same weights hold these once.
+
+    The detail `disagreement` is the deviation over the members (divided by their number), one a
+    response: it stands in the table of samples and is logged.
+
+    Attributes:
+        members: the rewards, 2 or more.
+        combine: how they become one score.
+        penalty: lambda of `mean_minus_deviation`, at least 0; unused by the others.
+
+    Raises:
+        ConfigError: fewer than two members, or a penalty out of range.
+    """
+
+    members: list[RewardSource]
+    combine: Combination = "mean"
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings; let adapters stand on the weights of the first of them."""
+        if len(self.members) < 2:
+            raise ConfigError(
+                f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"
+            )
+        if not 0 <= self.penalty < math.inf:
+            raise ConfigError(f"EnsembleReward.penalty is {self.penalty}; expected a number >= 0")
+        learned = [member for member in self.members if isinstance(member, LearnedReward)]
+        for member in learned[1:]:
+            member.stand_on(learned[0])
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """`disagreement`."""
+        return ("disagreement",)
+
+    def __call__(
+        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+    ) -> Tensor:
+        """Score each response, see `RewardSource`."""
+        return self.score_in_detail(prompts, responses, batch)[0]
+
+    def score_in_detail(
+        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Score each response and say how far the members are apart, see `RewardSource`."""
+        scores = [member(prompts, responses, batch).float() for member in self.members]
+        return self.combined(torch.stack(scores))
+
+    def combined(self, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Combine scores that are there already.
+
+        Args:
+            scores: `[K, B]` of the members.
+
+        Returns:
+            `[B]` scores, and `disagreement` `[B]`.
+        """
+        mean, deviation = scores.mean(0), scores.std(0, correction=0)
+        combined = {
+            "mean": mean,
+            "minimum": scores.amin(0),
+            "mean_minus_deviation": mean - self.penalty * deviation,
+        }[self.combine]
+        return combined, {"disagreement": deviation}
+
+    def share_trunk(self, policy: nn.Module) -> None:
+        """Offer the policy's weights to every member."""
+        for member in self.members:
+            member.share_trunk(policy)
