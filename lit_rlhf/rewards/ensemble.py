@@ -59,6 +59,15 @@ class EnsembleReward(RewardSource):
             member.stand_on(learned[0])
 
     @property
+    def origins(self) -> dict[str, str]:
+        """The members' models, by the number of the member."""
+        return {
+            f"{number}.{role}" if role else str(number): source
+            for number, member in enumerate(self.members)
+            for role, source in member.origins.items()
+        }
+
+    @property
     def details(self) -> tuple[str, ...]:
         """`disagreement`."""
         return ("disagreement",)
