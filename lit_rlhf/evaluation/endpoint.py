@@ -85,6 +85,7 @@ class Endpoint:
 
         Raises:
             EndpointError: the request was refused, or every attempt failed.
+            ConfigError: the key cannot be sent.
         """
         request = {
             "model": self.model,
@@ -110,8 +111,8 @@ class Endpoint:
             data=json.dumps(content).encode(),
             headers={"Content-Type": "application/json"},
         )
-        if key := os.environ.get(self.key_variable):
-            request.add_unredirected_header("Authorization", f"Bearer {key.strip()}")
+        if key := self._key():
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
         opener = urllib.request.build_opener(_NoRedirect)
         try:
             with opener.open(request, timeout=self.timeout_s) as reply:
@@ -134,8 +135,18 @@ class Endpoint:
         asked = float(failure.wait) if failure.wait.isdecimal() else own  # it may be a date
         return min(asked, _LONGEST_WAIT_S)
 
-    def _without_key(self, text: str) -> str:
+    def _key(self) -> str:
         key = os.environ.get(self.key_variable, "").strip()
+        # Refused here: the error of the HTTP library would show it.
+        if not (key.isascii() and all(sign.isprintable() for sign in key)):
+            raise ConfigError(
+                f"endpoint: the key in {self.key_variable} has characters that no key has, such "
+                "as a line break: set it anew"
+            )
+        return key
+
+    def _without_key(self, text: str) -> str:
+        key = self._key()
         return text.replace(key, "[key]") if key else text
 
 

@@ -55,14 +55,20 @@ class Figure(NamedTuple):
     def shown(self) -> tuple[str, str]:
         """Return value and interval as a reader wants them, such as `61.5 %`, `52.0 to 70.1`."""
         value, low, high, _ = self.estimate
-        factor = 100 if self.unit == "%" else 1
         unit = f" {self.unit}" if self.unit else ""
         if math.isnan(value):
             return "-", "-"
-        text = f"{_short(factor * value)}{unit}"
+        text = f"{self._short(value)}{unit}"
         if math.isnan(low):
             return text, "-"
-        return text, f"{_short(factor * low)} to {_short(factor * high)}"
+        return text, f"{self._short(low)} to {self._short(high)}"
+
+    def _short(self, value: float) -> str:
+        if self.unit == "%":
+            return f"{100 * value:.1f}"
+        if value == 0 or 0.01 <= abs(value) < 10:
+            return f"{value:.3f}"
+        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2e}"
 
 
 def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
@@ -71,12 +77,6 @@ def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
     for figure in figures:
         tables.setdefault(figure.section, []).append(figure)
     return tables
-
-
-def _short(value: float) -> str:
-    if value == 0 or 0.01 <= abs(value) < 10:
-        return f"{value:.3f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2e}"
 
 
 def _or_none(value: float) -> float | None:

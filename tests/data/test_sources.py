@@ -1,10 +1,12 @@
+import datetime
+import hashlib
 import json
 from pathlib import Path
 
 import datasets
 import pytest
 
-from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.data.sources import SourcedRow, digest_source, read_rows
 from lit_rlhf.errors import DataError
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"}]
@@ -175,3 +177,16 @@ def test_a_missing_column_names_row_and_field(tmp_path):
 def test_a_file_may_have_a_hash_in_its_name(tmp_path):
     file = write(tmp_path / "a#b.jsonl", b'{"a": 1}')
     assert Path(read_rows(file)[0].where).name == "a#b.jsonl:1"
+
+
+def test_a_file_is_hashed_as_it_lies_there_and_a_data_set_by_its_rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "b"}\n')
+    rows = read_rows(str(file))
+    assert digest_source(str(file), rows) == hashlib.sha256(file.read_bytes()).hexdigest()
+    by_rows = digest_source("owner/name", rows)
+    assert by_rows != digest_source(str(file), rows)
+    assert by_rows == digest_source("other/name", [row._replace(where="") for row in rows])
+    assert by_rows != digest_source("owner/name", rows[::-1])
+    dated = SourcedRow({"day": datetime.date(2024, 1, 1)}, "")
+    assert len(digest_source("owner/name", [dated])) == 64

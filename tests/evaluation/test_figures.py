@@ -16,6 +16,7 @@ def test_shares_are_shown_in_percent_and_kept_as_shares():
 
 
 def test_numbers_of_all_sizes():
+    assert figure(0.0, 0.0, 1.0).shown() == ("0.0 %", "0.0 to 100.0")
     assert figure(0.0, -0.5, 2.25, "").shown() == ("0.000", "-0.500 to 2.250")
     assert figure(1234.5, 1000, 2000, "tokens").shown() == ("1234.5 tokens", "1000.0 to 2000.0")
     assert figure(0.00012, 0.0, 0.001, "").shown() == ("1.20e-04", "0.000 to 1.00e-03")

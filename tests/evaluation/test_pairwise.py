@@ -180,6 +180,19 @@ def test_a_refusal_is_final_and_the_key_is_never_told(status, monkeypatch, caplo
     assert ("MY_KEY" in str(caught.value)) == (status == 401)
 
 
+def test_a_broken_key_is_refused_without_showing_it(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nmore")
+    with judge_server(by_word) as server:
+        with pytest.raises(ConfigError, match="key in OPENAI_API_KEY has characters") as caught:
+            ask(server)
+        assert server.requests == []
+    assert KEY not in str(caught.getrepr(chain=True))
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")  # as `cat key.txt` leaves it
+    with judge_server(lambda content: OK) as server:
+        assert ask(server) == OK
+        assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+
+
 def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with judge_server(by_word) as elsewhere:
