@@ -10,7 +10,6 @@ all other checkpoints of that epoch are written.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
-from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger, Row, plain_row
 from lit_rlhf.callbacks.preemption import SigtermWatch
+from lit_rlhf.callbacks.run_state import is_run_done, metrics_files, next_row, refuse_unwritable
 from lit_rlhf.checkpoints import LAST_NAME, link_checkpoint
 from lit_rlhf.errors import ConfigError, Preempted
 
@@ -106,10 +105,10 @@ class LastCheckpoint(ModelCheckpoint):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if stage != "fit":
-            for file in _metrics_files(trainer):
+            for file in metrics_files(trainer):
                 file.resume()  # what is measured goes behind what was trained
             return
-        _refuse_unwritable(self.path.parent)
+        refuse_unwritable(self.path.parent)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the log behind the checkpoint's rows; listen to SIGTERM from now on."""
@@ -123,16 +122,16 @@ class LastCheckpoint(ModelCheckpoint):
                 "--ckpt_path last"
             )
         if trainer.is_global_zero and self._resumed:
-            for file in _metrics_files(trainer):
+            for file in metrics_files(trainer):
                 file.resume(self._resumed["num_rows"], self._resumed["next_row"])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows logged so far, and the one that comes next."""
         assert self._trainer is not None
-        files = _metrics_files(self._trainer)
+        files = metrics_files(self._trainer)
         return {
             "num_rows": files[0].num_rows if files else 0,
-            "next_row": _next_row(self._trainer),
+            "next_row": next_row(self._trainer),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -198,7 +197,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of the run, or if this is due; all other checkpoints are written."""
-        is_done = _is_run_done(trainer)
+        is_done = is_run_done(trainer)
         self._is_due |= is_done
         self._save_if_asked(trainer, may_leave=not is_done)
 
@@ -249,7 +248,7 @@ class LastCheckpoint(ModelCheckpoint):
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _save(self, trainer: Trainer) -> None:
-        for file in _metrics_files(trainer) if trainer.is_global_zero else []:
+        for file in metrics_files(trainer) if trainer.is_global_zero else []:
             file.sync()
         if not self._link(trainer):
             trainer.save_checkpoint(self.path)
@@ -331,42 +330,3 @@ class LastCheckpoint(ModelCheckpoint):
             return wants
         flag = torch.tensor(float(wants), device=trainer.strategy.root_device)
         return bool(trainer.strategy.reduce(flag, reduce_op="max"))
-
-
-def _metrics_files(trainer: Trainer) -> list[MetricsFile]:
-    loggers = [one for one in trainer.loggers if isinstance(one, ResumableCSVLogger)]
-    return [one.experiment for one in loggers if isinstance(one.experiment, MetricsFile)]
-
-
-def _next_row(trainer: Trainer) -> Row | None:
-    """Return what Lightning logs right after the hook `on_train_batch_end`; None elsewhere."""
-    loop = trainer.fit_loop.epoch_loop
-    progress = loop.batch_progress.current
-    assert isinstance(progress, _ProcessedTracker)
-    connector = trainer._logger_connector
-    if progress.completed == progress.processed or not connector.should_update_logs:
-        return None
-    metrics = connector.metrics["log"]
-    return (
-        plain_row(metrics, trainer.current_epoch, loop._batches_that_stepped) if metrics else None
-    )
-
-
-def _is_run_done(trainer: Trainer) -> bool:
-    """Tell, at the end of an epoch, whether it was the last."""
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    has_seen_all_epochs = epochs not in {None, -1} and trainer.current_epoch + 1 >= int(epochs or 0)
-    return has_seen_all_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.partial"
-        probe.write_bytes(b"?")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: checkpoints cannot be written there ({error.strerror}); make room or "
-            "choose another folder (trainer.logger's save_dir, or last_checkpoint.dirpath)"
-        ) from error

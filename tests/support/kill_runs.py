@@ -22,6 +22,7 @@ from tests.support.phases import demonstrations, judged_groups, prompts, write_r
 CASES = (
     "sft",
     "sft-lora",
+    "sft-accumulate",
     "reward",
     "dpo",
     "dpo-lora",
@@ -34,12 +35,13 @@ CASES = (
     "sft-ddp",
     "reward-ddp",
     "dpo-ddp",
+    "ppo-gae-function-fsdp2",
 )
 NUM_BATCHES = 10  # two epochs of five
 # How often a run comes to each place, at the least.
 VISITS = {
     "decoding": 40,
-    "step": 10,
+    "step": 8,
     "batch": 10,
     "row": 10,
     "write": 60,
@@ -88,7 +90,7 @@ def job(case: str, inputs: Path, folder: Path, *options: str, **changes) -> Job:
     return Job(
         [phase, "fit", "--config", str(inputs / f"{case}.yaml"), *options],
         str(folder),
-        num_processes=2 if case.endswith("-ddp") else 1,
+        num_processes=2 if case.endswith(("-ddp", "-fsdp2")) else 1,
         **changes,
     )
 
@@ -190,6 +192,7 @@ def _options(case: str, folder: Path) -> dict:
             },
         }
     ]
+    strategy = next((one for one in ("ddp", "fsdp2") if one in variants), "auto")
     model: dict = {"policy": str(folder / "policy")}
     if "lora" in variants:
         model["lora"] = {"rank": 2, "alpha": 4.0}
@@ -206,8 +209,9 @@ def _options(case: str, folder: Path) -> dict:
         "seed_everything": 1,
         "trainer": {
             "accelerator": "cpu",
-            "devices": 2 if "ddp" in variants else 1,
-            "strategy": "ddp" if "ddp" in variants else "auto",
+            "devices": 1 if strategy == "auto" else 2,
+            "strategy": strategy,
+            "accumulate_grad_batches": 2 if "accumulate" in variants else 1,
             "precision": "32-true",
             "max_epochs": 2,
             "val_check_interval": 3,
