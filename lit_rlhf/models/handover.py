@@ -95,11 +95,6 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         CheckpointError: missing, unreadable, foreign, or of another kind.
     """
     path = resolve_source(source)
-    if Path(path).is_dir():
-        raise CheckpointError(
-            f"{source}: a folder of shards, as save_distributed_checkpoint writes it, is no source "
-            "of a model: leave that option out, and fsdp2 writes one file"
-        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

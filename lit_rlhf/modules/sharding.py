@@ -57,15 +57,19 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint file, whatever the strategy and the number of processes that wrote it.
+        """Load a checkpoint, whatever the strategy and the number of processes that wrote it."""
+        path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            return super().load_checkpoint(path, weights_only)
+        return self._load_file(path)
+
+    def _load_file(self, path: Path) -> dict[str, Any]:
+        """Spread weights and optimizer states of one ordinary file.
 
         Lightning's own takes the numbers of an optimizer's parameters for their places in the
         model, which they are not where there are parameter groups or frozen parameters: the
         moments of one weight would go to another.
         """
-        path = Path(self.broadcast(checkpoint_path))
-        if path.is_dir():
-            return super().load_checkpoint(path, weights_only)
         checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
         assert self.model is not None
         whole = StateDictOptions(full_state_dict=True, strict=False)
