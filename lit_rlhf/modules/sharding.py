@@ -90,10 +90,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         No code of it is run; one that is torn or altered gives way to the one before it, see
         `newest_whole`.
 
-        Lightning's own takes the numbers of an optimizer's parameters for their places in the
-        model, which they are not where there are parameter groups or frozen parameters: the
-        moments of one weight would go to another.
-
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
         """
@@ -104,6 +100,15 @@ class FSDP2Strategy(ModelParallelStrategy):
             refuse_pickled_code(path)
             with _plain_types_alone():
                 return super().load_checkpoint(path, weights_only=True)
+        return self._load_file(path)
+
+    def _load_file(self, path: Path) -> dict[str, Any]:
+        """Spread weights and optimizer states of one ordinary file.
+
+        Lightning's own takes the numbers of an optimizer's parameters for their places in the
+        model, which they are not where there are parameter groups or frozen parameters: the
+        moments of one weight would go to another.
+        """
         checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
         assert self.model is not None
         whole = StateDictOptions(full_state_dict=True, strict=False)

@@ -400,12 +400,6 @@ def test_a_torn_file_is_refused(share, policy_file):
             load(str(policy_file))
 
 
-def test_a_folder_of_shards_is_told_from_a_file(tmp_path):
-    (tmp_path / "policy.ckpt").mkdir()
-    with pytest.raises(CheckpointError, match="a folder of shards, as save_distributed_checkpoint"):
-        load_causal_lm(str(tmp_path / "policy.ckpt"))
-
-
 class Malice:
     """Would write a file as soon as it is unpickled."""
 
