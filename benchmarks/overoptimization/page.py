@@ -103,9 +103,7 @@ def _best_of_n(proof: Proof, scores: Mapping[str, Floats], folder: Path) -> list
         fit = fit_best_of_n(distances, np.array(of_gold) - of_gold[0])
         curves[name] = (of_gold, of_proxy, fit)
         turn = "does not" if fit.peak is None else f"{fit.peak:.2f}"
-        rows.append(
-            [name, *(f"{value:.2f}" for value in of_gold), f"{of_proxy[-1]:.2f}", turn]
-        )
+        rows.append([name, *(f"{value:.2f}" for value in of_gold), f"{of_proxy[-1]:.2f}", turn])
     header = ["proxy", *(f"gold, n = {n}" for n in sizes), f"proxy, n = {sizes[-1]}"]
     _draw(folder / "overoptimization-best-of-n.png", np.array(distances), curves)
     return [

@@ -53,7 +53,9 @@ class Proof:
 
     def train_models(self) -> None:
         """Train policy, proxies, gold and the two validation reward models."""
-        self._fit("sft", "sft", {"model.policy": self.base, "data.limit_train": self.scale.sft_texts})
+        self._fit(
+            "sft", "sft", {"model.policy": self.base, "data.limit_train": self.scale.sft_texts}
+        )
         for size, member in self.scale.models():
             self._fit_reward(proxy_name(size, member), "reward", size / GROUP_SIZE, member)
         self._fit_reward("gold", "gold", self.scale.gold_groups, 1, raters=1.0)
@@ -207,9 +209,7 @@ def proxy_name(num_texts: int, member: int) -> str:
     return f"reward-{num_texts}-{member}"
 
 
-def draw_samples(
-    policy: Path, prompts: Path, sizes: tuple[int, int, int], file: Path
-) -> None:
+def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file: Path) -> None:
     """Draw samples of the first prompts and keep them as texts.
 
     Args:

@@ -14,6 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from lit_rlhf.demo.report_schema import CalibrationBin, Curve, PPOCurves, Report
 
 _DOTS_PER_INCH = 110
+# Left by the monitor in the run's own folder, if the report stands above it.
+_WATCHED = "ppo/overoptimization/curves.png"
 
 
 def draw_pictures(report: Report, folder: Path) -> dict[str, str]:
@@ -35,7 +37,10 @@ def draw_pictures(report: Report, folder: Path) -> dict[str, str]:
     }
     for name, canvas in pictures.values():
         canvas.savefig(folder / name)
-    return {caption: name for caption, (name, _) in pictures.items()}
+    named = {caption: name for caption, (name, _) in pictures.items()}
+    if (folder / _WATCHED).exists():
+        named["What the over-optimisation monitor saw in PPO"] = _WATCHED
+    return named
 
 
 def _ppo(curves: PPOCurves) -> Canvas:

@@ -10,7 +10,7 @@ from benchmarks.overoptimization.scale import FULL, SMOKE
 from lit_rlhf.demo.ratings import RatedText
 from tests.support.tiny_models import save_tiny_policy
 
-WORDS = "good bad film plot dull fine very not so a the it was is".split()
+WORDS = ["good", "bad", "film", "plot", "dull", "fine", "very", "not", "so", "a", "the", "it"]
 
 
 def texts(num_texts=700):

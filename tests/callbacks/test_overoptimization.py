@@ -20,7 +20,11 @@ from tests.support.two_processes import run_in_two_processes
 NUM_PROMPTS = 61  # uneven over batches and processes
 PEAK, NUM_LOOKS = 3, 9
 
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+    # A resumed run need not save anything.
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
 
 
 def truth(step, healthy=False):

@@ -69,7 +69,9 @@ def test_ppo_by_an_ensemble_of_members_with_other_raters_and_texts(workplace):
         name = f"--trainer.logger.init_args.name=reward-{member}"
         trained = workplace.fit("reward", options=[*subset, name])
         assert trained.datamodule.subset == Subset(0.5, 0.5, member)
-    cli = workplace.fit("ppo", "reward/ensemble.yaml", options=["--trainer.num_sanity_val_steps=-1"])
+    cli = workplace.fit(
+        "ppo", "reward/ensemble.yaml", options=["--trainer.num_sanity_val_steps=-1"]
+    )
     check_run(cli, "ppo")
     assert isinstance(cli.model.reward, EnsembleReward)
     assert cli.model.reward.combine == "minimum"

@@ -127,6 +127,14 @@ def test_pictures_are_there_and_named_by_relative_path(folder):
     )
 
 
+def test_the_picture_of_the_monitor_is_shown_where_the_run_left_one(tmp_path):
+    picture = tmp_path / "ppo" / "overoptimization" / "curves.png"
+    picture.parent.mkdir(parents=True)
+    picture.touch()
+    text = write_report(REPORT, tmp_path).read_text(encoding="utf-8")
+    assert "](ppo/overoptimization/curves.png)" in text
+
+
 def test_plain_data_give_the_same_files(folder, tmp_path):
     data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     data["samples"][0]["responses"][2]["scores"]["VADER"] = math.nan
