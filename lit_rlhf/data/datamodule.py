@@ -243,9 +243,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         )
 
     def _read(self, name: str, source: str) -> list[Example]:
-        rows = read_rows(source, split=name, columns=self._columns)
-        digest = digest_source(source, rows)
-        rows = self.choose(name, rows)[: self._limits.get(name)]
+        all_rows = read_rows(source, split=name, columns=self._columns)
+        digest = digest_source(source, all_rows)
+        rows = self.choose(name, all_rows)[: self._limits.get(name)]
         self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
         _refuse_repeated_ids(rows, self.id_field)
         path = self._entry_of(rows)

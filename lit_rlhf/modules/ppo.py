@@ -45,6 +45,7 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
     select_targets,
     update_numbers,
+    with_old_logprobs,
     whiten_advantages,
 )
 from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
@@ -377,11 +378,8 @@ class PPOModule(PhaseModule):
                     selected = select_targets(targets, micro_batch.to(rows.device))
                     forward = first_forward or self._forward(selected.rows)
                     first_forward = None
-                    if len(micro_batch) and statistics.num_steps == 0 and self._finds_old_logprobs(plan):
-                        width = targets.response_mask.shape[1]
-                        new = response_window(forward.logprobs, selected.prompt_lengths, width)
-                        selected.old_logprobs.copy_(new.detach())
-                        targets.old_logprobs[micro_batch] = selected.old_logprobs
+                    if statistics.num_steps == 0 and self._finds_old_logprobs(plan):
+                        selected = with_old_logprobs(targets, micro_batch, selected, forward)
                     loss = minibatch_loss(selected, forward, self.update, statistics)
                     self.watch(selected.rows, loss, **update_numbers(selected, forward))
                     self.manual_backward(loss * scale)

@@ -140,6 +140,27 @@ def select_targets(targets: UpdateTargets, indices: Tensor) -> UpdateTargets:
     return UpdateTargets(rows, *others)  # type: ignore[arg-type]  # as it was
 
 
+def with_old_logprobs(
+    targets: UpdateTargets, indices: Tensor, selected: UpdateTargets, forward: Forward
+) -> UpdateTargets:
+    """Take the first look at a micro-batch as its old log-probabilities, here and in the whole.
+
+    Args:
+        targets: of all rows, written to.
+        indices: `[b]` the rows of the micro-batch.
+        selected: their targets, from `select_targets`.
+        forward: of the policy before its first step.
+
+    Returns:
+        The micro-batch's targets.
+    """
+    width = targets.response_mask.shape[1]
+    old = response_window(forward.logprobs, selected.prompt_lengths, width).detach()
+    if len(indices):  # else a row in which nothing counts
+        targets.old_logprobs[indices.to(old.device)] = old
+    return selected._replace(old_logprobs=old)
+
+
 def compute_targets(
     rollout: RolloutBatch, advantage: AdvantageEstimator, missing_eos: MissingEOS, kl_coef: float
 ) -> UpdateTargets:
