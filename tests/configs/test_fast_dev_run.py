@@ -55,11 +55,13 @@ def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
     lineage = lineage_of(str(run / "checkpoints" / f"{kept}.ckpt"))
     assert lineage["config"]["model"] == settings["model"]
     assert lineage["data"]["train"]["rows"] == 8 if phase in ("sft", "ppo") else 6
-    if phase == "ppo":  # the chain: PPO, its policy by SFT, its reward by a phase from SFT's
+    if phase == "ppo":  # the chain: PPO, its policy and its reward, and the model under both
         origins = lineage["origins"]
         assert origins.keys() == {"policy", "reward", "validation"}
-        assert origins["policy"]["lineage"]["phase"] == "SFTModule"
-        assert origins["reward"]["lineage"]["origins"]["policy"] == origins["policy"]
+        sft, reward = (origins[role]["lineage"] for role in ("policy", "reward"))
+        assert (sft["phase"], reward["phase"]) == ("SFTModule", "RewardModule")
+        assert sft["origins"]["policy"] == reward["origins"]["policy"]
+        assert len(sft["origins"]["policy"]["sha256"]) == 64
 
 
 def test_ppo_by_an_ensemble_of_members_with_other_raters_and_texts(workplace):
