@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,19 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         ConfigError: an option is unknown, missing or out of range, or options contradict.
     """
     module_class, data_class = phase_classes(phase)
-    try:
+    with readable_errors():
         return PhaseCLI(module_class, data_class, args=arguments, program=f"lit-rlhf {phase}")
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Tell what Lightning refuses as an error of the settings.
+
+    Raises:
+        ConfigError: inside, Lightning raised a `MisconfigurationException`.
+    """
+    try:
+        yield
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {error}") from error
 

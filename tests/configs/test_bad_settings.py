@@ -1,0 +1,393 @@
+"""Bad settings are one clear error before any step: the key (or file and line), and what to do.
+
+A row of the table: its name, the phase, what makes it (options behind a sound command line, or the
+text of a YAML file behind it), and phrases that the message must have. A phase's parser is built
+once, for all of its rows; what follows is what the command does.
+"""
+
+import json
+import os
+
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lit_rlhf.errors import LitRLHFError
+from lit_rlhf.models.handover import CARD_KEY
+from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
+from tests.configs.conftest import CONFIGS, QUIET
+from tests.models.examples import save_policy
+from tests.support.tiny_models import tiny_model
+
+HOME = "~/.cache/lit_rlhf"
+MODEL = f"{HOME}/SmolLM2-135M-Instruct"
+CPU = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.logger=false", *QUIET]
+SOUND = {
+    "sft": ["--data.batch_size=2"],
+    "reward": ["--model.normalizer.num_samples=4", "--model.normalizer.max_new_tokens=4"],
+    "dpo": [f"--model.policy={MODEL}"],
+    "ppo": [
+        f"--model.policy={MODEL}",
+        "--model.reward=FunctionReward",
+        "--model.reward.function=tests.support.toy_rewards.length",
+        "--model.judges=null",
+        "--data.batch_size=4",
+        "--model.sampling.max_new_tokens=4",
+    ],
+}
+REWARD = "model: {reward: {class_path: LearnedReward, init_args: {model: %s}}}"
+LEARNED = ["--model.reward=LearnedReward"]
+
+# name, phase, options or YAML, phrases of the message
+CASES = [
+    # Misspelt.
+    ("an option of the optimizer", "sft", ["--model.optimizer.lerning_rate=1"],
+     ["lerning_rate", "did you mean 'model.optimizer.learning_rate'"]),
+    ("an option of the trainer", "sft", ["--trainer.max_epoch=1"],
+     ["max_epoch", "did you mean 'trainer.max_epochs'"]),
+    ("a group", "ppo", ["--modell.policy=x"], ["modell.policy", "mean 'model.policy'"]),
+    ("an option of the command", "dpo", ["--ckpt_pth=x"], ["ckpt_pth", "mean 'ckpt_path'"]),
+    ("nothing like it", "sft", ["--nothing.at_all=1"], ["nothing.at_all", "--help lists"]),
+    ("a key of a file", "ppo", "model:\n  update:\n    clip_rang: 0.3\n",
+     ["wrong.yaml:3: ", "model.update.clip_rang", "mean 'model.update.clip_range'"]),
+    ("a key of the data in a file", "sft", "data: {batchsize: 3}",
+     ["wrong.yaml:1: ", "batchsize", "mean 'data.batch_size'"]),
+    ("a group of a file", "sft", "\ntrainr: {max_epochs: 3}",
+     ["wrong.yaml:2: ", "trainr", "mean 'trainer"]),
+    ("the self-checks", "sft", "self_checks: {enable: false}",
+     ["self_checks.enable", "mean 'self_checks.enabled'"]),
+    ("an argument of a class", "ppo",
+     "model: {reward: {class_path: LearnedReward, init_args: {modle: x}}}",
+     ["model.reward", "modle", "mean 'model'"]),
+    ("an argument of a callback", "ppo",
+     "trainer: {callbacks: [{class_path: SampleTableCallback, init_args: {num_sample: 1}}]}",
+     ["trainer.callbacks", "num_sample", "mean 'num_samples'"]),
+    ("an argument that another class has", "ppo", ["--model.advantage.k=3"],
+     ["model.advantage", "GAE", "'k' is not accepted"]),
+    ("a class", "ppo", "model: {advantage: {class_path: RLO}}",
+     ["model.advantage", "no class 'RLO'", "mean 'RLOO'"]),
+    ("a class in its package", "ppo", "model: {advantage: {class_path: lit_rlhf.objectives.RLO}}",
+     ["model.advantage", "no class 'RLO'", "mean 'RLOO'"]),
+    ("a callback", "ppo", "trainer: {callbacks: [{class_path: AdaptivKLCallback}]}",
+     ["trainer.callbacks", "AdaptivKLCallback", "mean 'AdaptiveKLCallback'"]),
+    ("a loss", "dpo", "model: {loss: {class_path: DPOO}}", ["model.loss", "mean 'DPO'"]),
+    # Files.
+    ("no YAML", "sft", "model:\n  policy: [x\n", ["wrong.yaml:", "is no YAML", "correct this line"]),
+    ("a tab in YAML", "sft", "model:\n\tpolicy: x\n", ["wrong.yaml:2", "is no YAML"]),
+    ("a Python object in YAML", "sft", "seed_everything: !!python/object/apply:os.getpid []\n",
+     ["constructor", "python/object"]),
+    ("a list for a mapping", "sft", "model: [1, 2]", ["model"]),
+    ("no such file", "sft", ["--config=nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+    # Wrong types.
+    ("a word for a number", "sft", ["--data.batch_size=many"], ["data.batch_size", "int", "many"]),
+    ("a fraction for a count", "sft", ["--data.batch_size=2.5"], ["data.batch_size", "int", "2.5"]),
+    ("a word for a rate", "sft", ["--model.optimizer.learning_rate=fast"],
+     ["learning_rate", "float", "fast"]),
+    ("a word for true", "sft", ["--model.lean_layers=perhaps"], ["lean_layers", "bool", "perhaps"]),
+    ("a choice that is none", "ppo", ["--model.critic=both"],
+     ["model.critic", "'shared', 'separate'", "both"]),
+    ("a template that is none", "sft", ["--data.template=chats"],
+     ["data.template", "'auto', 'chat', 'plain'", "chats"]),
+    ("overlong that is none", "sft", ["--data.overlong=cut"], ["'error', 'truncate', 'drop'", "cut"]),
+    ("cutting a prompt", "ppo", ["--data.overlong=truncate"], ["data.overlong", "'error', 'drop'"]),
+    ("a schedule that is none", "sft", ["--model.optimizer.schedule=step"],
+     ["schedule", "'linear', 'cosine', 'constant'", "step"]),
+    ("a precision that is none", "sft", ["--trainer.precision=8"], ["trainer.precision", "8"]),
+    ("empty responses that are none", "dpo", ["--data.empty_responses=drop"], ["'error', 'keep'"]),
+    ("a KL coefficient of text", "ppo", ["--model.kl_coef=small"], ["model.kl_coef", "small"]),
+    # Missing.
+    ("no policy", "sft", ["--model.policy=null"], ["model.policy"]),
+    ("an empty policy", "sft", ["--model.policy="], ["no model given", "name a hub model"]),
+    ("no training data", "sft", ["--data.train=null"], ["data.train", "--data.train FILE"]),
+    ("no model of a reward", "ppo", "model: {reward: {class_path: LearnedReward}}",
+     ["model.reward", "model"]),
+    # Negative, zero, or no number.
+    *(
+        (f"{key} {value}", phase, [f"--{key}={value}"], [key.rpartition(".")[2], value])
+        for phase, key, values in [
+            ("sft", "data.batch_size", ["0", "-4"]),
+            ("sft", "data.max_length", ["0", "1"]),
+            ("sft", "data.limit_train", ["0"]),
+            ("sft", "data.seed", ["-1"]),
+            ("sft", "data.length_window", ["-1"]),
+            ("reward", "data.eval_batch_size", ["0"]),
+            ("ppo", "data.max_prompt_length", ["0"]),
+            ("sft", "model.optimizer.learning_rate", ["0", "-1", "nan"]),
+            ("sft", "model.optimizer.weight_decay", ["-0.1"]),
+            ("sft", "model.optimizer.beta1", ["1", "-0.1"]),
+            ("sft", "model.optimizer.beta2", ["1"]),
+            ("sft", "model.optimizer.eps", ["0"]),
+            ("sft", "model.optimizer.warmup_fraction", ["1", "-0.5"]),
+            ("sft", "model.packing_width", ["0", "-8"]),
+            ("sft", "model.max_skipped_steps", ["-1"]),
+            ("sft", "model.lora.rank", ["0"]),
+            ("sft", "model.lora.alpha", ["0"]),
+            ("sft", "self_checks.max_truncated_share", ["0"]),
+            ("sft", "self_checks.max_gradient_growth", ["1"]),
+            ("reward", "model.centering", ["-1"]),
+            ("reward", "model.normalizer.num_samples", ["1"]),
+            ("reward", "model.normalizer.max_new_tokens", ["0"]),
+            ("dpo", "model.loss.beta", ["0", "-0.1"]),
+            ("dpo", "model.loss.label_smoothing", ["0.5", "-0.1"]),
+            ("ppo", "model.kl_coef", ["-0.1", "inf"]),
+            ("ppo", "model.update.num_epochs", ["0"]),
+            ("ppo", "model.update.num_minibatches", ["0"]),
+            ("ppo", "model.update.micro_batch_size", ["0"]),
+            ("ppo", "model.update.clip_range", ["0"]),
+            ("ppo", "model.update.value_clip_range", ["-1"]),
+            ("ppo", "model.update.value_coef", ["-1"]),
+            ("ppo", "model.update.entropy_coef", ["-1"]),
+            ("ppo", "model.update.max_grad_norm", ["0"]),
+            ("ppo", "model.update.max_first_log_ratio", ["0"]),
+            ("ppo", "model.update.sampler_correction_cap", ["0.5"]),
+            ("ppo", "model.sampling.max_new_tokens", ["0"]),
+            ("ppo", "model.sampling.temperature", ["-1"]),
+            ("ppo", "model.sampling.top_p", ["0", "1.5"]),
+            ("ppo", "model.sampling.top_k", ["-1"]),
+            ("ppo", "model.sampling.min_p", ["2"]),
+            ("ppo", "model.advantage.gamma", ["1.5"]),
+            ("ppo", "model.advantage.gae_lambda", ["-0.5"]),
+            ("ppo", "model.generator.max_rows", ["0"]),
+        ]
+        for value in values
+    ),
+    ("a group of one", "ppo", ["--model.advantage=RLOO", "--model.advantage.k=1"],
+     ["advantage.k is 1", "2 or more"]),
+    ("no devices", "sft", ["--trainer.devices=0"], ["trainer", "devices"]),
+    # Contradictory.
+    ("more rows than there are", "sft", ["--data.batch_size=999"],
+     ["batch_size=999", "training examples", "smaller"]),
+    ("more minibatches than rows", "ppo", ["--model.update.num_minibatches=5"],
+     ["num_minibatches=5", "only 4 rows", "raise data.batch_size"]),
+    ("samples that are not the policy's", "ppo", ["--model.sampling.top_k=5"],
+     ["model.sampling: top_k", "leave them out"]),
+    ("a shortest response beyond the longest", "ppo", ["--model.sampling.min_new_tokens=9"],
+     ["min_new_tokens", "max_new_tokens 4"]),
+    ("a critic of its own from nothing", "ppo", ["--model.critic=separate"],
+     ["critic_source", "the reward model to start from"]),
+    ("a critic's source that nobody reads", "ppo", [f"--model.critic_source={MODEL}"],
+     ["model.critic_source", "model.critic separate"]),
+    ("a critic that nobody reads", "ppo",
+     ["--model.advantage=RLOO", "--model.advantage.k=2", "--model.critic=separate"],
+     ["model.critic separate", "RLOO reads no values"]),
+    ("a controller without a penalty", "ppo", ["--model.kl_coef=null"],
+     ["model.kl_coef null", "remove the callback"]),
+    ("a penalty's callback in SFT", "sft",
+     "trainer: {callbacks+: [{class_path: AdaptiveKLCallback}]}", ["kl_coef", "PPOModule only"]),
+    ("a table of samples in SFT", "sft",
+     "trainer: {callbacks+: [{class_path: SampleTableCallback}]}", ["validation_samples"]),
+    ("weights in bf16 computed in float32", "sft", ["--model.optimizer.weights=bf16"],
+     ["weights bf16", "trainer.precision bf16-mixed"]),
+    ("a schedule of a run without end", "sft", ["--trainer.max_epochs=-1"],
+     ["max_epochs -1", "trainer.max_steps"]),
+    ("clipping by the Trainer in PPO", "ppo", ["--trainer.gradient_clip_val=1.0"],
+     ["gradient_clip_val"]),
+    ("accumulating by the Trainer in PPO", "ppo", ["--trainer.accumulate_grad_batches=2"],
+     ["accumulate_grad_batches"]),
+    ("adapters where there are no layers", "sft",
+     ["--model.lora.rank=2", "--model.lora.target_modules=no_such_layer"],
+     ["lora.target_modules", "no_such_layer"]),
+    ("a penalty that is none", "ppo",
+     ["--model.missing_eos.action=subtract", "--model.missing_eos.value=-1"],
+     ["missing_eos.value", "positive penalty"]),
+    ("the tokenizer apart from the model", "sft", [f"--data.tokenizer={MODEL}"],
+     ["data.tokenizer", "model.policy"]),
+    ("responses beyond the context", "ppo", ["--model.sampling.max_new_tokens=127"],
+     ["max_new_tokens=127", "context of 128"]),
+    ("a logit bias beyond the vocabulary", "ppo", ["--model.sampling.logit_bias={-1: 2.0}"],
+     ["logit_bias", "token ids"]),
+    ("a stop string of nothing", "ppo", ['--model.sampling.stop_strings=[""]'], ["stop_strings"]),
+    ("a reward function that is not there", "ppo", ["--model.reward.function=nowhere.at_all"],
+     ["nowhere.at_all", "cannot be imported", "dotted path"]),
+    ("a reward function that is none", "ppo", ["--model.reward.function=math.pi"],
+     ["math.pi", "no function", "dotted path"]),
+    # Unknown paths, and models that are something else.
+    ("no such model", "sft", ["--model.policy=./nowhere"], ["./nowhere", "no such model folder"]),
+    ("no such checkpoint", "sft", ["--model.policy=nowhere.ckpt"], ["nowhere.ckpt", "no such"]),
+    ("no such data", "sft", ["--data.train=data/nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),
+    ("no such validation data", "dpo", ["--data.validation=nowhere.jsonl"], ["nowhere.jsonl"]),
+    ("no such run to go on with", "sft", ["--ckpt_path=nowhere.ckpt"], ["ckpt_path", "nowhere.ckpt"]),
+    ("no such reward model", "ppo", [*LEARNED, "--model.reward.model=nowhere.ckpt"],
+     ["nowhere.ckpt", "no such"]),
+    ("no such prompts of a normaliser", "reward", ["--model.normalizer.prompts=nowhere.jsonl"],
+     ["nowhere.jsonl", "no such file"]),
+    ("a checkpoint that is none", "sft", ["--model.policy=text.ckpt"],
+     ["text.ckpt", "not a readable checkpoint"]),
+    ("a checkpoint of elsewhere", "sft", ["--model.policy=foreign.ckpt"],
+     ["foreign.ckpt", "not written by a lit_rlhf phase"]),
+    ("a checkpoint with a foreign card", "sft", ["--model.policy=card.ckpt"],
+     ["card.ckpt", "another version"]),
+    ("a reward model as policy", "sft", ["--model.policy=reward.ckpt"],
+     ["reward.ckpt", "a policy model is needed"]),
+    ("a reward model's folder as policy", "sft", ["--model.policy=./classifier"],
+     ["classifier", "a policy is needed", "reward model"]),
+    ("a policy as reward", "ppo", [*LEARNED, f"--model.reward.model={MODEL}"],
+     ["SmolLM2", "a reward model is needed"]),
+    ("an architecture without weights of its own", "sft", ["--model.policy=./no_weights"],
+     ["no_weights", "no model could be loaded"]),
+    ("weights of another architecture", "sft", ["--model.policy=./other_weights"],
+     ["other_weights", "weights"]),
+    ("an unknown architecture", "sft", ["--model.policy=./unknown"], ["unknown", "no model"]),
+    ("a folder without tokenizer", "sft", ["--model.policy=./no_tokenizer"],
+     ["no_tokenizer", "no tokenizer could be loaded"]),
+    ("a tokenizer of another model", "sft", ["--model.policy=./large_tokenizer"],
+     ["large_tokenizer", "ids up to", "96 embeddings", "own tokenizer"]),
+    ("a model with code of its own", "sft", ["--model.policy=./own_code"],
+     ["own_code", "trust_remote_code"]),
+    ("going on with another phase", "dpo", ["--ckpt_path=sft.ckpt"],
+     ["ckpt_path", "of the phase sft", "--model.policy"]),
+    ("going on with another model", "sft", ["--ckpt_path=sft.ckpt", "--model.lora.rank=2"],
+     ["lacks", "trained weights", "lora setting"]),
+]  # fmt: skip
+
+
+class OnceBuilt(PhaseCLI):
+    """A command line whose parser serves any number of commands."""
+
+    def parse_arguments(self, parser, args):
+        self.config = {"subcommand": None}
+
+    def _set_seed(self):
+        pass
+
+    def before_instantiate_classes(self):
+        pass
+
+    def instantiate_classes(self):
+        pass
+
+    def run(self, words):
+        """Do what the command does, step by step as `LightningCLI` does it."""
+        self.trainer = None
+        with readable_errors():
+            PhaseCLI.parse_arguments(self, self.parser, words)
+            self.subcommand = self.config["subcommand"]
+            PhaseCLI._set_seed(self)
+            PhaseCLI.before_instantiate_classes(self)
+            PhaseCLI.instantiate_classes(self)
+            self._run_subcommand(self.subcommand)
+
+
+@pytest.fixture(scope="module")
+def clis():
+    built = {}
+
+    def get(phase):
+        if phase not in built:
+            built[phase] = OnceBuilt(*phase_classes(phase), args=[], program=f"lit-rlhf {phase}")
+        return built[phase]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def place(empty_workplace, first_runs):
+    """The workplace, with models and checkpoints in it that are not what they should be."""
+    folder = empty_workplace.folder
+    runs = folder / "runs"
+    (folder / "sft.ckpt").write_bytes((runs / "sft/checkpoints/policy.ckpt").read_bytes())
+    (folder / "reward.ckpt").write_bytes((runs / "reward/checkpoints/reward.ckpt").read_bytes())
+    (folder / "text.ckpt").write_text("no checkpoint")
+    torch.save({"state_dict": {}}, folder / "foreign.ckpt")
+    torch.save({"state_dict": {}, CARD_KEY: {"kind": "policy", "new": 1}}, folder / "card.ckpt")
+    for name in ("no_weights", "other_weights", "no_tokenizer", "large_tokenizer", "own_code"):
+        save_policy(folder / name)
+    (folder / "no_weights/model.safetensors").unlink()
+    other = tiny_model("gpt2")
+    other.save_pretrained(folder / "gpt2")
+    weights = (folder / "gpt2/model.safetensors").read_bytes()
+    (folder / "other_weights/model.safetensors").write_bytes(weights)
+    for file in (folder / "no_tokenizer").glob("token*"):
+        file.unlink()
+    change_json(folder / "large_tokenizer/tokenizer.json", add_tokens)
+    change_json(folder / "own_code/config.json", name_own_code)
+    (folder / "own_code/modeling_own.py").write_text("open('executed', 'w')\n")
+    save_policy(folder / "classifier")
+    change_json(folder / "classifier/config.json", name_classifier)
+    save_policy(folder / "unknown")
+    change_json(folder / "unknown/config.json", lambda config: config | {"model_type": "no_such"})
+    return empty_workplace
+
+
+def change_json(path, change):
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def add_tokens(tokenizer):
+    for index in range(74, 200):
+        tokenizer["model"]["vocab"][f"extra{index}"] = index
+    return tokenizer
+
+
+def name_own_code(config):
+    own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
+    return config | {"model_type": "own", "auto_map": own}
+
+
+def name_classifier(config):
+    return config | {"architectures": ["LlamaForSequenceClassification"]}
+
+
+def words_of(phase, made, folder):
+    words = ["fit", f"--config={CONFIGS / f'{phase}.yaml'}", *CPU, *SOUND[phase]]
+    if isinstance(made, list):
+        return [*words, *made]
+    (folder / "wrong.yaml").write_text(made)
+    return [*words, f"--config={folder / 'wrong.yaml'}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "phase", "made", "phrases"), CASES, ids=[f"{case[1]}: {case[0]}" for case in CASES]
+)
+def test_a_bad_setting_is_one_error_that_names_it(
+    clis, place, tmp_path, name, phase, made, phrases
+):
+    cli = clis(phase)
+    with place.entered(), pytest.raises(LitRLHFError) as caught:
+        cli.run(words_of(phase, made, tmp_path))
+    message = str(caught.value)
+    assert [phrase for phrase in phrases if phrase not in message] == []
+    assert len(message) < 900
+    assert cli.trainer is None or cli.trainer.global_step == 0
+    assert not (place.folder / "executed").exists()
+
+
+@pytest.mark.parametrize("phase", SOUND)
+def test_what_stands_before_the_bad_setting_is_sound(clis, place, tmp_path, phase):
+    cli = clis(phase)
+    fast = [f"--config={CONFIGS / 'debug' / 'fast.yaml'}", "--trainer.callbacks=[]"]
+    with place.entered():
+        cli.run([*words_of(phase, [], tmp_path), *fast])
+    assert cli.trainer.global_step > 0
+
+
+COMMANDS = {
+    "a misspelt option": (["sft", "fit", "--model.polcy=x"], "did you mean 'model.policy'"),
+    "a broken row": (["sft", "fit", *CPU, "--data.train=bad.jsonl"], "bad.jsonl:2: "),
+    "a wrong phase": (["stf", "fit"], "no phase or command 'stf'"),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_the_command_prints_one_line_and_no_traceback(place, capsys, case):
+    (place.folder / "bad.jsonl").write_text('{"prompt": "p", "response": "r"}\n{"prompt": 1}\n')
+    words, phrase = COMMANDS[case]
+    if len(words) > 2:
+        words = [*words[:2], f"--config={CONFIGS / 'sft.yaml'}", *words[2:]]
+    status = place.command(*words)
+    printed = capsys.readouterr().err
+    assert status in (1, 2)
+    assert phrase in printed.splitlines()[-1]
+    assert printed.splitlines()[-1].startswith("lit-rlhf: error: ")
+    assert "Traceback" not in printed
+
+
+def test_a_traceback_is_shown_to_who_asks(place, monkeypatch):
+    monkeypatch.setitem(os.environ, "LIT_RLHF_TRACEBACK", "1")
+    with pytest.raises(LitRLHFError):
+        place.command("sft", "fit", "--model.polcy=x")
+
+
+def test_a_contradiction_that_lightning_finds_is_ours_to_tell():
+    with pytest.raises(LitRLHFError, match="^trainer: no such"), readable_errors():
+        raise MisconfigurationException("no such")
