@@ -43,8 +43,9 @@ test: $(STAMP)  ## all tests but the slow proofs
 	$(PYTEST) -m "not slow" --ignore=tests/configs
 	$(PYTEST) -m "not slow" --jaxtyping-packages= tests/configs
 
-proofs: $(STAMP)  ## the slow proofs: kills, processes, bad inputs, soak; an hour or more
+proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad inputs, soak; an hour or more
 	$(PYTEST) -m slow --ignore=tests/rollout/vllm --ignore=tests/configs
+	$(BIN)/python -m tests.proofs.table
 
 test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
