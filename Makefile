@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Tests that start processes or build every parser: `make quick` leaves them out.
 UNHURRIED := configs distributed docs resume
 
-.PHONY: help install demo test proofs test-vllm bench check quick format lint types layers clean
+.PHONY: help install demo test proofs test-vllm audit bench check quick format lint types layers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -49,6 +49,24 @@ proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad 
 
 test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
+
+# A vulnerability service has to be asked over the network. Not reached, it has not said "none":
+# --strict, without which a dependency that could not be looked up passes with a note.
+AUDIT_SERVICE ?= pypi
+audit: .venv-audit/.installed  ## known vulnerabilities in the versions of constraints.txt, by pip-audit
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	    --vulnerability-service $(AUDIT_SERVICE) -r constraints.txt >.venv-audit/report 2>&1 \
+	    && cat .venv-audit/report || { tail -20 .venv-audit/report >&2; \
+	    if grep -qE 'could not be audited|Max retries|ConnectionError|ServiceError' .venv-audit/report; \
+	    then echo "audit: NOT DONE: the service '$(AUDIT_SERVICE)' could not be asked about all" \
+	        "dependencies; run it where pypi.org (or, with AUDIT_SERVICE=osv, api.osv.dev) is" \
+	        "reachable" >&2; \
+	    else echo "audit: dependencies with known vulnerabilities, see above" >&2; fi; exit 1; }
+
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet 'pip-audit>=2.10,<3'
+	touch $@
 
 check: format lint types layers quick  ## format, lint, types, layers, quick tests; changes nothing
 
@@ -88,4 +106,4 @@ bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed .venv-vllm/.instal
 	touch $@
 
 clean:  ## remove .venv and the caches of the tools
-	rm -rf $(VENV) .venv-trl .venv-trl-ppo .venv-vllm .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-ppo .venv-vllm .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,12 +51,22 @@ def readable_errors() -> Iterator[None]:
     """Tell what Lightning refuses as an error of the settings.
 
     Raises:
-        ConfigError: inside, Lightning raised a `MisconfigurationException`.
+        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError` that
+            none of its callees raised.
     """
     try:
         yield
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {error}") from error
+        raise ConfigError(f"trainer: {str(error).strip()}") from error
+    except ValueError as error:
+        if isinstance(error, LitRLHFError) or not _is_lightnings_own(error):
+            raise
+        raise ConfigError(f"trainer: {str(error).strip()}") from error
+
+
+def _is_lightnings_own(error: Exception) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).startswith("lightning.")
 
 
 def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:

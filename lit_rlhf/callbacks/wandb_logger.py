@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
+
+from lit_rlhf.redaction import redact
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -21,6 +24,9 @@ class WandbAutoLogger(WandbLogger):
     settings files of wandb, or in the netrc file where `wandb login` leaves it. Offline
     otherwise: the run is written to `save_dir/wandb` and can be sent later with `wandb sync`.
     `WANDB_MODE`, when set, decides instead.
+
+    Where the command line holds a secret (see `redaction.redact`), wandb keeps no metadata of the
+    run: the command line stands in them.
 
     Args:
         project: the project that the run belongs to.
@@ -41,6 +47,9 @@ class WandbAutoLogger(WandbLogger):
         tags: list[str] | None = None,
     ) -> None:
         mode = run_mode()
+        # wandb writes the command line down, which may hold a password.
+        words = sys.argv[1:]
+        has_secret = any(redact(word) != word for word in words)
         # `mode`, not Lightning's `offline`: that one sets WANDB_MODE for the whole process, too
         # late for a wandb that has read its settings already (as `run_mode` lets it do).
         super().__init__(
@@ -51,6 +60,7 @@ class WandbAutoLogger(WandbLogger):
             group=group,
             tags=tags,
             mode=mode,
+            settings={"x_disable_meta": True} if has_secret else None,
         )
         rank_zero_info(_announcement(mode, project, Path(save_dir) / "wandb"))
 

@@ -151,7 +151,7 @@ def _load_dataset(name: str) -> Dataset | DatasetDict:
         if any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             return datasets.load_from_disk(str(path))
         return datasets.load_dataset(str(path) if path.is_dir() else name)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         kind = "folder" if path.is_dir() else "file or folder here, and as a hub name it"
         raise DataError(f"{name}: this {kind} could not be read as a data set: {error}") from error
 

@@ -21,6 +21,7 @@ from tests.support.tiny_models import tiny_model
 
 HOME = "~/.cache/lit_rlhf"
 MODEL = f"{HOME}/SmolLM2-135M-Instruct"
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 CPU = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.logger=false", *QUIET]
 SOUND = {
     "sft": ["--data.batch_size=2"],
@@ -31,6 +32,7 @@ SOUND = {
         "--model.reward=FunctionReward",
         "--model.reward.function=tests.support.toy_rewards.length",
         "--model.judges=null",
+        "--trainer.val_check_interval=1.0",
         "--data.batch_size=4",
         "--model.sampling.max_new_tokens=4",
     ],
@@ -43,8 +45,8 @@ CASES = [
     # Misspelt.
     ("an option of the optimizer", "sft", ["--model.optimizer.lerning_rate=1"],
      ["lerning_rate", "did you mean 'model.optimizer.learning_rate'"]),
-    ("an option of the trainer", "sft", ["--trainer.max_epoch=1"],
-     ["max_epoch", "did you mean 'trainer.max_epochs'"]),
+    ("an option of the trainer", "sft", ["--trainer.max_epocs=1"],
+     ["max_epocs", "did you mean 'trainer.max_epochs'"]),
     ("a group", "ppo", ["--modell.policy=x"], ["modell.policy", "mean 'model.policy'"]),
     ("an option of the command", "dpo", ["--ckpt_pth=x"], ["ckpt_pth", "mean 'ckpt_path'"]),
     ("nothing like it", "sft", ["--nothing.at_all=1"], ["nothing.at_all", "--help lists"]),
@@ -72,7 +74,8 @@ CASES = [
      ["trainer.callbacks", "AdaptivKLCallback", "mean 'AdaptiveKLCallback'"]),
     ("a loss", "dpo", "model: {loss: {class_path: DPOO}}", ["model.loss", "mean 'DPO'"]),
     # Files.
-    ("no YAML", "sft", "model:\n  policy: [x\n", ["wrong.yaml:", "is no YAML", "correct this line"]),
+    ("no YAML", "sft", "model:\n  policy: [x\n",
+     ["wrong.yaml:", "is no YAML", "correct this line"]),
     ("a tab in YAML", "sft", "model:\n\tpolicy: x\n", ["wrong.yaml:2", "is no YAML"]),
     ("a Python object in YAML", "sft", "seed_everything: !!python/object/apply:os.getpid []\n",
      ["constructor", "python/object"]),
@@ -88,7 +91,8 @@ CASES = [
      ["model.critic", "'shared', 'separate'", "both"]),
     ("a template that is none", "sft", ["--data.template=chats"],
      ["data.template", "'auto', 'chat', 'plain'", "chats"]),
-    ("overlong that is none", "sft", ["--data.overlong=cut"], ["'error', 'truncate', 'drop'", "cut"]),
+    ("overlong that is none", "sft", ["--data.overlong=cut"],
+     ["'error', 'truncate', 'drop'", "cut"]),
     ("cutting a prompt", "ppo", ["--data.overlong=truncate"], ["data.overlong", "'error', 'drop'"]),
     ("a schedule that is none", "sft", ["--model.optimizer.schedule=step"],
      ["schedule", "'linear', 'cosine', 'constant'", "step"]),
@@ -96,7 +100,8 @@ CASES = [
     ("empty responses that are none", "dpo", ["--data.empty_responses=drop"], ["'error', 'keep'"]),
     ("a KL coefficient of text", "ppo", ["--model.kl_coef=small"], ["model.kl_coef", "small"]),
     # Missing.
-    ("no policy", "sft", ["--model.policy=null"], ["model.policy"]),
+    ("a policy called null", "sft", ["--model.policy=null"],
+     ["null: no tokenizer could be loaded"]),
     ("an empty policy", "sft", ["--model.policy="], ["no model given", "name a hub model"]),
     ("no training data", "sft", ["--data.train=null"], ["data.train", "--data.train FILE"]),
     ("no model of a reward", "ppo", "model: {reward: {class_path: LearnedReward}}",
@@ -180,6 +185,8 @@ CASES = [
      ["weights bf16", "trainer.precision bf16-mixed"]),
     ("a schedule of a run without end", "sft", ["--trainer.max_epochs=-1"],
      ["max_epochs -1", "trainer.max_steps"]),
+    ("validation after more batches than there are", "sft", ["--trainer.val_check_interval=99"],
+     ["trainer: `val_check_interval` (99)", "limit_val_batches"]),
     ("clipping by the Trainer in PPO", "ppo", ["--trainer.gradient_clip_val=1.0"],
      ["gradient_clip_val"]),
     ("accumulating by the Trainer in PPO", "ppo", ["--trainer.accumulate_grad_batches=2"],
@@ -206,7 +213,8 @@ CASES = [
     ("no such checkpoint", "sft", ["--model.policy=nowhere.ckpt"], ["nowhere.ckpt", "no such"]),
     ("no such data", "sft", ["--data.train=data/nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),
     ("no such validation data", "dpo", ["--data.validation=nowhere.jsonl"], ["nowhere.jsonl"]),
-    ("no such run to go on with", "sft", ["--ckpt_path=nowhere.ckpt"], ["ckpt_path", "nowhere.ckpt"]),
+    ("no such run to go on with", "sft", ["--ckpt_path=nowhere.ckpt"],
+     ["ckpt_path", "nowhere.ckpt"]),
     ("no such reward model", "ppo", [*LEARNED, "--model.reward.model=nowhere.ckpt"],
      ["nowhere.ckpt", "no such"]),
     ("no such prompts of a normaliser", "reward", ["--model.normalizer.prompts=nowhere.jsonl"],
@@ -389,5 +397,5 @@ def test_a_traceback_is_shown_to_who_asks(place, monkeypatch):
 
 
 def test_a_contradiction_that_lightning_finds_is_ours_to_tell():
-    with pytest.raises(LitRLHFError, match="^trainer: no such"), readable_errors():
+    with pytest.raises(LitRLHFError, match=r"^trainer: no such"), readable_errors():
         raise MisconfigurationException("no such")

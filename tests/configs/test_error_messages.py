@@ -1,9 +1,13 @@
-"""What a user gets wrong ends a phase with one message that names it, not with a traceback."""
+"""What a user gets wrong ends a command with one message that names it, not with a traceback.
+
+A few through the command as it stands; the tables are in test_bad_settings and in tests/data.
+"""
 
 import pytest
 
 from tests.configs.conftest import CONFIGS, SIZES
 
+pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists")
 SFT = ("sft", "fit", f"--config={CONFIGS / 'sft.yaml'}")
 PPO = ("ppo", "fit", f"--config={CONFIGS / 'ppo.yaml'}")
 CPU = ("--trainer.accelerator=cpu", "--trainer.precision=32-true")
@@ -27,19 +31,10 @@ def failing(workplace, capsys, *words):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate"]),
-        ((*SFT, "--data.batch_size=many"), ["data.batch_size", "many"]),
-        ((*SFT, "--data.batch_size=0"), ["data.batch_size", "0"]),
-        ((*SFT, "--model.optimizer.learning_rate=-1"), ["learning_rate", "-1"]),
+        ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate", "did you mean"]),
         ((*PPO, "--model.critic=both"), ["model.critic", "both", "shared", "separate"]),
-        (
-            (*PPO, "--model.advantage=NoSuchEstimator"),
-            ["model.advantage: Expected a dot import path"],
-        ),
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
-        (("sft", "fit", "--config=nowhere.yaml"), ["nowhere.yaml"]),
-        (("sft", "fit", "--nothing=1"), ["nothing"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
     ],
     ids=lambda value: " ".join(value[2:])[-40:] if isinstance(value, tuple) else "",
@@ -49,28 +44,12 @@ def test_a_wrong_setting_is_named(empty_workplace, capsys, words, named):
     assert [word for word in named if word not in message] == []
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("model: {optimizer: {lerning_rate: 1.0}}", ["lerning_rate"]),
-        ("data: {batch_size: many}", ["batch_size", "many"]),
-        ("model: {reward: {class_path: LearnedReward, init_args: {modle: x}}}", ["modle"]),
-        (
-            "trainer: {callbacks: [{class_path: AdaptiveKLCallback, init_args: {controller: "
-            "{class_path: lit_rlhf.objectives.AdaptiveKL, init_args: {target: 0.0}}}}]}",
-            ["target", "0", "> 0"],
-        ),
-    ],
-)
-def test_a_wrong_file_is_told_by_its_key(empty_workplace, capsys, tmp_path, text, named):
-    (tmp_path / "wrong.yaml").write_text(text)
+def test_a_wrong_file_is_told_by_its_key(empty_workplace, capsys, tmp_path):
+    controller = "{class_path: lit_rlhf.objectives.AdaptiveKL, init_args: {target: 0.0}}"
+    callback = f"{{class_path: AdaptiveKLCallback, init_args: {{controller: {controller}}}}}"
+    (tmp_path / "wrong.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
     message = failing(empty_workplace, capsys, *PPO, f"--config={tmp_path / 'wrong.yaml'}", *CPU)
-    assert [word for word in named if word not in message] == []
-
-
-def test_a_missing_data_file_is_named(empty_workplace, capsys):
-    message = failing(empty_workplace, capsys, *SFT, *CPU, "--data.train=data/nowhere.jsonl")
-    assert "data/nowhere.jsonl" in message
+    assert [word for word in ["target", "0", "> 0"] if word not in message] == []
 
 
 def test_a_missing_model_is_named(empty_workplace, capsys):
@@ -78,20 +57,11 @@ def test_a_missing_model_is_named(empty_workplace, capsys):
     assert "no_model" in message
 
 
-@pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ('{"prompt": "a", "response": 3}', ["response"]),
-        ('{"prompt": "a"}', ["response"]),
-        ('{"prompt": "a",', ["JSON"]),
-        ("[1, 2]", ["object"]),
-    ],
-)
-def test_a_bad_row_is_named_by_file_and_line(empty_workplace, capsys, tmp_path, line, named):
+def test_a_bad_row_is_named_by_file_and_line(empty_workplace, capsys, tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text(f'{{"prompt": "a", "response": "b"}}\n{line}\n')
+    file.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a"}\n')
     message = failing(empty_workplace, capsys, *SFT, *CPU, f"--data.train={file}")
-    assert [word for word in [f"{file}:2", *named] if word not in message] == []
+    assert [word for word in [f"{file}:2", "response"] if word not in message] == []
 
 
 def test_a_policy_is_no_reward_model(workplace, capsys):

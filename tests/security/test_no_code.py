@@ -1,0 +1,145 @@
+"""Data and models execute nothing; code from a model's folder is never trusted by itself."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+import lit_rlhf
+from lit_rlhf.data import PPODataModule, SFTDataModule
+from lit_rlhf.errors import CheckpointError, LitRLHFError
+from lit_rlhf.models import load_causal_lm, load_scalar_model, load_tokenizer
+from lit_rlhf.redaction import redact
+from tests.models.examples import save_policy
+from tests.support.tokenizer import tiny_tokenizer
+
+SOURCES = sorted(Path(lit_rlhf.__file__).parent.rglob("*.py"))
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """A file that appears in the folder of the test once foreign code has run."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "executed"
+
+
+class Executes:
+    """Leaves the mark when it is unpickled."""
+
+    def __reduce__(self):
+        return open, ("executed", "w")
+
+
+def own_code(folder):
+    save_policy(folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
+    config |= {"model_type": "own", "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_own.py").write_text("open('executed', 'w')\n")
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer |= {"auto_map": {"AutoTokenizer": ["modeling_own.Tokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return str(folder)
+
+
+@pytest.mark.parametrize("load", [load_causal_lm, load_scalar_model])
+def test_code_beside_a_model_is_not_run_and_not_asked_about(tmp_path, mark, monkeypatch, load):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever somebody would answer
+    with pytest.raises(CheckpointError, match="trust_remote_code"):
+        load(own_code(tmp_path / "model"))
+    assert not mark.exists()
+
+
+def test_code_beside_a_tokenizer_is_not_run(tmp_path, mark, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = own_code(tmp_path / "model")
+    try:
+        load_tokenizer(folder)
+    except CheckpointError as error:
+        message = str(error)
+    else:
+        message = "loaded as data"  # its files are enough
+    assert message
+    assert not mark.exists()
+
+
+def test_nobody_trusts_remote_code_in_the_package():
+    found = [path.name for path in SOURCES if "trust_remote_code=True" in path.read_text()]
+    assert found == []
+
+
+def test_no_module_unpickles_or_evaluates():
+    """`torch.load` says `weights_only=True` wherever it stands."""
+    for path in SOURCES:
+        text = path.read_text()
+        for call in (
+            "pickle.load",
+            "eval(",
+            "exec(",
+            "yaml.load(",
+            "yaml.unsafe_load",
+            "os.system",
+        ):
+            places = [line for line in text.splitlines() if call in line and f".{call}" not in line]
+            assert [line for line in places if not line.lstrip().startswith("#")] == [], path
+        for piece in re.split(r"(?<!safetensors\.)\btorch\.load\(", text)[1:]:
+            assert "weights_only=True" in piece[:200], path
+
+
+def test_a_pickle_under_a_data_files_name_is_no_data(tmp_path, mark):
+    for name in ("rows.jsonl", "rows.json"):
+        (tmp_path / name).write_bytes(pickle.dumps(Executes()))
+        tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+        with pytest.raises(LitRLHFError, match=r"rows\.json"):
+            SFTDataModule(str(tmp_path / "tokenizer"), train=str(tmp_path / name)).setup("fit")
+    assert not mark.exists()
+
+
+def test_a_script_in_a_data_folder_is_not_run(tmp_path, mark):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "data.py").write_text("open('executed', 'w')\n")
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(LitRLHFError, match="could not be read as a data set"):
+        SFTDataModule(str(tmp_path / "tokenizer"), train=str(folder)).setup("fit")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    ],
+)
+def test_a_chat_template_reaches_nothing_but_the_messages(tmp_path, template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "hi"}]}) + "\n")
+    data = PPODataModule(str(tmp_path / "tokenizer"), train=str(rows), batch_size=1)
+    with pytest.raises(LitRLHFError, match=r"rows\.jsonl:1: the chat template refuses"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://ann:pass@db/x", "postgresql://ann:***@db/x"),
+        ("see https://u:p@h, then", "see https://u:***@h, then"),
+        ("postgresql+psycopg://u:a%40b@h/x", "postgresql+psycopg://u:***@h/x"),
+        ("https://host:8000/v1", "https://host:8000/v1"),
+        ("redis://:secret@h", "redis://:***@h"),
+        ("a key abcdef123 here", "a key *** here"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_passwords_and_keys_are_replaced(monkeypatch, text, expected):
+    monkeypatch.setenv("OWN_API_KEY", "abcdef123")
+    monkeypatch.setenv("SHORT_TOKEN", "not")  # would be found inside of words
+    assert redact(text) == expected
