@@ -8,8 +8,8 @@ import re
 HIDDEN = "***"
 # Names of environment variables whose values nobody else should read.
 _SECRET_NAME = re.compile(r"(?:API_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL)S?$", re.IGNORECASE)
-# The password of `scheme://user:password@host`.
-_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)([^\s@/]+)(@)", re.IGNORECASE)
+# The password of `scheme://user:password@host`; a path makes one slash of the two.
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://?[^\s:/@]*:)([^\s@/]+)(@)", re.IGNORECASE)
 _SHORTEST = 6  # a shorter value would be found inside of ordinary words
 
 

@@ -23,8 +23,10 @@ def padding_gap(compute: Callable[[TokenRows], Tensor], rows: TokenRows) -> floa
         rows: `B` rows; of two rows, or one, little is computed.
 
     Returns:
-        The mean absolute difference over the row's numbers.
+        The mean absolute difference over the row's numbers; 0 without rows.
     """
+    if len(rows.lengths) == 0:
+        return 0.0
     order = rows.lengths.argsort()
     shortest, longest = rows.select(order[:1]), rows.select(order[-1:])
     length = int(shortest.lengths)
@@ -53,7 +55,7 @@ def rollout_padding_gaps(
     gaps = {
         f"the score of {name}": source.padding_gap(batch.prompts[0], batch.lengths.device)
         for name, source in sources.items()
-        if isinstance(source, LearnedReward)
+        if isinstance(source, LearnedReward) and batch.prompts
     }
     gap = padding_gap(lambda rows: policy(rows).logprobs, rows)
     return {"the policy's log-probabilities": gap, **gaps}

@@ -190,6 +190,7 @@ def test_every_page_stands_in_the_index():
 LISTS_OF_NAMES = {
     "train/ppo/{name}": [
         ("ppo.py", "_report"),
+        ("ppo_metrics.py", "iteration_means"),
         ("ppo_update.py", "means"),
         ("sampler_gap.py", "means"),
     ],
@@ -209,7 +210,7 @@ def logged_templates():
                 name = node.args[0]
                 if isinstance(name, ast.Constant | ast.JoinedStr):
                     text = ast.unparse(name).removeprefix("f").strip("'\"")
-                    yield text.replace("{self.stage}", "val")
+                    yield text.replace("{self.stage}", "val").replace("{self.phase}", "PHASE")
 
 
 def names_in(file, part):
