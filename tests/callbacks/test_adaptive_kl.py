@@ -1,4 +1,5 @@
 import csv
+import math
 
 import lightning.pytorch as pl
 import pytest
@@ -62,6 +63,15 @@ def test_the_coefficient_rises_above_the_target_and_falls_below(tmp_path):
     down = 1 - 0.2 * NUM_EPISODES / 1000
     assert module.seen == pytest.approx([0.1, 0.1 * up, 0.1 * up**2, 0.1 * up**2 * down])
     assert module.kl_coef == pytest.approx(0.1 * up**2 * down * (1 + 0.1 * NUM_EPISODES / 1000))
+
+
+def test_a_kl_that_is_no_number_leaves_the_coefficient(tmp_path):
+    module = Penalised([math.nan, 60.0, math.inf])
+    trainer(tmp_path, callback := AdaptiveKLCallback(CONTROLLER)).fit(module)
+    up = 1 + 0.2 * NUM_EPISODES / 1000
+    assert module.seen == pytest.approx([0.1, 0.1, 0.1 * up])
+    assert module.kl_coef == pytest.approx(0.1 * up)
+    assert callback.state.num_updates == 1
 
 
 def test_fixed_is_a_choice(tmp_path):

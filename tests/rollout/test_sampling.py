@@ -112,12 +112,21 @@ def test_large_logits_do_not_overflow():
     assert draw_many(logits[:3], torch.tensor([0.2, 0.7])).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=0.0)], ids=["drawn", "likeliest"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_stop_the_run(bad):
+def test_logits_that_are_no_numbers_stop_the_run(bad, sampling):
     logits = torch.randn(3, 200)
     logits[1, 150] = bad
     with pytest.raises(TrainingError, match="logits are no numbers"):
-        draw_tokens(logits, torch.rand(3), PLAIN)
+        draw_tokens(logits, torch.rand(3), sampling)
+
+
+def test_a_row_without_any_possible_token_stops_the_run():
+    logits = torch.full((2, 200), -math.inf)
+    logits[0, 3] = 0.0
+    for sampling in (PLAIN, Sampling(temperature=0.0)):
+        with pytest.raises(TrainingError, match="logits are no numbers"):
+            draw_tokens(logits, torch.rand(2), sampling)
 
 
 def test_temperature_zero_takes_the_likeliest_token():
