@@ -84,7 +84,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 def _name_states(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     """Replace the numbers of an optimizer's parameters by their names, group by group."""
     names = {parameter: name for name, parameter in model.named_parameters()}
-    groups, name_of = [], {}
+    groups: list[dict[str, Any]] = []
+    name_of: dict[int, str] = {}
     for saved, live in zip(state["param_groups"], optimizer.param_groups, strict=True):
         live_names = [names[parameter] for parameter in live["params"]]
         name_of.update(zip(saved["params"], live_names, strict=True))
