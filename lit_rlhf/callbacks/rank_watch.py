@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ParallelStrategy
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch lists its public names elsewhere
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, says its docs
 
 from lit_rlhf.errors import ConfigError, LitRLHFError
 

@@ -121,8 +121,8 @@ def test_reward_models_and_dpo_share_their_tokens(word_folder, write_rows, num_p
 # What neither rows nor `prepare` depend on, or only through the rows as read.
 IRRELEVANT = {
     "tokenizer", "train", "validation", "test", "columns", "batch_size", "eval_batch_size", "seed",
-    "length_window", "limit_train", "limit_validation", "cache_tokens", "id_field", "kwargs",
-    "self",
+    "length_window", "limit_train", "limit_validation", "cache_tokens", "id_field", "last_batch",
+    "subset", "kwargs", "self",
 }  # fmt: skip
 OTHERS = {
     "template": "plain",

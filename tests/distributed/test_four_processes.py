@@ -4,7 +4,16 @@ import pytest
 
 from tests.proofs.table import Claim, write_claims
 from tests.support.comparing_runs import largest_differences
-from tests.support.phase_cases import CASES, TOLERANCE, run_all, within_tolerance
+from tests.support.phase_cases import (
+    CASES,
+    TOLERANCE,
+    go_on,
+    kill_before_the_last,
+    last_batch,
+    run_all,
+    within_tolerance,
+    without_validation,
+)
 from tests.support.two_processes import run_in_processes
 
 # Four processes need a batch that four divide.
@@ -62,3 +71,23 @@ def test_every_phase(folder, kind):
         claims.append(Claim(title, len(mine), held, max(largest.values()), note))
     write_claims(f"distributed_{strategy}_{num_processes}", claims)
     assert all(claim.held == claim.made for claim in claims), (TOLERANCE, differences)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_half_or_twice_the_processes(folder):
+    (alone,) = run_all(folder, "auto", 1, ("ppo",)).values()
+    differences = {}
+    for before, after in ((4, 2), (2, 4)):
+        saved = folder / f"from-{before}"
+        options = {"init_process_group": False}
+        run_in_processes(
+            before, kill_before_the_last, "ppo", folder, saved, "ddp", before, **options
+        )
+        shares = run_in_processes(after, go_on, "ppo", folder, saved, "ddp", after, **options)
+        shares = [without_validation(run) for run in shares]
+        differences[before, after] = largest_differences(shares, last_batch(alone))
+    held = sum(map(within_tolerance, differences.values()))
+    largest = max(value for kinds in differences.values() for value in kinds.values())
+    claim = "A PPO run killed on 4 (2) processes goes on with 2 (4) as one never stopped on one"
+    write_claims("distributed_resumed", [Claim(claim, 2, held, largest, "DDP, one batch more")])
+    assert held == len(differences), differences

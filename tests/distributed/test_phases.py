@@ -1,14 +1,22 @@
 import functools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from lit_rlhf.models import load_causal_lm, load_scalar_model
+from lit_rlhf.models import export, load_causal_lm, load_scalar_model
 from tests.models.examples import random_rows
 from tests.support.comparing_runs import largest_differences, norm_of
-from tests.support.phase_cases import CASES, NUM_BATCHES, run_all, within_tolerance
+from tests.support.phase_cases import (
+    CASES,
+    NUM_BATCHES,
+    go_on,
+    kill_before_the_last,
+    last_batch,
+    run_all,
+    within_tolerance,
+    without_validation,
+)
 from tests.support.phase_runs import NUM_EPOCHS, checkpoints_after, run
 from tests.support.phases import Kill, Killed
 from tests.support.two_processes import run_in_two_processes
@@ -35,21 +43,11 @@ def run_killed(case, folder, strategy, max_batches=NUM_BATCHES):
     return go(callbacks=callbacks, ckpt_path=saved / "last.ckpt", seed=999)
 
 
-def kill_alone(case, folder):
-    """Leave the checkpoint of a run in one process that was killed before its last batch."""
-    before = NUM_BATCHES - 1
-    callbacks = [checkpoints_after(folder / "one" / case, case, before), Kill(before)]
-    with pytest.raises(Killed):
-        run(case, folder, max_batches=NUM_BATCHES, callbacks=callbacks)
-
-
 def run_with_each_strategy(folder):
     return {
         strategy: {
             **{
-                f"{case} from one": go_on(
-                    folder, folder / "one" / case, case, NUM_BATCHES - 1, strategy, 2
-                )
+                f"{case} from one": go_on(case, folder, folder / "one" / case, strategy, 2)
                 for case in RESUMED_BY_MORE
             },
             **run_all(folder, strategy, devices=2),
@@ -70,7 +68,7 @@ def alone(folder):
     """The runs in one process, which also make the reward model that a critic starts from."""
     runs = run_all(folder, "auto", devices=1)
     for case in RESUMED_BY_MORE:
-        kill_alone(case, folder)
+        kill_before_the_last(case, folder, folder / "one" / case, "auto", 1)
     return runs
 
 
@@ -119,6 +117,12 @@ def test_the_checkpoint_of_two_processes_is_the_model_of_one(folder, by_rank, st
         with torch.no_grad():
             logits = [model(input_ids=rows.input_ids).logits for model in models]
         torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
+        exported = export(
+            str(folder / f"{case}-{strategy}.ckpt"), str(folder / f"{case}-{strategy}")
+        )
+        with torch.no_grad():
+            again = load_causal_lm(str(exported))(input_ids=rows.input_ids).logits
+        torch.testing.assert_close(again, logits[1], atol=1e-5, rtol=0)
     scorers = [load_scalar_model(str(folder / f"reward{suffix}.ckpt")) for suffix in suffixes]
     with torch.no_grad():
         scores = [scorer.normalize(scorer(rows)) for scorer in scorers]
@@ -134,22 +138,8 @@ def test_a_killed_run_goes_on_exactly_in_two_processes(together, case):
         assert_close(resumed.weights, expected.weights, 0)
 
 
-def go_on(folder, saved, case, num_batches, strategy, devices):
-    """Resume a run from what `saved` holds after so many batches, for one more batch."""
-    return run(
-        case,
-        folder,
-        max_batches=num_batches + 1,
-        callbacks=[checkpoints_after(saved, case, num_batches)],
-        ckpt_path=saved / "last.ckpt",
-        strategy=strategy,
-        devices=devices,
-        seed=999,
-    )
-
-
 def test_a_run_goes_on_with_fewer_processes(folder, alone, by_rank, strategy):
-    resumed = go_on(folder, folder / strategy / "ppo", "ppo", 2, "auto", 1)
+    resumed = go_on("ppo", folder, folder / strategy / "ppo", "auto", 1)
     assert resumed.heard == [alone["ppo"].heard[-1]]
     differences = largest_differences([without_validation(resumed)], last_batch(alone["ppo"]))
     assert within_tolerance(differences), differences
@@ -160,23 +150,6 @@ def test_a_run_goes_on_with_more_processes(alone, together, case):
     resumed = [without_validation(runs[f"{case} from one"]) for runs in together]
     differences = largest_differences(resumed, last_batch(alone[case]))
     assert within_tolerance(differences), differences
-
-
-def without_validation(run):
-    """Leave out what the last validation said: it came before the run was killed."""
-    return replace(run, held_out={})
-
-
-def last_batch(whole):
-    """Return what a run resumed before its last batch should leave behind."""
-    steps_a_batch = len(whole.gradients) // NUM_BATCHES
-    return replace(
-        without_validation(whole),
-        metrics=whole.metrics[-1:],
-        heard=whole.heard[-1:],
-        gradients=whole.gradients[-steps_a_batch:],
-        advantages=whole.advantages[-1:],
-    )
 
 
 def test_sharding_changes_nothing_under_autocast(by_rank):

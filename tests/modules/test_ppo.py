@@ -89,6 +89,12 @@ def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
     assert steps == {18}
 
 
+def test_minibatches_that_no_batch_can_fill_are_refused_before_the_first(run):
+    with pytest.raises(ConfigError, match=r"num_minibatches=5 is more than the 4 responses"):
+        run(update=UpdateSettings(num_minibatches=5))
+    run(1, update=UpdateSettings(num_minibatches=5), advantage=RLOO(k=2))  # eight responses
+
+
 class CachingPrecision(MixedPrecision):
     """Lets autocast keep the weights that it has cast, which Lightning's own plugin forbids."""
 

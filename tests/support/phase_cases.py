@@ -1,6 +1,11 @@
 """The cases in which several processes must train as one."""
 
-from tests.support.phase_runs import run
+from dataclasses import replace
+
+import pytest
+
+from tests.support.phase_runs import checkpoints_after, run
+from tests.support.phases import Kill, Killed
 
 WHOLE_BATCHES = ("sft", "reward", "dpo", "ppo", "ppo-lora", "ppo-separate")
 WHOLE_BATCHES += ("ppo-grpo", "ppo-rloo", "ppo-minibatches")
@@ -34,3 +39,49 @@ def run_all(folder, strategy, devices, cases=CASES):
 def within_tolerance(differences):
     """Tell whether all differences are those of sums in another order."""
     return all(value < TOLERANCE_OF.get(kind, TOLERANCE) for kind, value in differences.items())
+
+
+def kill_before_the_last(case, folder, saved, strategy, devices):
+    """Leave in `saved` the checkpoint of a run that was killed before its last batch."""
+    before = NUM_BATCHES - 1
+    callbacks = [checkpoints_after(saved, case, before), Kill(before)]
+    with pytest.raises(Killed):
+        run(
+            case,
+            folder,
+            max_batches=NUM_BATCHES,
+            callbacks=callbacks,
+            strategy=strategy,
+            devices=devices,
+        )
+
+
+def go_on(case, folder, saved, strategy, devices):
+    """Resume a run from what `kill_before_the_last` has left, for its last batch."""
+    return run(
+        case,
+        folder,
+        max_batches=NUM_BATCHES,
+        ckpt_path=saved / "last.ckpt",
+        callbacks=[checkpoints_after(saved, case, NUM_BATCHES - 1)],
+        strategy=strategy,
+        devices=devices,
+        seed=999,
+    )
+
+
+def last_batch(whole):
+    """Return what a run resumed before its last batch should leave behind."""
+    steps_a_batch = len(whole.gradients) // NUM_BATCHES
+    return replace(
+        without_validation(whole),
+        metrics=whole.metrics[-1:],
+        heard=whole.heard[-1:],
+        gradients=whole.gradients[-steps_a_batch:],
+        advantages=whole.advantages[-1:],
+    )
+
+
+def without_validation(run):
+    """Leave out what the last validation said: it came before the run was killed."""
+    return replace(run, held_out={})
