@@ -121,7 +121,7 @@ FULL = Scale(
         PPORun(100, WEAK, "minimum"),
         PPORun(100, STRONG),
     ),
-    iterations=30,
+    iterations=24,
     look_every=3,
     batch_size=32,
     num_prompts=96,
