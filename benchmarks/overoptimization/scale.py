@@ -153,7 +153,7 @@ SMALL = Scale(
 # For a test: a random model of two layers, a handful of texts.
 SMOKE = Scale(
     name="smoke",
-    sft_texts=8,
+    sft_texts=64,
     sizes=(32, 64),
     ensemble_sizes=(32,),
     num_members=2,
