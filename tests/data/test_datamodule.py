@@ -226,6 +226,8 @@ def test_the_config_parser_finds_every_setting_documented(module_class):
         if action.dest.startswith("data.")
     }
     own = {"max_prompt_length"} if module_class is PPODataModule else {"max_length", "append_eos"}
+    if module_class in {RewardDataModule, DPODataModule}:
+        own |= {"subset", "subset.raters", "subset.rows", "subset.seed"}
     assert set(settings) == SHARED | own
     assert all(settings.values())
     parsed = parser.parse_object({"data": {"tokenizer": "t", "columns": {"prompt": "q"}}})
