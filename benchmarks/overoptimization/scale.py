@@ -121,7 +121,7 @@ FULL = Scale(
         PPORun(100, WEAK, "minimum"),
         PPORun(100, STRONG),
     ),
-    iterations=30,
+    iterations=24,
     look_every=3,
     batch_size=32,
     num_prompts=96,
@@ -153,7 +153,7 @@ SMALL = Scale(
 # For a test: a random model of two layers, a handful of texts.
 SMOKE = Scale(
     name="smoke",
-    sft_texts=8,
+    sft_texts=64,
     sizes=(32, 64),
     ensemble_sizes=(32,),
     num_members=2,

@@ -162,9 +162,9 @@ def simulation_table(num_curves: int = 2000, seed: int = 1) -> str:
         lines.append(f"| {name} | {100 * share:.2f} % |")
     lines += ["", "| prompts | fall a look | alarm within 12 looks of the turn | fall by then |"]
     lines += ["| --- | --- | --- | --- |"]
-    for n in (64, 128, 256, 1024):
+    for n in (64, 128, 256, 512):
         for fall in (0.05, 0.1, 0.2):
-            lines.append(_power_row(test, num_curves // 4, seed, n, fall))
+            lines.append(_power_row(test, num_curves // 10, seed, n, fall))
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 import random
 
 import numpy as np
+import peft  # noqa: F401 - first of all: under jaxtyping's import hook it compiles anew, and warns
 import pytest
 
 from benchmarks.overoptimization.__main__ import prove, write_data
