@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_rlhf.evaluation import bootstrap
-from lit_rlhf.evaluation.best_of_n import best_of_n_kl, best_of_n_scores
 from lit_rlhf.evaluation.diversity import distinct_n_estimate, self_bleu
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.length_control import length_controlled_win_rate
@@ -17,6 +16,7 @@ from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
 from lit_rlhf.evaluation.responses import PromptRow, Responses
 from lit_rlhf.evaluation.scoring import Scorer
 from lit_rlhf.evaluation.statistics import Estimate, Floats
+from lit_rlhf.overoptimization import best_of_n_kl, best_of_n_scores
 
 Pair = tuple[int, int]  # positions of two policies
 

@@ -45,8 +45,8 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
     select_targets,
     update_numbers,
-    with_old_logprobs,
     whiten_advantages,
+    with_old_logprobs,
 )
 from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
 from lit_rlhf.modules.sharding import gathered
