@@ -27,7 +27,7 @@ from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
-from lit_rlhf.redaction import redact
+from lit_rlhf.redaction import redact, redact_all
 
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
@@ -196,11 +196,15 @@ class PhaseCLI(LightningCLI):
             )
 
     def _settings(self) -> dict[str, Any]:
-        """Return the settings of this run as plain values, as `config.yaml` has them."""
+        """Return the settings of this run as plain values, as `config.yaml` has them.
+
+        Without what it resumes from: a run that was stopped has the lineage of one that was not.
+        """
         assert self.subcommand is not None
         parser = self._parser(self.subcommand)
         text = parser.dump(self.config[self.subcommand], skip_none=False)
-        settings: dict[str, Any] = yaml.safe_load(text)
+        settings: dict[str, Any] = redact_all(yaml.safe_load(text))
+        settings.pop("ckpt_path", None)
         return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 HIDDEN = "***"
 # Names of environment variables whose values nobody else should read.
@@ -23,6 +24,15 @@ def redact(text: str) -> str:
     for value in secret_values():
         text = text.replace(value, HIDDEN)
     return text
+
+
+def redact_all(value: Any) -> Any:  # noqa: ANN401 - plain types, as read from YAML or JSON
+    """Return a value of plain types with every text in it redacted."""
+    if isinstance(value, dict):
+        return {key: redact_all(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_all(inner) for inner in value]
+    return redact(value) if isinstance(value, str) else value
 
 
 def secret_values() -> list[str]:

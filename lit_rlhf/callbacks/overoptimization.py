@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
 from lit_rlhf.overoptimization.history import History
@@ -319,7 +320,7 @@ def _roll_back(trainer: Trainer, module: LightningModule, path: str) -> None:
     # Rank zero reads it: other machines may not see its disk.
     state = None
     if trainer.is_global_zero:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        state = read_verified(Path(path), map_location="cpu")["state_dict"]
     state = trainer.strategy.broadcast(state)
     assert state is not None
     module.load_state_dict(state, strict=False)

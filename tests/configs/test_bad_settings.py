@@ -13,7 +13,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_rlhf.errors import LitRLHFError
-from lit_rlhf.models.handover import CARD_KEY
+from lit_rlhf.models.card import CARD_KEY
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
 from tests.configs.conftest import CONFIGS, QUIET
 from tests.models.examples import save_policy
