@@ -163,7 +163,7 @@ CASES = [
     ("more rows than there are", "sft", ["--data.batch_size=999"],
      ["batch_size=999", "training examples", "smaller"]),
     ("more minibatches than rows", "ppo", ["--model.update.num_minibatches=5"],
-     ["num_minibatches=5", "only 4 rows", "raise data.batch_size"]),
+     ["num_minibatches=5", "4 responses of the smallest batch", "raise data.batch_size"]),
     ("samples that are not the policy's", "ppo", ["--model.sampling.top_k=5"],
      ["model.sampling: top_k", "leave them out"]),
     ("a shortest response beyond the longest", "ppo", ["--model.sampling.min_new_tokens=9"],
@@ -220,7 +220,7 @@ CASES = [
     ("no such prompts of a normaliser", "reward", ["--model.normalizer.prompts=nowhere.jsonl"],
      ["nowhere.jsonl", "no such file"]),
     ("a checkpoint that is none", "sft", ["--model.policy=text.ckpt"],
-     ["text.ckpt", "not a readable checkpoint"]),
+     ["text.ckpt", "torn, or no checkpoint"]),
     ("a checkpoint of elsewhere", "sft", ["--model.policy=foreign.ckpt"],
      ["foreign.ckpt", "not written by a lit_rlhf phase"]),
     ("a checkpoint with a foreign card", "sft", ["--model.policy=card.ckpt"],
@@ -336,8 +336,13 @@ def name_classifier(config):
     return config | {"architectures": ["LlamaForSequenceClassification"]}
 
 
+UNMONITORED = CONFIGS / "callbacks" / "unmonitored.yaml"
+
+
 def words_of(phase, made, folder):
-    words = ["fit", f"--config={CONFIGS / f'{phase}.yaml'}", *CPU, *SOUND[phase]]
+    # The monitor of PPO's callbacks needs a validation reward, which these runs go without.
+    files = [CONFIGS / f"{phase}.yaml", *([UNMONITORED] if phase == "ppo" else [])]
+    words = ["fit", *(f"--config={file}" for file in files), *CPU, *SOUND[phase]]
     if isinstance(made, list):
         return [*words, *made]
     (folder / "wrong.yaml").write_text(made)
