@@ -64,7 +64,7 @@ def _line(workload: Workload, result: dict[str, Any], machine: dict[str, Any]) -
         speed = f"**{speed}**"
     first = result.get("first_step")
     limits = [
-        ("flops_per_second", result["product_per_second"]),
+        ("flops_per_second", result.get("product_per_second", machine["gflops"] * 1e9)),
         ("bytes_per_second", machine["copy_gb"] * 1e9),
     ]
     shares = [f"{result[name] / limit:.0%}" for name, limit in limits if result.get(name)]
