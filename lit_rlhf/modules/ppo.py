@@ -57,7 +57,7 @@ from lit_rlhf.objectives import (
     kl_k1,
 )
 from lit_rlhf.ranges import require
-from lit_rlhf.rewards import RewardSource
+from lit_rlhf.rewards import RewardSource, origins_of
 from lit_rlhf.rollout import (
     Generator,
     Sampling,
@@ -173,12 +173,7 @@ class PPOModule(PhaseModule):
     def origins(self) -> dict[str, str]:
         """The policy, the critic's source, and the models behind reward and judges."""
         critic = {} if self.critic_source is None else {"critic": self.critic_source}
-        rewards = {
-            f"{name}.{role}" if role else name: source
-            for name, reward in self._sources.items()
-            for role, source in reward.origins.items()
-        }
-        return {**super().origins, **critic, **rewards}
+        return {**super().origins, **critic, **origins_of(self._sources)}
 
     @property
     def _sources(self) -> dict[str, RewardSource]:
@@ -224,7 +219,7 @@ class PPOModule(PhaseModule):
             self.prepare(self.reference)
         if self.lora is not None and self.device_mesh is None:
             # One trunk for all roles; the reference is the adapter switched off.
-            for source in (self.reward, *self.judges.values()):
+            for source in self._sources.values():
                 source.share_trunk(self.policy)
         if self.advantage.requires_values and self.critic_kind == "separate":
             self.critic = build_critic(self.critic_source, self.packing_width)
@@ -233,6 +228,7 @@ class PPOModule(PhaseModule):
 
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
+        super().on_fit_start()
         refuse_unfit_rollouts(self.trainer, self.sampling)
 
     # One iteration -------------------------------------------------------------------------
@@ -248,7 +244,9 @@ class PPOModule(PhaseModule):
         rollout, first_forward = self._evaluate(samples, plan)
         is_sound = self._is_sound(rollout)
         cap = self.update.sampler_correction_cap
-        weights = None if cap is None else sampler_gap(rollout, cap).weights
+        # Without a cap it is only logged, and may need what the first step fills in.
+        gap = None if cap is None else sampler_gap(rollout, cap)
+        weights = None if gap is None else gap.weights
         targets = self._targets(rollout)._replace(sampler_weights=weights)
         statistics = UpdateStatistics()
         if is_sound:
@@ -256,7 +254,7 @@ class PPOModule(PhaseModule):
         self._step_schedule()
         # Behind the rollout: until the weights move, all that is saved is as it was before it.
         self.num_iterations += 1
-        gap = sampler_gap(rollout, cap)
+        gap = gap or sampler_gap(rollout, None)
         return self._report(rollout, targets, statistics, gap, counts.float())
 
     def on_train_start(self) -> None:
@@ -443,8 +441,7 @@ class PPOModule(PhaseModule):
         """Return how much the policy's log-probabilities and learned rewards depend on padding."""
         assert self.policy is not None
         with self.trainer.precision_plugin.forward_context():
-            sources = {"reward": self.reward, **self.judges}
-            return rollout_padding_gaps(self.policy, sources, batch)
+            return rollout_padding_gaps(self.policy, self._sources, batch)
 
     # Validation ----------------------------------------------------------------------------
 

@@ -3,6 +3,6 @@
 from lit_rlhf.rewards.ensemble import EnsembleReward
 from lit_rlhf.rewards.function import FunctionReward
 from lit_rlhf.rewards.learned import LearnedReward
-from lit_rlhf.rewards.source import RewardSource
+from lit_rlhf.rewards.source import RewardSource, origins_of
 
-__all__ = ["EnsembleReward", "FunctionReward", "LearnedReward", "RewardSource"]
+__all__ = ["EnsembleReward", "FunctionReward", "LearnedReward", "RewardSource", "origins_of"]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.rewards.learned import LearnedReward
-from lit_rlhf.rewards.source import RewardSource
+from lit_rlhf.rewards.source import RewardSource, origins_of
 
 Combination = Literal["mean", "minimum", "mean_minus_deviation"]
 
@@ -61,11 +61,7 @@ class EnsembleReward(RewardSource):
     @property
     def origins(self) -> dict[str, str]:
         """The members' models, by the number of the member."""
-        return {
-            f"{number}.{role}" if role else str(number): source
-            for number, member in enumerate(self.members)
-            for role, source in member.origins.items()
-        }
+        return origins_of({str(number): member for number, member in enumerate(self.members)})
 
     @property
     def details(self) -> tuple[str, ...]:

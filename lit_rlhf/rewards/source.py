@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -63,3 +63,12 @@ class RewardSource(abc.ABC):
         A source that stands on the same frozen weights need not hold a copy of them; others keep
         this method, which does nothing.
         """
+
+
+def origins_of(sources: Mapping[str, RewardSource]) -> dict[str, str]:
+    """Return the models behind several rewards: `NAME`, or `NAME.ROLE`, -> where it comes from."""
+    return {
+        f"{name}.{role}" if role else name: origin
+        for name, source in sources.items()
+        for role, origin in source.origins.items()
+    }

@@ -1,9 +1,11 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from lit_rlhf.batches import TokenRows
@@ -13,6 +15,7 @@ from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.card import CARD_KEY, make_card
+from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
 from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
@@ -304,6 +307,24 @@ def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
 def test_without_a_penalty_validation_logs_no_kl(run):
     module = run(1, kl_coef=None, trainer={"limit_val_batches": 1})
     assert "kl" not in module.validation_samples[0]
+
+
+def test_the_lineage_names_the_models_as_they_were_at_the_start(run, talker, tmp_path):
+    origin = Path(shutil.copytree(talker, tmp_path / "origin"))
+
+    class FromElsewhere(PPOModule):
+        @property
+        def origins(self):
+            return {"policy": str(origin)}
+
+    class Rewriting(Callback):
+        def on_train_start(self, trainer, pl_module):
+            (origin / "later.json").write_text("{}")
+
+    before = describe_origin(str(origin))
+    module = run(1, module_class=FromElsewhere, trainer={"callbacks": [Rewriting()]})
+    assert describe_origin(str(origin)) != before
+    assert module.lineage["origins"]["policy"] == before
 
 
 def test_a_controller_needs_a_penalty(run):
