@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -23,7 +22,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
 from lit_rlhf.callbacks.preemption import SigtermWatch
-from lit_rlhf.callbacks.run_state import is_run_done, metrics_files, next_row, refuse_unwritable
+from lit_rlhf.callbacks.run_state import (
+    any_rank,
+    is_run_done,
+    metrics_files,
+    next_row,
+    refuse_unwritable,
+)
 from lit_rlhf.checkpoints import LAST_NAME, link_checkpoint
 from lit_rlhf.errors import ConfigError, Preempted
 
@@ -186,7 +191,7 @@ class LastCheckpoint(ModelCheckpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """Leave on SIGTERM: the resumed run validates from the beginning."""
-        if self._is_validating and self._agree(trainer, self._watch.has_fired):
+        if self._is_validating and any_rank(trainer, self._watch.has_fired):
             self._save_and_leave(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -234,10 +239,10 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_if_asked(self, trainer: Trainer, *, may_leave: bool = True) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        has_fired = self._agree(trainer, self._watch.has_fired)
+        has_fired = any_rank(trainer, self._watch.has_fired)
         if has_fired and may_leave:
             self._save_and_leave(trainer)
-        if self._agree(trainer, self._is_due or self._is_time()):
+        if any_rank(trainer, self._is_due or self._is_time()):
             self._save(trainer)
         self._hold(trainer)
 
@@ -270,7 +275,7 @@ class LastCheckpoint(ModelCheckpoint):
                 and other._last_global_step_saved == trainer.global_step
             ]
             is_linked = trainer.is_global_zero and any(map(self._try_link, written))
-            return self._agree(trainer, is_linked)
+            return any_rank(trainer, is_linked)
         return False
 
     def _try_link(self, written: Path) -> bool:
@@ -323,10 +328,3 @@ class LastCheckpoint(ModelCheckpoint):
                 f"is not saved; {self.path} is: go on with the same command and --ckpt_path last"
             )
         return "SIGTERM: ended before there was anything to save"
-
-    def _agree(self, trainer: Trainer, wants: bool) -> bool:
-        """Return whether any rank wants something; all ranks get the same answer."""
-        if trainer.world_size == 1:
-            return wants
-        flag = torch.tensor(float(wants), device=trainer.strategy.root_device)
-        return bool(trainer.strategy.reduce(flag, reduce_op="max"))

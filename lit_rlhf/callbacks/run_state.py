@@ -1,4 +1,4 @@
-"""What `LastCheckpoint` asks a Trainer, some of it of Lightning's own parts: all in one place."""
+"""What callbacks ask a Trainer, some of it of Lightning's own parts: all in one place."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def is_run_done(trainer: Trainer) -> bool:
     epochs, steps = trainer.max_epochs, trainer.max_steps
     has_seen_all_epochs = epochs not in {None, -1} and trainer.current_epoch + 1 >= int(epochs or 0)
     return has_seen_all_epochs or 0 <= steps <= trainer.global_step or trainer.should_stop
+
+
+def any_rank(trainer: Trainer, claim: bool) -> bool:
+    """Return whether a claim holds on any process, the same on all; call it on all of them."""
+    return bool(trainer.strategy.reduce_boolean_decision(claim, all=False))
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from lit_rlhf.callbacks.run_state import any_rank
 from lit_rlhf.errors import ConfigError, TrainingError
 
 # If the samples are the policy's own, the KL summed over the responses of an iteration is below
@@ -120,7 +121,7 @@ class SelfChecks(Callback):
         gaps = pl_module.padding_gaps(batch)
         worst = max(gaps, key=lambda name: _or_infinite(gaps[name]), default=None)
         is_broken = worst is not None and not gaps[worst] <= limit
-        if _any_rank(trainer, is_broken):
+        if any_rank(trainer, is_broken):
             shown = f"{worst} differs by {gaps[worst]:.2g}" if is_broken and worst else "it differs"
             raise TrainingError(
                 f"self-check: {shown} between a row by itself and the same row padded, at most "
@@ -163,7 +164,7 @@ class SelfChecks(Callback):
         if self._checksum is None:
             return
         has_changed = not torch.equal(frozen_checksum(pl_module), self._checksum)
-        if _any_rank(trainer, has_changed):
+        if any_rank(trainer, has_changed):
             raise TrainingError(
                 "self-check: a frozen weight (the reference, or what stands under the adapters) "
                 "has changed since training began. Likely causes: a callback or a reward that "
@@ -240,11 +241,6 @@ def _bit_sum(parameter: Tensor) -> Tensor:
     local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     integers = local.detach().contiguous().view(_WIDTH_OF_DTYPE[local.element_size()])
     return integers.sum(dtype=torch.int64)
-
-
-def _any_rank(trainer: Trainer, is_broken: bool) -> bool:
-    """Say whether a check failed on any process, so that all stop together."""
-    return bool(trainer.strategy.reduce_boolean_decision(is_broken, all=False))
 
 
 def _or_infinite(gap: float) -> float:

@@ -44,7 +44,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         if path.name.startswith(LAST_NAME):
             _keep_previous(path)
         os.replace(partial, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def link_checkpoint(source: Path, path: Path) -> None:
     os.link(source, partial)
     _keep_previous(path)
     os.replace(partial, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def previous_of(path: Path) -> Path:
@@ -71,9 +71,9 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}-previous{path.suffix}")
 
 
-def sync_folder(folder: Path) -> None:
-    """Bring a rename in the folder to the disk, not only the file's content."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

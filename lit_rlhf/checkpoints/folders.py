@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync_folder
+from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync
 from lit_rlhf.errors import CheckpointError
 
 _CHECKSUMS = "checksums.json"
@@ -55,16 +55,16 @@ def seal_folder(partial: Path, path: Path) -> None:
     checksums = {}
     for file in sorted(partial.iterdir()):
         checksums[file.name] = _digest(file)
-        _sync_file(file)
+        sync(file)
     (partial / _CHECKSUMS).write_text(json.dumps(checksums, indent=2))
-    _sync_file(partial / _CHECKSUMS)
-    sync_folder(partial)
+    sync(partial / _CHECKSUMS)
+    sync(partial)
     previous = previous_of(path)
     if path.is_dir():
         shutil.rmtree(previous, ignore_errors=True)
         os.replace(path, previous)
     os.replace(partial, path)
-    sync_folder(path.parent)
+    sync(path.parent)
     if not path.name.startswith(LAST_NAME):
         shutil.rmtree(previous, ignore_errors=True)
 
@@ -122,11 +122,3 @@ class _IndexUnpickler(pickle.Unpickler):
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,6 @@ the known one ever runs.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import subprocess
@@ -21,7 +20,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_rlhf.cache import cache_folder
+from lit_rlhf.cache import cache_folder, digest_file
 from lit_rlhf.errors import DownloadError
 
 # Read by pip 25.1 and newer, ignored by older ones; the environment's own setting goes first.
@@ -145,8 +144,7 @@ def _by_hand(pin: PinnedFile, folder: Path) -> str:
 
 
 def _check_content(path: Path, pin: PinnedFile) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = digest_file(path)
     if found != pin.sha256:
         raise DownloadError(
             f"{path} has the wrong content.\n"

@@ -141,7 +141,7 @@ def _rename(countdown):
 def _renamed(countdown):
     from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    _before(files, "sync_folder", countdown)
+    _before(files, "sync", countdown)
 
 
 def _validation(countdown):
