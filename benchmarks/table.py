@@ -64,6 +64,7 @@ def _line(workload: Workload, result: dict[str, Any], machine: dict[str, Any]) -
         speed = f"**{speed}**"
     first = result.get("first_step")
     limits = [
+        # Results from before each round had its own: the machine's.
         ("flops_per_second", result.get("product_per_second", machine["gflops"] * 1e9)),
         ("bytes_per_second", machine["copy_gb"] * 1e9),
     ]

@@ -16,6 +16,7 @@ from lit_rlhf.errors import LitRLHFError
 from lit_rlhf.models.card import CARD_KEY
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
 from tests.configs.conftest import CONFIGS, QUIET
+from tests.docs.parse_examples import ParserOnly
 from tests.models.examples import save_policy
 from tests.support.tiny_models import tiny_model
 
@@ -249,20 +250,8 @@ CASES = [
 ]  # fmt: skip
 
 
-class OnceBuilt(PhaseCLI):
+class OnceBuilt(ParserOnly):
     """A command line whose parser serves any number of commands."""
-
-    def parse_arguments(self, parser, args):
-        self.config = {"subcommand": None}
-
-    def _set_seed(self):
-        pass
-
-    def before_instantiate_classes(self):
-        pass
-
-    def instantiate_classes(self):
-        pass
 
     def run(self, words):
         """Do what the command does, step by step as `LightningCLI` does it."""

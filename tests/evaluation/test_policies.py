@@ -10,6 +10,7 @@ from lit_rlhf.evaluation.pairwise import Verdicts
 from lit_rlhf.evaluation.policies import Judgments, judge_policies, outcomes_of, policy_figures
 from lit_rlhf.evaluation.responses import PromptRow, Responses, TokenFacts
 from lit_rlhf.evaluation.scoring import Scorer
+from tests.support.figures import values
 
 RANDOM = np.random.default_rng(8)
 NUM_PROMPTS = 12
@@ -21,16 +22,6 @@ def responses(name, num_samples=1, **changes):
         for _ in range(NUM_PROMPTS)
     )
     return Responses(name, f"{name}.jsonl", texts, **changes)
-
-
-def values(figures, **wanted):
-    found = [
-        figure
-        for figure in figures
-        if all(getattr(figure, name) == value for name, value in wanted.items())
-    ]
-    assert len(found) == 1, found
-    return found[0].estimate
 
 
 def test_outcomes_compare_all_samples_of_a_prompt():

@@ -7,6 +7,7 @@ from lit_rlhf.data.sources import SourcedRow, read_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.reward_models import read_judged, reward_figures, score_judged
 from lit_rlhf.evaluation.scoring import FunctionScorer
+from tests.support.figures import values
 from tests.support.phases import judged_groups, write_rows
 
 RANDOM = np.random.default_rng(6)
@@ -27,16 +28,6 @@ BENCH = [
 
 def sourced(rows):
     return [SourcedRow(row, f"rows:{index}") for index, row in enumerate(rows)]
-
-
-def values(figures, **wanted):
-    found = [
-        figure
-        for figure in figures
-        if all(getattr(figure, name) == value for name, value in wanted.items())
-    ]
-    assert len(found) == 1, found
-    return found[0].estimate
 
 
 def accuracy_by_loop(judged, scores, keep=lambda pair: True):
