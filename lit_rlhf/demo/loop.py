@@ -46,6 +46,7 @@ class Scale:
             own YAML files (quick differs in nothing).
         folder: of the run, under `runs/`.
         num_prompts: held-out prompts on which the policies are compared.
+        num_best_of: prompts on which the SFT policy's best samples are, too.
         num_groups: held-out groups of 32 texts on which the reward model is measured.
         num_perplexity_batches: held-out batches of 64 texts for the perplexity.
     """
@@ -53,14 +54,15 @@ class Scale:
     name: str
     folder: str
     num_prompts: int
+    num_best_of: int
     num_groups: int
     num_perplexity_batches: int
 
 
 SCALES = {
-    "smoke": Scale("smoke", "demo-smoke", 32, 4, 1),
-    "quick": Scale("quick", "demo", 256, 24, 6),
-    "full": Scale("full", "demo-full", 256, 38, 19),
+    "smoke": Scale("smoke", "demo-smoke", 32, 8, 4, 1),
+    "quick": Scale("quick", "demo", 256, 64, 24, 6),
+    "full": Scale("full", "demo-full", 256, 256, 38, 19),
 }
 
 
@@ -161,6 +163,7 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
         loop.checkpoint("judge"),
         data_file("ppo", "test"),
         scale.num_prompts,
+        scale.num_best_of,
         seed,
         loop.precision,
     )
@@ -198,6 +201,7 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> Report:
         commands=tuple(loop.commands),
         versions={"lit_rlhf": lit_rlhf.__version__, **{name: version(name) for name in VERSIONED}},
         notes=policies.notes(),
+        standings=policies.standings,
     )
 
 

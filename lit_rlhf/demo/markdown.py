@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from lit_rlhf.demo.report_schema import Figure, Report, Sample
+from lit_rlhf.demo.report_schema import Figure, Report, Sample, Standing
 
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
 
@@ -25,6 +25,7 @@ def render_markdown(report: Report, pictures: dict[str, str]) -> str:
         *(f"- {escape(note)}" for note in report.notes),
         "## Figures",
         _figures(report.figures),
+        *_standings(report.standings),
         "## Pictures",
         *(f"![{caption}]({name})" for caption, name in pictures.items()),
         "## Samples",
@@ -77,6 +78,32 @@ def _figures(figures: Iterable[Figure]) -> str:
         for figure in figures
     ]
     return _table(("figure", "value", "95 % interval", "n", "target", "met"), rows)
+
+
+def _standings(standings: Sequence[Standing]) -> Iterator[str]:
+    """Yield a section with one row and one column a policy, nothing without standings."""
+    if not standings:
+        return
+    yield "## Who is ahead at which KL"
+    yield (
+        "How often the row's response is better than the column's by the validation reward, ties "
+        "counted half, with the 95 % interval and the number of prompts. Of n samples of SFT the "
+        "reward model chose the best: KL log n - (n - 1) / n. Of two policies at about the same "
+        "KL, the one that wins has made more of it."
+    )
+    names = [standing.policy for standing in standings]
+    rows = []
+    for standing in standings:
+        cells = {
+            match.opponent: f"{100 * match.win_rate:.0f} % "
+            f"({100 * match.interval[0]:.0f} to {100 * match.interval[1]:.0f}; {match.n})"
+            for match in standing.matches
+        }
+        against = [cells.get(name, "") for name in names]
+        numbers = [f"{standing.kl:.2f}", _number(standing.validation_reward)]
+        rows.append((escape(standing.policy), *numbers, *against))
+    header = ("policy", "KL, nats per response", "validation reward")
+    yield _table((*header, *(f"against {escape(name)}" for name in names)), rows)
 
 
 def _samples(samples: Sequence[Sample]) -> str:

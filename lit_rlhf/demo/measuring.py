@@ -22,7 +22,9 @@ from lit_rlhf.demo.report_schema import (
     PPOCurves,
     Sample,
     SampleResponse,
+    Standing,
 )
+from lit_rlhf.demo.standings import Contender, compare
 from lit_rlhf.demo.vader import VaderReward
 from lit_rlhf.evaluation.comparisons import OrderAccuracy, order_accuracy
 from lit_rlhf.evaluation.diversity import distinct_n
@@ -32,6 +34,7 @@ from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_scalar_mod
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1, kl_per_response
+from lit_rlhf.overoptimization import best_of_n_kl
 from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
@@ -40,6 +43,7 @@ MAX_NEW_TOKENS = 24  # as configs/ppo.yaml
 BATCH_ROWS = 64
 WIDE_GAP = 1.0  # on the raters' scale from -4 to +4
 NUM_SHOWN = 12
+BEST_OF = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class PolicyFigures:
         kl: of each policy to the SFT policy, mean over prompts, nats per response.
         distinct_2: of each policy's responses.
         finished: share of responses that ended by EOS.
+        best_of: `n` -> `[m]` validation reward of the SFT policy's best sample of `n` by the
+            reward, on the first `m` prompts.
     """
 
     prompts: Sequence[str]
@@ -72,6 +78,18 @@ class PolicyFigures:
     kl: Mapping[str, float]
     distinct_2: Mapping[str, float]
     finished: Mapping[str, float]
+    best_of: Mapping[int, Floats]
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """All policies against each other by the validation reward."""
+        contenders = {
+            name.upper(): Contender(self.kl[name], scores["validation"])
+            for name, scores in self.scores.items()
+        }
+        for n, scores in self.best_of.items():
+            contenders[f"SFT, best of {n}"] = Contender(best_of_n_kl(n), scores)
+        return compare(contenders)
 
     @property
     def validation_gain(self) -> Estimate:
@@ -164,6 +182,7 @@ def measure_policies(
     judge: str,
     prompts_file: str,
     num_prompts: int,
+    num_best_of: int,
     seed: int,
     precision: Precision,
 ) -> PolicyFigures:
@@ -175,6 +194,8 @@ def measure_policies(
         judge: checkpoint of the validation reward model.
         prompts_file: held-out prompts.
         num_prompts: prompts taken, from the first.
+        num_best_of: prompts, from the first, to which the SFT policy also responds `BEST_OF`
+            times, for the best of them.
         seed: of the samples.
         precision: of the forwards.
 
@@ -182,6 +203,7 @@ def measure_policies(
         Samples, scores and figures of each policy.
     """
     prompts = _read_prompts(policies["sft"], prompts_file, num_prompts)
+    few_prompts = _read_prompts(policies["sft"], prompts_file, num_best_of)
     samples = {name: _sample(path, prompts, seed, precision) for name, path in policies.items()}
     sources = {"reward": LearnedReward(reward_model), "validation": LearnedReward(judge)}
     scores: dict[str, dict[str, Floats]] = {}
@@ -201,6 +223,7 @@ def measure_policies(
         finished={
             name: float(batch.finished.float().mean()) for name, (batch, _) in samples.items()
         },
+        best_of=_best_of(policies["sft"], few_prompts, sources, seed, precision),
     )
 
 
@@ -239,6 +262,37 @@ def _logprobs(policy: PolicyModel, samples: SampleBatch) -> Tensor:
     rows = torch.arange(len(samples.finished), device=samples.finished.device)
     parts = [policy(samples.rows.select(places)).logprobs for places in rows.split(BATCH_ROWS)]
     return torch.cat(parts)
+
+
+def _best_of(
+    path: str,
+    prompts: PromptBatch,
+    sources: Mapping[str, LearnedReward],
+    seed: int,
+    precision: Precision,
+) -> dict[int, Floats]:
+    """Let the reward choose among a policy's samples; return what the validation reward says."""
+    policy, most = _load_policy(path, precision), max(BEST_OF)
+    with autocast(precision):
+        samples = collect_samples(
+            policy,
+            TorchGenerator(max_rows=BATCH_ROWS),
+            prompts,
+            load_tokenizer(path),
+            Sampling(max_new_tokens=MAX_NEW_TOKENS),
+            samples_per_prompt=most,
+            seed=seed + 1,  # none of them is the sample that it is compared with
+        )
+        proxy, validation = (
+            sources[name](samples.prompts, samples.responses, samples)
+            .double()
+            .cpu()
+            .numpy()
+            .reshape(-1, most)
+            for name in ("reward", "validation")
+        )
+    rows = np.arange(len(proxy))
+    return {n: validation[rows, proxy[:, :n].argmax(1)] for n in BEST_OF}
 
 
 def _kl_to_reference(

@@ -100,6 +100,40 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Match:
+    """One policy against another by the validation reward, on the same prompts.
+
+    Attributes:
+        opponent: the other policy.
+        win_rate: share of prompts on which its response is the better one, ties counted half.
+        interval: ends of the 95 % interval, in [0, 1].
+        n: number of prompts.
+    """
+
+    opponent: str
+    win_rate: float
+    interval: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a policy is from SFT, and how it does against the others.
+
+    Attributes:
+        policy: its name.
+        kl: to the SFT policy, nats per response.
+        validation_reward: mean over prompts.
+        matches: against each of the others, in the order of the standings.
+    """
+
+    policy: str
+    kl: float
+    validation_reward: float
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True)
 class Phase:
     """A part of the run, the seconds that it took and its process's largest resident memory."""
 
@@ -124,6 +158,7 @@ class Report:
         commands: that a user would type to run the same phases one by one.
         versions: of the packages that matter.
         notes: sentences on what falls short, and why.
+        standings: the policies against each other, by rising KL.
     """
 
     title: str
@@ -137,6 +172,7 @@ class Report:
     commands: tuple[str, ...]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    standings: tuple[Standing, ...] = field(default=())
 
     @property
     def peak_memory_gib(self) -> float:
@@ -161,6 +197,7 @@ def parse_report(data: Mapping[str, Any]) -> Report:
                 "phases": tuple(Phase(**phase) for phase in data["phases"]),
                 "commands": tuple(data["commands"]),
                 "notes": tuple(data.get("notes", ())),
+                "standings": tuple(_parse_standing(row) for row in data.get("standings", ())),
             }
         )
     except (KeyError, TypeError) as error:
@@ -185,6 +222,11 @@ def _parse_curves(data: Mapping[str, Any]) -> PPOCurves:
 def _parse_curve(data: Mapping[str, Any]) -> Curve:
     values = (math.nan if value is None else value for value in data["values"])
     return Curve(tuple(data["iterations"]), tuple(values))
+
+
+def _parse_standing(data: Mapping[str, Any]) -> Standing:
+    matches = (Match(**{**row, "interval": tuple(row["interval"])}) for row in data["matches"])
+    return Standing(**{**data, "matches": tuple(matches)})
 
 
 def _parse_sample(data: Mapping[str, Any]) -> Sample:

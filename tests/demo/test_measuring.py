@@ -203,8 +203,10 @@ def measured(run):
     policies = {"sft": run.sft, "ppo": run.ppo, "dpo": run.sft}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measuring, "collect_samples", collect_and_keep)
-        figures = measure_policies(policies, run.reward, run.judge, run.prompts, 6, 3, "bf16-mixed")
-    return figures, dict(zip(policies, samples, strict=True))
+        figures = measure_policies(
+            policies, run.reward, run.judge, run.prompts, 6, 4, 3, "bf16-mixed"
+        )
+    return figures, dict(zip([*policies, "best of"], samples, strict=True))
 
 
 def test_every_policy_answers_the_same_prompts(measured):
@@ -262,6 +264,27 @@ def test_scores_against_transformers_and_vader(run, measured):
     assert not np.allclose(scores["reward"], scores["validation"])
 
 
+def test_the_best_samples_are_those_that_the_reward_chose(run, measured):
+    figures, samples = measured
+    batch = samples["best of"]
+    assert batch.prompts == [prompt for prompt in PROMPTS[:4] for _ in range(16)]
+    texts = [prompt + text for prompt, text in zip(batch.prompts, batch.responses, strict=True)]
+    proxy, validation = (
+        plain_scores(checkpoint, texts, normalized=True).reshape(4, 16)
+        for checkpoint in (run.reward, run.judge)
+    )
+    assert list(figures.best_of) == [4, 16]
+    for n, scores in figures.best_of.items():
+        tolerance = 0.03 * np.abs(validation).max()
+        for row in range(4):
+            # In bfloat16 another one that is about as good may be chosen.
+            best = proxy[row, :n].max()
+            about = np.abs(proxy[row, :n] - best) < 0.06 * np.abs(proxy).max()
+            assert np.abs(validation[row, :n][about] - scores[row]).min() < tolerance
+    # None of them is the sample that the SFT policy is judged by.
+    assert batch.responses[::16] != list(figures.responses["sft"][:4])
+
+
 # What is derived from them -----------------------------------------------------------------
 
 
@@ -283,6 +306,7 @@ def figures():
         kl={"sft": 0.0, "ppo": 4.321, "dpo": 1.0},
         distinct_2={"sft": 0.9, "ppo": 0.8765, "dpo": 0.9},
         finished={"sft": 1.0, "ppo": 0.5, "dpo": 1.0},
+        best_of={16: np.array([1.0, 1.0])},
     )
 
 
@@ -293,6 +317,24 @@ def test_gains_and_win_rate(figures):
     assert figures.vader_gain.value == pytest.approx(0.25)
     assert figures.dpo_win_rate.value == pytest.approx(2.5 / 4)  # win, loss, tie, win
     assert {gain.n, figures.vader_gain.n, figures.dpo_win_rate.n} == {4}
+
+
+def test_standings_are_ordered_by_kl_and_paired_by_prompt(figures):
+    standings = {standing.policy: standing for standing in figures.standings}
+    assert list(standings) == ["SFT", "DPO", "SFT, best of 16", "PPO"]
+    best = standings["SFT, best of 16"]
+    assert best.kl == pytest.approx(np.log(16) - 15 / 16)
+    assert best.validation_reward == 1.0
+    # On the two prompts that both answered: 1 against 0 and 2, 1 and 1, 3 and 5.
+    assert [(match.opponent, match.win_rate, match.n) for match in best.matches] == [
+        ("SFT", 0.5, 2),
+        ("DPO", 0.5, 2),
+        ("PPO", 0.0, 2),
+    ]
+    against_sft = standings["DPO"].matches[0]
+    assert against_sft.win_rate == figures.dpo_win_rate.value
+    assert against_sft.interval == figures.dpo_win_rate[1:3]
+    assert against_sft.n == 4
 
 
 def test_notes_name_every_policy_with_its_figures(figures):

@@ -10,11 +10,13 @@ from lit_rlhf.demo.report_schema import (
     CalibrationBin,
     Curve,
     Figure,
+    Match,
     Phase,
     PPOCurves,
     Report,
     Sample,
     SampleResponse,
+    Standing,
     parse_report,
 )
 from lit_rlhf.errors import DataError
@@ -58,6 +60,10 @@ REPORT = Report(
     commands=("lit-rlhf sft fit --config configs/sft.yaml", "lit-rlhf ppo fit"),
     versions={"torch": "2.13.0", "lightning": "2.6.6"},
     notes=("The fall is short: too few steps.",),
+    standings=(
+        Standing("SFT", 0.0, -0.1, (Match("PPO", 0.25, (0.2, 0.3), 256),)),
+        Standing("PPO", 5.4321, 1.25, (Match("SFT", 0.75, (0.7, 0.8), 256),)),
+    ),
 )
 
 
@@ -96,6 +102,18 @@ def test_figures_stand_with_interval_target_and_verdict(folder):
     ]
     assert "1 of 2 targets met. Seed 17, 6.0 minutes, 3.46 GiB" in text
     assert "The fall is short" in text
+
+
+def test_standings_are_a_table_of_all_against_all(folder, tmp_path):
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in row] for row in table_with(text, "| policy | KL")]
+    assert rows[0][3:] == ["against SFT", "against PPO"]
+    assert rows[2:] == [
+        ["SFT", "0.00", "-0.1", "", "25 % (20 to 30; 256)"],
+        ["PPO", "5.43", "1.25", "75 % (70 to 80; 256)", ""],
+    ]
+    without = write_report(dataclasses.replace(REPORT, standings=()), tmp_path)
+    assert "Who is ahead" not in without.read_text(encoding="utf-8")
 
 
 def test_samples_cannot_break_the_table(folder):
