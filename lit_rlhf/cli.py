@@ -113,10 +113,10 @@ def _lineage(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="all of it, settings included")
     options = parser.parse_args(arguments)
     from lit_rlhf.evaluation.safe_text import visible  # noqa: PLC0415 - seconds of imports
-    from lit_rlhf.models.card import read_checkpoint  # noqa: PLC0415
+    from lit_rlhf.models.card import read_card  # noqa: PLC0415
     from lit_rlhf.models.lineage import render_lineage  # noqa: PLC0415
 
-    card, _ = read_checkpoint(options.checkpoint)
+    card = read_card(options.checkpoint)
     lines = [json.dumps(card.lineage, indent=1)] if options.json else render_lineage(card.lineage)
     sys.stdout.writelines(f"{visible(line)}\n" for line in lines)
     return 0

@@ -1,7 +1,7 @@
 """Checkpoint files and folders: whole or not at all, verified when read, free of code."""
 
 from lit_rlhf.checkpoints.files import LAST_NAME, link_checkpoint, previous_of, write_checkpoint
-from lit_rlhf.checkpoints.folders import partial_of, refuse_pickled_code, seal_folder
+from lit_rlhf.checkpoints.folders import partial_of, seal_folder
 from lit_rlhf.checkpoints.verifying import newest_whole, read_verified, verify_checkpoint
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "partial_of",
     "previous_of",
     "read_verified",
-    "refuse_pickled_code",
     "seal_folder",
     "verify_checkpoint",
     "write_checkpoint",

@@ -1,7 +1,8 @@
 """Sharded checkpoints: a folder to which every process writes its part.
 
 `checksums.json` in it has the SHA-256 of each file and is written last. A folder without it, or
-without one of the files that it names, is torn.
+without one of the files that it names, is torn. It is read whole, as if it were one file, so that
+any strategy, number of processes and later phase can go on from it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,24 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync
 from lit_rlhf.errors import CheckpointError
 
 _CHECKSUMS = "checksums.json"
 _INDEX = ".metadata"  # torch's, a pickle
+_META = "meta.pt"  # Lightning's: all but weights and optimizer states
+_OPTIMIZER = "optimizer_"  # Lightning's, followed by the optimizer's number
+# Read by torch: what is stored in bytes beside the tensors is then no code, either.
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _INDEX_MODULES = (
     "torch.distributed.checkpoint.metadata",
     "torch.distributed.checkpoint.filesystem",
@@ -87,6 +96,63 @@ def folder_fault(path: Path) -> str | None:
         if _digest(path / name) != digest:
             return f"altered: its file {name} does not match its SHA-256"
     return None
+
+
+def read_folder(path: Path, *, with_shards: bool = True) -> dict[str, Any]:
+    """Put a folder's shards together to what one ordinary file of the same run would hold.
+
+    No code of it is run. The shards are written to the disk once more meanwhile: room for them is
+    needed in the folder of temporary files.
+
+    Args:
+        path: a folder that is whole, see `folder_fault`.
+        with_shards: False leaves out the weights and optimizer states.
+
+    Raises:
+        CheckpointError: its index names code, or cannot be read.
+    """
+    checkpoint: dict[str, Any] = torch.load(path / _META, map_location="cpu", weights_only=True)
+    if not with_shards:
+        return checkpoint
+    refuse_pickled_code(path)
+    with tempfile.TemporaryDirectory() as folder:
+        together = Path(folder, "together")
+        with _plain_types_alone():
+            dcp_to_torch_save(path, together)
+        shards: dict[str, Any] = torch.load(together, map_location="cpu", weights_only=True)
+    checkpoint["state_dict"] = shards["state_dict"]
+    numbers = sorted(int(key[len(_OPTIMIZER) :]) for key in shards if key.startswith(_OPTIMIZER))
+    if numbers:
+        states = [_number_states(shards[f"{_OPTIMIZER}{number}"]) for number in numbers]
+        checkpoint["optimizer_states"] = states
+    return checkpoint
+
+
+def _number_states(named: dict[str, Any]) -> dict[str, Any]:
+    """Replace the names of an optimizer's parameters by numbers, counted through its groups."""
+    names = [name for group in named["param_groups"] for name in group["params"]]
+    number_of = {name: number for number, name in enumerate(names)}
+    groups = [
+        {**group, "params": [number_of[name] for name in group["params"]]}
+        for group in named["param_groups"]
+    ]
+    return {
+        "state": {number_of[name]: of for name, of in named["state"].items()},
+        "param_groups": groups,
+    }
+
+
+@contextmanager
+def _plain_types_alone() -> Iterator[None]:
+    before = os.environ.get(_FORCED)
+    os.environ[_FORCED] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_FORCED]
+        else:
+            os.environ[_FORCED] = before
 
 
 def refuse_pickled_code(path: Path) -> None:

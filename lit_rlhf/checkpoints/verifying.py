@@ -11,26 +11,31 @@ from typing import Any
 import torch
 
 from lit_rlhf.checkpoints.files import LAST_NAME, file_fault, previous_of
-from lit_rlhf.checkpoints.folders import folder_fault
+from lit_rlhf.checkpoints.folders import folder_fault, read_folder
 from lit_rlhf.errors import CheckpointError
 
 # Found whole, by what changes when one is written anew: each is read through once a process.
 _whole: set[tuple[str, int, int, int]] = set()
 
 
-def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever was saved
+def read_verified(path: Path, *, with_shards: bool = True, **options: Any) -> Any:  # noqa: ANN401 - whatever was saved
     """Verify a checkpoint and read it; code that is pickled in it is refused, never run.
 
     Args:
-        path: a local file.
-        **options: of `torch.load`, such as `mmap`.
+        path: a local file, or the folder of a sharded checkpoint, put together to the same.
+        with_shards: False leaves a folder's weights and optimizer states where they are.
+        **options: of `torch.load` for a file, such as `mmap`; a folder is read to the CPU.
 
     Raises:
         CheckpointError: missing, torn, altered, or with more in it than plain types and tensors.
     """
     verify_checkpoint(path)
     try:
+        if path.is_dir():
+            return read_folder(path, with_shards=with_shards)
         return torch.load(path, weights_only=True, **options)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
         what = f"the object {named[1]}" if named else "an object"

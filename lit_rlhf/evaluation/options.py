@@ -13,7 +13,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
 from lit_rlhf.evaluation.scoring import FunctionScorer, RewardModelScorer, Scorer
-from lit_rlhf.models.card import is_checkpoint, read_checkpoint, resolve_source
+from lit_rlhf.models.card import is_checkpoint, read_card, resolve_source
 
 JUDGE_KINDS = ("reward", "function", "endpoint")
 
@@ -110,7 +110,7 @@ def check_model(source: str, kind: str) -> None:
     """
     path = resolve_source(source)
     if is_checkpoint(path):
-        read_checkpoint(path, kind)
+        read_card(path, kind)
 
 
 def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:

@@ -66,28 +66,38 @@ def resolve_source(source: str) -> str:
     return source
 
 
+def read_card(source: str, kind: str | None = None) -> ModelCard:
+    """Read what a checkpoint says about its model, as `read_checkpoint` does, without weights."""
+    return _card_of(_read(source, with_shards=False), source, kind)
+
+
 def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, dict[str, Tensor]]:
     """Read a checkpoint that one of our phases wrote.
 
     Args:
-        source: path of the `.ckpt` file.
+        source: path of the `.ckpt` file, or of a folder of shards under such a name.
         kind: refuse a checkpoint of another kind ("policy" or "reward").
 
     Returns:
-        Its card and its state dict (memory-mapped).
+        Its card and its state dict (of a file: memory-mapped).
 
     Raises:
         CheckpointError: missing, torn, altered, foreign, or of another kind.
     """
-    path = resolve_source(source)
-    if Path(path).is_dir():
-        raise CheckpointError(
-            f"{source}: a folder of shards, as save_distributed_checkpoint writes it, is no source "
-            "of a model: leave that option out, and fsdp2 writes one file"
-        )
-    checkpoint = read_verified(Path(path), map_location="cpu", mmap=True)
-    if not isinstance(checkpoint, dict) or not {CARD_KEY, "state_dict"} <= checkpoint.keys():
+    checkpoint = _read(source, with_shards=True)
+    return _card_of(checkpoint, source, kind), checkpoint["state_dict"]
+
+
+def _read(source: str, *, with_shards: bool) -> dict[str, Any]:
+    path = Path(resolve_source(source))
+    checkpoint = read_verified(path, with_shards=with_shards, map_location="cpu", mmap=True)
+    expected = {CARD_KEY, "state_dict"} if with_shards else {CARD_KEY}
+    if not isinstance(checkpoint, dict) or not expected <= checkpoint.keys():
         raise CheckpointError(f"{source}: not written by a lit_rlhf phase (no '{CARD_KEY}' entry)")
+    return checkpoint
+
+
+def _card_of(checkpoint: dict[str, Any], source: str, kind: str | None) -> ModelCard:
     try:
         card = ModelCard(**checkpoint[CARD_KEY])
     except TypeError as error:
@@ -98,7 +108,7 @@ def read_checkpoint(source: str, kind: str | None = None) -> tuple[ModelCard, di
         raise CheckpointError(
             f"{source}: holds a {card.kind} model, but a {kind} model is needed here"
         )
-    return card, checkpoint["state_dict"]
+    return card
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

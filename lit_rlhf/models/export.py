@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.models.card import read_checkpoint
+from lit_rlhf.models.card import read_card
 from lit_rlhf.models.handover import (
     NORMALIZER_KEY,
     _class_in_mapping,
@@ -41,7 +41,7 @@ def export(checkpoint: str, folder: str) -> Path:
     target = Path(folder).expanduser()
     if target.exists():
         raise CheckpointError(f"{target} exists already: name a new folder or remove it first")
-    card, _ = read_checkpoint(checkpoint)
+    card = read_card(checkpoint)
     tokenizer = load_tokenizer(checkpoint)
     # Written beside the target and renamed, so that a killed export leaves no half folder.
     partial = target.with_name(target.name + ".partial")

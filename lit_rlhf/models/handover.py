@@ -28,7 +28,13 @@ from transformers import (
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
-from lit_rlhf.models.card import is_checkpoint, parse_config, read_checkpoint, resolve_source
+from lit_rlhf.models.card import (
+    is_checkpoint,
+    parse_config,
+    read_card,
+    read_checkpoint,
+    resolve_source,
+)
 from lit_rlhf.models.scalar_head import ScalarModel
 
 # The normaliser of an exported reward model stands in its config.json under this key.
@@ -46,7 +52,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     path = resolve_source(source)
     if not is_checkpoint(path):
         return _tokenizer_from_folder(path, source)
-    card, _ = read_checkpoint(path)
+    card = read_card(path)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in card.tokenizer.items():
             # Only a plain file name: a path in a foreign checkpoint must not leave the folder.
@@ -87,7 +93,7 @@ def context_length(source: str) -> int | None:
     """
     path = resolve_source(source)
     if is_checkpoint(path):
-        config = parse_config(read_checkpoint(path)[0].config)
+        config = parse_config(read_card(path).config)
     elif Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         return None
     else:

@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from lit_rlhf import __version__
 from lit_rlhf.cache import digest_file
-from lit_rlhf.models.card import is_checkpoint, read_checkpoint, resolve_source
+from lit_rlhf.models.card import is_checkpoint, read_card, resolve_source
 
 Lineage = dict[str, Any]
 
@@ -69,8 +69,9 @@ def describe_origin(source: str) -> dict[str, Any]:
     """
     path = resolve_source(source)
     if is_checkpoint(path):
-        card, _ = read_checkpoint(path)
-        return {"source": source, "sha256": digest_file(Path(path)), "lineage": card.lineage}
+        digest = _digest_folder if Path(path).is_dir() else digest_file
+        lineage = read_card(path).lineage
+        return {"source": source, "sha256": digest(Path(path)), "lineage": lineage}
     if Path(path).is_dir():
         return {"source": source, "sha256": _digest_folder(Path(path)), "lineage": None}
     config = AutoConfig.from_pretrained(path)
@@ -85,7 +86,7 @@ def lineage_of(source: str) -> Lineage | None:
         CheckpointError: it is no checkpoint of ours.
     """
     path = resolve_source(source)
-    return read_checkpoint(path)[0].lineage if is_checkpoint(path) else None
+    return read_card(path).lineage if is_checkpoint(path) else None
 
 
 def versions() -> dict[str, str]:

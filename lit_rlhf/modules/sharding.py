@@ -6,7 +6,6 @@ Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this modu
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -26,12 +24,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from lit_rlhf.checkpoints import newest_whole, partial_of, refuse_pickled_code, seal_folder
+from lit_rlhf.checkpoints import partial_of, seal_folder
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
-
-# Read by torch: what is stored in bytes beside the tensors is then no code, either.
-_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -42,8 +38,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Args:
         save_distributed_checkpoint: each rank writes its shard into a folder. The default (unlike
-            Lightning's) is one ordinary file, gathered on rank zero, that every later phase and
-            `load_from_checkpoint` read.
+            Lightning's) is one ordinary file, gathered on rank zero.
         timeout_minutes: how long a process waits for the others before it fails.
     """
 
@@ -88,28 +83,19 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Verify a checkpoint and load it, whatever strategy and number of processes wrote it.
 
         No code of it is run; one that is torn or altered gives way to the one before it, see
-        `newest_whole`.
+        `newest_whole`. Each process reads all of it, and keeps its own share.
+
+        Lightning's own takes the numbers of an optimizer's parameters for their places in the
+        model, which they are not where there are parameter groups or frozen parameters: the
+        moments of one weight would go to another. And of a folder it would ask for every weight
+        of the module, also for those that no phase saves (the reference, frozen weights).
 
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
         """
-        path, fault = newest_whole(Path(self.broadcast(str(checkpoint_path))))
-        if fault is not None:
-            rank_zero_warn(f"{fault}. The run goes on from the one before it, {path}")
-        if path.is_dir():
-            refuse_pickled_code(path)
-            with _plain_types_alone():
-                return super().load_checkpoint(path, weights_only=True)
-        return self._load_file(path)
-
-    def _load_file(self, path: Path) -> dict[str, Any]:
-        """Spread weights and optimizer states of one ordinary file.
-
-        Lightning's own takes the numbers of an optimizer's parameters for their places in the
-        model, which they are not where there are parameter groups or frozen parameters: the
-        moments of one weight would go to another.
-        """
-        checkpoint: dict[str, Any] = self.checkpoint_io.load_checkpoint(path)
+        path = Path(self.broadcast(str(checkpoint_path)))
+        # Ours, whatever plugin writes: Lightning's reads no folder, and verifies nothing.
+        checkpoint = AtomicCheckpointIO().load_checkpoint(path)
         assert self.model is not None
         whole = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=whole)
@@ -131,19 +117,6 @@ def _name_states(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) 
         groups.append({**saved, "params": live_names})
     moments = {name_of[number]: value for number, value in state["state"].items()}
     return {"state": moments, "param_groups": groups}
-
-
-@contextmanager
-def _plain_types_alone() -> Iterator[None]:
-    before = os.environ.get(_FORCED)
-    os.environ[_FORCED] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_FORCED]
-        else:
-            os.environ[_FORCED] = before
 
 
 StrategyRegistry.register(

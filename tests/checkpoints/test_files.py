@@ -222,4 +222,5 @@ def test_nothing_in_the_package_loads_otherwise():
     assert len(sources) > 90
     lines = [line for source in sources for line in source.read_text().splitlines()]
     found = [line.strip() for line in lines if loads.search(line)]
-    assert found == ["return torch.load(path, weights_only=True, **options)"]
+    assert len(found) == 3  # a file; a folder's shards put together, and what stands beside them
+    assert all("weights_only=True" in line for line in found), found

@@ -1,12 +1,11 @@
 import functools
-import math
 
 import pytest
 import torch
 
 from lit_rlhf.models import export, load_causal_lm, load_scalar_model
 from tests.models.examples import random_rows
-from tests.support.comparing_runs import largest_differences, norm_of
+from tests.support.comparing_runs import assert_close, largest_differences, norm_of
 from tests.support.phase_cases import (
     CASES,
     NUM_BATCHES,
@@ -178,14 +177,3 @@ def test_a_run_in_bf16_goes_on_exactly_in_two_processes(together):
         assert_close(resumed.metrics[-1], expected.metrics[-1], 0)
         assert_close(resumed.weights, expected.weights, 0)
         assert [metrics["train/ppo/first_log_ratio"] for metrics in expected.metrics] == [0, 0]
-
-
-def assert_close(one, other, tolerance):
-    assert one.keys() == other.keys()
-    for name, value in other.items():
-        if isinstance(value, torch.Tensor):
-            torch.testing.assert_close(
-                one[name], value, atol=tolerance, rtol=0, msg=lambda text, name=name: name + text
-            )
-        elif not (math.isnan(value) and math.isnan(one[name])):
-            assert one[name] == pytest.approx(value, abs=tolerance, rel=tolerance), name

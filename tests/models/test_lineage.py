@@ -5,7 +5,7 @@ import torch
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import PolicyModel, load_causal_lm
-from lit_rlhf.models.card import CARD_KEY, read_checkpoint
+from lit_rlhf.models.card import CARD_KEY, read_card
 from lit_rlhf.models.lineage import describe_origin, lineage_of, make_lineage, render_lineage
 from tests.models.examples import save_policy, write_policy_checkpoint
 
@@ -53,7 +53,7 @@ def test_models_without_a_lineage(tmp_path, folder):
     content = torch.load(path, weights_only=True)
     del content[CARD_KEY]["lineage"]  # as before there was one
     torch.save(content, path)
-    assert read_checkpoint(str(path))[0].lineage is None
+    assert read_card(str(path)).lineage is None
     with pytest.raises(CheckpointError, match="no such model"):
         describe_origin(str(tmp_path / "no.ckpt"))
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import pytest
 import torch
 
 
@@ -46,6 +47,18 @@ def largest_differences(shares, alone) -> dict[str, float]:
 def norm_of(gradients) -> float:
     """Return the norm of all gradients of a step together."""
     return math.sqrt(sum(float(value.double().square().sum()) for value in gradients.values()))
+
+
+def assert_close(one, other, tolerance) -> None:
+    """Compare numbers or tensors by name, with an absolute tolerance; NaN equals NaN."""
+    assert one.keys() == other.keys()
+    for name, value in other.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(
+                one[name], value, atol=tolerance, rtol=0, msg=lambda text, name=name: name + text
+            )
+        elif not (math.isnan(value) and math.isnan(one[name])):
+            assert one[name] == pytest.approx(value, abs=tolerance, rel=tolerance), name
 
 
 def _same_samples(shares, whole):

@@ -56,7 +56,7 @@ def kill_before_the_last(case, folder, saved, strategy, devices):
         )
 
 
-def go_on(case, folder, saved, strategy, devices):
+def go_on(case, folder, saved, strategy, devices, **options):
     """Resume a run from what `kill_before_the_last` has left, for its last batch."""
     return run(
         case,
@@ -67,6 +67,7 @@ def go_on(case, folder, saved, strategy, devices):
         strategy=strategy,
         devices=devices,
         seed=999,
+        **options,
     )
 
 
