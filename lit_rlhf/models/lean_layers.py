@@ -20,6 +20,8 @@ from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
+from lit_rlhf.models.lean_lora import Adapter, active_adapter, is_plain_lora, lora_forward
+
 # weight * (x / rms(x)), the root in float32.
 _NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)
 # down(silu(gate(x)) * up(x)).
@@ -27,7 +29,7 @@ _MLPS = (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP)
 
 
 def lighten(model: nn.Module) -> None:
-    """Give a model's norms and gated MLPs their own backward, in place.
+    """Give a model's norms, gated MLPs and LoRA layers their own backward, in place.
 
     Weights, names and results stay as they are; layers of other classes are left alone.
     """
@@ -36,6 +38,8 @@ def lighten(model: nn.Module) -> None:
             module.forward = MethodType(_norm_forward, module)
         elif type(module) in _MLPS and _is_silu(module.act_fn):
             module.forward = MethodType(_mlp_forward, module)
+        elif is_plain_lora(module):
+            module.forward = MethodType(lora_forward, module)
 
 
 def _is_silu(activation: Any) -> bool:  # noqa: ANN401 - transformers' own or torch's class
@@ -49,10 +53,11 @@ def _norm_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of
 
 def _mlp_forward(self: Any, hidden: Tensor) -> Tensor:  # noqa: ANN401 - one of `_MLPS`
     gate, up, down = self.gate_proj(hidden), self.up_proj(hidden), self.down_proj
-    # Not where it is adapted, or has a bias.
-    is_weight_alone = type(down) is nn.Linear and getattr(down, "bias", None) is None
-    if is_weight_alone:
-        output: Tensor = _SwiGLUDown.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]  # as above
+    adapter = active_adapter(down) if is_plain_lora(down) else None
+    base: Any = down if adapter is None else down.get_base_layer()
+    output: Tensor
+    if type(base) is nn.Linear and getattr(base, "bias", None) is None:
+        output = _SwiGLUDown.apply(gate, up, base.weight, *(adapter or (None, None, 0.0)))  # type: ignore[no-untyped-call]  # as above
     else:
         output = down(_SwiGLU.apply(gate, up))  # type: ignore[no-untyped-call]  # as above
     return output
@@ -100,25 +105,51 @@ class _SwiGLU(torch.autograd.Function):
 
 
 class _SwiGLUDown(torch.autograd.Function):
-    """`(silu(gate) * up) W^T`: the product before `W` is computed again for its gradient."""
+    """`p W^T + scaling p A^T B^T` of `p = silu(gate) * up`, which is computed again for gradients.
+
+    A and B are those of a LoRA adapter, or None.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN401 - as above
-        ctx.save_for_backward(gate, up, weight)
+    def forward(
+        ctx: Any,  # noqa: ANN401 - as above
+        gate: Tensor,
+        up: Tensor,
+        weight: Tensor,
+        lora_down: Tensor | None,
+        lora_up: Tensor | None,
+        scaling: float,
+    ) -> Tensor:
+        hidden = None
         with torch.autocast(gate.device.type, enabled=False):
-            return functional.linear(functional.silu(gate).mul_(up), weight.to(gate.dtype))
+            product = functional.silu(gate).mul_(up)
+            output = functional.linear(product, weight.to(gate.dtype))
+            if lora_down is not None and lora_up is not None:
+                adapter = Adapter(lora_down, lora_up, scaling).to(gate.dtype)
+                flat = output.view(-1, output.shape[-1])
+                hidden = adapter.add_to(flat, product.flatten(0, -2))
+        ctx.save_for_backward(gate, up, weight, lora_down, lora_up, hidden)
+        ctx.scaling = scaling
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # noqa: ANN401 - as above
-        gate, up, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        gate, up, weight, lora_down, lora_up, hidden = ctx.saved_tensors
+        grad_weight = grad_down = grad_up = None
         with torch.autocast(gate.device.type, enabled=False):
-            grad_weight = None
-            if ctx.needs_input_grad[2]:
+            flat = grad.flatten(0, -2)
+            grad_product = flat @ weight.to(grad.dtype)
+            if ctx.needs_input_grad[2] or lora_down is not None:
                 product = functional.silu(gate).mul_(up).flatten(0, -2)
-                grad_weight = (grad.flatten(0, -2).t() @ product).to(weight.dtype)
-            grad_product = grad @ weight.to(grad.dtype)
-            return (*_gate_gradients(gate, up, grad_product), grad_weight)
+            if ctx.needs_input_grad[2]:
+                grad_weight = (flat.t() @ product).to(weight.dtype)
+            if lora_down is not None:
+                adapter = Adapter(lora_down, lora_up, ctx.scaling).to(grad.dtype)
+                grad_down, grad_up = adapter.gradients(flat, product, hidden, grad_product)
+                grad_down, grad_up = grad_down.to(lora_down.dtype), grad_up.to(lora_up.dtype)
+            gate_gradients = _gate_gradients(gate, up, grad_product.view(gate.shape))
+        return *gate_gradients, grad_weight, grad_down, grad_up, None
 
 
 def _gate_gradients(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,16 +61,21 @@ def test_values_and_gradients_are_transformers_own(architecture, lora):
     for name, grad in expected[1].items():
         torch.testing.assert_close(actual[1][name], grad, rtol=1e-4, atol=1e-5, msg=name)
     # An adapter keeps its own input, too.
-    assert actual[2] < (0.75 if lora is None else 0.9) * expected[2]
+    assert actual[2] < (0.75 if lora is None else 0.85) * expected[2]
 
 
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_under_autocast_they_differ_by_rounding_alone(architecture):
-    plain, lean = pair(architecture)
+def test_under_autocast_they_differ_by_rounding_alone(architecture, lora):
+    plain, lean = pair(architecture, lora)
+    exact, exact_grads, _ = step(plain)
+    plain.zero_grad()
     expected, actual = step(plain, torch.bfloat16), step(lean, torch.bfloat16)
-    torch.testing.assert_close(actual[0], expected[0], rtol=0.05, atol=0.05)
-    for name, grad in expected[1].items():
-        assert (actual[1][name] - grad).norm() <= 0.03 * grad.norm() + 1e-4, name
+    errors = [(logits - exact).norm() for logits in (expected[0], actual[0])]
+    assert errors[1] < 1.2 * errors[0] < 0.05 * exact.norm()
+    for name, grad in exact_grads.items():
+        errors = [(grads[name] - grad).norm() for grads in (expected[1], actual[1])]
+        assert errors[1] <= 2 * errors[0] + 1e-3 * grad.norm() + 1e-4, name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
