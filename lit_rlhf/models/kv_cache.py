@@ -10,6 +10,8 @@ between its tokens, so that transformers' own masks, sliding windows too, hold a
 from __future__ import annotations
 
 import functools
+import math
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +43,7 @@ class _RowLayer(CacheLayerMixin):
         self.values: Tensor
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make the buffers; zeros, as a masked key times a value that is no number would be one."""
+        """Make the buffers; zeros, as a weight of zero times a value that is no number is none."""
         self.keys, self.values = (self._buffer(states) for states in (key_states, value_states))
         self.is_initialized = True
 
@@ -75,10 +77,23 @@ class _RowLayer(CacheLayerMixin):
         return self.window.num_columns
 
     def _buffer(self, states: Tensor) -> Tensor:
-        # A CPU multiplies one query by many keys faster in float32 than in bf16.
-        dtype = torch.float32 if states.device.type == "cpu" else states.dtype
         shape = (self.window.num_rows, states.shape[1], self.window.num_columns, states.shape[3])
-        return states.new_zeros(shape, dtype=dtype)
+        if states.device.type != "cpu":
+            return states.new_zeros(shape)
+        # A CPU multiplies one query by many keys faster in float32 than in bf16.
+        return _zero_pages(shape)
+
+
+def _zero_pages(shape: tuple[int, ...]) -> Tensor:
+    """Return float32 zeros that take no memory before they are written to.
+
+    Rows that end early never reach their last columns.
+    """
+    count = math.prod(shape)
+    is_posix = hasattr(mmap, "MAP_PRIVATE")
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if is_posix else {}
+    pages = mmap.mmap(-1, max(1, count) * torch.float32.itemsize, **flags)
+    return torch.frombuffer(pages, dtype=torch.float32, count=count).view(shape)
 
 
 class RowCache(Cache):

@@ -73,12 +73,10 @@ class _Rows(NamedTuple):
     Attributes:
         ids: which response of the request.
         cached: tokens of it in the cache.
-        logits: `[b, V]` of its next token.
     """
 
     ids: Tensor
     cached: Tensor
-    logits: Tensor
 
     def select(self, places: Tensor) -> _Rows:
         return _Rows(*(tensor[places] for tensor in self))
@@ -124,6 +122,8 @@ class Decoding:
         self._num_columns = longest + _SPARE_COLUMNS
         self._cache = RowCache(self._num_rows, self._num_columns)
         self._rows: _Rows | None = None
+        # [b, V] of the next token of each row; used up by the draw.
+        self._logits: Tensor | None = None
 
     def run(self) -> None:
         """Draw every response."""
@@ -154,17 +154,21 @@ class Decoding:
         self._cache.admit(cache, repeated)
         numbers = torch.arange(samples, device=lengths.device).repeat(len(chosen))
         ids = prompts[repeated] * samples + numbers
-        new = _Rows(ids, lengths[repeated], logits[repeated])
+        new = _Rows(ids, lengths[repeated])
         self._rows = new if self._rows is None else self._rows.join(new)
+        logits = logits if samples == 1 else logits[repeated]
+        self._logits = logits if self._logits is None else torch.cat([self._logits, logits])
 
     def _draw(self, rows: _Rows) -> Tensor:
         """Draw the next token of every row; return the places of those that go on."""
+        assert self._logits is not None
         sampling, stop = self.request.sampling, self.request.stop
         steps = self.response_lengths[rows.ids]
         logits = adjust_logits(
-            rows.logits, sampling, stop.token_ids, is_too_short=steps < sampling.min_new_tokens
+            self._logits, sampling, stop.token_ids, is_too_short=steps < sampling.min_new_tokens
         )
         drawn = draw_tokens(logits, self.request.uniforms[rows.ids, steps], sampling)
+        self._logits = None
         self.tokens[rows.ids, steps] = drawn.tokens
         self.logprobs[rows.ids, steps] = drawn.logprobs
         self.response_lengths[rows.ids] += 1
@@ -202,11 +206,11 @@ class Decoding:
         self._cache.forget_before(longest)
         self._cache.make_room(max([longest, *self._longest_waiting()]))
         last = self.tokens[rows.ids, self.response_lengths[rows.ids] - 1]
-        logits = self.policy.next_logits(
+        self._logits = self.policy.next_logits(
             last[:, None], rows.cached[:, None], self._cache.readable(rows.cached), self._cache
         )
         self._cache.advance(1)
-        self._rows = rows._replace(cached=rows.cached + 1, logits=logits)
+        self._rows = rows._replace(cached=rows.cached + 1)
 
     def _longest_waiting(self) -> list[int]:
         return [int(self.request.lengths[self._waiting[0]])] if self._waiting else []
