@@ -102,7 +102,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         states = checkpoint.pop("optimizer_states", [])
         for optimizer, state in zip(self.optimizers, states, strict=bool(self.optimizers)):
             named = _name_states(state, optimizer, self.model)
-            set_optimizer_state_dict(self.model, optimizer, named, options=whole)
+            with _tuples_kept(optimizer):
+                set_optimizer_state_dict(self.model, optimizer, named, options=whole)
         return checkpoint
 
 
@@ -117,6 +118,16 @@ def _name_states(state: dict[str, Any], optimizer: Optimizer, model: nn.Module) 
         groups.append({**saved, "params": live_names})
     moments = {name_of[number]: value for number, value in state["state"].items()}
     return {"state": moments, "param_groups": groups}
+
+
+@contextmanager
+def _tuples_kept(optimizer: Optimizer) -> Iterator[None]:
+    """Turn settings back into tuples (AdamW's betas), which torch's loader makes lists."""
+    groups = optimizer.param_groups
+    kept = [[name for name, value in group.items() if isinstance(value, tuple)] for group in groups]
+    yield
+    for group, names in zip(optimizer.param_groups, kept, strict=True):
+        group.update({name: tuple(group[name]) for name in names})
 
 
 StrategyRegistry.register(

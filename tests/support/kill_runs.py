@@ -158,8 +158,7 @@ def differences(one: object, other: object, place: str = "state") -> list[tuple[
 
 
 def _are_sequences(one: object, other: object) -> bool:
-    # Of either kind: torch's loader for sharded optimizers returns AdamW's pair of betas as a list.
-    return isinstance(one, (list, tuple)) and isinstance(other, (list, tuple))
+    return isinstance(one, (list, tuple)) and type(one) is type(other)
 
 
 def _difference(one: object, other: object) -> float:
