@@ -17,7 +17,7 @@ def shown_function():
     """Return the function of the page's Python block."""
     (code,) = re.findall(r"```python\n# plain_logprobs.py\n(.*?)```", PAGE, flags=re.DOTALL)
     names = {}
-    exec(code, names)  # noqa: S102 - our own page
+    exec(code, names)
     return names["plain_logprobs"]
 
 
