@@ -59,10 +59,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             write_checkpoint(checkpoint, Path(path))
         except OSError as error:
-            self._report(str(path), error)
+            self.note(str(path), error.strerror or str(error))
         else:
-            self.unwritten.pop(str(path), None)
-            self._num_failures = 0
+            self.note(str(path), None)
 
     def load_checkpoint(
         self,
@@ -96,17 +95,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if self._num_failures == 0:
             super().remove_checkpoint(path)
 
-    def _report(self, path: str, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        self.unwritten[path] = reason
+    def note(self, path: str, fault: str | None) -> None:
+        """Count a write, and report one that failed.
+
+        Args:
+            path: of the checkpoint.
+            fault: why it could not be written, None where it was.
+
+        Raises:
+            CheckpointError: this and the writes before it failed, `max_failures` in all.
+        """
+        if fault is None:
+            self.unwritten.pop(path, None)
+            self._num_failures = 0
+            return
+        self.unwritten[path] = fault
         self._num_failures += 1
-        failed = f"{path}: the checkpoint could not be written ({reason})"
+        failed = f"{path}: the checkpoint could not be written ({fault})"
         kept = "what stood there is kept" if Path(path).exists() else "there is none of that name"
         if self._num_failures >= self.max_failures:
             raise CheckpointError(
                 f"{failed}, the {self._num_failures}. failure in a row; {kept}. Make room, or "
                 "write elsewhere, and go on with --ckpt_path last"
-            ) from error
+            )
         warnings.warn(
             f"{failed}; {kept}, and training goes on. The run ends with failure "
             f"{self.max_failures} in a row, this is {self._num_failures}",

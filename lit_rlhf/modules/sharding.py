@@ -7,7 +7,7 @@ Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this modu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     set_model_state_dict,
@@ -25,7 +26,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 
 from lit_rlhf.checkpoints import partial_of, seal_folder
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 
@@ -62,7 +63,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         filepath: str | Path,
         storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
     ) -> None:
-        """Save a checkpoint; a folder of shards takes its name once it is whole and signed."""
+        """Save a checkpoint; a folder of shards takes its name once it is whole and signed.
+
+        Raises:
+            CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
+                training go on.
+        """
         if not self._save_distributed_checkpoint:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
@@ -71,11 +77,32 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero:
             shutil.rmtree(partial, ignore_errors=True)
         self.barrier("before the shards")
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        self.barrier("after the shards")
-        if self.is_global_zero:
-            seal_folder(partial, path)
-        self.barrier("after the seal")
+        write = super().save_checkpoint
+        fault = self._attempt(lambda: write(checkpoint, partial, storage_options))
+        if fault is None:
+            fault = self._attempt(
+                lambda: seal_folder(partial, path) if self.is_global_zero else None
+            )
+        if isinstance(self.checkpoint_io, AtomicCheckpointIO):
+            self.checkpoint_io.note(str(path), fault)
+        elif fault is not None:
+            raise CheckpointError(f"{path}: the checkpoint could not be written ({fault})")
+
+    def _attempt(self, write: Callable[[], None]) -> str | None:
+        """Write on all processes; return, on all alike, why rank zero could not, else None.
+
+        It learns of shards that others could not write: torch raises on every process.
+        """
+        fault = None
+        try:
+            write()
+        except OSError as error:
+            fault = error.strerror or str(error)
+        except CheckpointException as error:
+            failures = error.failures.items()
+            fault = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in failures)
+        told: str | None = self.broadcast(fault)
+        return told
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None

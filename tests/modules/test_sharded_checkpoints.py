@@ -1,5 +1,6 @@
 """Folders of shards: whole or not at all, the one before kept, no code run from them."""
 
+import errno
 import functools
 import pickle
 import shutil
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemWriter
 
 from lit_rlhf.checkpoints import newest_whole, verify_checkpoint
 from lit_rlhf.checkpoints.folders import refuse_pickled_code
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
 from tests.modules.test_sharding import LanguageModule, full_weights, trainer_for
 from tests.support.two_processes import run_in_two_processes
@@ -40,6 +43,35 @@ def save_twice_and_resume(folder):
     return expected, resumed, fallen_back, [str(one.message) for one in caught]
 
 
+def save_on_a_full_disk(folder):
+    """Return what was said of a write that failed on the last rank, and the weights resumed."""
+    checkpoints = AtomicCheckpointIO(max_failures=2)
+    strategy = FSDP2Strategy(save_distributed_checkpoint=True)
+    trainer = trainer_for(folder, strategy=strategy, devices=2, plugins=checkpoints)
+    module = LanguageModule()
+    trainer.fit(module)
+    expected = full_weights(module)
+    path = f"{folder}/last.ckpt"
+    trainer.save_checkpoint(path)
+    with pytest.MonkeyPatch.context() as patch:
+        if trainer.global_rank == 1:
+            patch.setattr(FileSystemWriter, "write_data", no_space)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.save_checkpoint(path)
+        unwritten = dict(checkpoints.unwritten)
+        with pytest.raises(CheckpointError) as ended:
+            trainer.save_checkpoint(path)
+    resumed = LanguageModule()  # all of its batches are behind it
+    trainer_for(folder, strategy=FSDP2Strategy(), devices=2).fit(resumed, ckpt_path=path)
+    messages = [str(one.message) for one in caught if "could not be written" in str(one.message)]
+    return expected, full_weights(resumed), unwritten, messages, str(ended.value)
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def resume(folder):
     module = LanguageModule()
     trainer_with_shards(folder).fit(module, ckpt_path=f"{folder}/last.ckpt")
@@ -64,6 +96,20 @@ def test_a_folder_resumes_and_a_torn_one_gives_way_to_the_one_before(by_rank):
     messages = [message for message in by_rank[0][3] if "last.ckpt: torn" in message]
     assert len(messages) == 1
     assert "is missing. The run goes on from the one before it" in messages[0]
+
+
+def test_a_full_disk_is_reported_by_all_and_the_older_folder_stays(tmp_path):
+    by_rank = run_in_two_processes(save_on_a_full_disk, str(tmp_path), init_process_group=False)
+    for expected, resumed, unwritten, messages, ended in by_rank:
+        (fault,) = unwritten.values()
+        assert fault.startswith("process 1: ")
+        assert "No space left on device" in fault
+        assert len(messages) == 1
+        assert "what stood there is kept, and training goes on" in messages[0]
+        assert "2. failure in a row" in ended
+        for name, weight in expected.items():
+            assert torch.equal(resumed[name], weight), name
+    assert (tmp_path / "last.ckpt" / "checksums.json").exists()
 
 
 @pytest.fixture
