@@ -86,7 +86,7 @@ WORKLOADS = (
         0.6,
         16,
         16,
-        {"micro_batches": 2},
+        {"micro_batches": 4},
     ),
     Workload(
         "groups",
