@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from lit_rlhf.objectives.precision import product_dtype
+
 
 class Adapter(NamedTuple):
     """One active adapter of a linear layer.
@@ -98,13 +100,6 @@ def lora_forward(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor
         base = self.get_base_layer()
         output = _LoRALinear.apply(inputs, base.weight, base.bias, *adapter)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return output
-
-
-def product_dtype(inputs: Tensor) -> torch.dtype:
-    """Return the type in which a linear layer multiplies: that of autocast, else the inputs'."""
-    if torch.is_autocast_enabled(inputs.device.type):
-        return torch.get_autocast_dtype(inputs.device.type)
-    return inputs.dtype
 
 
 class _LoRALinear(torch.autograd.Function):

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from lit_rlhf.models.backbone import Vocabulary
 from lit_rlhf.models.fused_trunk import FusedTrunk, can_fuse, packed_linear
+from lit_rlhf.objectives.precision import product_dtype
 
 
 class Snapshot(NamedTuple):
@@ -53,18 +54,12 @@ def take_snapshot(
     if not can_fuse(trunk, num_tokens):
         return None
     assert isinstance(trunk, PreTrainedModel)
-    dtype = _product_dtype(vocabulary.weight)
+    dtype = product_dtype(vocabulary.weight)
     versions = (dtype, *weight_versions(trunk), *weight_versions(vocabulary.weight))
     if last is not None and last.versions == versions:
         return last
     projection = packed_linear(vocabulary.weight, vocabulary.bias, dtype)
     return Snapshot(FusedTrunk(trunk, dtype), projection, dtype, versions)
-
-
-def _product_dtype(weight: Tensor) -> torch.dtype:
-    if weight.dtype == torch.float32 and torch.is_autocast_enabled(weight.device.type):
-        return torch.get_autocast_dtype(weight.device.type)
-    return weight.dtype
 
 
 class _OptimizerSteps:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives.precision import at_least_float32
+from lit_rlhf.objectives.precision import at_least_float32, product_dtype
 
 # p * log p is 0 in the limit, but 0 * -inf is NaN. exp(-1e4) is exactly 0 in every floating
 # type, so cutting the logarithm here changes no product.
@@ -141,7 +141,7 @@ def chunked_logprobs(  # noqa: PLR0913 - every form of logits that our models us
     if softcap is not None:
         _check_positive("softcap", softcap)
     _check_projection(hidden, weight, targets, bias)
-    form = _LogitForm(temperature, softcap, scale, chunk_size, _product_dtype(hidden))
+    form = _LogitForm(temperature, softcap, scale, chunk_size, product_dtype(hidden))
     scores = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
         hidden, weight, bias, targets, form, with_entropy
     )
@@ -344,14 +344,6 @@ def _cache_blocks(products: Tensor) -> Iterator[slice]:
     if products.device.type == "cpu":
         block_rows = max(1, _BLOCK_ELEMENTS // num_columns)
     return _even_slices(num_rows, max(1, block_rows))
-
-
-def _product_dtype(hidden: Tensor) -> torch.dtype:
-    """Return the type in which a linear layer would multiply here."""
-    device_type = hidden.device.type
-    if hidden.dtype == torch.float32 and torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return hidden.dtype
 
 
 def _check_positive(name: str, value: float | int) -> None:

@@ -1,4 +1,4 @@
-"""Precision and shape guards that every objective starts with."""
+"""Precision and shape guards that every objective starts with, and the type of products."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
         The same values in float32 or float64.
     """
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def product_dtype(inputs: Tensor) -> torch.dtype:
+    """Return the type in which a linear layer multiplies here: that of autocast, or its own.
+
+    Args:
+        inputs: any tensor that the layer reads; autocast changes float32 alone.
+    """
+    device_type = inputs.device.type
+    if inputs.dtype == torch.float32 and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return inputs.dtype
 
 
 def require_same_shape(**tensors: Tensor | None) -> None:

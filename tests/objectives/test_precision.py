@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.objectives.precision import at_least_float32, product_dtype, require_same_shape
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_equal_shapes_and_absent_tensors_pass():
 def test_shapes_that_would_broadcast_are_refused_by_name():
     with pytest.raises(ValueError, match=r"values \[4\], returns \[4, 1\]"):
         require_same_shape(values=torch.zeros(4), returns=torch.zeros(4, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_the_type_of_products_is_a_linear_layers(dtype, is_enabled):
+    inputs, weight = torch.ones(2, 3, dtype=dtype), torch.ones(4, 3, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
+        assert product_dtype(inputs) == torch.nn.functional.linear(inputs, weight).dtype
