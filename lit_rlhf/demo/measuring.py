@@ -241,15 +241,22 @@ def _sample(
     """Return a policy's samples and their log-probabilities under it, `[B, L]`."""
     policy = _load_policy(path, precision)
     with autocast(precision):
-        samples = collect_samples(
-            policy,
-            TorchGenerator(max_rows=BATCH_ROWS),
-            prompts,
-            load_tokenizer(path),
-            Sampling(max_new_tokens=MAX_NEW_TOKENS),
-            seed=seed,
-        )
+        samples = _collect(policy, path, prompts, seed)
         return samples, _logprobs(policy, samples)
+
+
+def _collect(
+    policy: PolicyModel, path: str, prompts: PromptBatch, seed: int, samples_per_prompt: int = 1
+) -> SampleBatch:
+    return collect_samples(
+        policy,
+        TorchGenerator(max_rows=BATCH_ROWS),
+        prompts,
+        load_tokenizer(path),
+        Sampling(max_new_tokens=MAX_NEW_TOKENS),
+        samples_per_prompt=samples_per_prompt,
+        seed=seed,
+    )
 
 
 def _load_policy(path: str, precision: Precision) -> PolicyModel:
@@ -274,15 +281,8 @@ def _best_of(
     """Let the reward choose among a policy's samples; return what the validation reward says."""
     policy, most = _load_policy(path, precision), max(BEST_OF)
     with autocast(precision):
-        samples = collect_samples(
-            policy,
-            TorchGenerator(max_rows=BATCH_ROWS),
-            prompts,
-            load_tokenizer(path),
-            Sampling(max_new_tokens=MAX_NEW_TOKENS),
-            samples_per_prompt=most,
-            seed=seed + 1,  # none of them is the sample that it is compared with
-        )
+        # Another seed: none of them is the sample that it is compared with.
+        samples = _collect(policy, path, prompts, seed + 1, most)
         proxy, validation = (
             sources[name](samples.prompts, samples.responses, samples)
             .double()

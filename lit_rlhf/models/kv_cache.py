@@ -92,7 +92,7 @@ def _zero_pages(shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     is_posix = hasattr(mmap, "MAP_PRIVATE")
     flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if is_posix else {}
-    pages = mmap.mmap(-1, max(1, count) * torch.float32.itemsize, **flags)
+    pages = mmap.mmap(-1, count * torch.float32.itemsize, **flags)
     return torch.frombuffer(pages, dtype=torch.float32, count=count).view(shape)
 
 

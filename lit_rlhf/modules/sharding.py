@@ -120,7 +120,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
         """
-        path = Path(self.broadcast(str(checkpoint_path)))
+        path: str = self.broadcast(str(checkpoint_path))
         # Ours, whatever plugin writes: Lightning's reads no folder, and verifies nothing.
         checkpoint = AtomicCheckpointIO().load_checkpoint(path)
         assert self.model is not None
