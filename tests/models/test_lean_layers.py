@@ -64,10 +64,18 @@ def test_values_and_gradients_are_transformers_own(architecture, lora):
     assert actual[2] < (0.75 if lora is None else 0.85) * expected[2]
 
 
-@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-def test_under_autocast_they_differ_by_rounding_alone(architecture, lora):
-    plain, lean = pair(architecture, lora)
+def test_under_autocast_they_differ_by_rounding_alone(architecture):
+    plain, lean = pair(architecture)
+    expected, actual = step(plain, torch.bfloat16), step(lean, torch.bfloat16)
+    torch.testing.assert_close(actual[0], expected[0], rtol=0.05, atol=0.05)
+    for name, grad in expected[1].items():
+        assert (actual[1][name] - grad).norm() <= 0.03 * grad.norm() + 1e-4, name
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_adapters_under_autocast_err_no_more_than_pefts(architecture):
+    plain, lean = pair(architecture, LoRAConfig(rank=2))
     exact, exact_grads, _ = step(plain)
     plain.zero_grad()
     expected, actual = step(plain, torch.bfloat16), step(lean, torch.bfloat16)

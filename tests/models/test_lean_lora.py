@@ -143,7 +143,7 @@ def test_under_autocast_it_differs_by_rounding_alone(inputs):
         assert (actual[2][name] - grad).norm() < 0.03 * grad.norm(), name
 
 
-def test_fewer_bytes_are_allocated(inputs):
+def test_fewer_bytes_are_allocated():
     """The low rank is added by the product: no scaled copy as wide as the output."""
 
     def wide_tensors(model):
