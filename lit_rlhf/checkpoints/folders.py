@@ -7,7 +7,6 @@ any strategy, number of processes and later phase can go on from it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from lit_rlhf.cache import digest_file
 from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync
 from lit_rlhf.errors import CheckpointError
 
@@ -63,7 +63,7 @@ def seal_folder(partial: Path, path: Path) -> None:
     """
     checksums = {}
     for file in sorted(partial.iterdir()):
-        checksums[file.name] = _digest(file)
+        checksums[file.name] = digest_file(file)
         sync(file)
     (partial / _CHECKSUMS).write_text(json.dumps(checksums, indent=2))
     sync(partial / _CHECKSUMS)
@@ -93,7 +93,7 @@ def folder_fault(path: Path) -> str | None:
     for name, digest in checksums.items():
         if name != Path(name).name or not (path / name).is_file():
             return f"torn: its file {name} is missing"
-        if _digest(path / name) != digest:
+        if digest_file(path / name) != digest:
             return f"altered: its file {name} does not match its SHA-256"
     return None
 
@@ -183,8 +183,3 @@ class _IndexUnpickler(pickle.Unpickler):
         raise CheckpointError(
             f"sharded checkpoint: {module}.{name} is pickled in its index, which could run code"
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

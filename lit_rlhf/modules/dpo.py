@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -260,9 +261,14 @@ class DPOModule(PhaseModule):
         with torch.inference_mode(mode=False), torch.no_grad():
             reference = self._load_reference() if self.lora is None else None
             with self.trainer.precision_plugin.forward_context():
-                return compute_logprobs(
+                values = compute_logprobs(
                     partial(self._score_by, reference), rows, device=self.device, ranks=self._ranks
                 )
+        # Lean layers hold their own forward, a cycle: without this the weights would stay until
+        # the collector happens to pass, through the first steps.
+        del reference
+        gc.collect()
+        return values
 
     def _digest_reference(self, policy: PolicyModel) -> str:
         """Digest the weights that the policy starts from, without fresh adapters."""

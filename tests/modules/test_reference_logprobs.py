@@ -1,4 +1,6 @@
+import gc
 import os
+import weakref
 
 import pytest
 import torch
@@ -109,6 +111,28 @@ def test_no_second_model_is_held(policy, tmp_path):
     for mode, models in {"cached": 1, "precomputed": 1, "on_the_fly": 2}.items():
         module, _ = train(policy, tmp_path, mode)
         assert sum(parameter.numel() for parameter in module.parameters()) == models * number
+
+
+def test_the_reference_is_gone_before_the_first_step(policy, tmp_path, monkeypatch):
+    load, left = DPOModule._load_reference, []
+
+    def remembering(self):
+        reference = load(self)
+        left.extend(map(weakref.ref, reference.parameters()))
+        return reference
+
+    def count(self):
+        assert left
+        assert not [weight for weight in left if weight() is not None]
+
+    monkeypatch.setattr(DPOModule, "_load_reference", remembering)
+    monkeypatch.setattr(DPOModule, "on_train_start", count)
+    gc.collect()
+    gc.disable()  # what is freed is so by the module, not by chance
+    try:
+        train(policy, tmp_path, "precomputed")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("lora", KINDS)
