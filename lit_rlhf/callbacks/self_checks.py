@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_rlhf.callbacks.run_state import any_rank
@@ -230,9 +231,15 @@ class SelfChecks(Callback):
 def frozen_checksum(module: torch.nn.Module) -> Tensor:
     """Add up the bits of all parameters that do not train, as integers: any changed bit shows.
 
+    What a forward has gathered of a sharded model is spread again, so that the same part is added
+    up each time; the next forward gathers it anew. Not between a forward and its backward.
+
     Returns:
         `[n]` int64 on the CPU, a number for each such parameter, of sharded ones this rank's part.
     """
+    for unit in module.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
     sums = [_bit_sum(value) for value in module.parameters() if not value.requires_grad]
     return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.int64)
 

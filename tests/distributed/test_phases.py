@@ -3,6 +3,7 @@ import functools
 import pytest
 import torch
 
+from lit_rlhf.callbacks import SelfChecks
 from lit_rlhf.models import export, load_causal_lm, load_scalar_model
 from tests.models.examples import random_rows
 from tests.support.comparing_runs import assert_close, largest_differences, norm_of
@@ -42,6 +43,11 @@ def run_killed(case, folder, strategy, max_batches=NUM_BATCHES):
     return go(callbacks=callbacks, ckpt_path=saved / "last.ckpt", seed=999)
 
 
+def run_checked(folder, strategy):
+    options = {"strategy": strategy, "devices": 2, "callbacks": [SelfChecks()]}
+    return run("ppo", folder, max_batches=NUM_BATCHES, **options)
+
+
 def run_with_each_strategy(folder):
     return {
         strategy: {
@@ -57,6 +63,7 @@ def run_with_each_strategy(folder):
             },
             "ppo-memory resumed": run_killed("ppo-memory", folder, strategy, max_batches=2),
             "ppo-bf16": run("ppo-bf16", folder, max_batches=2, strategy=strategy, devices=2),
+            "ppo checked": run_checked(folder, strategy),
         }
         for strategy in STRATEGIES
     }
@@ -126,6 +133,14 @@ def test_the_checkpoint_of_two_processes_is_the_model_of_one(folder, by_rank, st
     with torch.no_grad():
         scores = [scorer.normalize(scorer(rows)) for scorer in scorers]
     torch.testing.assert_close(*scores, atol=1e-4, rtol=0)
+
+
+def test_self_checks_find_nothing_and_change_nothing(together):
+    # A forward leaves a sharded reference gathered in part: that is not a change.
+    for runs in together:
+        assert len(runs["ppo checked"].held_out) == len(runs["ppo"].held_out) > 0
+        assert runs["ppo checked"].metrics == runs["ppo"].metrics
+        assert_close(runs["ppo checked"].weights, runs["ppo"].weights, 0)
 
 
 @pytest.mark.parametrize("case", KILLED)
