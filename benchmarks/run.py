@@ -31,7 +31,7 @@ from benchmarks.workloads import WORKLOADS, Workload
 from lit_rlhf.modules.precision import choose_precision
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results.json"
+RESULTS = ROOT / "benchmarks" / "results"
 TOLERANCE = 1e-3
 PEERS = {
     "trl": ROOT / ".venv-trl",
@@ -222,7 +222,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     write_rows()
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    file = RESULTS / f"{PRECISION}.json"
+    results = _read(file) if file.exists() else {}
     results["machine"] = machine()
     for workload in WORKLOADS:
         if workload.name not in options.workloads:
@@ -230,9 +231,15 @@ def main() -> None:
         differences = check(workload) if workload.phase in COMPARED else None
         result = measure(workload, options.rounds)
         results[workload.name] = {**result, "first_step": differences}
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(f"{json.dumps(results[workload.name])}\n")
-    write_table(results, ROOT / "docs" / "benchmarks.md")
+    every = [_read(one) for one in sorted(RESULTS.glob("*.json"), reverse=True)]
+    write_table(every, ROOT / "docs" / "benchmarks.md")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return results
 
 
 if __name__ == "__main__":

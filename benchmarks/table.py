@@ -1,7 +1,8 @@
-"""docs/benchmarks.md out of the results: the table, and what stands beside it in `notes.md`."""
+"""docs/benchmarks.md out of the results: a table a machine, then `notes.md`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,22 @@ from benchmarks.workloads import WORKLOADS, Workload
 NOTES = Path(__file__).parent / "notes.md"
 _HEAD = """# Benchmarks
 
-`make bench` writes this page: SmolLM2-135M on {cpu}, 2 cores, {precision}; torch {torch},
-transformers {transformers}; a matrix product of 2048 ran at {gflops:.0f} GFLOP/s, a copy at
-{copy_gb:.1f} GB/s. One process a side, sides by turns. A ratio is that of two rounds next to each
-other, per row, pair, response or token; the table has the median and the range over the rounds,
-after one that is thrown away, and the largest resident memory of each process. **Bold**: the figure
-asked for is reached.
+`make bench` writes this page: SmolLM2-135M on 2 cores, a table for each precision that was run. One
+process a side, sides by turns. A ratio is that of two rounds next to each other, per row, pair,
+response or token; the table has the median and the range over the rounds, after one that is thrown
+away, and the largest resident memory of each process. **Bold**: the figure asked for is reached.
 
 The peers are TRL 1.16.0 (for PPO 1.12.0, the last that has it), transformers' `generate`, and
-vLLM 0.32 for CPU; all in the precision that this CPU multiplies faster. SFT, reward model and DPO
+vLLM 0.32 for CPU; all in the precision that the CPU multiplies faster. SFT, reward model and DPO
 made the same first step on both sides before (float32, the same rows): the largest relative
 difference of loss and gradient norm is in the table. DPO's steps are charged with their share of
 the reference's log-probabilities, computed before the first one.
+"""
+_MACHINE = """
+## {precision}
+
+{cpu}; torch {torch}, transformers {transformers}; a matrix product of 2048 ran at {gflops:.0f}
+GFLOP/s, a copy at {copy_gb:.1f} GB/s.
 
 | workload | speed | range | asked | memory | asked | seconds | GiB | limit | first step | rounds |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -36,20 +41,23 @@ weights, each row's cache) per second, over the rate of the copy.
 """
 
 
-def write_table(results: dict[str, Any], path: Path) -> None:
+def write_table(results: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the page.
 
     Args:
-        results: of `benchmarks.run`, by the workload's name, with "machine".
+        results: for each precision those of `benchmarks.run`, by the workload's name, with
+            "machine".
         path: of the page.
     """
-    machine = results["machine"]
-    lines = [_HEAD.format(**machine)]
-    lines += [
-        _line(workload, results[workload.name], machine)
-        for workload in WORKLOADS
-        if workload.name in results
-    ]
+    lines = [_HEAD]
+    for of_precision in results:
+        machine = of_precision["machine"]
+        lines.append(_MACHINE.format(**machine))
+        lines += [
+            _line(workload, of_precision[workload.name], machine)
+            for workload in WORKLOADS
+            if workload.name in of_precision
+        ]
     path.write_text("".join([*lines, _FOOT, NOTES.read_text(encoding="utf-8")]), encoding="utf-8")
 
 

@@ -1,11 +1,12 @@
 """The proof on the real model and ratings.
 
-python -m benchmarks.overoptimization [--scale full|small] [--pieces models best_of_n ppo alarms]
+python -m benchmarks.overoptimization [--scale full|small] [--pieces best_of_n ppo alarms]
 python -m benchmarks.overoptimization --estimate      expected minutes a piece
 python -m benchmarks.overoptimization --simulate      the test's errors on simulated curves
 
-A killed run goes on where it was. The page and its pictures are written to the run's folder, and
-with --docs to docs/overoptimization.md.
+A killed run goes on where it was; models are trained when a piece first needs them. What was
+measured, the page and its pictures are left in the run's folder, with --docs in
+benchmarks/overoptimization/results and docs/overoptimization.md: what is there is not made again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.overoptimization.page import write_page
@@ -26,7 +28,7 @@ from lit_rlhf.demo.model import prepare_model
 from lit_rlhf.demo.ratings import RatedText, read_ratings, split_of
 
 ROOT = Path(__file__).parents[2]
-PIECES = ("models", "best_of_n", "ppo", "alarms")
+PIECES = ("best_of_n", "ppo", "alarms")
 
 
 def write_data(folder: Path, texts: Sequence[RatedText]) -> None:
@@ -48,11 +50,15 @@ def prove(proof: Proof, pieces: Sequence[str], page: Path) -> None:
         pieces: out of `PIECES`.
         page: the Markdown file.
     """
-    proof.train_models()
-    scores = proof.best_of_n() if "best_of_n" in pieces else None
-    runs = proof.ppo_runs() if "ppo" in pieces else []
-    alarms = proof.alarm_runs() if "alarms" in pieces else None
-    write_page(proof, page, best_of_n=scores, ppo=runs, alarms=alarms)
+    if "best_of_n" in pieces:
+        proof.best_of_n()
+    runs = list(proof.scale.ppo) if "ppo" in pieces else []
+    if "alarms" in pieces:
+        # By seed: should it end early, there are as many of either kind.
+        runs += chain.from_iterable(zip(*proof.alarm_runs().values(), strict=True))
+    for run in runs:
+        proof.run_ppo(run)
+    write_page(proof, page)
 
 
 def estimate(scale: Scale) -> str:
@@ -70,7 +76,9 @@ def main() -> None:
     parser.add_argument("--pieces", nargs="+", choices=PIECES, default=PIECES)
     parser.add_argument("--estimate", action="store_true")
     parser.add_argument("--simulate", action="store_true")
-    parser.add_argument("--docs", action="store_true", help="write docs/overoptimization.md")
+    parser.add_argument(
+        "--docs", action="store_true", help="keep results and page in the repository"
+    )
     options = parser.parse_args()
     scale = SCALES[options.scale]
     if options.estimate or options.simulate:
@@ -79,8 +87,11 @@ def main() -> None:
     folder = ROOT / "runs" / f"overoptimization-{scale.name}"
     base = prepare_model()
     write_data(folder / "data", read_ratings(fetch(RATINGS_ARCHIVE)))
-    page = ROOT / "docs" / "overoptimization.md" if options.docs else folder / "report.md"
-    prove(Proof(scale, folder, base, folder / "data"), options.pieces, page)
+    results, page = folder / "results", folder / "report.md"
+    if options.docs:
+        results = Path(__file__).parent / "results" / scale.name
+        page = ROOT / "docs" / "overoptimization.md"
+    prove(Proof(scale, folder, base, folder / "data", results), options.pieces, page)
 
 
 if __name__ == "__main__":

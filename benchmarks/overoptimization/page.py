@@ -61,31 +61,30 @@ def lost_look(gold: Floats, share: float = LOST) -> int | None:
     return int(lost[0]) if lost.size else None
 
 
-def write_page(
-    proof: Proof,
-    page: Path,
-    *,
-    best_of_n: Mapping[str, Floats] | None = None,
-    ppo: Sequence[PPORun] = (),
-    alarms: Mapping[str, Sequence[PPORun]] | None = None,
-) -> None:
-    """Write tables and pictures of the pieces that there are.
+def write_page(proof: Proof, page: Path) -> None:
+    """Write tables and pictures of the results that there are.
 
     Args:
-        proof: with the folder of the runs.
+        proof: with the folder of the results; a `notes.md` in it is put at the top of the page.
         page: a Markdown file; its pictures come beside it.
-        best_of_n: scores of the samples by model, `[P, N]` each.
-        ppo: the runs of the grid.
-        alarms: "diverging" and "healthy" runs.
     """
     page.parent.mkdir(parents=True, exist_ok=True)
-    command = f"python -m benchmarks.overoptimization --scale {proof.scale.name}"
+    command = f"python -m benchmarks.overoptimization --scale {proof.scale.name} --docs"
     sections = ["# Over-optimisation, measured", f"Made by `{command}`."]
-    if best_of_n is not None:
-        sections += _best_of_n(proof, best_of_n, page.parent)
-    if ppo:
-        sections += _ppo(proof, ppo, page.parent)
-    if alarms is not None:
+    notes = proof.results / "notes.md"
+    if notes.exists():
+        sections.append(notes.read_text(encoding="utf-8").strip())
+    if proof.best_of_n_file.exists():
+        kept = json.loads(proof.best_of_n_file.read_text(encoding="utf-8"))
+        sections += _best_of_n(proof, {k: np.array(v) for k, v in kept.items()}, page.parent)
+    runs = [run for run in proof.scale.ppo if proof.values_file(run).exists()]
+    if runs:
+        sections += _ppo(proof, runs, page.parent)
+    alarms = {
+        kind: [run for run in runs if proof.values_file(run).exists()]
+        for kind, runs in proof.alarm_runs().items()
+    }
+    if any(alarms.values()):
         sections += _alarms(proof, alarms)
     sections.append(_minutes(proof))
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
@@ -180,21 +179,33 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
 
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
-    rows, in_time, silent = [], 0, 0
+    rows, in_time, lost_runs, silent = [], 0, 0, 0
     for kind, runs in alarms.items():
         for run in runs:
             history = read_history(proof.values_file(run))
-            alarm, lost = first_alarm(history), lost_look(history.means("gold"))
-            if kind == "diverging":
-                in_time += alarm is not None and (lost is None or alarm < lost)
-            else:
-                silent += alarm is None
-            rows.append([kind, run.name, _step(history, alarm), _step(history, lost)])
-    header = ["kind", "run", "alarm at step", f"gold has lost {LOST:.0%} of its peak gain at step"]
+            gold = history.means("gold")
+            alarm, lost = first_alarm(history), lost_look(gold)
+            if kind == "diverging" and lost is not None:
+                lost_runs += 1
+                in_time += alarm is not None and alarm < lost
+            silent += kind == "healthy" and alarm is None
+            gains = [f"{value - gold[0]:.2f}" for value in (gold.max(), gold[-1])]
+            steps = [_step(history, look) for look in (alarm, lost)]
+            rows.append([kind, run.name, *gains, *steps])
+    loss = f"gold has lost {LOST:.0%} of its largest gain"
+    header = [
+        "kind",
+        "run",
+        "largest gain of gold",
+        "last gain",
+        "alarm at step",
+        f"{loss} at step",
+    ]
     return [
         "## The alarm",
-        f"Before that loss in {in_time} of {len(alarms['diverging'])} runs that should diverge; "
-        f"silent in {silent} of {len(alarms['healthy'])} that should not.",
+        f"Of {len(alarms['diverging'])} runs that should diverge, {lost_runs} reach a look at "
+        f"which {loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} "
+        f"of {len(alarms['healthy'])} runs that should not diverge.",
         markdown_table(header, rows),
     ]
 
@@ -204,7 +215,7 @@ def _step(history: History, look: int | None) -> str:
 
 
 def _minutes(proof: Proof) -> str:
-    lines = (proof.folder / "minutes.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = proof.minutes_file.read_text(encoding="utf-8").splitlines()
     pieces = [json.loads(line) for line in lines]
     rows = [[piece["piece"], f"{piece['minutes']:.1f}"] for piece in pieces]
     return "## Time\n\n" + markdown_table(["piece", "minutes"], rows)

@@ -35,48 +35,53 @@ class Proof:
 
     Attributes:
         scale: the grid.
-        folder: of the run; what is there is not made again.
+        folder: of models and checkpoints; what is there is not made again.
         base: Hugging Face folder of the model that everything starts from.
         data: folder of the data files, see `lit_rlhf.demo.datasets`, and `gold/train.jsonl`.
+        results: folder of what was measured, small, from which the page is made. What is there is
+            not measured again, and no model is trained for it.
     """
 
     scale: Scale
     folder: Path
     base: Path
     data: Path
+    results: Path
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.results.mkdir(parents=True, exist_ok=True)
         self._processes = CleanProcesses(["benchmarks.overoptimization.pieces"])
 
     # Models ----------------------------------------------------------------------------------
 
-    def train_models(self) -> None:
-        """Train policy, proxies, gold and the two validation reward models."""
-        self._fit(
-            "sft", "sft", {"model.policy": self.base, "data.limit_train": self.scale.sft_texts}
-        )
-        for size, member in self.scale.models():
-            self._fit_reward(proxy_name(size, member), "reward", size / GROUP_SIZE, member)
-        self._fit_reward("gold", "gold", self.scale.gold_groups, 1, raters=1.0)
-        for member in (1, 2):
-            self._fit_reward(f"judge-{member}", "judge", self.scale.judge_groups, member)
+    def model(self, name: str) -> Path:
+        """Return the checkpoint of a model, trained now if it is not there.
 
-    def checkpoint(self, name: str) -> Path:
-        """Return where a model is."""
-        kind = "policy" if name == "sft" or name.startswith("ppo") else "reward"
-        return self.folder / name / "checkpoints" / f"{kind}.ckpt"
+        Args:
+            name: "sft", "gold", "judge-1", "judge-2", or that of `proxy_name`.
+        """
+        if name == "sft":
+            texts = {"data.limit_train": self.scale.sft_texts}
+            return self._fit("sft", "sft", {"model.policy": self.base, **texts})
+        if name == "gold":
+            return self._fit_reward("gold", "gold", self.scale.gold_groups, 1, raters=1.0)
+        kind, *numbers = name.split("-")
+        if kind == "judge":
+            return self._fit_reward(name, "judge", self.scale.judge_groups, int(numbers[0]))
+        size, member = map(int, numbers)
+        return self._fit_reward(name, "reward", size / GROUP_SIZE, member)
 
     def _fit_reward(
         self, name: str, task: str, num_groups: float | None, member: int, *, raters: float = 0.5
-    ) -> None:
+    ) -> Path:
         """Train a reward model on so many groups; members differ in texts, raters and seed."""
         train = self.data / task / "train.jsonl"
         total = len(train.read_text(encoding="utf-8").splitlines())
         share = 1.0 if num_groups is None else min(1.0, num_groups / total)
         prompts = self.data / "ppo" / "validation.jsonl"
         options = {
-            "model.policy": self.checkpoint("sft"),
+            "model.policy": self.model("sft"),
             "model.normalizer.prompts": prompts,
             "model.normalizer.max_new_tokens": self.scale.max_new_tokens,
             "model.normalizer.num_samples": min(128, 4 * self.scale.num_prompts),
@@ -87,11 +92,21 @@ class Proof:
             "data.subset.raters": raters,
             "data.subset.seed": member,
         }
-        self._fit("reward", name, options, seed=member)
+        return self._fit("reward", name, options, seed=member)
 
-    def _fit(self, phase: str, name: str, options: dict[str, object], *, seed: int = 1) -> None:
-        task = {"sft": "sft", "reward": "reward", "ppo": "ppo"}[phase]
-        paths = {f"data.{split}": self.data / task / f"{split}.jsonl" for split in _SPLITS}
+    def _fit(
+        self,
+        phase: str,
+        name: str,
+        options: dict[str, object],
+        *,
+        seed: int = 1,
+        config: Path | None = None,
+    ) -> Path:
+        """Run a phase, unless its checkpoint is there, and return the checkpoint."""
+        kind = "reward" if phase == "reward" else "policy"
+        checkpoint = self.folder / name / "checkpoints" / f"{kind}.ckpt"
+        paths = {f"data.{split}": self.data / phase / f"{split}.jsonl" for split in _SPLITS}
         settings = {
             "seed_everything": seed,
             "data.seed": seed,
@@ -102,74 +117,63 @@ class Proof:
             **paths,
             **options,
         }
-        words = [f"--{key}={value}" for key, value in settings.items()]
-        config = configs_folder() / f"{phase}.yaml"
-        files = [f"--config={config}", *(f"--config={file}" for file in self._extra(name))]
-        self._once(self.checkpoint(name), name, _run, phase, ["fit", *files, *words])
-
-    def _extra(self, name: str) -> list[Path]:
-        file = self.folder / f"{name}.yaml"
-        return [file] if file.exists() else []
+        configs = [configs_folder() / f"{phase}.yaml", *([] if config is None else [config])]
+        words = [f"--config={file}" for file in configs]
+        words += [f"--{key}={value}" for key, value in settings.items()]
+        self._once(checkpoint, name, run_phase, phase, ["fit", *words])
+        return checkpoint
 
     # Best of n ---------------------------------------------------------------------------------
 
-    def best_of_n(self) -> dict[str, Floats]:
-        """Draw samples once, and let every model score them: name -> `[P, N]`."""
-        samples = self.folder / "best_of_n" / "samples.json"
-        scale = self.scale
-        self._once(
-            samples,
-            "best-of-n samples",
-            draw_samples,
-            self.checkpoint("sft"),
-            self.data / "ppo" / "test.jsonl",
-            (scale.bon_prompts, scale.bon_samples, scale.max_new_tokens),
-            samples,
-        )
-        names = [proxy_name(*model) for model in scale.models()] + ["gold", "judge-1", "judge-2"]
+    def best_of_n(self) -> None:
+        """Draw samples once, let every model score them, keep the scores."""
+        if self.best_of_n_file.exists():
+            return
+        folder = self.folder / "best_of_n"
+        samples, scale = folder / "samples.json", self.scale
+        sizes = (scale.bon_prompts, scale.bon_samples, scale.max_new_tokens)
+        prompts, policy = self.data / "ppo" / "test.jsonl", self.model("sft")
+        self._once(samples, "best-of-n samples", draw_samples, policy, prompts, sizes, samples)
         scores = {}
-        for name in names:
-            file = samples.with_name(f"{name}.npy")
-            self._once(
-                file, f"best-of-n by {name}", score_samples, self.checkpoint(name), samples, file
-            )
-            scores[name] = np.load(file)
-        return scores
+        for name in [*(proxy_name(*model) for model in scale.models()), "gold", *_JUDGES]:
+            file, model = folder / f"{name}.npy", self.model(name)
+            self._once(file, f"best-of-n by {name}", score_samples, model, samples, file)
+            scores[name] = np.load(file).round(5).tolist()
+        _write(self.best_of_n_file, json.dumps(scores).encode())
+
+    @property
+    def best_of_n_file(self) -> Path:
+        """Where the scores of the samples are kept: model -> `[P, N]`."""
+        return self.results / "best_of_n.json"
 
     # PPO ---------------------------------------------------------------------------------------
 
-    def ppo_runs(self) -> list[PPORun]:
-        """Run the grid's PPO runs."""
-        for run in self.scale.ppo:
-            self.run_ppo(run)
-        return list(self.scale.ppo)
-
     def alarm_runs(self) -> dict[str, list[PPORun]]:
-        """Run what should diverge and what should not, by seed."""
+        """Return what should diverge and what should not, by seed."""
         seeds = range(1, 1 + self.scale.alarm_runs)
         kinds = {"diverging": self.scale.diverging, "healthy": self.scale.healthy}
-        runs = {kind: [replace(run, seed=s) for s in seeds] for kind, run in kinds.items()}
-        for run in [*runs["diverging"], *runs["healthy"]]:
-            self.run_ppo(run)
-        return runs
+        return {kind: [replace(run, seed=s) for s in seeds] for kind, run in kinds.items()}
 
     def run_ppo(self, run: PPORun) -> None:
-        """Run PPO with gold and the validation reward looking on."""
+        """Run PPO with gold and the validation reward looking on, and keep what they saw."""
+        if self.values_file(run).exists():
+            return
         members = range(1, 1 + (1 if run.combine is None else self.scale.num_members))
         proxies = [self._learned(proxy_name(run.num_texts, member)) for member in members]
-        judges = [self._learned(f"judge-{member}") for member in (1, 2)]
         reward = proxies[0] if run.combine is None else _ensemble(proxies, run.combine)
+        validation = _ensemble([self._learned(name) for name in _JUDGES], "mean")
         model = {
             "reward": reward,
-            "judges": {"validation": _ensemble(judges, "mean"), "gold": self._learned("gold")},
+            "judges": {"validation": validation, "gold": self._learned("gold")},
         }
-        (self.folder / f"{run.name}.yaml").write_text(
+        config = self.folder / f"{run.name}.yaml"
+        config.write_text(
             yaml.safe_dump({"trainer": {"callbacks": _callbacks(run.kl_coef)}, "model": model}),
             encoding="utf-8",
         )
         scale = self.scale
         options: dict[str, object] = {
-            "model.policy": self.checkpoint("sft"),
+            "model.policy": self.model("sft"),
             "model.seed": run.seed * 1000,
             "model.sampling.max_new_tokens": scale.max_new_tokens,
             "trainer.limit_train_batches": scale.iterations,
@@ -178,15 +182,22 @@ class Proof:
             "data.eval_batch_size": scale.num_prompts,
             "data.limit_validation": scale.num_prompts,
         }
-        self._fit("ppo", run.name, options, seed=run.seed)
+        self._fit("ppo", run.name, options, seed=run.seed, config=config)
+        seen = self.folder / run.name / "overoptimization" / "values.jsonl"
+        _write(self.values_file(run), seen.read_bytes())
 
     def values_file(self, run: PPORun) -> Path:
-        """Return where a run's validations are, prompt by prompt."""
-        return self.folder / run.name / "overoptimization" / "values.jsonl"
+        """Return where a run's validations are kept, prompt by prompt."""
+        return self.results / f"{run.name}.jsonl"
 
     def _learned(self, name: str) -> dict[str, object]:
         path = "lit_rlhf.rewards.LearnedReward"
-        return {"class_path": path, "init_args": {"model": str(self.checkpoint(name))}}
+        return {"class_path": path, "init_args": {"model": str(self.model(name))}}
+
+    @property
+    def minutes_file(self) -> Path:
+        """Where the minutes of every step are kept."""
+        return self.results / "minutes.jsonl"
 
     def _once(self, file: Path, name: str, function: Callable[..., None], *args: object) -> None:
         """Call a function in a clean process, unless the file that it leaves is there."""
@@ -195,12 +206,13 @@ class Proof:
         start = time.monotonic()
         self._processes.run(name, function, *args)
         minutes = (time.monotonic() - start) / 60
-        with (self.folder / "minutes.jsonl").open("a", encoding="utf-8") as log:
+        with self.minutes_file.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"piece": name, "minutes": round(minutes, 2)}) + "\n")
         sys.stdout.write(f"{name}: {minutes:.1f} min\n")
         sys.stdout.flush()
 
 
+_JUDGES = ("judge-1", "judge-2")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -254,10 +266,6 @@ def _write(file: Path, content: bytes) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_bytes(content)
     partial.replace(file)
-
-
-def _run(phase: str, arguments: list[str]) -> None:
-    run_phase(phase, arguments)
 
 
 def _ensemble(members: list[dict[str, object]], combine: str) -> dict[str, object]:

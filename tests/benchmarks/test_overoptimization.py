@@ -1,11 +1,13 @@
+import json
 import random
+import shutil
 
 import numpy as np
 import peft  # noqa: F401 - first of all: under jaxtyping's import hook it compiles anew, and warns
 import pytest
 
-from benchmarks.overoptimization.__main__ import prove, write_data
-from benchmarks.overoptimization.page import lost_look
+from benchmarks.overoptimization.__main__ import PIECES, prove, write_data
+from benchmarks.overoptimization.page import lost_look, write_page
 from benchmarks.overoptimization.pieces import Proof
 from benchmarks.overoptimization.scale import FULL, SMOKE
 from lit_rlhf.demo.ratings import RatedText
@@ -29,23 +31,54 @@ def texts(num_texts=700):
 def test_the_whole_proof_on_a_tiny_model_and_on_again_after_a_kill(tmp_path):
     write_data(tmp_path / "data", texts())
     base = save_tiny_policy(tmp_path / "base")
-    proof = Proof(SMOKE, tmp_path / "run", base, tmp_path / "data")
+    proof = Proof(SMOKE, tmp_path / "run", base, tmp_path / "data", tmp_path / "results")
     page = tmp_path / "page.md"
-    prove(proof, ("best_of_n", "ppo", "alarms"), page)
+    prove(proof, PIECES, page)
     written = page.read_text()
     for heading in ("## Best of n", "## PPO", "## The alarm", "64 texts", "minimum of 2"):
         assert heading in written
     assert (tmp_path / "overoptimization-ppo.png").exists()
-    pieces = (tmp_path / "run" / "minutes.jsonl").read_text()
-    # Once more: what is there is not made again.
-    prove(proof, ("best_of_n", "ppo", "alarms"), page)
+    minutes = proof.minutes_file.read_text()
+    # Once more, the models lost: what was measured is not measured again, and trains nothing.
+    shutil.rmtree(tmp_path / "run")
+    prove(proof, PIECES, page)
     assert page.read_text() == written
-    assert (tmp_path / "run" / "minutes.jsonl").read_text() == pieces
-    missing = proof.folder / "best_of_n" / "gold.npy"
-    before = np.load(missing)
-    missing.unlink()
+    assert proof.minutes_file.read_text() == minutes
+    # The scores lost: the models are trained anew, and say the same.
+    scores = proof.best_of_n_file.read_text()
+    proof.best_of_n_file.unlink()
     proof.best_of_n()
-    assert np.array_equal(np.load(missing), before)
+    assert proof.best_of_n_file.read_text() == scores
+
+
+def test_the_page_says_what_was_measured_and_no_more(tmp_path):
+    proof = Proof(SMOKE, *(tmp_path / name for name in ("run", "base", "data", "results")))
+    proof.minutes_file.write_text('{"piece": "sft", "minutes": 1.5}\n')
+    kinds = proof.alarm_runs()
+    rows, draw = 40, np.random.default_rng(1)
+    # Gold gains 1 and loses half of it at the look after the alarm could have come.
+    gold = {"diverging": [0, 1, 1, 0.5], "healthy": [0, 1, 1, 1]}
+    for kind, (run,) in kinds.items():
+        lines = []
+        for look, mean in enumerate(gold[kind]):
+            falls = kind == "diverging" and look >= 2
+            values = {
+                "step": look,
+                "prompt_ids": list(range(rows)),
+                "kl": [float(look)] * rows,
+                "gold": [float(mean)] * rows,
+                "validation": list(draw.normal(-look if falls else 0, 0.5, rows)),
+                "reward": list(draw.normal(look, 0.5, rows)),
+            }
+            lines.append(json.dumps(values) + "\n")
+        proof.values_file(run).write_text("".join(lines))
+    (proof.results / "notes.md").write_text("What a person wrote.\n")
+    write_page(proof, tmp_path / "page.md")
+    page = tmp_path.joinpath("page.md").read_text()
+    assert "What a person wrote." in page
+    assert "Of 1 runs that should diverge, 1 reach" in page
+    assert "before it in 1 of these. It is silent in 1 of 1 runs" in page
+    assert "## Best of n" not in page
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,10 @@ def test_the_table_says_what_was_asked_and_what_was_reached(tmp_path):
     }
     results[second.name] |= {"memory": 0.7, "first_step": None}
     results[second.name] |= {"flops_per_second": None, "bytes_per_second": None}
-    write_table(results, tmp_path / "page.md")
+    other = {"machine": {**results["machine"], "precision": "bf16-mixed"}}
+    write_table([results, other], tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert page.index("## 32-true") < page.index(f"| {first.title} |") < page.index("## bf16-mixed")
     rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if "|" in line]
     assert rows[2].startswith(f"| {first.title} |")
     assert rows[3].startswith(f"| {second.title} |")
