@@ -120,7 +120,7 @@ class Proof:
         configs = [configs_folder() / f"{phase}.yaml", *([] if config is None else [config])]
         words = [f"--config={file}" for file in configs]
         words += [f"--{key}={value}" for key, value in settings.items()]
-        self._once(checkpoint, name, run_phase, phase, ["fit", *words])
+        self._once(checkpoint, name, fit, phase, words)
         return checkpoint
 
     # Best of n ---------------------------------------------------------------------------------
@@ -219,6 +219,11 @@ _SPLITS = ("train", "validation", "test")
 def proxy_name(num_texts: int, member: int) -> str:
     """Return the name of a reward model."""
     return f"reward-{num_texts}-{member}"
+
+
+def fit(phase: str, options: list[str]) -> None:
+    """Run a phase; what its command line returns is of no use outside its process."""
+    run_phase(phase, ["fit", *options])
 
 
 def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -232,6 +234,20 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             self.allow_step()
             self.log(f"train/{self.phase}/grad_norm", self.guard.gradient_norm)
             self.log(f"train/{self.phase}/skipped_steps", float(self.guard.num_skipped))
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take the step, and drop the gradients before the next forward needs room.
+
+        Lightning drops them after the next forward, which would stand beside them at its peak.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def watch(self, rows: TokenRows, loss: Tensor | None = None, **numbers: Tensor | None) -> None:
         """Let the guard look at a forward of this step, see `NumberGuard.watch`."""
