@@ -24,6 +24,7 @@ from benchmarks.workloads import MODEL
 from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.models import PolicyModel, load_causal_lm
 from lit_rlhf.models.lean_layers import lighten
+from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.rollout import Sampling, TorchGenerator
 
 PICTURE = Path(__file__).parent.parent / "docs" / "growth.png"
@@ -44,7 +45,7 @@ class Series(NamedTuple):
 
 def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) -> float:
     """Time a forward and backward over rows that share their prompt; the best of two."""
-    policy = PolicyModel(load_causal_lm(MODEL), packing_width=None if is_plain else 512).train()
+    policy = PolicyModel(load_causal_lm(MODEL), packing_width=None if is_plain else DEFAULT_WIDTH).train()
     lighten(policy)
     ids = torch.randint(100, 40_000, (num_rows, prompt + response))
     ids[:, :prompt] = torch.randint(100, 40_000, (prompt,))

@@ -63,6 +63,11 @@ def score_length(prompts: list[str], responses: list[str]) -> list[float]:
     return [len(response) / 100 for response in responses]
 
 
+def _cut(float32: int, bf16: int) -> dict[str, object]:
+    """Choose the micro-batches: the weights' casts to bf16 are made anew for each."""
+    return {"micro_batches": float32 if PRECISION == "32-true" else bf16}
+
+
 _PPO = {"prompt_tokens": 16, "new_tokens": 32, "epochs": 4}
 WORKLOADS = (
     Workload("sft", "sft", "SFT, 32 movie texts, full fine-tuning", "trl", 2.5, 0.6, 32, 32),
@@ -86,7 +91,7 @@ WORKLOADS = (
         0.6,
         16,
         16,
-        {"micro_batches": 4},
+        _cut(float32=4, bf16=1),
     ),
     Workload(
         "groups",
@@ -122,7 +127,7 @@ WORKLOADS = (
         0.6,
         32,
         32,
-        {**_PPO, "micro_batches": 2},
+        {**_PPO, **_cut(float32=2, bf16=1)},
     ),
     Workload(
         "ppo-lora",
@@ -133,7 +138,7 @@ WORKLOADS = (
         0.4,
         32,
         32,
-        {**_PPO, "rows": "ppo", "lora": 16, "micro_batches": 4},
+        {**_PPO, "rows": "ppo", "lora": 16, **_cut(float32=4, bf16=2)},
     ),
     Workload(
         "grpo",
@@ -144,7 +149,7 @@ WORKLOADS = (
         0.6,
         32,
         32,
-        {**_PPO, "rows": "ppo", "samples": 8, "micro_batches": 4},
+        {**_PPO, "rows": "ppo", "samples": 8, **_cut(float32=4, bf16=1)},
     ),
     Workload(
         "generate",

@@ -1,12 +1,14 @@
-"""Attention for decoding: two batched products instead of a kernel made for long queries.
+"""Attention on CPUs: batched products instead of a kernel made for long rows.
 
-With one query a row, `scaled_dot_product_attention` spends most of its time on setting up; the
-query heads that share a key-value head are stacked, so that the cache is never expanded.
-Everything else (training, scoring, prefill) is transformers' own sdpa path.
+With one query a row (decoding), `scaled_dot_product_attention` spends most of its time on setting
+up, with short rows (training, scoring) on all but arithmetic, see `models.short_attention`. In both
+the query heads that share a key-value head are stacked, so that keys are never expanded.
+Everything else is transformers' own sdpa path.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from lit_rlhf.models.short_attention import is_faster, short_attention
 
 ATTENTION_NAME = "lit_rlhf_sdpa"
 
@@ -55,17 +59,34 @@ def _attention(
     scaling: float | None = None,
     **kwargs: Any,  # whatever else transformers hands to an attention function
 ) -> tuple[Tensor, None]:
-    # Only CPU gains: on a GPU the fused kernels are faster for one query, too.
-    is_decoding = query.shape[2] == 1 and query.device.type == "cpu" and not query.requires_grad
+    # Only CPU gains: on a GPU the fused kernels are faster for short rows, too.
     has_bool_mask = attention_mask is None or (
         attention_mask.dtype == torch.bool and attention_mask.shape[1] == 1
     )
-    if is_decoding and has_bool_mask and kwargs.get("position_bias") is None:
+    is_plain = dropout == 0 and kwargs.get("position_bias") is None and kwargs.get("cache") is None
+    if query.device.type == "cpu" and has_bool_mask and is_plain:
+        num_queries, num_keys = query.shape[2], key.shape[2]
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return decode_attention(query, key, value, attention_mask, scale), None
+        if num_queries == 1 and not query.requires_grad:
+            return decode_attention(query, key, value, attention_mask, scale), None
+        mask = attention_mask
+        if mask is None and num_queries == num_keys and _is_causal(module, kwargs):
+            mask = _causal_mask(num_queries)
+        if mask is not None and is_faster(query, key):
+            return short_attention(query, key, value, mask, scale), None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
+
+
+def _is_causal(module: nn.Module, options: dict[str, Any]) -> bool:
+    asked = options.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if asked is None else asked)
+
+
+@lru_cache(maxsize=64)
+def _causal_mask(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).tril()
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)

@@ -20,8 +20,10 @@ from torch import Tensor
 
 # Wide rows waste arithmetic on masked-out attention, narrow ones leave gaps at their ends.
 DEFAULT_WIDTH = 256
+# Short rows fit narrower ones as tightly.
+_NARROWINGS = (0.25, 0.375, 0.5, 0.75)
 # Rows may become wider where more responses then share their prompt.
-_WIDENINGS = (1.0, 1.5, 2.0, 3.0, 4.0)
+_WIDENINGS = (1.5, 2.0, 3.0, 4.0)
 # How much wider than evenly filled rows the tightest ones are tried.
 _SLACKS = (1.0, 1.01, 1.03, 1.06)
 # Attention over this many tokens costs about as much as the linear layers of a small model.
@@ -118,9 +120,10 @@ def pack_rows(
         lengths: `[B]` int64, real tokens in each row.
         prompt_lengths: `[B]` int64, below `lengths`: the tokens that rows with the same prompt
             share; 0 where none are.
-        width: tokens in a packed row, at least those of the longest row, and up to four times as
-            many where that lets more responses share a prompt; None keeps one row per row, as
-            padded as it came: the plain path, and the one for sharded models.
+        width: tokens in a packed row, at least those of the longest row; fewer where rows fit as
+            tightly, up to four times as many where that lets more responses share a prompt. None
+            keeps one row per row, as padded as it came: the plain path, and the one for sharded
+            models.
 
     Returns:
         The packed rows; the padded layout itself when packing would not be smaller.
@@ -154,7 +157,7 @@ def _cheapest_bins(rows: list[RowSizes], width: int) -> tuple[list[Bin], int]:
     # Only shared prompts repay a row that is wider than asked for.
     is_shared = len({row.family for row in rows}) < len(rows)
     candidates = []
-    for factor in _WIDENINGS if is_shared else _WIDENINGS[:1]:
+    for factor in (*_NARROWINGS, 1.0, *(_WIDENINGS if is_shared else ())):
         wide = max(longest, int(width * factor))
         num_bins, num_tokens = _fill(first_fit(rows, wide), wide)
         # As many bins may do with less width: their rows are then padded to less.

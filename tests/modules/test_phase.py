@@ -132,6 +132,26 @@ def test_a_step_is_a_mean_over_all_that_it_counts_however_it_is_cut(tmp_path, po
         torch.testing.assert_close(other, after[0], rtol=1e-5, atol=1e-7)
 
 
+class HeldGradients(pl.Callback):
+    """Counts the gradients there are when a forward begins."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.counts.append(sum(p.grad is not None for p in pl_module.parameters()))
+
+
+def test_no_forward_holds_the_gradients_of_the_last_step(tmp_path, policy, data):
+    held = HeldGradients()
+    trainer = phase_trainer(
+        tmp_path, max_epochs=2, limit_val_batches=0, accumulate_grad_batches=2, callbacks=[held]
+    )
+    module = SFTModule(policy)
+    trainer.fit(module, data)
+    assert held.counts == [0, len(list(module.parameters())), 0, len(list(module.parameters()))]
+
+
 def test_gradients_are_clipped_and_accumulated_by_the_trainer(tmp_path, policy, data):
     trainer = phase_trainer(
         tmp_path, limit_val_batches=0, gradient_clip_val=1e-3, accumulate_grad_batches=2
