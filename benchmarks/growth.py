@@ -45,7 +45,9 @@ class Series(NamedTuple):
 
 def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) -> float:
     """Time a forward and backward over rows that share their prompt; the best of two."""
-    policy = PolicyModel(load_causal_lm(MODEL), packing_width=None if is_plain else DEFAULT_WIDTH).train()
+    policy = PolicyModel(
+        load_causal_lm(MODEL), packing_width=None if is_plain else DEFAULT_WIDTH
+    ).train()
     lighten(policy)
     ids = torch.randint(100, 40_000, (num_rows, prompt + response))
     ids[:, :prompt] = torch.randint(100, 40_000, (prompt,))
