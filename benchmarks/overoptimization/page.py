@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.overoptimization.pieces import Proof, proxy_name
 from benchmarks.overoptimization.scale import PPORun
+from lit_rlhf.evaluation.bootstrap import mean
 from lit_rlhf.overoptimization import (
     DivergenceTest,
     GaoFit,
@@ -97,19 +98,22 @@ def _best_of_n(proof: Proof, scores: Mapping[str, Floats], folder: Path) -> list
     rows, curves = [], {}
     for name, proxy in _proxies(proof, scores).items():
         standard = (proxy - proxy.mean()) / proxy.std()
-        of_gold = [float(v.mean()) for v in best_of_n_scores(proxy, gold, sizes).values()]
+        by_size = list(best_of_n_scores(proxy, gold, sizes).values())  # [P] each
+        of_gold = [float(values.mean()) for values in by_size]
         of_proxy = [float(v.mean()) for v in best_of_n_scores(proxy, standard, sizes).values()]
         fit = fit_best_of_n(distances, np.array(of_gold) - of_gold[0])
         curves[name] = (of_gold, of_proxy, fit)
         turn = "does not" if fit.peak is None else f"{fit.peak:.2f}"
-        rows.append([name, *(f"{value:.2f}" for value in of_gold), f"{of_proxy[-1]:.2f}", turn])
+        cells = [*(f"{value:.2f}" for value in of_gold[:-1]), _gain(by_size[-1], by_size[0])]
+        rows.append([name, *cells, f"{of_proxy[-1]:.2f}", turn])
     header = ["proxy", *(f"gold, n = {n}" for n in sizes), f"proxy, n = {sizes[-1]}"]
     _draw(folder / "overoptimization-best-of-n.png", np.array(distances), curves)
     return [
         "## Best of n",
         f"{scores['gold'].shape[0]} prompts, {scores['gold'].shape[1]} samples each, in deviations "
-        "of each model over all samples. The last column is the sqrt(KL) at which "
-        "`d (alpha - beta d)`, fitted to gold, turns.",
+        "of each model over all samples; the interval (95 %) is that of the gain over n = 1, by a "
+        "bootstrap of the prompts. The last column is the sqrt(KL) at which `d (alpha - beta d)`, "
+        "fitted to gold, turns.",
         markdown_table([*header, "gold turns at"], rows),
         "![best of n](overoptimization-best-of-n.png)",
     ]
@@ -154,7 +158,7 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     rows = []
     for run, panel in zip(runs, panels, strict=True):
         history = read_history(proof.values_file(run))
-        distances, gold = history.distances(), history.means("gold")
+        distances, gold = history.distances(), history.values("gold")
         for name in ("reward", "validation", "gold"):
             gains = history.means(name) - history.means(name)[0]
             (line,) = panel.plot(distances, gains, "o", markersize=3, label=name)
@@ -169,13 +173,18 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
         panel.grid(alpha=0.3)
         fit = history.fit("gold")
         turn = "does not" if fit is None or fit.peak is None else f"{fit.peak:.2f}"
-        peak = int(gold.argmax())
-        gain = f"{gold[peak] - gold[0]:.2f} at {distances[peak]:.2f}"
-        now = f"{gold[-1] - gold[0]:.2f} at {distances[-1]:.2f}"
-        rows.append([run.name, gain, now, turn, _step(history, first_alarm(history))])
+        peak = int(gold.mean(axis=1).argmax())
+        gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
+        rows.append([run.name, *gains, turn, _step(history, first_alarm(history))])
     figure.savefig(folder / "overoptimization-ppo.png")
     header = ["run", "largest gain of gold, at sqrt(KL)", "last gain", "fit turns at", "alarm at"]
-    return ["## PPO", markdown_table(header, rows), "![PPO](overoptimization-ppo.png)"]
+    return [
+        "## PPO",
+        f"{proof.scale.num_prompts} prompts at each look; intervals (95 %) by a bootstrap of the "
+        "prompts, each against itself at the first look.",
+        markdown_table(header, rows),
+        "![PPO](overoptimization-ppo.png)",
+    ]
 
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
@@ -183,13 +192,14 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
     for kind, runs in alarms.items():
         for run in runs:
             history = read_history(proof.values_file(run))
-            gold = history.means("gold")
+            values = history.values("gold")
+            gold = values.mean(axis=1)
             alarm, lost = first_alarm(history), lost_look(gold)
             if kind == "diverging" and lost is not None:
                 lost_runs += 1
                 in_time += alarm is not None and alarm < lost
             silent += kind == "healthy" and alarm is None
-            gains = [f"{value - gold[0]:.2f}" for value in (gold.max(), gold[-1])]
+            gains = [_gain(values[look], values[0]) for look in (int(gold.argmax()), -1)]
             steps = [_step(history, look) for look in (alarm, lost)]
             rows.append([kind, run.name, *gains, *steps])
     loss = f"gold has lost {LOST:.0%} of its largest gain"
@@ -208,6 +218,12 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
         f"of {len(alarms['healthy'])} runs that should not diverge.",
         markdown_table(header, rows),
     ]
+
+
+def _gain(values: Floats, start: Floats) -> str:
+    """Say how much higher `[P]` values are than those of the same prompts at the start."""
+    gain = mean(values - start)
+    return f"{gain.value:.2f} ({gain.low:.2f} to {gain.high:.2f})"
 
 
 def _step(history: History, look: int | None) -> str:
