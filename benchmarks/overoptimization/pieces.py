@@ -158,7 +158,7 @@ class Proof:
         """Run PPO with gold and the validation reward looking on, and keep what they saw."""
         if self.values_file(run).exists():
             return
-        members = range(1, 1 + (1 if run.combine is None else self.scale.num_members))
+        members = [run.seed] if run.combine is None else range(1, 1 + self.scale.num_members)
         proxies = [self._learned(proxy_name(run.num_texts, member)) for member in members]
         reward = proxies[0] if run.combine is None else _ensemble(proxies, run.combine)
         validation = _ensemble([self._learned(name) for name in _JUDGES], "mean")
@@ -176,7 +176,7 @@ class Proof:
             "model.policy": self.model("sft"),
             "model.seed": run.seed * 1000,
             "model.sampling.max_new_tokens": scale.max_new_tokens,
-            "trainer.limit_train_batches": scale.iterations,
+            "trainer.limit_train_batches": run.iterations,
             "trainer.val_check_interval": scale.look_every,
             "data.batch_size": scale.batch_size,
             "data.eval_batch_size": scale.num_prompts,

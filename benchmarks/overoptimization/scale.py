@@ -12,20 +12,23 @@ class PPORun:
     Attributes:
         num_texts: judged texts behind each reward model.
         kl_coef: weight of the KL penalty, fixed.
-        combine: how the members of an ensemble are combined; None for the first of them alone.
-        seed: of the run.
+        combine: how the members of an ensemble are combined; None for the one of the run's seed.
+        seed: of the run, and the number of its reward model: each run has another.
+        iterations: of PPO.
     """
 
     num_texts: int
     kl_coef: float
     combine: str | None = None
     seed: int = 1
+    iterations: int = 24
 
     @property
     def name(self) -> str:
         """Folder of the run."""
         kind = self.combine or "single"
-        return f"ppo-{self.num_texts}-{kind}-kl{self.kl_coef:g}-seed{self.seed}"
+        size = f"{self.num_texts}-{kind}-kl{self.kl_coef:g}"
+        return f"ppo-{size}-seed{self.seed}-{self.iterations}"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ class Scale:
         bon_prompts: prompts for best-of-n.
         bon_samples: samples a prompt, the largest n.
         ppo: the PPO runs whose curves are shown.
-        iterations: PPO iterations.
         look_every: iterations between two validations.
         batch_size: prompts of an iteration.
         num_prompts: validation prompts.
@@ -63,7 +65,6 @@ class Scale:
     bon_prompts: int
     bon_samples: int
     ppo: tuple[PPORun, ...]
-    iterations: int
     look_every: int
     batch_size: int
     num_prompts: int
@@ -94,12 +95,13 @@ class Scale:
         decoding = self.max_new_tokens / 300
         iteration = self.batch_size * (row * step * (2 + 4 / 3) + decoding)
         look = self.num_prompts * (row * step * 6 / 3 + decoding)
-        run = self.iterations * (iteration + look / self.look_every) + look
+        one = iteration + look / self.look_every
+        alarms = self.diverging.iterations + self.healthy.iterations
         return {
             "models": (self.sft_texts + learned + gold) * text * step / 60 + len(self.models()),
             "best_of_n": (responses * decoding + scored * step / 3) / 60,
-            "ppo": len(self.ppo) * run / 60,
-            "alarms": 2 * self.alarm_runs * run / 60,
+            "ppo": sum(run.iterations * one + look for run in self.ppo) / 60,
+            "alarms": self.alarm_runs * (alarms * one + 2 * look) / 60,
         }
 
 
@@ -121,12 +123,11 @@ FULL = Scale(
         PPORun(100, WEAK, "minimum"),
         PPORun(100, STRONG),
     ),
-    iterations=24,
     look_every=3,
     batch_size=32,
     num_prompts=96,
     max_new_tokens=24,
-    diverging=PPORun(100, WEAK),
+    diverging=PPORun(100, WEAK, iterations=48),
     healthy=PPORun(3000, STRONG),
     alarm_runs=10,
 )
@@ -141,12 +142,11 @@ SMALL = Scale(
     bon_prompts=24,
     bon_samples=64,
     ppo=(PPORun(100, WEAK), PPORun(100, WEAK, "minimum")),
-    iterations=24,
     look_every=3,
     batch_size=32,
     num_prompts=64,
     max_new_tokens=24,
-    diverging=PPORun(100, WEAK),
+    diverging=PPORun(100, WEAK, iterations=48),
     healthy=PPORun(1000, STRONG),
     alarm_runs=3,
 )
@@ -161,14 +161,13 @@ SMOKE = Scale(
     judge_groups=1,
     bon_prompts=3,
     bon_samples=4,
-    ppo=(PPORun(32, WEAK, "minimum"),),
-    iterations=2,
+    ppo=(PPORun(32, WEAK, "minimum", iterations=2),),
     look_every=1,
     batch_size=4,
     num_prompts=4,
     max_new_tokens=4,
-    diverging=PPORun(32, WEAK),
-    healthy=PPORun(64, STRONG),
+    diverging=PPORun(32, WEAK, iterations=2),
+    healthy=PPORun(64, STRONG, iterations=2),
     alarm_runs=1,
 )
 SCALES = {scale.name: scale for scale in (FULL, SMALL, SMOKE)}
