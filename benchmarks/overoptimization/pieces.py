@@ -175,6 +175,7 @@ class Proof:
         options: dict[str, object] = {
             "model.policy": self.model("sft"),
             "model.seed": run.seed * 1000,
+            "model.optimizer.learning_rate": run.learning_rate,
             "model.sampling.max_new_tokens": scale.max_new_tokens,
             "trainer.limit_train_batches": run.iterations,
             "trainer.val_check_interval": scale.look_every,

@@ -15,6 +15,7 @@ class PPORun:
         combine: how the members of an ensemble are combined; None for the one of the run's seed.
         seed: of the run, and the number of its reward model: each run has another.
         iterations: of PPO.
+        learning_rate: of PPO.
     """
 
     num_texts: int
@@ -22,13 +23,14 @@ class PPORun:
     combine: str | None = None
     seed: int = 1
     iterations: int = 24
+    learning_rate: float = 9e-5
 
     @property
     def name(self) -> str:
         """Folder of the run."""
         kind = self.combine or "single"
         size = f"{self.num_texts}-{kind}-kl{self.kl_coef:g}"
-        return f"ppo-{size}-seed{self.seed}-{self.iterations}"
+        return f"ppo-{size}-rate{self.learning_rate:g}-seed{self.seed}-{self.iterations}"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Scale:
 
 
 WEAK, STRONG = 0.005, 0.2
+# So far from the SFT policy within an hour that no reward model of 100 texts is right there.
+DIVERGING = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
 
 FULL = Scale(
     name="full",
@@ -127,7 +131,7 @@ FULL = Scale(
     batch_size=32,
     num_prompts=96,
     max_new_tokens=24,
-    diverging=PPORun(100, WEAK, iterations=48),
+    diverging=DIVERGING,
     healthy=PPORun(3000, STRONG),
     alarm_runs=10,
 )
@@ -146,7 +150,7 @@ SMALL = Scale(
     batch_size=32,
     num_prompts=64,
     max_new_tokens=24,
-    diverging=PPORun(100, WEAK, iterations=48),
+    diverging=DIVERGING,
     healthy=PPORun(1000, STRONG),
     alarm_runs=3,
 )
