@@ -52,14 +52,21 @@ def first_alarm(history: History) -> int | None:
 def lost_look(gold: Floats, share: float = LOST) -> int | None:
     """Return the first look at which gold has lost a share of its peak gain, after the peak.
 
+    The fall of the same prompts since the peak must be more than noise: 0 lies outside its
+    interval (95 %, by a bootstrap of the prompts).
+
     Args:
-        gold: `[K]` means; the first is the initial policy's.
+        gold: `[K, n]`, each prompt's value at each look; the first is the initial policy's.
         share: of the largest gain up to then.
     """
-    gains = gold - gold[0]
-    peaks = np.maximum.accumulate(gains)
-    lost = np.flatnonzero((peaks > 0) & (gains < (1 - share) * peaks))
-    return int(lost[0]) if lost.size else None
+    means = gold.mean(axis=1)
+    gains = means - means[0]
+    for look in range(1, len(gains)):
+        peak = int(gains[:look].argmax())
+        has_fallen = gains[peak] > 0 and gains[look] < (1 - share) * gains[peak]
+        if has_fallen and mean(gold[look] - gold[peak]).high < 0:
+            return look
+    return None
 
 
 def write_page(proof: Proof, page: Path) -> None:
@@ -103,7 +110,7 @@ def _best_of_n(proof: Proof, scores: Mapping[str, Floats], folder: Path) -> list
         of_proxy = [float(v.mean()) for v in best_of_n_scores(proxy, standard, sizes).values()]
         fit = fit_best_of_n(distances, np.array(of_gold) - of_gold[0])
         curves[name] = (of_gold, of_proxy, fit)
-        turn = "does not" if fit.peak is None else f"{fit.peak:.2f}"
+        turn = _turn(fit, distances[-1])
         cells = [*(f"{value:.2f}" for value in of_gold[:-1]), _gain(by_size[-1], by_size[0])]
         rows.append([name, *cells, f"{of_proxy[-1]:.2f}", turn])
     header = ["proxy", *(f"gold, n = {n}" for n in sizes), f"proxy, n = {sizes[-1]}"]
@@ -153,10 +160,14 @@ def _draw(
 
 
 def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
-    figure = Figure(figsize=(4.5 * len(runs), 4), dpi=100, layout="constrained")
-    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    num_columns = min(3, len(runs))
+    num_rows = math.ceil(len(runs) / num_columns)
+    figure = Figure(figsize=(4.5 * num_columns, 4 * num_rows), dpi=100, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for panel in panels[len(runs) :]:
+        panel.set_axis_off()
     rows = []
-    for run, panel in zip(runs, panels, strict=True):
+    for run, panel in zip(runs, panels[: len(runs)], strict=True):
         history = read_history(proof.values_file(run))
         distances, gold = history.distances(), history.values("gold")
         for name in ("reward", "validation", "gold"):
@@ -172,7 +183,7 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
         fit = history.fit("gold")
-        turn = "does not" if fit is None or fit.peak is None else f"{fit.peak:.2f}"
+        turn = _turn(fit, float(distances.max()))
         peak = int(gold.mean(axis=1).argmax())
         gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
         rows.append([run.name, *gains, turn, _step(history, first_alarm(history))])
@@ -194,7 +205,7 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
             history = read_history(proof.values_file(run))
             values = history.values("gold")
             gold = values.mean(axis=1)
-            alarm, lost = first_alarm(history), lost_look(gold)
+            alarm, lost = first_alarm(history), lost_look(values)
             if kind == "diverging" and lost is not None:
                 lost_runs += 1
                 in_time += alarm is not None and alarm < lost
@@ -202,7 +213,7 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
             gains = [_gain(values[look], values[0]) for look in (int(gold.argmax()), -1)]
             steps = [_step(history, look) for look in (alarm, lost)]
             rows.append([kind, run.name, *gains, *steps])
-    loss = f"gold has lost {LOST:.0%} of its largest gain"
+    loss = f"gold has clearly lost {LOST:.0%} of its largest gain"
     header = [
         "kind",
         "run",
@@ -215,9 +226,17 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
         "## The alarm",
         f"Of {len(alarms['diverging'])} runs that should diverge, {lost_runs} reach a look at "
         f"which {loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} "
-        f"of {len(alarms['healthy'])} runs that should not diverge.",
+        f"of {len(alarms['healthy'])} runs that should not diverge. (Clearly: the interval of the "
+        "fall, 95 % by a bootstrap of the prompts, excludes 0.)",
         markdown_table(header, rows),
     ]
+
+
+def _turn(fit: GaoFit | None, farthest: float) -> str:
+    """Say where a fitted curve turns; what lies beyond the data is a guess and not given."""
+    if fit is None or fit.peak is None:
+        return "does not"
+    return f"{fit.peak:.2f}" if fit.peak <= farthest else "beyond these"
 
 
 def _gain(values: Floats, start: Floats) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,13 @@ SMALL = Scale(
     judge_groups=15,
     bon_prompts=24,
     bon_samples=64,
-    ppo=(PPORun(100, WEAK), PPORun(100, WEAK, "minimum")),
+    ppo=(
+        PPORun(100, WEAK),
+        PPORun(100, WEAK, "minimum"),
+        replace(DIVERGING, num_texts=32, iterations=24),
+        DIVERGING,
+        replace(DIVERGING, seed=2),
+    ),
     look_every=3,
     batch_size=32,
     num_prompts=64,

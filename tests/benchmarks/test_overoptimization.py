@@ -91,7 +91,16 @@ def test_the_page_says_what_was_measured_and_no_more(tmp_path):
     ],
 )
 def test_when_gold_has_lost_a_tenth_of_its_gain(gold, look):
-    assert lost_look(np.array(gold, float)) == look
+    prompts = np.random.default_rng(1).normal(size=40)  # what is a prompt's own does not count
+    assert lost_look(np.array(gold, float)[:, None] + prompts) == look
+
+
+def test_a_fall_within_the_noise_of_the_prompts_is_none():
+    noise = np.random.default_rng(1).normal(0, 2, size=(4, 40))
+    noise -= noise.mean(axis=1, keepdims=True)
+    means = np.array([0.0, 1.0, 2.0, 1.7])
+    assert lost_look(means[:, None] + noise / 100) == 3
+    assert lost_look(means[:, None] + noise) is None
 
 
 def test_the_estimate_covers_every_piece():
