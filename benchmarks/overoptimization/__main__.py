@@ -55,7 +55,7 @@ def prove(proof: Proof, pieces: Sequence[str], page: Path) -> None:
     runs = list(proof.scale.ppo) if "ppo" in pieces else []
     if "alarms" in pieces:
         # By seed: should it end early, there are as many of either kind.
-        runs += chain.from_iterable(zip(*proof.alarm_runs().values(), strict=True))
+        runs += chain.from_iterable(zip(*proof.scale.alarms().values(), strict=True))
     for run in runs:
         proof.run_ppo(run)
     write_page(proof, page)

@@ -90,7 +90,7 @@ def write_page(proof: Proof, page: Path) -> None:
         sections += _ppo(proof, runs, page.parent)
     alarms = {
         kind: [run for run in runs if proof.values_file(run).exists()]
-        for kind, runs in proof.alarm_runs().items()
+        for kind, runs in proof.scale.alarms().items()
     }
     if any(alarms.values()):
         sections += _alarms(proof, alarms)
@@ -120,7 +120,7 @@ def _best_of_n(proof: Proof, scores: Mapping[str, Floats], folder: Path) -> list
         f"{scores['gold'].shape[0]} prompts, {scores['gold'].shape[1]} samples each, in deviations "
         "of each model over all samples; the interval (95 %) is that of the gain over n = 1, by a "
         "bootstrap of the prompts. The last column is the sqrt(KL) at which `d (alpha - beta d)`, "
-        "fitted to gold, turns.",
+        "fitted to gold, turns, where that is within these.",
         markdown_table([*header, "gold turns at"], rows),
         "![best of n](overoptimization-best-of-n.png)",
     ]

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -147,12 +147,6 @@ class Proof:
         return self.results / "best_of_n.json"
 
     # PPO ---------------------------------------------------------------------------------------
-
-    def alarm_runs(self) -> dict[str, list[PPORun]]:
-        """Return what should diverge and what should not, by seed."""
-        seeds = range(1, 1 + self.scale.alarm_runs)
-        kinds = {"diverging": self.scale.diverging, "healthy": self.scale.healthy}
-        return {kind: [replace(run, seed=s) for s in seeds] for kind, run in kinds.items()}
 
     def run_ppo(self, run: PPORun) -> None:
         """Run PPO with gold and the validation reward looking on, and keep what they saw."""

@@ -83,13 +83,18 @@ class Scale:
             for member in range(1, 1 + (self.num_members if size in self.ensemble_sizes else 1))
         ]
 
+    def alarms(self) -> dict[str, list[PPORun]]:
+        """Return what should diverge and what should not, by seed."""
+        seeds = range(1, 1 + self.alarm_runs)
+        kinds = {"diverging": self.diverging, "healthy": self.healthy}
+        return {kind: [replace(run, seed=seed) for seed in seeds] for kind, run in kinds.items()}
+
     def minutes(self, seconds_per_thousand_tokens: float = 6.0) -> dict[str, float]:
         """Estimate each piece on a machine by its training speed; a forward is a third of that.
 
         Texts of the ratings have some 25 tokens; decoding is taken as 300 tokens a second.
         """
         step, text = seconds_per_thousand_tokens / 1000, 25
-        learned = sum(size for size, _ in self.models()) + 2 * 32 * self.judge_groups
         gold = 32 * (self.gold_groups or 280)
         responses = self.bon_prompts * self.bon_samples
         scored = responses * (len(self.models()) + 3) * self.max_new_tokens
@@ -98,17 +103,21 @@ class Scale:
         iteration = self.batch_size * (row * step * (2 + 4 / 3) + decoding)
         look = self.num_prompts * (row * step * 6 / 3 + decoding)
         one = iteration + look / self.look_every
-        alarms = self.diverging.iterations + self.healthy.iterations
+        # Each run once, and the reward models that it alone needs.
+        alarms = [run for runs in self.alarms().values() for run in runs if run not in self.ppo]
+        single = {(run.num_texts, run.seed) for run in (*self.ppo, *alarms) if run.combine is None}
+        learned = [*self.models(), *sorted(single - set(self.models()))]
+        num_texts = sum(size for size, _ in learned) + 2 * 32 * self.judge_groups
         return {
-            "models": (self.sft_texts + learned + gold) * text * step / 60 + len(self.models()),
+            "models": (self.sft_texts + num_texts + gold) * text * step / 60 + len(learned),
             "best_of_n": (responses * decoding + scored * step / 3) / 60,
             "ppo": sum(run.iterations * one + look for run in self.ppo) / 60,
-            "alarms": self.alarm_runs * (alarms * one + 2 * look) / 60,
+            "alarms": sum(run.iterations * one + look for run in alarms) / 60,
         }
 
 
 WEAK, STRONG = 0.005, 0.2
-# So far from the SFT policy within an hour that no reward model of 100 texts is right there.
+# Meant to diverge: five to ten times the KL of the runs at WEAK. Gold did not turn even there.
 DIVERGING = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
 
 FULL = Scale(

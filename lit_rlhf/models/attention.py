@@ -69,11 +69,12 @@ def _attention(
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         if num_queries == 1 and not query.requires_grad:
             return decode_attention(query, key, value, attention_mask, scale), None
-        mask = attention_mask
-        if mask is None and num_queries == num_keys and _is_causal(module, kwargs):
-            mask = _causal_mask(num_queries)
-        if mask is not None and is_faster(query, key):
-            return short_attention(query, key, value, mask, scale), None
+        if is_faster(query, key):
+            mask = attention_mask
+            if mask is None and num_queries == num_keys and _is_causal(module, kwargs):
+                mask = _causal_mask(num_queries)
+            if mask is not None:
+                return short_attention(query, key, value, mask, scale), None
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
@@ -84,7 +85,7 @@ def _is_causal(module: nn.Module, options: dict[str, Any]) -> bool:
     return bool(getattr(module, "is_causal", True) if asked is None else asked)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # of short rows alone: 25 KB at most each
 def _causal_mask(length: int) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool).tril()
 

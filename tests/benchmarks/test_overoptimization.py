@@ -54,7 +54,7 @@ def test_the_whole_proof_on_a_tiny_model_and_on_again_after_a_kill(tmp_path):
 def test_the_page_says_what_was_measured_and_no_more(tmp_path):
     proof = Proof(SMOKE, *(tmp_path / name for name in ("run", "base", "data", "results")))
     proof.minutes_file.write_text('{"piece": "sft", "minutes": 1.5}\n')
-    kinds = proof.alarm_runs()
+    kinds = proof.scale.alarms()
     rows, draw = 40, np.random.default_rng(1)
     # Gold gains 1 and loses half of it at the look after the alarm could have come.
     gold = {"diverging": [0, 1, 1, 0.5], "healthy": [0, 1, 1, 1]}
