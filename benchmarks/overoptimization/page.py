@@ -25,6 +25,7 @@ from lit_rlhf.overoptimization import (
 from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
+_ALARM_PICTURE = "overoptimization-alarm.png"
 LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
 
 
@@ -93,7 +94,7 @@ def write_page(proof: Proof, page: Path) -> None:
         for kind, runs in proof.scale.alarms().items()
     }
     if any(alarms.values()):
-        sections += _alarms(proof, alarms)
+        sections += _alarms(proof, alarms, page.parent)
     sections.append(_minutes(proof))
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -160,34 +161,15 @@ def _draw(
 
 
 def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
-    num_columns = min(3, len(runs))
-    num_rows = math.ceil(len(runs) / num_columns)
-    figure = Figure(figsize=(4.5 * num_columns, 4 * num_rows), dpi=100, layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
-    for panel in panels[len(runs) :]:
-        panel.set_axis_off()
     rows = []
-    for run, panel in zip(runs, panels[: len(runs)], strict=True):
+    for run in runs:
         history = read_history(proof.values_file(run))
         distances, gold = history.distances(), history.values("gold")
-        for name in ("reward", "validation", "gold"):
-            gains = history.means(name) - history.means(name)[0]
-            (line,) = panel.plot(distances, gains, "o", markersize=3, label=name)
-            fit = history.fit(name)
-            if fit is not None:
-                grid = np.linspace(0, distances.max(), 100)
-                fitted = fit.predict(grid) - history.means(name)[0]
-                panel.plot(grid, fitted, color=line.get_color())
-        panel.set_title(run.name, fontsize=9)
-        panel.set_xlabel("sqrt(KL)")
-        panel.legend(fontsize=7)
-        panel.grid(alpha=0.3)
-        fit = history.fit("gold")
-        turn = _turn(fit, float(distances.max()))
+        turn = _turn(history.fit("gold"), float(distances.max()))
         peak = int(gold.mean(axis=1).argmax())
         gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
         rows.append([run.name, *gains, turn, _step(history, first_alarm(history))])
-    figure.savefig(folder / "overoptimization-ppo.png")
+    _draw_runs(proof, runs, folder / "overoptimization-ppo.png")
     header = ["run", "largest gain of gold, at sqrt(KL)", "last gain", "fit turns at", "alarm at"]
     return [
         "## PPO",
@@ -198,28 +180,61 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     ]
 
 
-def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
+def _draw_runs(proof: Proof, runs: Sequence[PPORun], file: Path) -> None:
+    """Draw what each reward gained against sqrt(KL), with fits and, dashed, the first alarm."""
+    num_columns = min(3, len(runs))
+    num_rows = math.ceil(len(runs) / num_columns)
+    figure = Figure(figsize=(4.5 * num_columns, 4 * num_rows), dpi=100, layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for panel in panels[len(runs) :]:
+        panel.set_axis_off()
+    for run, panel in zip(runs, panels[: len(runs)], strict=True):
+        history = read_history(proof.values_file(run))
+        distances = history.distances()
+        for name in ("reward", "validation", "gold"):
+            gains = history.means(name) - history.means(name)[0]
+            (line,) = panel.plot(distances, gains, "o", markersize=3, label=name)
+            fit = history.fit(name)
+            if fit is not None:
+                grid = np.linspace(0, distances.max(), 100)
+                fitted = fit.predict(grid) - history.means(name)[0]
+                panel.plot(grid, fitted, color=line.get_color())
+        alarm = first_alarm(history)
+        if alarm is not None:
+            panel.axvline(distances[alarm], color="black", linestyle="--", label="alarm")
+        panel.set_title(run.name, fontsize=8)
+        panel.set_xlabel("sqrt(KL)")
+        panel.legend(fontsize=7)
+        panel.grid(alpha=0.3)
+    figure.savefig(file)
+
+
+def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) -> list[str]:
     rows, in_time, lost_runs, silent = [], 0, 0, 0
     for kind, runs in alarms.items():
         for run in runs:
             history = read_history(proof.values_file(run))
-            values = history.values("gold")
-            gold = values.mean(axis=1)
-            alarm, lost = first_alarm(history), lost_look(values)
+            gold = history.values("gold")
+            alarm, lost = first_alarm(history), lost_look(gold)
             if kind == "diverging" and lost is not None:
                 lost_runs += 1
                 in_time += alarm is not None and alarm < lost
             silent += kind == "healthy" and alarm is None
-            gains = [_gain(values[look], values[0]) for look in (int(gold.argmax()), -1)]
+            peak = int(gold.mean(axis=1).argmax())
+            gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
+            gains[0] += f" at {_step(history, peak)}"
+            at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
             steps = [_step(history, look) for look in (alarm, lost)]
-            rows.append([kind, run.name, *gains, *steps])
+            rows.append([kind, run.name, *gains, steps[0], at_alarm, steps[1]])
+    _draw_runs(proof, [run for runs in alarms.values() for run in runs], folder / _ALARM_PICTURE)
     loss = f"gold has clearly lost {LOST:.0%} of its largest gain"
     header = [
         "kind",
         "run",
-        "largest gain of gold",
+        "largest gain of gold, at step",
         "last gain",
         "alarm at step",
+        "gain of gold then",
         f"{loss} at step",
     ]
     return [
@@ -229,6 +244,7 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]]) -> list[str]:
         f"of {len(alarms['healthy'])} runs that should not diverge. (Clearly: the interval of the "
         "fall, 95 % by a bootstrap of the prompts, excludes 0.)",
         markdown_table(header, rows),
+        f"![alarm]({_ALARM_PICTURE})",
     ]
 
 

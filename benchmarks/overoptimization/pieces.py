@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
+from torch import nn
 
 from benchmarks.overoptimization.scale import PPORun, Scale
 from lit_rlhf.batches import PromptBatch
@@ -26,6 +27,7 @@ from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 Floats = npt.NDArray[np.float64]
+PENALTY = 2.0  # deviations of the two judges that are taken off the mean of their scores
 GROUP_SIZE = 32  # texts of a judged group, as `lit_rlhf.demo.datasets` writes them
 
 
@@ -69,11 +71,25 @@ class Proof:
         kind, *numbers = name.split("-")
         if kind == "judge":
             return self._fit_reward(name, "judge", self.scale.judge_groups, int(numbers[0]))
-        size, member = map(int, numbers)
-        return self._fit_reward(name, "reward", size / GROUP_SIZE, member)
+        size, member, *depth = map(int, numbers)
+        trunk = self._trunk(*depth) if depth else None
+        return self._fit_reward(name, "reward", size / GROUP_SIZE, member, trunk=trunk)
+
+    def _trunk(self, depth: int) -> Path:
+        """Return the fine-tuned policy's first layers: what a small reward model starts from."""
+        folder = self.folder / f"trunk-{depth}"
+        self._once(folder, folder.name, cut_layers, self.model("sft"), depth, folder)
+        return folder
 
     def _fit_reward(
-        self, name: str, task: str, num_groups: float | None, member: int, *, raters: float = 0.5
+        self,
+        name: str,
+        task: str,
+        num_groups: float | None,
+        member: int,
+        *,
+        raters: float = 0.5,
+        trunk: Path | None = None,
     ) -> Path:
         """Train a reward model on so many groups; members differ in texts, raters and seed."""
         train = self.data / task / "train.jsonl"
@@ -81,7 +97,8 @@ class Proof:
         share = 1.0 if num_groups is None else min(1.0, num_groups / total)
         prompts = self.data / "ppo" / "validation.jsonl"
         options = {
-            "model.policy": self.model("sft"),
+            "model.policy": trunk or self.model("sft"),
+            "model.normalizer.policy": self.model("sft"),
             "model.normalizer.prompts": prompts,
             "model.normalizer.max_new_tokens": self.scale.max_new_tokens,
             "model.normalizer.num_samples": min(128, 4 * self.scale.num_prompts),
@@ -153,12 +170,18 @@ class Proof:
         if self.values_file(run).exists():
             return
         members = [run.seed] if run.combine is None else range(1, 1 + self.scale.num_members)
-        proxies = [self._learned(proxy_name(run.num_texts, member)) for member in members]
+        proxies = [
+            self._learned(proxy_name(run.num_texts, member, run.depth)) for member in members
+        ]
         reward = proxies[0] if run.combine is None else _ensemble(proxies, run.combine)
-        validation = _ensemble([self._learned(name) for name in _JUDGES], "mean")
+        judges = [self._learned(name) for name in _JUDGES]
         model = {
             "reward": reward,
-            "judges": {"validation": validation, "gold": self._learned("gold")},
+            "judges": {
+                "validation": _ensemble(judges, "mean_minus_deviation", PENALTY),
+                "gold": self._learned("gold"),
+                "vader": {"class_path": "lit_rlhf.demo.vader.VaderReward"},
+            },
         }
         config = self.folder / f"{run.name}.yaml"
         config.write_text(
@@ -176,6 +199,7 @@ class Proof:
             "data.batch_size": scale.batch_size,
             "data.eval_batch_size": scale.num_prompts,
             "data.limit_validation": scale.num_prompts,
+            **dict(run.options),
         }
         self._fit("ppo", run.name, options, seed=run.seed, config=config)
         seen = self.folder / run.name / "overoptimization" / "values.jsonl"
@@ -211,14 +235,33 @@ _JUDGES = ("judge-1", "judge-2")
 _SPLITS = ("train", "validation", "test")
 
 
-def proxy_name(num_texts: int, member: int) -> str:
-    """Return the name of a reward model."""
-    return f"reward-{num_texts}-{member}"
+def proxy_name(num_texts: int, member: int, depth: int | None = None) -> str:
+    """Return the name of a reward model; `depth` is of its trunk in layers, None for all."""
+    return f"reward-{num_texts}-{member}" + ("" if depth is None else f"-{depth}")
 
 
 def fit(phase: str, options: list[str]) -> None:
     """Run a phase; what its command line returns is of no use outside its process."""
     run_phase(phase, ["fit", *options])
+
+
+def cut_layers(policy: Path, depth: int, folder: Path) -> None:
+    """Write a policy's first layers, its embedding and its last norm as a Hugging Face folder.
+
+    Args:
+        policy: checkpoint.
+        depth: number of layers kept.
+        folder: to write.
+    """
+    model = load_causal_lm(str(policy))
+    layers = model.get_submodule("model.layers")
+    assert isinstance(layers, nn.ModuleList)
+    model.set_submodule("model.layers", layers[:depth])
+    model.config.num_hidden_layers = depth
+    partial = folder.with_name(folder.name + ".partial")
+    model.save_pretrained(partial)
+    load_tokenizer(str(policy)).save_pretrained(partial)
+    partial.replace(folder)
 
 
 def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file: Path) -> None:
@@ -268,8 +311,10 @@ def _write(file: Path, content: bytes) -> None:
     partial.replace(file)
 
 
-def _ensemble(members: list[dict[str, object]], combine: str) -> dict[str, object]:
-    arguments = {"combine": combine, "members": members}
+def _ensemble(
+    members: list[dict[str, object]], combine: str, penalty: float = 1.0
+) -> dict[str, object]:
+    arguments = {"combine": combine, "members": members, "penalty": penalty}
     return {"class_path": "lit_rlhf.rewards.EnsembleReward", "init_args": arguments}
 
 

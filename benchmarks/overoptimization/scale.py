@@ -16,6 +16,8 @@ class PPORun:
         seed: of the run, and the number of its reward model: each run has another.
         iterations: of PPO.
         learning_rate: of PPO.
+        depth: layers of each reward model's trunk, the policy's first ones; None for all.
+        options: further settings of `lit-rlhf ppo fit`; not part of the name.
     """
 
     num_texts: int
@@ -24,12 +26,15 @@ class PPORun:
     seed: int = 1
     iterations: int = 24
     learning_rate: float = 9e-5
+    depth: int | None = None
+    options: tuple[tuple[str, object], ...] = ()
 
     @property
     def name(self) -> str:
         """Folder of the run."""
         kind = self.combine or "single"
-        size = f"{self.num_texts}-{kind}-kl{self.kl_coef:g}"
+        depth = "" if self.depth is None else f"-depth{self.depth}"
+        size = f"{self.num_texts}{depth}-{kind}-kl{self.kl_coef:g}"
         return f"ppo-{size}-rate{self.learning_rate:g}-seed{self.seed}-{self.iterations}"
 
 
@@ -117,8 +122,19 @@ class Scale:
 
 
 WEAK, STRONG = 0.005, 0.2
-# Meant to diverge: five to ten times the KL of the runs at WEAK. Gold did not turn even there.
-DIVERGING = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
+# Five to ten times the KL of the runs at WEAK. Gold did not turn even there.
+WEAKEST = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
+# Short iterations, looked at often, at a rate that stays: for many runs of either kind.
+_ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
+    ("model.optimizer.schedule", "constant"),
+    ("model.optimizer.warmup_fraction", 0.15),
+    ("model.sampling.max_new_tokens", 16),
+    ("data.batch_size", 16),
+    ("trainer.val_check_interval", 2),
+)
+# A reward model of one layer: gold turns.
+DIVERGING = PPORun(100, 0.001, iterations=16, learning_rate=4e-4, depth=1, options=_ALARM_OPTIONS)
+HEALTHY = PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS)
 
 FULL = Scale(
     name="full",
@@ -141,7 +157,7 @@ FULL = Scale(
     num_prompts=96,
     max_new_tokens=24,
     diverging=DIVERGING,
-    healthy=PPORun(3000, STRONG),
+    healthy=replace(HEALTHY, num_texts=3000),
     alarm_runs=10,
 )
 SMALL = Scale(
@@ -157,17 +173,17 @@ SMALL = Scale(
     ppo=(
         PPORun(100, WEAK),
         PPORun(100, WEAK, "minimum"),
-        replace(DIVERGING, num_texts=32, iterations=24),
-        DIVERGING,
-        replace(DIVERGING, seed=2),
+        replace(WEAKEST, num_texts=32, iterations=24),
+        WEAKEST,
+        replace(WEAKEST, seed=2),
     ),
     look_every=3,
     batch_size=32,
     num_prompts=64,
     max_new_tokens=24,
     diverging=DIVERGING,
-    healthy=PPORun(1000, STRONG),
-    alarm_runs=3,
+    healthy=HEALTHY,
+    alarm_runs=10,
 )
 # For a test: a random model of two layers, a handful of texts.
 SMOKE = Scale(
