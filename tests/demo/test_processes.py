@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +27,11 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def stay(file):
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
 def test_each_call_has_a_process_and_a_peak_of_its_own():
     (length, first), large = processes.run("large", fill, 256)
     assert length == 256 * 2**20
@@ -39,3 +48,27 @@ def test_an_error_arrives_as_it_was_raised():
 def test_a_killed_process_is_an_error_that_names_the_phase():
     with pytest.raises(TrainingError, match="reward model: its process was killed"):
         processes.run("reward model", die)
+
+
+def test_a_process_ends_when_the_one_that_asked_for_it_is_killed(tmp_path):
+    file = tmp_path / "pid"
+    script = "from tests.demo.test_processes import processes, stay\n"
+    script += f"if __name__ == '__main__': processes.run('sft', stay, {str(file)!r})"
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    pid = wait_for(lambda: int(file.read_text()) if file.exists() and file.read_text() else None)
+    parent.kill()
+    parent.wait()
+    assert wait_for(lambda: has_ended(pid))
+
+
+def has_ended(pid):
+    """Tell whether a process is gone, or waits as a zombie for somebody to ask for its end."""
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
