@@ -188,18 +188,10 @@ class Proof:
             yaml.safe_dump({"trainer": {"callbacks": _callbacks(run.kl_coef)}, "model": model}),
             encoding="utf-8",
         )
-        scale = self.scale
         options: dict[str, object] = {
             "model.policy": self.model("sft"),
             "model.seed": run.seed * 1000,
-            "model.optimizer.learning_rate": run.learning_rate,
-            "model.sampling.max_new_tokens": scale.max_new_tokens,
-            "trainer.limit_train_batches": run.iterations,
-            "trainer.val_check_interval": scale.look_every,
-            "data.batch_size": scale.batch_size,
-            "data.eval_batch_size": scale.num_prompts,
-            "data.limit_validation": scale.num_prompts,
-            **dict(run.options),
+            **self.scale.settings(run),
         }
         self._fit("ppo", run.name, options, seed=run.seed, config=config)
         seen = self.folder / run.name / "overoptimization" / "values.jsonl"

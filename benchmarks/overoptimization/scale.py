@@ -103,24 +103,46 @@ class Scale:
         gold = 32 * (self.gold_groups or 280)
         responses = self.bon_prompts * self.bon_samples
         scored = responses * (len(self.models()) + 3) * self.max_new_tokens
-        row = self.max_new_tokens + 7
-        decoding = self.max_new_tokens / 300
-        iteration = self.batch_size * (row * step * (2 + 4 / 3) + decoding)
-        look = self.num_prompts * (row * step * 6 / 3 + decoding)
-        one = iteration + look / self.look_every
-        # Each run once, and the reward models that it alone needs.
+        # Each run once, and the reward models that it alone needs; small ones take no time.
         alarms = [run for runs in self.alarms().values() for run in runs if run not in self.ppo]
-        single = {(run.num_texts, run.seed) for run in (*self.ppo, *alarms) if run.combine is None}
+        runs = (*self.ppo, *alarms)
+        single = {(run.num_texts, run.seed) for run in runs if not (run.combine or run.depth)}
         learned = [*self.models(), *sorted(single - set(self.models()))]
         num_texts = sum(size for size, _ in learned) + 2 * 32 * self.judge_groups
         return {
             "models": (self.sft_texts + num_texts + gold) * text * step / 60 + len(learned),
-            "best_of_n": (responses * decoding + scored * step / 3) / 60,
-            "ppo": sum(run.iterations * one + look for run in self.ppo) / 60,
-            "alarms": sum(run.iterations * one + look for run in alarms) / 60,
+            "best_of_n": (responses * self.max_new_tokens / 300 + scored * step / 3) / 60,
+            "ppo": sum(self._run_minutes(run, step) for run in self.ppo),
+            "alarms": sum(self._run_minutes(run, step) for run in alarms),
+        }
+
+    def _run_minutes(self, run: PPORun, step: float) -> float:
+        """Estimate a run: two epochs and two forwards an iteration, six forwards a look."""
+        settings = self.settings(run)
+        num_tokens, batch_size, look_every = (
+            int(str(settings[key]))
+            for key in ("model.sampling.max_new_tokens", "data.batch_size", _LOOK_EVERY)
+        )
+        row, decoding = num_tokens + 7, num_tokens / 300
+        iteration = batch_size * (row * step * (2 + 2 * 2 / 3) + decoding)
+        look = self.num_prompts * (row * step * 6 / 3 + decoding)
+        return (run.iterations * (iteration + look / look_every) + look) / 60
+
+    def settings(self, run: PPORun) -> dict[str, object]:
+        """Return the settings of `lit-rlhf ppo fit` by which a run has its size."""
+        return {
+            "model.optimizer.learning_rate": run.learning_rate,
+            "model.sampling.max_new_tokens": self.max_new_tokens,
+            "trainer.limit_train_batches": run.iterations,
+            _LOOK_EVERY: self.look_every,
+            "data.batch_size": self.batch_size,
+            "data.eval_batch_size": self.num_prompts,
+            "data.limit_validation": self.num_prompts,
+            **dict(run.options),
         }
 
 
+_LOOK_EVERY = "trainer.val_check_interval"
 WEAK, STRONG = 0.005, 0.2
 # Five to ten times the KL of the runs at WEAK. Gold did not turn even there.
 WEAKEST = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
@@ -130,10 +152,10 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
     ("model.optimizer.warmup_fraction", 0.15),
     ("model.sampling.max_new_tokens", 16),
     ("data.batch_size", 16),
-    ("trainer.val_check_interval", 2),
+    (_LOOK_EVERY, 2),
 )
 # A reward model of one layer: gold turns.
-DIVERGING = PPORun(100, 0.001, iterations=16, learning_rate=4e-4, depth=1, options=_ALARM_OPTIONS)
+DIVERGING = PPORun(100, 0.001, iterations=20, learning_rate=3e-4, depth=1, options=_ALARM_OPTIONS)
 HEALTHY = PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS)
 
 FULL = Scale(
@@ -201,7 +223,7 @@ SMOKE = Scale(
     batch_size=4,
     num_prompts=4,
     max_new_tokens=4,
-    diverging=PPORun(32, WEAK, iterations=2),
+    diverging=PPORun(32, WEAK, iterations=2, depth=1),
     healthy=PPORun(64, STRONG, iterations=2),
     alarm_runs=1,
 )

@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import peft  # noqa: F401 - first of all: under jaxtyping's import hook it compiles anew, and warns
 import pytest
+import torch
 
 from benchmarks.overoptimization.__main__ import PIECES, prove, write_data
 from benchmarks.overoptimization.page import lost_look, write_page
-from benchmarks.overoptimization.pieces import Proof
+from benchmarks.overoptimization.pieces import Proof, cut_layers
 from benchmarks.overoptimization.scale import FULL, SMOKE
 from lit_rlhf.demo.ratings import RatedText
+from lit_rlhf.models import load_causal_lm
 from tests.support.tiny_models import save_tiny_policy
 
 WORDS = ["good", "bad", "film", "plot", "dull", "fine", "very", "not", "so", "a", "the", "it"]
@@ -37,7 +39,8 @@ def test_the_whole_proof_on_a_tiny_model_and_on_again_after_a_kill(tmp_path):
     written = page.read_text()
     for heading in ("## Best of n", "## PPO", "## The alarm", "64 texts", "minimum of 2"):
         assert heading in written
-    assert (tmp_path / "overoptimization-ppo.png").exists()
+    for picture in ("best-of-n", "ppo", "alarm"):
+        assert (tmp_path / f"overoptimization-{picture}.png").exists()
     minutes = proof.minutes_file.read_text()
     # Once more, the models lost: what was measured is not measured again, and trains nothing.
     shutil.rmtree(tmp_path / "run")
@@ -79,6 +82,20 @@ def test_the_page_says_what_was_measured_and_no_more(tmp_path):
     assert "Of 1 runs that should diverge, 1 reach" in page
     assert "before it in 1 of these. It is silent in 1 of 1 runs" in page
     assert "## Best of n" not in page
+
+
+def test_a_small_trunk_is_the_first_layers_of_the_policy(tmp_path):
+    base = save_tiny_policy(tmp_path / "base")
+    cut_layers(base, 1, tmp_path / "trunk")
+    whole, trunk = (load_causal_lm(str(folder)) for folder in (base, tmp_path / "trunk"))
+    tokens = torch.tensor([[5, 9, 3, 17]])
+    with torch.no_grad():
+        first_layer = whole(tokens, output_hidden_states=True).hidden_states[1]
+        expected = whole.lm_head(whole.model.norm(first_layer))
+        logits = trunk(tokens).logits
+    assert len(whole.model.layers) == 2
+    torch.testing.assert_close(logits, expected)
+    assert not torch.allclose(logits, whole(tokens).logits)
 
 
 @pytest.mark.parametrize(
