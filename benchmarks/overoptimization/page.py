@@ -26,22 +26,35 @@ from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
+PENALTY = 2.0  # deviations of the judges that are taken off the mean of their scores
 LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
 
 
 def read_history(file: Path) -> History:
-    """Read the values that a monitor left."""
+    """Read what was kept of a run; its validation reward is the lower bound of its judges.
+
+    (Runs of earlier versions kept a validation reward of their own: the mean of two judges.)
+    """
     history = History()
     for line in file.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         step, ids = row.pop("step"), row.pop("prompt_ids")
+        row.pop("response", None)
+        judges = np.array([row[name] for name in row if name.startswith("judge-")])
+        if judges.size:
+            row["validation"] = judges.mean(axis=0) - PENALTY * judges.std(axis=0)
         history.add(step, ids, row)
     return history
 
 
-def first_alarm(history: History) -> int | None:
-    """Return the index of the look at which the monitor's test first fired."""
-    validation, proxy = history.values("validation"), history.values("reward")
+def first_alarm(history: History, judge: str = "validation") -> int | None:
+    """Return the index of the look at which the monitor's test first fires.
+
+    Args:
+        history: of a run.
+        judge: whose values are tested; "gold" tells what a validation reward without faults gives.
+    """
+    validation, proxy = history.values(judge), history.values("reward")
     test = DivergenceTest()
     for look in range(1, len(history.looks)):
         found = test.examine(validation[: look + 1], proxy[: look + 1], number=look)
@@ -224,8 +237,9 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
             gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
             gains[0] += f" at {_step(history, peak)}"
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
-            steps = [_step(history, look) for look in (alarm, lost)]
-            rows.append([kind, run.name, *gains, steps[0], at_alarm, steps[1]])
+            by_gold = first_alarm(history, "gold")
+            steps = [_step(history, look) for look in (alarm, lost, by_gold)]
+            rows.append([kind, run.name, *gains, steps[0], at_alarm, *steps[1:]])
     _draw_runs(proof, [run for runs in alarms.values() for run in runs], folder / _ALARM_PICTURE)
     loss = f"gold has clearly lost {LOST:.0%} of its largest gain"
     header = [
@@ -236,6 +250,7 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         "alarm at step",
         "gain of gold then",
         f"{loss} at step",
+        "alarm, were gold the validation reward",
     ]
     return [
         "## The alarm",

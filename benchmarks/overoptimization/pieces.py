@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import nn
 
+from benchmarks.overoptimization.looks import LOOKS_FILE, score_looks
 from benchmarks.overoptimization.scale import PPORun, Scale
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import PPODataModule
@@ -27,7 +28,6 @@ from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 Floats = npt.NDArray[np.float64]
-PENALTY = 2.0  # deviations of the two judges that are taken off the mean of their scores
 GROUP_SIZE = 32  # texts of a judged group, as `lit_rlhf.demo.datasets` writes them
 
 
@@ -61,7 +61,7 @@ class Proof:
         """Return the checkpoint of a model, trained now if it is not there.
 
         Args:
-            name: "sft", "gold", "judge-1", "judge-2", or that of `proxy_name`.
+            name: "sft", "gold", "judge-N", or that of `proxy_name`.
         """
         if name == "sft":
             texts = {"data.limit_train": self.scale.sft_texts}
@@ -152,7 +152,7 @@ class Proof:
         prompts, policy = self.data / "ppo" / "test.jsonl", self.model("sft")
         self._once(samples, "best-of-n samples", draw_samples, policy, prompts, sizes, samples)
         scores = {}
-        for name in [*(proxy_name(*model) for model in scale.models()), "gold", *_JUDGES]:
+        for name in [*(proxy_name(*model) for model in scale.models()), "gold"]:
             file, model = folder / f"{name}.npy", self.model(name)
             self._once(file, f"best-of-n by {name}", score_samples, model, samples, file)
             scores[name] = np.load(file).round(5).tolist()
@@ -166,7 +166,7 @@ class Proof:
     # PPO ---------------------------------------------------------------------------------------
 
     def run_ppo(self, run: PPORun) -> None:
-        """Run PPO with gold and the validation reward looking on, and keep what they saw."""
+        """Run PPO, let gold and the judges score its validations, and keep what they say."""
         if self.values_file(run).exists():
             return
         members = [run.seed] if run.combine is None else range(1, 1 + self.scale.num_members)
@@ -174,14 +174,9 @@ class Proof:
             self._learned(proxy_name(run.num_texts, member, run.depth)) for member in members
         ]
         reward = proxies[0] if run.combine is None else _ensemble(proxies, run.combine)
-        judges = [self._learned(name) for name in _JUDGES]
         model = {
             "reward": reward,
-            "judges": {
-                "validation": _ensemble(judges, "mean_minus_deviation", PENALTY),
-                "gold": self._learned("gold"),
-                "vader": {"class_path": "lit_rlhf.demo.vader.VaderReward"},
-            },
+            "judges": {"vader": {"class_path": "lit_rlhf.demo.vader.VaderReward"}},
         }
         config = self.folder / f"{run.name}.yaml"
         config.write_text(
@@ -194,8 +189,10 @@ class Proof:
             **self.scale.settings(run),
         }
         self._fit("ppo", run.name, options, seed=run.seed, config=config)
-        seen = self.folder / run.name / "overoptimization" / "values.jsonl"
-        _write(self.values_file(run), seen.read_bytes())
+        looks = self.folder / run.name / LOOKS_FILE
+        models = {name: self.model(name) for name in ("gold", *self.scale.judges())}
+        file = self.values_file(run)
+        self._once(file, f"scores of {run.name}", score_looks, looks, models, file)
 
     def values_file(self, run: PPORun) -> Path:
         """Return where a run's validations are kept, prompt by prompt."""
@@ -223,7 +220,6 @@ class Proof:
         sys.stdout.flush()
 
 
-_JUDGES = ("judge-1", "judge-2")
 _SPLITS = ("train", "validation", "test")
 
 
@@ -303,10 +299,8 @@ def _write(file: Path, content: bytes) -> None:
     partial.replace(file)
 
 
-def _ensemble(
-    members: list[dict[str, object]], combine: str, penalty: float = 1.0
-) -> dict[str, object]:
-    arguments = {"combine": combine, "members": members, "penalty": penalty}
+def _ensemble(members: list[dict[str, object]], combine: str) -> dict[str, object]:
+    arguments = {"combine": combine, "members": members}
     return {"class_path": "lit_rlhf.rewards.EnsembleReward", "init_args": arguments}
 
 
@@ -330,6 +324,5 @@ def _callbacks(kl_coef: float) -> list[dict[str, object]]:
             "class_path": "lit_rlhf.callbacks.AdaptiveKLCallback",
             "init_args": {"controller": fixed},
         },
-        {"class_path": "lit_rlhf.callbacks.OveroptimizationMonitor"},
-        {"class_path": "lit_rlhf.callbacks.SampleTableCallback"},
+        {"class_path": "benchmarks.overoptimization.looks.KeepLooks"},
     ]

@@ -49,7 +49,8 @@ class Scale:
         ensemble_sizes: those of them that get `num_members` models instead of one.
         num_members: of an ensemble.
         gold_groups: judged groups for the gold model, None for all.
-        judge_groups: judged groups for each of the two validation reward models.
+        judge_groups: judged groups for each of the judges.
+        num_judges: reward models that make the validation reward.
         bon_prompts: prompts for best-of-n.
         bon_samples: samples a prompt, the largest n.
         ppo: the PPO runs whose curves are shown.
@@ -69,6 +70,7 @@ class Scale:
     num_members: int
     gold_groups: int | None
     judge_groups: int
+    num_judges: int
     bon_prompts: int
     bon_samples: int
     ppo: tuple[PPORun, ...]
@@ -88,6 +90,10 @@ class Scale:
             for member in range(1, 1 + (self.num_members if size in self.ensemble_sizes else 1))
         ]
 
+    def judges(self) -> list[str]:
+        """Return the names of the reward models that make the validation reward."""
+        return [f"judge-{member}" for member in range(1, 1 + self.num_judges)]
+
     def alarms(self) -> dict[str, list[PPORun]]:
         """Return what should diverge and what should not, by seed."""
         seeds = range(1, 1 + self.alarm_runs)
@@ -102,13 +108,13 @@ class Scale:
         step, text = seconds_per_thousand_tokens / 1000, 25
         gold = 32 * (self.gold_groups or 280)
         responses = self.bon_prompts * self.bon_samples
-        scored = responses * (len(self.models()) + 3) * self.max_new_tokens
+        scored = responses * (len(self.models()) + 1) * self.max_new_tokens
         # Each run once, and the reward models that it alone needs; small ones take no time.
         alarms = [run for runs in self.alarms().values() for run in runs if run not in self.ppo]
         runs = (*self.ppo, *alarms)
         single = {(run.num_texts, run.seed) for run in runs if not (run.combine or run.depth)}
         learned = [*self.models(), *sorted(single - set(self.models()))]
-        num_texts = sum(size for size, _ in learned) + 2 * 32 * self.judge_groups
+        num_texts = sum(size for size, _ in learned) + self.num_judges * 32 * self.judge_groups
         return {
             "models": (self.sft_texts + num_texts + gold) * text * step / 60 + len(learned),
             "best_of_n": (responses * self.max_new_tokens / 300 + scored * step / 3) / 60,
@@ -154,8 +160,16 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
     ("data.batch_size", 16),
     (_LOOK_EVERY, 2),
 )
-# A reward model of one layer: gold turns.
-DIVERGING = PPORun(100, 0.001, iterations=20, learning_rate=3e-4, depth=1, options=_ALARM_OPTIONS)
+# A reward model of one layer: gold turns. What is cut off after 16 tokens keeps its score, or the
+# policy would first of all learn to end.
+DIVERGING = PPORun(
+    100,
+    0.001,
+    iterations=16,
+    learning_rate=3e-4,
+    depth=1,
+    options=(*_ALARM_OPTIONS, ("model.missing_eos.action", "keep")),
+)
 HEALTHY = PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS)
 
 FULL = Scale(
@@ -166,6 +180,7 @@ FULL = Scale(
     num_members=3,
     gold_groups=None,
     judge_groups=30,
+    num_judges=4,
     bon_prompts=48,
     bon_samples=64,
     ppo=(
@@ -190,6 +205,7 @@ SMALL = Scale(
     num_members=3,
     gold_groups=100,
     judge_groups=15,
+    num_judges=4,
     bon_prompts=24,
     bon_samples=64,
     ppo=(
@@ -216,6 +232,7 @@ SMOKE = Scale(
     num_members=2,
     gold_groups=2,
     judge_groups=1,
+    num_judges=2,
     bon_prompts=3,
     bon_samples=4,
     ppo=(PPORun(32, WEAK, "minimum", iterations=2),),
