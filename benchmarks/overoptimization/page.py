@@ -26,7 +26,7 @@ from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
-PENALTY = 2.0  # deviations of the judges that are taken off the mean of their scores
+PENALTY = 4.0  # deviations of the judges that are taken off the mean of their scores
 LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
 
 
@@ -181,13 +181,14 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
         turn = _turn(history.fit("gold"), float(distances.max()))
         peak = int(gold.mean(axis=1).argmax())
         gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
-        rows.append([run.name, *gains, turn, _step(history, first_alarm(history))])
+        prompts = str(len(history.prompt_ids))
+        rows.append([run.name, prompts, *gains, turn, _step(history, first_alarm(history))])
     _draw_runs(proof, runs, folder / "overoptimization-ppo.png")
-    header = ["run", "largest gain of gold, at sqrt(KL)", "last gain", "fit turns at", "alarm at"]
+    gains = ["largest gain of gold, at sqrt(KL)", "last gain"]
+    header = ["run", "prompts", *gains, "fit turns at", "alarm at step"]
     return [
         "## PPO",
-        f"{proof.scale.num_prompts} prompts at each look; intervals (95 %) by a bootstrap of the "
-        "prompts, each against itself at the first look.",
+        "Intervals (95 %) by a bootstrap of the prompts, each against itself at the first look.",
         markdown_table(header, rows),
         "![PPO](overoptimization-ppo.png)",
     ]
@@ -257,7 +258,8 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         f"Of {len(alarms['diverging'])} runs that should diverge, {lost_runs} reach a look at "
         f"which {loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} "
         f"of {len(alarms['healthy'])} runs that should not diverge. (Clearly: the interval of the "
-        "fall, 95 % by a bootstrap of the prompts, excludes 0.)",
+        "fall, 95 % by a bootstrap of the prompts, excludes 0.) The validation reward is the mean "
+        f"of {proof.scale.num_judges} judges minus {PENALTY:g} of their deviations.",
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",
     ]

@@ -160,16 +160,12 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
     ("data.batch_size", 16),
     (_LOOK_EVERY, 2),
 )
-# A reward model of one layer: gold turns. What is cut off after 16 tokens keeps its score, or the
-# policy would first of all learn to end.
-DIVERGING = PPORun(
-    100,
-    0.001,
-    iterations=16,
-    learning_rate=3e-4,
-    depth=1,
-    options=(*_ALARM_OPTIONS, ("model.missing_eos.action", "keep")),
-)
+# What is cut off after 16 tokens keeps its score, or the policy would first of all learn to end.
+_KEEP_TORN = (*_ALARM_OPTIONS, ("model.missing_eos.action", "keep"))
+# A reward model of one layer: gold turns, or does not rise; some judges do not see it.
+ONE_LAYER = PPORun(100, 0.001, iterations=16, learning_rate=3e-4, depth=1, options=_KEEP_TORN)
+# Of two layers and 300 texts: gold rises, turns, and the judges see it.
+DIVERGING = replace(ONE_LAYER, num_texts=300, depth=2)
 HEALTHY = PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS)
 
 FULL = Scale(
@@ -214,6 +210,8 @@ SMALL = Scale(
         replace(WEAKEST, num_texts=32, iterations=24),
         WEAKEST,
         replace(WEAKEST, seed=2),
+        *(replace(ONE_LAYER, seed=seed) for seed in (1, 2, 3)),
+        replace(DIVERGING, seed=21),
     ),
     look_every=3,
     batch_size=32,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.overoptimization.__main__ import PIECES, prove, write_data
-from benchmarks.overoptimization.page import lost_look, read_history, write_page
+from benchmarks.overoptimization.page import PENALTY, lost_look, read_history, write_page
 from benchmarks.overoptimization.pieces import Proof, cut_layers
 from benchmarks.overoptimization.scale import FULL, SMOKE
 from lit_rlhf.demo.ratings import RatedText
@@ -89,8 +89,8 @@ def test_the_validation_reward_is_the_lower_bound_of_the_judges(tmp_path):
     judges = {"judge-1": [1.0, 2.0], "judge-2": [3.0, 2.0]}
     (tmp_path / "run.jsonl").write_text(json.dumps({**row, **judges}) + "\n")
     history = read_history(tmp_path / "run.jsonl")
-    # Means 2 and 2, deviations 1 and 0, twice of which is taken off.
-    np.testing.assert_allclose(history.values("validation"), [[0.0, 2.0]])
+    # Means 2 and 2, deviations 1 and 0.
+    np.testing.assert_allclose(history.values("validation"), [[2.0 - PENALTY, 2.0]])
 
 
 def test_a_small_trunk_is_the_first_layers_of_the_policy(tmp_path):
