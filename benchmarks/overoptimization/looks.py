@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from benchmarks.overoptimization.files import write_whole
 from lit_rlhf.callbacks.samples import HasValidationSamples
 from lit_rlhf.rewards import LearnedReward
 
@@ -62,7 +63,4 @@ def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:
         columns = {name: [sample[name] for sample in row["samples"]] for name in names}
         ids = list(range(len(row["samples"])))
         lines.append(json.dumps({"step": row["step"], "prompt_ids": ids, **columns}) + "\n")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(lines), encoding="utf-8")
-    partial.replace(file)
+    write_whole(file, "".join(lines).encode())

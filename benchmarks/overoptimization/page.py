@@ -175,15 +175,15 @@ def _draw(
 
 def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     rows = []
-    for run in runs:
-        history = read_history(proof.values_file(run))
+    histories = _histories(proof, runs)
+    for name, history in histories.items():
         distances, gold = history.distances(), history.values("gold")
         turn = _turn(history.fit("gold"), float(distances.max()))
         peak = int(gold.mean(axis=1).argmax())
         gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
         prompts = str(len(history.prompt_ids))
-        rows.append([run.name, prompts, *gains, turn, _step(history, first_alarm(history))])
-    _draw_runs(proof, runs, folder / "overoptimization-ppo.png")
+        rows.append([name, prompts, *gains, turn, _step(history, first_alarm(history))])
+    _draw_runs(histories, folder / "overoptimization-ppo.png")
     gains = ["largest gain of gold, at sqrt(KL)", "last gain"]
     header = ["run", "prompts", *gains, "fit turns at", "alarm at step"]
     return [
@@ -194,16 +194,19 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     ]
 
 
-def _draw_runs(proof: Proof, runs: Sequence[PPORun], file: Path) -> None:
+def _histories(proof: Proof, runs: Sequence[PPORun]) -> dict[str, History]:
+    return {run.name: read_history(proof.values_file(run)) for run in runs}
+
+
+def _draw_runs(histories: Mapping[str, History], file: Path) -> None:
     """Draw what each reward gained against sqrt(KL), with fits and, dashed, the first alarm."""
-    num_columns = min(3, len(runs))
-    num_rows = math.ceil(len(runs) / num_columns)
+    num_columns = min(3, len(histories))
+    num_rows = math.ceil(len(histories) / num_columns)
     figure = Figure(figsize=(4.5 * num_columns, 4 * num_rows), dpi=100, layout="constrained")
     panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
-    for panel in panels[len(runs) :]:
+    for panel in panels[len(histories) :]:
         panel.set_axis_off()
-    for run, panel in zip(runs, panels[: len(runs)], strict=True):
-        history = read_history(proof.values_file(run))
+    for (run, history), panel in zip(histories.items(), panels, strict=False):
         distances = history.distances()
         for name in ("reward", "validation", "gold"):
             gains = history.means(name) - history.means(name)[0]
@@ -216,7 +219,7 @@ def _draw_runs(proof: Proof, runs: Sequence[PPORun], file: Path) -> None:
         alarm = first_alarm(history)
         if alarm is not None:
             panel.axvline(distances[alarm], color="black", linestyle="--", label="alarm")
-        panel.set_title(run.name, fontsize=8)
+        panel.set_title(run, fontsize=8)
         panel.set_xlabel("sqrt(KL)")
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
@@ -225,9 +228,9 @@ def _draw_runs(proof: Proof, runs: Sequence[PPORun], file: Path) -> None:
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) -> list[str]:
     rows, in_time, lost_runs, silent = [], 0, 0, 0
-    for kind, runs in alarms.items():
-        for run in runs:
-            history = read_history(proof.values_file(run))
+    histories = {kind: _histories(proof, runs) for kind, runs in alarms.items()}
+    for kind, of_kind in histories.items():
+        for name, history in of_kind.items():
             gold = history.values("gold")
             alarm, lost = first_alarm(history), lost_look(gold)
             if kind == "diverging" and lost is not None:
@@ -240,8 +243,9 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
             by_gold = first_alarm(history, "gold")
             steps = [_step(history, look) for look in (alarm, lost, by_gold)]
-            rows.append([kind, run.name, *gains, steps[0], at_alarm, *steps[1:]])
-    _draw_runs(proof, [run for runs in alarms.values() for run in runs], folder / _ALARM_PICTURE)
+            rows.append([kind, name, *gains, steps[0], at_alarm, *steps[1:]])
+    of_all = {name: run for of_kind in histories.values() for name, run in of_kind.items()}
+    _draw_runs(of_all, folder / _ALARM_PICTURE)
     loss = f"gold has clearly lost {LOST:.0%} of its largest gain"
     header = [
         "kind",

@@ -15,6 +15,7 @@ import torch
 import yaml
 from torch import nn
 
+from benchmarks.overoptimization.files import write_whole
 from benchmarks.overoptimization.looks import LOOKS_FILE, score_looks
 from benchmarks.overoptimization.scale import PPORun, Scale
 from lit_rlhf.batches import PromptBatch
@@ -156,7 +157,7 @@ class Proof:
             file, model = folder / f"{name}.npy", self.model(name)
             self._once(file, f"best-of-n by {name}", score_samples, model, samples, file)
             scores[name] = np.load(file).round(5).tolist()
-        _write(self.best_of_n_file, json.dumps(scores).encode())
+        write_whole(self.best_of_n_file, json.dumps(scores).encode())
 
     @property
     def best_of_n_file(self) -> Path:
@@ -278,7 +279,7 @@ def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file:
             seed=1,
         )
     kept = {"prompts": list(samples.prompts), "responses": list(samples.responses)}
-    _write(file, json.dumps({**kept, "shape": [num_prompts, num_samples]}).encode())
+    write_whole(file, json.dumps({**kept, "shape": [num_prompts, num_samples]}).encode())
 
 
 def score_samples(model: Path, samples: Path, file: Path) -> None:
@@ -288,14 +289,6 @@ def score_samples(model: Path, samples: Path, file: Path) -> None:
     scores = source.score_texts(kept["prompts"], kept["responses"], torch.device("cpu"))
     partial = file.with_suffix(".partial.npy")
     np.save(partial, scores.double().numpy().reshape(kept["shape"]))
-    partial.replace(file)
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Write a file that is whole or not there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
     partial.replace(file)
 
 

@@ -123,15 +123,16 @@ class Scale:
         }
 
     def _run_minutes(self, run: PPORun, step: float) -> float:
-        """Estimate a run: two epochs and two forwards an iteration, six forwards a look."""
+        """Estimate a run: two epochs and two forwards an iteration.
+
+        A look has forwards of policy, reference, reward, gold and the judges.
+        """
         settings = self.settings(run)
-        num_tokens, batch_size, look_every = (
-            int(str(settings[key]))
-            for key in ("model.sampling.max_new_tokens", "data.batch_size", _LOOK_EVERY)
-        )
+        keys = ("model.sampling.max_new_tokens", "data.batch_size", _LOOK_EVERY, _NUM_PROMPTS)
+        num_tokens, batch_size, look_every, num_prompts = (int(str(settings[key])) for key in keys)
         row, decoding = num_tokens + 7, num_tokens / 300
         iteration = batch_size * (row * step * (2 + 2 * 2 / 3) + decoding)
-        look = self.num_prompts * (row * step * 6 / 3 + decoding)
+        look = num_prompts * (row * step * (4 + self.num_judges) / 3 + decoding)
         return (run.iterations * (iteration + look / look_every) + look) / 60
 
     def settings(self, run: PPORun) -> dict[str, object]:
@@ -143,12 +144,12 @@ class Scale:
             _LOOK_EVERY: self.look_every,
             "data.batch_size": self.batch_size,
             "data.eval_batch_size": self.num_prompts,
-            "data.limit_validation": self.num_prompts,
+            _NUM_PROMPTS: self.num_prompts,
             **dict(run.options),
         }
 
 
-_LOOK_EVERY = "trainer.val_check_interval"
+_LOOK_EVERY, _NUM_PROMPTS = "trainer.val_check_interval", "data.limit_validation"
 WEAK, STRONG = 0.005, 0.2
 # Five to ten times the KL of the runs at WEAK. Gold did not turn even there.
 WEAKEST = PPORun(100, 0.001, iterations=48, learning_rate=2e-4)
@@ -162,6 +163,7 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
 )
 # What is cut off after 16 tokens keeps its score, or the policy would first of all learn to end.
 _KEEP_TORN = (*_ALARM_OPTIONS, ("model.missing_eos.action", "keep"))
+_MORE_PROMPTS = ((_NUM_PROMPTS, 128), ("data.eval_batch_size", 128))
 # A reward model of one layer: gold turns, or does not rise; some judges do not see it.
 ONE_LAYER = PPORun(100, 0.001, iterations=16, learning_rate=3e-4, depth=1, options=_KEEP_TORN)
 # Of two layers and 300 texts: gold rises, turns, and the judges see it.
@@ -211,7 +213,7 @@ SMALL = Scale(
         WEAKEST,
         replace(WEAKEST, seed=2),
         *(replace(ONE_LAYER, seed=seed) for seed in (1, 2, 3)),
-        replace(DIVERGING, seed=21),
+        replace(DIVERGING, seed=21, options=(*_KEEP_TORN, *_MORE_PROMPTS)),
     ),
     look_every=3,
     batch_size=32,
