@@ -6,14 +6,16 @@ So a run pays for its own reward only, and other judges may be asked later witho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from benchmarks.overoptimization.files import write_whole
 from lit_rlhf.callbacks.samples import HasValidationSamples
+from lit_rlhf.modules.precision import autocast, choose_precision
 from lit_rlhf.rewards import LearnedReward
 
 LOOKS_FILE = "looks.jsonl"
@@ -41,6 +43,12 @@ def _looks_file(trainer: Trainer) -> Path:
     return folder / LOOKS_FILE
 
 
+def score(model: Path, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+    """Let a reward model score responses, in the precision that is fast here: `[B]` float32."""
+    with autocast(choose_precision()):
+        return LearnedReward(str(model)).score_texts(prompts, responses, torch.device("cpu"))
+
+
 def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:
     """Let reward models score what a run wrote.
 
@@ -54,9 +62,9 @@ def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:
     samples = [sample for row in rows for sample in row["samples"]]
     prompts, responses = ([sample[name] for sample in samples] for name in TEXTS)
     for name, model in models.items():
-        scores = LearnedReward(str(model)).score_texts(prompts, responses, torch.device("cpu"))
-        for sample, score in zip(samples, scores.tolist(), strict=True):
-            sample[name] = round(score, 4)
+        scores = score(model, prompts, responses)
+        for sample, value in zip(samples, scores.tolist(), strict=True):
+            sample[name] = round(value, 4)
     lines = []
     for row in rows:
         names = [name for name in row["samples"][0] if name != "prompt"]

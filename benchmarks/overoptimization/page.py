@@ -26,7 +26,7 @@ from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
-PENALTY = 4.0  # deviations of the judges that are taken off the mean of their scores
+PENALTY = 10.0  # deviations of the judges that are taken off the mean of their scores
 LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
 
 
@@ -63,22 +63,21 @@ def first_alarm(history: History, judge: str = "validation") -> int | None:
     return None
 
 
-def lost_look(gold: Floats, share: float = LOST) -> int | None:
-    """Return the first look at which gold has lost a share of its peak gain, after the peak.
-
-    The fall of the same prompts since the peak must be more than noise: 0 lies outside its
-    interval (95 %, by a bootstrap of the prompts).
+def lost_look(gold: Floats, share: float = LOST, *, clearly: bool) -> int | None:
+    """Return the first look after the peak at which gold has lost a share of its largest gain.
 
     Args:
         gold: `[K, n]`, each prompt's value at each look; the first is the initial policy's.
-        share: of the largest gain up to then.
+        share: of the largest gain of the whole run.
+        clearly: the fall of the same prompts since the peak must be more than noise: 0 lies
+            outside its interval (95 %, by a bootstrap of the prompts).
     """
     means = gold.mean(axis=1)
     gains = means - means[0]
-    for look in range(1, len(gains)):
-        peak = int(gains[:look].argmax())
+    peak = int(gains.argmax())
+    for look in range(peak + 1, len(gains)):
         has_fallen = gains[peak] > 0 and gains[look] < (1 - share) * gains[peak]
-        if has_fallen and mean(gold[look] - gold[peak]).high < 0:
+        if has_fallen and (not clearly or mean(gold[look] - gold[peak]).high < 0):
             return look
     return None
 
@@ -227,26 +226,23 @@ def _draw_runs(histories: Mapping[str, History], file: Path) -> None:
 
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) -> list[str]:
-    rows, in_time, lost_runs, silent = [], 0, 0, 0
+    rows = []
     histories = {kind: _histories(proof, runs) for kind, runs in alarms.items()}
     for kind, of_kind in histories.items():
         for name, history in of_kind.items():
             gold = history.values("gold")
-            alarm, lost = first_alarm(history), lost_look(gold)
-            if kind == "diverging" and lost is not None:
-                lost_runs += 1
-                in_time += alarm is not None and alarm < lost
-            silent += kind == "healthy" and alarm is None
+            alarm, by_gold = first_alarm(history), first_alarm(history, "gold")
             peak = int(gold.mean(axis=1).argmax())
             gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
             gains[0] += f" at {_step(history, peak)}"
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
-            by_gold = first_alarm(history, "gold")
-            steps = [_step(history, look) for look in (alarm, lost, by_gold)]
+            lost = [lost_look(gold, clearly=clearly) for clearly in (False, True)]
+            steps = [_step(history, look) for look in (alarm, *lost, by_gold)]
             rows.append([kind, name, *gains, steps[0], at_alarm, *steps[1:]])
     of_all = {name: run for of_kind in histories.values() for name, run in of_kind.items()}
     _draw_runs(of_all, folder / _ALARM_PICTURE)
-    loss = f"gold has clearly lost {LOST:.0%} of its largest gain"
+    silent = sum(first_alarm(history) is None for history in histories["healthy"].values())
+    loss = f"{LOST:.0%} of its largest gain"
     header = [
         "kind",
         "run",
@@ -254,19 +250,32 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         "last gain",
         "alarm at step",
         "gain of gold then",
-        f"{loss} at step",
+        f"gold has lost {loss} at step",
+        "clearly at step",
         "alarm, were gold the validation reward",
     ]
+    diverging = list(histories["diverging"].values())
     return [
         "## The alarm",
-        f"Of {len(alarms['diverging'])} runs that should diverge, {lost_runs} reach a look at "
-        f"which {loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} "
-        f"of {len(alarms['healthy'])} runs that should not diverge. (Clearly: the interval of the "
-        "fall, 95 % by a bootstrap of the prompts, excludes 0.) The validation reward is the mean "
-        f"of {proof.scale.num_judges} judges minus {PENALTY:g} of their deviations.",
+        f"Of {len(diverging)} runs that should diverge, gold loses {loss} in "
+        f"{_in_time(diverging, clearly=False)}; clearly (the interval of the fall, 95 % by a "
+        f"bootstrap of the prompts, excludes 0) in {_in_time(diverging, clearly=True)}. It is "
+        f"silent in {silent} of {len(histories['healthy'])} runs that should not diverge. The "
+        f"validation reward is the mean of {proof.scale.num_judges} judges minus {PENALTY:g} of "
+        "their deviations.",
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",
     ]
+
+
+def _in_time(histories: Sequence[History], *, clearly: bool) -> str:
+    """Say in how many runs gold is lost, and in how many of these the alarm comes before."""
+    looks = [
+        (first_alarm(run), lost_look(run.values("gold"), clearly=clearly)) for run in histories
+    ]
+    lost = [(alarm, look) for alarm, look in looks if look is not None]
+    before = sum(alarm is not None and alarm < look for alarm, look in lost)
+    return f"{len(lost)}, and the alarm comes before it in {before} of these"
 
 
 def _turn(fit: GaoFit | None, farthest: float) -> str:

@@ -16,7 +16,7 @@ import yaml
 from torch import nn
 
 from benchmarks.overoptimization.files import write_whole
-from benchmarks.overoptimization.looks import LOOKS_FILE, score_looks
+from benchmarks.overoptimization.looks import LOOKS_FILE, score, score_looks
 from benchmarks.overoptimization.scale import PPORun, Scale
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import PPODataModule
@@ -25,7 +25,6 @@ from lit_rlhf.demo.processes import CleanProcesses
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.phase_cli import run_phase
-from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 Floats = npt.NDArray[np.float64]
@@ -285,8 +284,7 @@ def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file:
 def score_samples(model: Path, samples: Path, file: Path) -> None:
     """Let a reward model score the samples: `[P, N]` in an `.npy` file."""
     kept = json.loads(samples.read_text(encoding="utf-8"))
-    source = LearnedReward(str(model))
-    scores = source.score_texts(kept["prompts"], kept["responses"], torch.device("cpu"))
+    scores = score(model, kept["prompts"], kept["responses"])
     partial = file.with_suffix(".partial.npy")
     np.save(partial, scores.double().numpy().reshape(kept["shape"]))
     partial.replace(file)

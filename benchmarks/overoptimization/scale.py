@@ -163,12 +163,21 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
 )
 # What is cut off after 16 tokens keeps its score, or the policy would first of all learn to end.
 _KEEP_TORN = (*_ALARM_OPTIONS, ("model.missing_eos.action", "keep"))
-_MORE_PROMPTS = ((_NUM_PROMPTS, 128), ("data.eval_batch_size", 128))
 # A reward model of one layer: gold turns, or does not rise; some judges do not see it.
 ONE_LAYER = PPORun(100, 0.001, iterations=16, learning_rate=3e-4, depth=1, options=_KEEP_TORN)
 # Of two layers and 300 texts: gold rises, turns, and the judges see it.
-DIVERGING = replace(ONE_LAYER, num_texts=300, depth=2)
-HEALTHY = PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS)
+TWO_LAYERS = replace(ONE_LAYER, num_texts=300, depth=2)
+
+
+def _looked_at(run: PPORun, num_prompts: int) -> PPORun:
+    prompts = ((_NUM_PROMPTS, num_prompts), ("data.eval_batch_size", num_prompts))
+    return replace(run, options=(*run.options, *prompts))
+
+
+# So many prompts tell the fall of the judges from noise before gold has lost much: by the runs of
+# TWO_LAYERS and ONE_LAYER that are shown, 64 and 128 are too few.
+DIVERGING = _looked_at(TWO_LAYERS, 192)
+HEALTHY = _looked_at(PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS), 192)
 
 FULL = Scale(
     name="full",
@@ -213,7 +222,7 @@ SMALL = Scale(
         WEAKEST,
         replace(WEAKEST, seed=2),
         *(replace(ONE_LAYER, seed=seed) for seed in (1, 2, 3)),
-        replace(DIVERGING, seed=21, options=(*_KEEP_TORN, *_MORE_PROMPTS)),
+        _looked_at(replace(TWO_LAYERS, seed=21), 128),
     ),
     look_every=3,
     batch_size=32,
