@@ -69,14 +69,16 @@ def lost_look(gold: Floats, share: float = LOST, *, clearly: bool) -> int | None
     Args:
         gold: `[K, n]`, each prompt's value at each look; the first is the initial policy's.
         share: of the largest gain of the whole run.
-        clearly: the fall of the same prompts since the peak must be more than noise: 0 lies
-            outside its interval (95 %, by a bootstrap of the prompts).
+        clearly: the gain at the peak, and the fall of the same prompts since, must be more than
+            noise: 0 lies outside their intervals (95 %, by a bootstrap of the prompts).
     """
     means = gold.mean(axis=1)
     gains = means - means[0]
     peak = int(gains.argmax())
+    if gains[peak] <= 0 or (clearly and mean(gold[peak] - gold[0]).low <= 0):
+        return None
     for look in range(peak + 1, len(gains)):
-        has_fallen = gains[peak] > 0 and gains[look] < (1 - share) * gains[peak]
+        has_fallen = gains[look] < (1 - share) * gains[peak]
         if has_fallen and (not clearly or mean(gold[look] - gold[peak]).high < 0):
             return look
     return None
@@ -258,8 +260,8 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
     return [
         "## The alarm",
         f"Of {len(diverging)} runs that should diverge, gold loses {loss} in "
-        f"{_in_time(diverging, clearly=False)}; clearly (the interval of the fall, 95 % by a "
-        f"bootstrap of the prompts, excludes 0) in {_in_time(diverging, clearly=True)}. It is "
+        f"{_in_time(diverging, clearly=False)}; clearly (the intervals of gain and fall, 95 % by a "
+        f"bootstrap of the prompts, exclude 0) in {_in_time(diverging, clearly=True)}. It is "
         f"silent in {silent} of {len(histories['healthy'])} runs that should not diverge. The "
         f"validation reward is the mean of {proof.scale.num_judges} judges minus {PENALTY:g} of "
         "their deviations.",

@@ -81,7 +81,7 @@ def test_the_page_says_what_was_measured_and_no_more(tmp_path):
     assert "What a person wrote." in page
     in_time = "in 1, and the alarm comes before it in 1 of these"
     assert f"Of 1 runs that should diverge, gold loses 10% of its largest gain {in_time};" in page
-    assert f"excludes 0) {in_time}. It is silent in 1 of 1 runs" in page
+    assert f"exclude 0) {in_time}. It is silent in 1 of 1 runs" in page
     assert "## Best of n" not in page
 
 
@@ -129,6 +129,13 @@ def test_a_fall_within_the_noise_of_the_prompts_is_none():
     assert lost_look(means[:, None] + noise / 100, clearly=True) == 3
     assert lost_look(means[:, None] + noise, clearly=True) is None
     assert lost_look(means[:, None] + noise, clearly=False) == 3
+
+
+def test_what_was_not_clearly_gained_is_not_clearly_lost():
+    noise = np.random.default_rng(1).normal(0, 2, size=40)
+    gold = np.array([noise - noise.mean(), np.full(40, 0.1), np.full(40, -5.0)])
+    assert lost_look(gold, clearly=False) == 2
+    assert lost_look(gold, clearly=True) is None
 
 
 def test_the_estimate_covers_every_piece():
