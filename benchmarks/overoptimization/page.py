@@ -63,23 +63,26 @@ def first_alarm(history: History, judge: str = "validation") -> int | None:
     return None
 
 
-def lost_look(gold: Floats, share: float = LOST, *, clearly: bool) -> int | None:
-    """Return the first look after the peak at which gold has lost a share of its largest gain.
+def lost_look(gold: Floats, share: float = LOST) -> int | None:
+    """Return the first look at which gold has lost a share of the gain of its best look so far.
+
+    Gain and fall of the same prompts must be more than noise: 0 lies outside their intervals
+    (95 %, by a bootstrap of the prompts). Without, a run that stands still has lost something at
+    once, and one that only falls has no gain to lose.
 
     Args:
         gold: `[K, n]`, each prompt's value at each look; the first is the initial policy's.
-        share: of the largest gain of the whole run.
-        clearly: the gain at the peak, and the fall of the same prompts since, must be more than
-            noise: 0 lies outside their intervals (95 %, by a bootstrap of the prompts).
+        share: of the largest gain up to then.
     """
     means = gold.mean(axis=1)
     gains = means - means[0]
-    peak = int(gains.argmax())
-    if gains[peak] <= 0 or (clearly and mean(gold[peak] - gold[0]).low <= 0):
-        return None
-    for look in range(peak + 1, len(gains)):
-        has_fallen = gains[look] < (1 - share) * gains[peak]
-        if has_fallen and (not clearly or mean(gold[look] - gold[peak]).high < 0):
+    for look in range(2, len(gains)):
+        best = int(gains[:look].argmax())
+        if (
+            gains[look] < (1 - share) * gains[best]
+            and mean(gold[best] - gold[0]).low > 0
+            and mean(gold[look] - gold[best]).high < 0
+        ):
             return look
     return None
 
@@ -238,13 +241,12 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
             gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
             gains[0] += f" at {_step(history, peak)}"
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
-            lost = [lost_look(gold, clearly=clearly) for clearly in (False, True)]
-            steps = [_step(history, look) for look in (alarm, *lost, by_gold)]
+            steps = [_step(history, look) for look in (alarm, lost_look(gold), by_gold)]
             rows.append([kind, name, *gains, steps[0], at_alarm, *steps[1:]])
     of_all = {name: run for of_kind in histories.values() for name, run in of_kind.items()}
     _draw_runs(of_all, folder / _ALARM_PICTURE)
     silent = sum(first_alarm(history) is None for history in histories["healthy"].values())
-    loss = f"{LOST:.0%} of its largest gain"
+    loss = f"gold has clearly lost {LOST:.0%} of its gain"
     header = [
         "kind",
         "run",
@@ -252,32 +254,24 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         "last gain",
         "alarm at step",
         "gain of gold then",
-        f"gold has lost {loss} at step",
-        "clearly at step",
+        f"{loss} at step",
         "alarm, were gold the validation reward",
     ]
-    diverging = list(histories["diverging"].values())
+    diverging = histories["diverging"].values()
+    looks = [(first_alarm(history), lost_look(history.values("gold"))) for history in diverging]
+    lost = [(alarm, look) for alarm, look in looks if look is not None]
+    in_time = sum(alarm is not None and alarm < look for alarm, look in lost)
     return [
         "## The alarm",
-        f"Of {len(diverging)} runs that should diverge, gold loses {loss} in "
-        f"{_in_time(diverging, clearly=False)}; clearly (the intervals of gain and fall, 95 % by a "
-        f"bootstrap of the prompts, exclude 0) in {_in_time(diverging, clearly=True)}. It is "
-        f"silent in {silent} of {len(histories['healthy'])} runs that should not diverge. The "
-        f"validation reward is the mean of {proof.scale.num_judges} judges minus {PENALTY:g} of "
-        "their deviations.",
+        f"Of {len(diverging)} runs that should diverge, {len(lost)} reach a look at which {loss}; "
+        f"the alarm comes before it in {in_time} of these. It is silent in {silent} of "
+        f"{len(histories['healthy'])} runs that should not diverge. (Clearly: the intervals of the "
+        "gain of the best look so far and of the fall since, 95 % by a bootstrap of the prompts, "
+        "exclude 0.) The validation reward is the mean of "
+        f"{proof.scale.num_judges} judges minus {PENALTY:g} of their deviations.",
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",
     ]
-
-
-def _in_time(histories: Sequence[History], *, clearly: bool) -> str:
-    """Say in how many runs gold is lost, and in how many of these the alarm comes before."""
-    looks = [
-        (first_alarm(run), lost_look(run.values("gold"), clearly=clearly)) for run in histories
-    ]
-    lost = [(alarm, look) for alarm, look in looks if look is not None]
-    before = sum(alarm is not None and alarm < look for alarm, look in lost)
-    return f"{len(lost)}, and the alarm comes before it in {before} of these"
 
 
 def _turn(fit: GaoFit | None, farthest: float) -> str:

@@ -223,6 +223,8 @@ SMALL = Scale(
         replace(WEAKEST, seed=2),
         *(replace(ONE_LAYER, seed=seed) for seed in (1, 2, 3)),
         _looked_at(replace(TWO_LAYERS, seed=21), 128),
+        replace(TWO_LAYERS, seed=2, kl_coef=STRONG),
+        replace(TWO_LAYERS, combine="minimum"),
     ),
     look_every=3,
     batch_size=32,

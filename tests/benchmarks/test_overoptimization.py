@@ -79,9 +79,8 @@ def test_the_page_says_what_was_measured_and_no_more(tmp_path):
     write_page(proof, tmp_path / "page.md")
     page = tmp_path.joinpath("page.md").read_text()
     assert "What a person wrote." in page
-    in_time = "in 1, and the alarm comes before it in 1 of these"
-    assert f"Of 1 runs that should diverge, gold loses 10% of its largest gain {in_time};" in page
-    assert f"exclude 0) {in_time}. It is silent in 1 of 1 runs" in page
+    assert "Of 1 runs that should diverge, 1 reach" in page
+    assert "before it in 1 of these. It is silent in 1 of 1 runs" in page
     assert "## Best of n" not in page
 
 
@@ -114,28 +113,28 @@ def test_a_small_trunk_is_the_first_layers_of_the_policy(tmp_path):
         ([0, 1, 2, 1.9, 1.7, 2], 4),
         ([0, 1, 2, 3], None),
         ([0, -1, -2], None),  # nothing was gained that could be lost
-        ([5, 6, 5.5, 7, 6.7], 4),  # a dip on the way up is not the fall from the peak
+        ([5, 6, 5.95, 7, 6.7], 4),
     ],
 )
 def test_when_gold_has_lost_a_tenth_of_its_gain(gold, look):
     prompts = np.random.default_rng(1).normal(size=40)  # what is a prompt's own does not count
-    assert lost_look(np.array(gold, float)[:, None] + prompts, clearly=True) == look
+    assert lost_look(np.array(gold, float)[:, None] + prompts) == look
 
 
 def test_a_fall_within_the_noise_of_the_prompts_is_none():
     noise = np.random.default_rng(1).normal(0, 2, size=(4, 40))
     noise -= noise.mean(axis=1, keepdims=True)
     means = np.array([0.0, 1.0, 2.0, 1.7])
-    assert lost_look(means[:, None] + noise / 100, clearly=True) == 3
-    assert lost_look(means[:, None] + noise, clearly=True) is None
-    assert lost_look(means[:, None] + noise, clearly=False) == 3
+    assert lost_look(means[:, None] + noise / 100) == 3
+    assert lost_look(means[:, None] + noise) is None
 
 
-def test_what_was_not_clearly_gained_is_not_clearly_lost():
+def test_a_gain_within_the_noise_of_the_prompts_is_none():
     noise = np.random.default_rng(1).normal(0, 2, size=40)
-    gold = np.array([noise - noise.mean(), np.full(40, 0.1), np.full(40, -5.0)])
-    assert lost_look(gold, clearly=False) == 2
-    assert lost_look(gold, clearly=True) is None
+    gold = np.array([noise - noise.mean(), np.full(40, 0.1), np.full(40, -0.1)])
+    assert lost_look(gold) is None
+    gold[0] /= 100
+    assert lost_look(gold) == 2
 
 
 def test_the_estimate_covers_every_piece():
