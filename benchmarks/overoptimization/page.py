@@ -26,6 +26,7 @@ from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
+_MEAN = "mean of judges"
 PENALTY = 10.0  # deviations of the judges that are taken off the mean of their scores
 LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
 
@@ -42,7 +43,8 @@ def read_history(file: Path) -> History:
         row.pop("response", None)
         judges = np.array([row[name] for name in row if name.startswith("judge-")])
         if judges.size:
-            row["validation"] = judges.mean(axis=0) - PENALTY * judges.std(axis=0)
+            row[_MEAN] = judges.mean(axis=0)
+            row["validation"] = row[_MEAN] - PENALTY * judges.std(axis=0)
         history.add(step, ids, row)
     return history
 
@@ -64,11 +66,10 @@ def first_alarm(history: History, judge: str = "validation") -> int | None:
 
 
 def lost_look(gold: Floats, share: float = LOST) -> int | None:
-    """Return the first look at which gold has lost a share of the gain of its best look so far.
+    """Return the first look at which gold has clearly lost a share of what it clearly gained.
 
-    Gain and fall of the same prompts must be more than noise: 0 lies outside their intervals
-    (95 %, by a bootstrap of the prompts). Without, a run that stands still has lost something at
-    once, and one that only falls has no gain to lose.
+    Where it gained nothing, it is the first look at which it is clearly below its start. Clearly:
+    0 lies outside the interval of the same prompts' differences (95 %, by a bootstrap of them).
 
     Args:
         gold: `[K, n]`, each prompt's value at each look; the first is the initial policy's.
@@ -76,13 +77,12 @@ def lost_look(gold: Floats, share: float = LOST) -> int | None:
     """
     means = gold.mean(axis=1)
     gains = means - means[0]
-    for look in range(2, len(gains)):
+    for look in range(1, len(gains)):
         best = int(gains[:look].argmax())
-        if (
-            gains[look] < (1 - share) * gains[best]
-            and mean(gold[best] - gold[0]).low > 0
-            and mean(gold[look] - gold[best]).high < 0
-        ):
+        if mean(gold[best] - gold[0]).low <= 0:
+            best = 0
+        has_fallen = gains[look] < (1 - share) * gains[best]
+        if has_fallen and mean(gold[look] - gold[best]).high < 0:
             return look
     return None
 
@@ -236,12 +236,13 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
     for kind, of_kind in histories.items():
         for name, history in of_kind.items():
             gold = history.values("gold")
-            alarm, by_gold = first_alarm(history), first_alarm(history, "gold")
+            alarm = first_alarm(history)
             peak = int(gold.mean(axis=1).argmax())
             gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
             gains[0] += f" at {_step(history, peak)}"
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
-            steps = [_step(history, look) for look in (alarm, lost_look(gold), by_gold)]
+            others = [first_alarm(history, judge) for judge in (_MEAN, "gold")]
+            steps = [_step(history, look) for look in (alarm, lost_look(gold), *others)]
             rows.append([kind, name, *gains, steps[0], at_alarm, *steps[1:]])
     of_all = {name: run for of_kind in histories.values() for name, run in of_kind.items()}
     _draw_runs(of_all, folder / _ALARM_PICTURE)
@@ -255,7 +256,8 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         "alarm at step",
         "gain of gold then",
         f"{loss} at step",
-        "alarm, were gold the validation reward",
+        "alarm by the mean of the judges",
+        "alarm by gold",
     ]
     diverging = histories["diverging"].values()
     looks = [(first_alarm(history), lost_look(history.values("gold"))) for history in diverging]
@@ -267,7 +269,8 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         f"the alarm comes before it in {in_time} of these. It is silent in {silent} of "
         f"{len(histories['healthy'])} runs that should not diverge. (Clearly: the intervals of the "
         "gain of the best look so far and of the fall since, 95 % by a bootstrap of the prompts, "
-        "exclude 0.) The validation reward is the mean of "
+        "exclude 0. Where nothing was gained, the loss is that from the start.) The validation "
+        "reward is the mean of "
         f"{proof.scale.num_judges} judges minus {PENALTY:g} of their deviations.",
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",

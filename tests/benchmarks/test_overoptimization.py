@@ -70,7 +70,7 @@ def test_the_page_says_what_was_measured_and_no_more(tmp_path):
                 "prompt_ids": list(range(rows)),
                 "kl": [float(look)] * rows,
                 "gold": [float(mean)] * rows,
-                "validation": list(draw.normal(-look if falls else 0, 0.5, rows)),
+                "judge-1": list(draw.normal(-look if falls else 0, 0.5, rows)),
                 "reward": list(draw.normal(look, 0.5, rows)),
             }
             lines.append(json.dumps(values) + "\n")
@@ -112,7 +112,7 @@ def test_a_small_trunk_is_the_first_layers_of_the_policy(tmp_path):
     [
         ([0, 1, 2, 1.9, 1.7, 2], 4),
         ([0, 1, 2, 3], None),
-        ([0, -1, -2], None),  # nothing was gained that could be lost
+        ([0, 0, -1], 2),  # nothing was gained: the loss is that from the start
         ([5, 6, 5.95, 7, 6.7], 4),
     ],
 )
@@ -131,7 +131,8 @@ def test_a_fall_within_the_noise_of_the_prompts_is_none():
 
 def test_a_gain_within_the_noise_of_the_prompts_is_none():
     noise = np.random.default_rng(1).normal(0, 2, size=40)
-    gold = np.array([noise - noise.mean(), np.full(40, 0.1), np.full(40, -0.1)])
+    noise -= noise.mean()
+    gold = np.array([noise, np.full(40, 0.1), np.full(40, 0.02) + noise / 100])
     assert lost_look(gold) is None
     gold[0] /= 100
     assert lost_look(gold) == 2
