@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.overoptimization.files import write_whole
 from lit_rlhf.callbacks.samples import HasValidationSamples
-from lit_rlhf.modules.precision import autocast, choose_precision
+from lit_rlhf.modules.precision import Precision, autocast, choose_precision
 from lit_rlhf.rewards import LearnedReward
 
 LOOKS_FILE = "looks.jsonl"
@@ -43,9 +43,11 @@ def _looks_file(trainer: Trainer) -> Path:
     return folder / LOOKS_FILE
 
 
-def score(model: Path, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-    """Let a reward model score responses, in the precision that is fast here: `[B]` float32."""
-    with autocast(choose_precision()):
+def score(
+    model: Path, prompts: Sequence[str], responses: Sequence[str], precision: Precision
+) -> Tensor:
+    """Let a reward model score responses: `[B]` float32."""
+    with autocast(precision):
         return LearnedReward(str(model)).score_texts(prompts, responses, torch.device("cpu"))
 
 
@@ -61,8 +63,9 @@ def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:
     rows = [json.loads(line) for line in looks.read_text(encoding="utf-8").splitlines()]
     samples = [sample for row in rows for sample in row["samples"]]
     prompts, responses = ([sample[name] for sample in samples] for name in TEXTS)
+    precision = choose_precision()  # once: it is measured, and all models are to have the same
     for name, model in models.items():
-        scores = score(model, prompts, responses)
+        scores = score(model, prompts, responses, precision)
         for sample, value in zip(samples, scores.tolist(), strict=True):
             sample[name] = round(value, 4)
     lines = []

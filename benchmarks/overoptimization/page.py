@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
 _MEAN = "mean of judges"
 PENALTY = 10.0  # deviations of the judges that are taken off the mean of their scores
-LOST = 0.1  # of the peak gain of gold: by then the alarm should have come
+LOST = 0.1  # of what gold gained: by then the alarm should have come
 
 
 def read_history(file: Path) -> History:
@@ -232,21 +232,26 @@ def _draw_runs(histories: Mapping[str, History], file: Path) -> None:
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) -> list[str]:
     rows = []
+    # Of each kind and run: the first look with an alarm, and that with the loss.
+    looks: dict[str, list[tuple[int | None, int | None]]] = {kind: [] for kind in alarms}
     histories = {kind: _histories(proof, runs) for kind, runs in alarms.items()}
     for kind, of_kind in histories.items():
         for name, history in of_kind.items():
             gold = history.values("gold")
-            alarm = first_alarm(history)
+            alarm, loss_at = first_alarm(history), lost_look(gold)
+            looks[kind].append((alarm, loss_at))
             peak = int(gold.mean(axis=1).argmax())
             gains = [_gain(gold[look], gold[0]) for look in (peak, -1)]
             gains[0] += f" at {_step(history, peak)}"
             at_alarm = "" if alarm is None else _gain(gold[alarm], gold[0])
             others = [first_alarm(history, judge) for judge in (_MEAN, "gold")]
-            steps = [_step(history, look) for look in (alarm, lost_look(gold), *others)]
+            steps = [_step(history, look) for look in (alarm, loss_at, *others)]
             rows.append([kind, name, *gains, steps[0], at_alarm, *steps[1:]])
     of_all = {name: run for of_kind in histories.values() for name, run in of_kind.items()}
     _draw_runs(of_all, folder / _ALARM_PICTURE)
-    silent = sum(first_alarm(history) is None for history in histories["healthy"].values())
+    silent = sum(alarm is None for alarm, _ in looks["healthy"])
+    lost = [(alarm, loss_at) for alarm, loss_at in looks["diverging"] if loss_at is not None]
+    in_time = sum(alarm is not None and alarm < loss_at for alarm, loss_at in lost)
     loss = f"gold has clearly lost {LOST:.0%} of its gain"
     header = [
         "kind",
@@ -259,19 +264,15 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         "alarm by the mean of the judges",
         "alarm by gold",
     ]
-    diverging = histories["diverging"].values()
-    looks = [(first_alarm(history), lost_look(history.values("gold"))) for history in diverging]
-    lost = [(alarm, look) for alarm, look in looks if look is not None]
-    in_time = sum(alarm is not None and alarm < look for alarm, look in lost)
     return [
         "## The alarm",
-        f"Of {len(diverging)} runs that should diverge, {len(lost)} reach a look at which {loss}; "
-        f"the alarm comes before it in {in_time} of these. It is silent in {silent} of "
-        f"{len(histories['healthy'])} runs that should not diverge. (Clearly: the intervals of the "
+        f"Of {len(looks['diverging'])} runs that should diverge, {len(lost)} reach a look at which "
+        f"{loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} of "
+        f"{len(looks['healthy'])} runs that should not diverge. (Clearly: the intervals of the "
         "gain of the best look so far and of the fall since, 95 % by a bootstrap of the prompts, "
         "exclude 0. Where nothing was gained, the loss is that from the start.) The validation "
-        "reward is the mean of "
-        f"{proof.scale.num_judges} judges minus {PENALTY:g} of their deviations.",
+        f"reward is the mean of {proof.scale.num_judges} judges minus {PENALTY:g} of their "
+        "deviations.",
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",
     ]

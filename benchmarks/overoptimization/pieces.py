@@ -284,7 +284,7 @@ def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file:
 def score_samples(model: Path, samples: Path, file: Path) -> None:
     """Let a reward model score the samples: `[P, N]` in an `.npy` file."""
     kept = json.loads(samples.read_text(encoding="utf-8"))
-    scores = score(model, kept["prompts"], kept["responses"])
+    scores = score(model, kept["prompts"], kept["responses"], choose_precision())
     partial = file.with_suffix(".partial.npy")
     np.save(partial, scores.double().numpy().reshape(kept["shape"]))
     partial.replace(file)

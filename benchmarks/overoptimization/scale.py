@@ -165,17 +165,18 @@ _ALARM_OPTIONS: tuple[tuple[str, object], ...] = (
 _KEEP_TORN = (*_ALARM_OPTIONS, ("model.missing_eos.action", "keep"))
 # A reward model of one layer: gold turns, or does not rise; some judges do not see it.
 ONE_LAYER = PPORun(100, 0.001, iterations=16, learning_rate=3e-4, depth=1, options=_KEEP_TORN)
-# Of two layers and 300 texts: gold rises, turns, and the judges see it.
+# Of two layers and 300 texts: gold turns, or falls from the start, in most seeds.
 TWO_LAYERS = replace(ONE_LAYER, num_texts=300, depth=2)
 
 
 def _looked_at(run: PPORun, num_prompts: int) -> PPORun:
+    """Give a run another number of validation prompts than its grid has."""
     prompts = ((_NUM_PROMPTS, num_prompts), ("data.eval_batch_size", num_prompts))
     return replace(run, options=(*run.options, *prompts))
 
 
-# So many prompts tell the fall of the judges from noise before gold has lost much: by the runs of
-# TWO_LAYERS and ONE_LAYER that are shown, 64 and 128 are too few.
+# With 64 and 128 prompts, as in the runs of ONE_LAYER and TWO_LAYERS of the small grid, the fall of
+# the judges was told from noise only where gold had clearly lost.
 DIVERGING = _looked_at(TWO_LAYERS, 192)
 HEALTHY = _looked_at(PPORun(100, STRONG, iterations=16, options=_ALARM_OPTIONS), 192)
 
