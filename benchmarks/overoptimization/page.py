@@ -26,6 +26,7 @@ from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"
+_FIRST_PICTURE = "overoptimization.png"
 _MEAN = "mean of judges"
 PENALTY = 10.0  # deviations of the judges that are taken off the mean of their scores
 LOST = 0.1  # of what gold gained: by then the alarm should have come
@@ -96,10 +97,11 @@ def write_page(proof: Proof, page: Path) -> None:
     """
     page.parent.mkdir(parents=True, exist_ok=True)
     command = f"python -m benchmarks.overoptimization --scale {proof.scale.name} --docs"
-    sections = ["# Over-optimisation, measured", f"Made by `{command}`."]
+    sections = ["# Over-optimisation, measured"]
     notes = proof.results / "notes.md"
     if notes.exists():
         sections.append(notes.read_text(encoding="utf-8").strip())
+    sections.append(f"`{command}` writes this page. The tables below have every run.")
     if proof.best_of_n_file.exists():
         kept = json.loads(proof.best_of_n_file.read_text(encoding="utf-8"))
         sections += _best_of_n(proof, {k: np.array(v) for k, v in kept.items()}, page.parent)
@@ -112,6 +114,8 @@ def write_page(proof: Proof, page: Path) -> None:
     }
     if any(alarms.values()):
         sections += _alarms(proof, alarms, page.parent)
+    if all(alarms.values()):
+        _draw_first(proof, alarms, page.parent / _FIRST_PICTURE)
     sections.append(_minutes(proof))
     page.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
 
@@ -192,7 +196,8 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     header = ["run", "prompts", *gains, "fit turns at", "alarm at step"]
     return [
         "## PPO",
-        "Intervals (95 %) by a bootstrap of the prompts, each against itself at the first look.",
+        "Gains of gold with 95 % intervals: each prompt is compared with itself at the first "
+        "validation.",
         markdown_table(header, rows),
         "![PPO](overoptimization-ppo.png)",
     ]
@@ -228,6 +233,25 @@ def _draw_runs(histories: Mapping[str, History], file: Path) -> None:
         panel.legend(fontsize=7)
         panel.grid(alpha=0.3)
     figure.savefig(file)
+
+
+def _draw_first(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], file: Path) -> None:
+    """Draw the worst run that was told in time beside the best healthy one."""
+    histories = {kind: list(_histories(proof, runs).values()) for kind, runs in alarms.items()}
+    told = [run for run in histories["diverging"] if _is_told_in_time(run)]
+    wrong = min(told or histories["diverging"], key=_last_gold)
+    healthy = max(histories["healthy"], key=_last_gold)
+    _draw_runs({"gets worse while its reward rises": wrong, "healthy": healthy}, file)
+
+
+def _is_told_in_time(history: History) -> bool:
+    alarm, loss_at = first_alarm(history), lost_look(history.values("gold"))
+    return alarm is not None and loss_at is not None and alarm < loss_at
+
+
+def _last_gold(history: History) -> float:
+    means = history.means("gold")
+    return float(means[-1] - means[0])
 
 
 def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) -> list[str]:
@@ -297,6 +321,10 @@ def _step(history: History, look: int | None) -> str:
 
 def _minutes(proof: Proof) -> str:
     lines = proof.minutes_file.read_text(encoding="utf-8").splitlines()
-    pieces = [json.loads(line) for line in lines]
-    rows = [[piece["piece"], f"{piece['minutes']:.1f}"] for piece in pieces]
+    minutes: dict[str, float] = {}
+    for piece in map(json.loads, lines):
+        kind = "scores" if piece["piece"].startswith("scores") else piece["piece"].split("-")[0]
+        minutes[kind] = minutes.get(kind, 0.0) + piece["minutes"]
+    rows = [[kind, f"{value:.0f}"] for kind, value in minutes.items()]
+    rows.append(["all", f"{sum(minutes.values()):.0f}"])
     return "## Time\n\n" + markdown_table(["piece", "minutes"], rows)
