@@ -72,7 +72,8 @@ def _write_generator() -> None:
     folder = ROWS / "generator"
     if (folder / "config.json").exists():
         return
-    options = ["--config=configs/sft.yaml", f"--trainer.logger.init_args.save_dir={ROWS / 'runs'}"]
+    options = ["--config=configs/sft.yaml", "--config=configs/demo/quick/sft.yaml"]
+    options.append(f"--trainer.logger.init_args.save_dir={ROWS / 'runs'}")
     options.append(f"--trainer.precision={choose_precision()}")
     run_phase("sft", ["fit", *options, "--data.limit_validation=32"])
     export(str(ROWS / "runs" / "sft" / "checkpoints" / "policy.ckpt"), str(folder))

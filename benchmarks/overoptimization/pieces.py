@@ -134,7 +134,8 @@ class Proof:
             **paths,
             **options,
         }
-        configs = [configs_folder() / f"{phase}.yaml", *([] if config is None else [config])]
+        shipped = [configs_folder() / name / f"{phase}.yaml" for name in ("", "demo/quick")]
+        configs = [*shipped, *([] if config is None else [config])]
         words = [f"--config={file}" for file in configs]
         words += [f"--{key}={value}" for key, value in settings.items()]
         self._once(checkpoint, name, fit, phase, words)

@@ -42,8 +42,8 @@ class Scale:
     """How long the loop is.
 
     Attributes:
-        name: "smoke", "quick" or "full"; `configs/demo/NAME/` holds what differs from the phases'
-            own YAML files (quick differs in nothing).
+        name: "smoke", "quick" or "full". `configs/demo/quick/` holds the demonstration's settings
+            beside the phases' own YAML files; the two others say what differs from it.
         folder: of the run, under `runs/`.
         num_prompts: held-out prompts on which the policies are compared.
         num_best_of: prompts on which the SFT policy's best samples are, too.
@@ -107,9 +107,9 @@ class _Loop:
         return str(self.folder / phase / "checkpoints" / f"{kind}.ckpt")
 
     def _configs(self, phase: str) -> list[str]:
-        files = [configs_folder() / f"{phase}.yaml"]
-        files += [configs_folder() / "demo" / self.scale.name / f"{phase}.yaml"]
-        return [f"--config={_shorten(path)}" for path in files if path.exists()]
+        folders = ["", "demo/quick", f"demo/{self.scale.name}"]
+        files = [configs_folder() / folder / f"{phase}.yaml" for folder in dict.fromkeys(folders)]
+        return [f"--config={_shorten(path)}" for path in files]
 
     def _paths(self, phase: str) -> list[str]:
         """Point at the cache where it is not where the YAML files look."""

@@ -83,7 +83,7 @@ def test_a_phase_has_all_it_needs_for_every_command(phase, command):
     assert options["trainer"]["use_distributed_sampler"] is False
 
 
-@pytest.mark.parametrize("scale", ["smoke", "full"])
+@pytest.mark.parametrize("scale", ["quick", "smoke", "full"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_the_demonstrations_sizes_keep_fragments(phase, scale):
     files = ["lora/lora.yaml", "logger/wandb.yaml", f"demo/{scale}/{phase}.yaml"]
