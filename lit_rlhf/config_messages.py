@@ -11,6 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from lit_rlhf.renamed import new_name
+
 # What the parser says about the alternatives of a type that were not meant, and its lists.
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type|"
@@ -56,10 +58,11 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         return broken
     short = short_message(message)
     if match := _UNKNOWN_ARGUMENT.search(message):
-        return short + _did_you_mean(match[2], _parameters_of(match[1]))
+        argument = f"{match[1].rpartition('.')[2]}.{match[2]}"
+        return short + (new_name(argument) or _did_you_mean(match[2], _parameters_of(match[1])))
     if match := _UNKNOWN_CLASS.search(message):
         name = match[1] or match[2]
-        meant = _did_you_mean(name, _class_names())
+        meant = new_name(name) or _did_you_mean(name, _class_names())
         return (
             f"{short}: there is no class '{name}' here{meant}; a class of your own is named by its "
             "dotted path"
@@ -67,7 +70,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
     if match := _UNKNOWN_OPTION.search(message):
         name = (match[1] or match[2]).partition("=")[0]
         place = _place_of(name, config_files(arguments))
-        return f"{place}{short}{_did_you_mean(name, list(options))}"
+        return f"{place}{short}{new_name(name) or _did_you_mean(name, list(options))}"
     return short
 
 
@@ -79,6 +82,36 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
         if name in {"--config", "-c"}:
             files.append(Path(value or following))
     return [path for path in files if path.is_file()]
+
+
+def repeated_key(files: Iterable[Path]) -> str | None:
+    """Return a complaint about the first key that is twice in one mapping, or None.
+
+    YAML's readers keep the last one and drop the others without a word.
+
+    Args:
+        files: that the command line names; one that is no YAML has no repeated key.
+    """
+    for path in files:
+        if _broken_file([path]):
+            continue
+        nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, yaml.SequenceNode):
+                nodes += node.value
+            elif isinstance(node, yaml.MappingNode):
+                first: dict[str, int] = {}
+                for key, value in node.value:
+                    name, line = str(key.value), key.start_mark.line + 1
+                    if name in first:
+                        return (
+                            f"{path}:{line}: the key '{name}' is already on line {first[name]}; "
+                            "put both under one key"
+                        )
+                    first[name] = line
+                    nodes.append(value)
+    return None
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by th
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
 from lit_rlhf.callbacks import LastCheckpoint, RankWatchCallback, SelfChecks, guard_loggers
 from lit_rlhf.callbacks.rank_watch import lost_process
-from lit_rlhf.config_messages import explain, short_message
+from lit_rlhf.config_messages import config_files, explain, repeated_key, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
@@ -137,8 +137,10 @@ class PhaseCLI(LightningCLI):
         """Parse the command line and its files.
 
         Raises:
-            ConfigError: an option is unknown or has the wrong type.
+            ConfigError: an option is unknown, is twice in a file or has the wrong type.
         """
+        if repeated := repeated_key(config_files(args)):
+            raise ConfigError(repeated)
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:

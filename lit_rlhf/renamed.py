@@ -1,0 +1,30 @@
+"""Settings and classes that had another name, so that an old file is told the new one.
+
+A key is a dotted option (`model.policy`; a group covers what is under it), a class, or
+`Class.argument`. Only names that no longer exist are looked up here: `model.policy` is found for
+the reward phase alone, since the others still have it.
+"""
+
+# What it is called now.
+RENAMED: dict[str, str] = {}
+
+# What is gone, and what to do instead: a sentence without its subject.
+GONE: dict[str, str] = {}
+
+
+def new_name(old: str) -> str | None:
+    """Return what to write in place of an old name, as the end of a message, or None.
+
+    Args:
+        old: an option, a class or `Class.argument` that does not exist (any more).
+    """
+    parts = old.removesuffix("+").split(".")
+    for length in range(len(parts), 0, -1):
+        name, rest = ".".join(parts[:length]), parts[length:]
+        if name in RENAMED:
+            return f"; '{name}' is now called '{RENAMED[name]}'" + (
+                f": write '{'.'.join([RENAMED[name], *rest])}'" if rest else ""
+            )
+        if name in GONE:
+            return f"; '{name}' is gone: {GONE[name]}"
+    return None
