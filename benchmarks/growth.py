@@ -22,8 +22,8 @@ from matplotlib import pyplot
 
 from benchmarks.workloads import MODEL
 from lit_rlhf.batches import PromptBatch, TokenRows
+from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.models import PolicyModel, load_causal_lm
-from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.rollout import Sampling, TorchGenerator
 

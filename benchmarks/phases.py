@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.workloads import MODEL, ROWS
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.models import PolicyModel, load_causal_lm
-from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.precision import choose_precision

@@ -15,8 +15,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.packing import pack_rows
 from lit_rlhf.ranges import require
 

@@ -25,8 +25,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
 from lit_rlhf.models.card import (
     is_checkpoint,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.snapshot import Snapshot, take_snapshot
 from lit_rlhf.models.backbone import (
     adapter_disabled,
     hidden_states,
@@ -18,7 +19,6 @@ from lit_rlhf.models.backbone import (
 from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.scalar_head import ScalarHead
-from lit_rlhf.models.snapshot import Snapshot, take_snapshot
 from lit_rlhf.objectives.logprobs import chunked_logprobs
 
 

@@ -17,12 +17,12 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
 from lit_rlhf.models.card import CARD_KEY, make_card
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
-from lit_rlhf.models.lean_layers import lighten
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -54,7 +54,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         optimizer: AdamW and its schedule.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: layers with a backward of ours where there is one, see `models.lean_layers`.
+        lean_layers: layers with a backward of ours where there is one, see `cpu.layers`.
         max_skipped_steps: the run stops when more steps than these had a number that was not
             finite; up to then such a step is left out.
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import (
     LoRAConfig,
@@ -19,7 +20,6 @@ from lit_rlhf.models import (
     load_tokenizer,
     load_trunk,
 )
-from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.card import (
     CARD_KEY,
     is_checkpoint,

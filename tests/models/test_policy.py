@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
-from lit_rlhf.models.attention import ATTENTION_NAME
 from lit_rlhf.models.kv_cache import RowCache
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 

@@ -5,8 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from lit_rlhf.models.lean_layers import lighten
-from lit_rlhf.models.lean_lora import active_adapter, is_plain_lora, lora_forward
+from lit_rlhf.cpu.layers import lighten
+from lit_rlhf.cpu.lora import active_adapter, is_plain_lora, lora_forward
 
 
 class Two(nn.Module):

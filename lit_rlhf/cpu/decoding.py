@@ -5,7 +5,7 @@ around them as in them. Here the projections that read the same input are one pr
 cast to the computing type and laid out for it once, and what is left is a dozen calls a layer. The
 arithmetic is transformers' own (residual stream in the type of the embeddings, norms and rotations
 in float32, products in the autocast type); the plain path stays `trunk(...)` itself, and
-`tests/models/test_fused_trunk.py` compares the two.
+`tests/cpu/test_decoding.py` compares the two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from transformers import (
     Qwen3Model,
 )
 
-from lit_rlhf.models.attention import decode_attention
+from lit_rlhf.cpu.attention import decode_attention
 from lit_rlhf.models.kv_cache import RowCache
 
 # Their layers differ in biases, the norms of queries and keys, and sliding windows alone.

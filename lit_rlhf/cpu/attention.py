@@ -1,7 +1,7 @@
 """Attention on CPUs: batched products instead of a kernel made for long rows.
 
 With one query a row (decoding), `scaled_dot_product_attention` spends most of its time on setting
-up, with short rows (training, scoring) on all but arithmetic, see `models.short_attention`. In both
+up, with short rows (training, scoring) on all but arithmetic, see `cpu.short_attention`. In both
 the query heads that share a key-value head are stacked, so that keys are never expanded.
 Everything else is transformers' own sdpa path.
 """
@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lit_rlhf.models.short_attention import is_faster, short_attention
+from lit_rlhf.cpu.short_attention import is_faster, short_attention
 
 ATTENTION_NAME = "lit_rlhf_sdpa"
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PreTrainedModel
 
+from lit_rlhf.cpu.decoding import FusedTrunk, can_fuse, packed_linear
 from lit_rlhf.models.backbone import Vocabulary
-from lit_rlhf.models.fused_trunk import FusedTrunk, can_fuse, packed_linear
 from lit_rlhf.objectives.precision import product_dtype
 
 

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
+from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.models.backbone import apply_lora, freeze
-from lit_rlhf.models.lean_layers import lighten
 from tests.models.examples import ARCHITECTURES, lively_model
 
 TOKENS = torch.randint(3, 60, (3, 9), generator=torch.Generator().manual_seed(1))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lit_rlhf.models.attention import ATTENTION_NAME, decode_attention
+from lit_rlhf.cpu.attention import ATTENTION_NAME, decode_attention
 from tests.models.examples import lively_model
 
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lit_rlhf.models import attention
-from lit_rlhf.models.attention import ATTENTION_NAME
-from lit_rlhf.models.short_attention import LONGEST, short_attention
+from lit_rlhf.cpu import attention
+from lit_rlhf.cpu.attention import ATTENTION_NAME
+from lit_rlhf.cpu.short_attention import LONGEST, short_attention
 from tests.models.examples import lively_model
 
 MODELS = ("eager", ATTENTION_NAME)

@@ -3,7 +3,7 @@
 Autograd keeps every intermediate of transformers' layers: three copies of a norm's input, and four
 tensors as wide as the MLP. Here a norm keeps its input and one number a token, an MLP its two
 projections; what the backward needs beyond them is computed again, element by element. The
-arithmetic is transformers' own; `tests/models/test_lean_layers.py` compares the two.
+arithmetic is transformers' own; `tests/cpu/test_layers.py` compares the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSN
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP, Qwen3RMSNorm
 
-from lit_rlhf.models.lean_lora import Adapter, active_adapter, is_plain_lora, lora_forward
+from lit_rlhf.cpu.lora import Adapter, active_adapter, is_plain_lora, lora_forward
 
 # weight * (x / rms(x)), the root in float32.
 _NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm)

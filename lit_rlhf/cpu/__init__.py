@@ -1,0 +1,1 @@
+"""Layers, attention and decoding made for CPUs; results are those of the plain path."""
