@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.options import check_model
-from lit_rlhf.evaluation.responses import PromptRow
+from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.safe_text import visible
 from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
 from lit_rlhf.feedback import Conversation, Message
@@ -77,7 +77,7 @@ class Speaker:
         """
         turns = (*self.conversation, Message(role="user", content=message))
         prompt = turns if self.uses_chat_template else message
-        row = PromptRow(prompt, f"chat with {self.name}")
+        row = SourcedPrompt(prompt, f"chat with {self.name}")
         batch = prompt_batch(self._tokenizer, [row], "auto")
         with torch.no_grad(), autocast(self.precision):
             samples = collect_samples(

@@ -4,13 +4,13 @@ from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.data.sft import SFTDataModule
-from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.data.sources import SourcedRecord, read_records
 
 __all__ = [
     "DPODataModule",
     "PPODataModule",
     "RewardDataModule",
     "SFTDataModule",
-    "SourcedRow",
-    "read_rows",
+    "SourcedRecord",
+    "read_records",
 ]

@@ -13,7 +13,7 @@ from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.token_cache import GROUPS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
@@ -64,11 +64,11 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         self.empty_responses: EmptyResponses = empty_responses
         self.subset = subset
 
-    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+    def choose(self, name: str, rows: Sequence[SourcedRecord]) -> Sequence[SourcedRecord]:
         """Return the subset of the training data, and all of the others."""
         return self.subset.choose(rows) if name == "train" else rows
 
-    def prepare(self, rows: Sequence[SourcedRow]) -> list[GroupExample]:
+    def prepare(self, rows: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""
         texts: list[RenderedText] = []
         places: list[str] = []

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.chat_template import Template
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
-from lit_rlhf.data.sources import SourcedRow, digest_source, read_rows
+from lit_rlhf.data.sources import SourcedRecord, digest_source, read_records
 from lit_rlhf.data.token_cache import Storage, digest_tokenizer, entry_of
 from lit_rlhf.errors import ConfigError, DataError
 
@@ -126,7 +126,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self._train_loader: TrainingLoader[Example, Batch] | None = None
 
     @abc.abstractmethod
-    def prepare(self, rows: Sequence[SourcedRow]) -> list[Example]:
+    def prepare(self, rows: Sequence[SourcedRecord]) -> list[Example]:
         """Check and tokenise all rows; raise a DataError at the first one that is wrong."""
 
     @abc.abstractmethod
@@ -141,7 +141,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def length(self, example: Example) -> int:
         """Return the tokens that the example's longest row has."""
 
-    def choose(self, name: str, rows: Sequence[SourcedRow]) -> Sequence[SourcedRow]:
+    def choose(self, name: str, rows: Sequence[SourcedRecord]) -> Sequence[SourcedRecord]:
         """Return the rows of "train", "validation" or "test" that are used: all, by default."""
         return rows
 
@@ -243,7 +243,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         )
 
     def _read(self, name: str, source: str) -> list[Example]:
-        all_rows = read_rows(source, split=name, columns=self._columns)
+        all_rows = read_records(source, split=name, columns=self._columns)
         digest = digest_source(source, all_rows)
         rows = self.choose(name, all_rows)[: self._limits.get(name)]
         self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
@@ -264,7 +264,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             write_entry(path, self.storage.pack(examples))
         return examples
 
-    def _entry_of(self, rows: Sequence[SourcedRow]) -> Path | None:
+    def _entry_of(self, rows: Sequence[SourcedRecord]) -> Path | None:
         """Name the cache's entry by all that the examples depend on."""
         maker = type(self).prepare
         # Of a class from elsewhere we do not know when its code changes.
@@ -307,7 +307,7 @@ def refuse_empty(response: str, where: str) -> None:
         )
 
 
-def _refuse_repeated_ids(rows: Sequence[SourcedRow], field: str | None) -> None:
+def _refuse_repeated_ids(rows: Sequence[SourcedRecord], field: str | None) -> None:
     if field is None:
         return
     places: dict[str, str] = {}

@@ -10,7 +10,7 @@ from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data.chat_template import render_prompt
 from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule, check_at_least
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.token_cache import PROMPTS
 from lit_rlhf.data.tokenization import tokenize_prompts
 from lit_rlhf.errors import DataError
@@ -51,7 +51,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         self.max_prompt_length = max_prompt_length
         self.overlong: Literal["error", "drop"] = overlong
 
-    def prepare(self, rows: Sequence[SourcedRow]) -> list[PromptExample]:
+    def prepare(self, rows: Sequence[SourcedRecord]) -> list[PromptExample]:
         """Check and tokenise prompts; `prompt_id` is the row's place in the data set."""
         records = [parse_prompt(row, where) for row, where in rows]
         texts = [
@@ -84,7 +84,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         most = self.max_prompt_length
         return most if self.context_length is None else min(most, self.context_length - 1)
 
-    def _check_lengths(self, tokens: list[list[int]], rows: Sequence[SourcedRow]) -> None:
+    def _check_lengths(self, tokens: list[list[int]], rows: Sequence[SourcedRecord]) -> None:
         too_long = [i for i, ids in enumerate(tokens) if len(ids) > self._limit]
         if not too_long:
             return

@@ -9,7 +9,7 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.data.chat_template import RenderedText, render_demonstration
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.token_cache import ROWS
 from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
 from lit_rlhf.feedback import parse_demonstration
@@ -54,7 +54,7 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
         self.append_eos = append_eos
         self.empty_responses: EmptyResponses = empty_responses
 
-    def prepare(self, rows: Sequence[SourcedRow]) -> list[Row]:
+    def prepare(self, rows: Sequence[SourcedRecord]) -> list[Row]:
         """Check and tokenise demonstrations."""
         texts = [self._render(row, where) for row, where in rows]
         fitted = fit_length(

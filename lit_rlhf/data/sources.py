@@ -22,21 +22,21 @@ FILE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 OTHER_SUFFIXES = (".parquet", ".csv", ".tsv", ".arrow", ".txt", ".gz", ".zst")
 
 
-class SourcedRow(NamedTuple):
-    """One row of data.
+class SourcedRecord(NamedTuple):
+    """One line of data.
 
     Attributes:
-        row: field name -> value, after renaming by `columns`.
+        record: field name -> value, after renaming by `columns`.
         where: its place for error messages: `train.jsonl:3`, or `owner/name#train[3]`.
     """
 
-    row: dict[str, object]
+    record: dict[str, object]
     where: str
 
 
-def read_rows(
+def read_records(
     source: str, split: str | None = None, columns: Mapping[str, str] | None = None
-) -> list[SourcedRow]:
+) -> list[SourcedRecord]:
     """Read all rows of a file, a Hugging Face data set folder or a data set of the hub.
 
     Args:
@@ -61,11 +61,11 @@ def read_rows(
     return [_rename(row, columns) for row in rows] if columns else rows
 
 
-def digest_source(source: str, rows: Sequence[SourcedRow]) -> str:
+def digest_source(source: str, rows: Sequence[SourcedRecord]) -> str:
     """Return the SHA-256 of a source's content, in hexadecimal digits.
 
     Args:
-        source: as in `read_rows`. A file is hashed as it lies there, as `sha256sum` does it.
+        source: as in `read_records`. A file is hashed as it lies there, as `sha256sum` does it.
         rows: what was read from it: they are hashed where the source is no file.
     """
     path = Path(source).expanduser()
@@ -78,7 +78,7 @@ def digest_source(source: str, rows: Sequence[SourcedRow]) -> str:
     return digest.hexdigest()
 
 
-def _read_file(path: Path) -> Iterator[SourcedRow]:
+def _read_file(path: Path) -> Iterator[SourcedRecord]:
     if path.suffix not in FILE_SUFFIXES:
         raise DataError(
             f"{path}: a data file ends in {', '.join(FILE_SUFFIXES)}; put files of other formats "
@@ -93,20 +93,20 @@ def _read_file(path: Path) -> Iterator[SourcedRow]:
     return _read_lines(path, content)
 
 
-def _read_lines(path: Path, content: bytes) -> Iterator[SourcedRow]:
+def _read_lines(path: Path, content: bytes) -> Iterator[SourcedRecord]:
     # Lines end at the byte \n alone: str.splitlines would also cut at U+2028 inside a JSON text.
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             where = f"{path}:{number}"
-            yield SourcedRow(_as_object(_parse_json(line, where), where), where)
+            yield SourcedRecord(_as_object(_parse_json(line, where), where), where)
 
 
-def _read_array(path: Path, content: bytes) -> Iterator[SourcedRow]:
+def _read_array(path: Path, content: bytes) -> Iterator[SourcedRecord]:
     items = _parse_json(content, str(path))
     assert isinstance(items, list)  # content begins with "["
     for index, item in enumerate(items):
         where = f"{path}[{index}]"
-        yield SourcedRow(_as_object(item, where), where)
+        yield SourcedRecord(_as_object(item, where), where)
 
 
 def _parse_json(content: bytes, where: str) -> object:
@@ -147,7 +147,7 @@ def _as_object(value: object, where: str) -> dict[str, object]:
     return value
 
 
-def _read_dataset(source: str, split: str | None) -> list[SourcedRow]:
+def _read_dataset(source: str, split: str | None) -> list[SourcedRecord]:
     name, _, named_split = source.partition("#")
     data = _load_dataset(name)
     if isinstance(data, Mapping):  # DatasetDict: split name -> data set
@@ -157,7 +157,7 @@ def _read_dataset(source: str, split: str | None) -> list[SourcedRow]:
         raise DataError(f"{source}: {name} is a single data set without splits; leave '#' out.")
     else:
         place = name
-    return [SourcedRow(dict(row), f"{place}[{index}]") for index, row in enumerate(data)]
+    return [SourcedRecord(dict(row), f"{place}[{index}]") for index, row in enumerate(data)]
 
 
 def _load_dataset(name: str) -> Dataset | DatasetDict:
@@ -199,16 +199,16 @@ def _pick_split(
     return splits[chosen], chosen
 
 
-def _rename(sourced: SourcedRow, columns: Mapping[str, str]) -> SourcedRow:
+def _rename(sourced: SourcedRecord, columns: Mapping[str, str]) -> SourcedRecord:
     for ours, theirs in columns.items():
-        if theirs not in sourced.row:
-            found = ", ".join(sorted(sourced.row)) or "none"
+        if theirs not in sourced.record:
+            found = ", ".join(sorted(sourced.record)) or "none"
             raise DataError(
                 f"{sourced.where}: field '{theirs}', which 'columns' names as the {ours}, is "
                 f"missing; found the fields: {found}. Correct 'columns', or mend the row."
             )
     renamed = set(columns.values())
-    kept = {field: value for field, value in sourced.row.items() if field not in renamed}
+    kept = {field: value for field, value in sourced.record.items() if field not in renamed}
     return sourced._replace(
-        row=kept | {ours: sourced.row[theirs] for ours, theirs in columns.items()}
+        record=kept | {ours: sourced.record[theirs] for ours, theirs in columns.items()}
     )

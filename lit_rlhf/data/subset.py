@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.errors import ConfigError, DataError
 
 _JUDGMENTS = ("ratings", "rankings")
@@ -38,7 +38,7 @@ class Subset:
                     f"data.subset.{name} is {getattr(self, name)}; expected a share in (0, 1]"
                 )
 
-    def choose(self, rows: Sequence[SourcedRow]) -> list[SourcedRow]:
+    def choose(self, rows: Sequence[SourcedRecord]) -> list[SourcedRecord]:
         """Return the rows that are used, in their order, with the labelers that are.
 
         Raises:
@@ -51,9 +51,9 @@ class Subset:
             chosen = [rows[place] for place in sorted(draw.sample(range(len(rows)), num_kept))]
         return chosen if self.raters == 1 else [self._with_fewer_raters(row) for row in chosen]
 
-    def _with_fewer_raters(self, sourced: SourcedRow) -> SourcedRow:
-        field = next((name for name in _JUDGMENTS if sourced.row.get(name) is not None), None)
-        labelers = None if field is None else sourced.row[field]
+    def _with_fewer_raters(self, sourced: SourcedRecord) -> SourcedRecord:
+        field = next((name for name in _JUDGMENTS if sourced.record.get(name) is not None), None)
+        labelers = None if field is None else sourced.record[field]
         if field is None or not isinstance(labelers, list | tuple):
             raise DataError(
                 f"{sourced.where}: data.subset.raters {self.raters} chooses among the lists of "
@@ -64,4 +64,6 @@ class Subset:
             range(len(labelers)), key=lambda place: random.Random(f"{self.seed}/{place}").random()
         )
         kept = sorted(places[: max(1, round(self.raters * len(labelers)))])
-        return sourced._replace(row=sourced.row | {field: [labelers[place] for place in kept]})
+        return sourced._replace(
+            record=sourced.record | {field: [labelers[place] for place in kept]}
+        )

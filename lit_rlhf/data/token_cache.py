@@ -23,7 +23,7 @@ from torch import Tensor
 from lit_rlhf import __version__
 from lit_rlhf.cache import entry_path
 from lit_rlhf.data.collation import GroupExample, PromptExample
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.feedback import JudgedPair
 
@@ -47,7 +47,9 @@ class Storage(NamedTuple, Generic[Example]):
 
 
 def entry_of(
-    rows: Sequence[SourcedRow], tokenizer_digest: Callable[[], str], settings: Mapping[str, object]
+    rows: Sequence[SourcedRecord],
+    tokenizer_digest: Callable[[], str],
+    settings: Mapping[str, object],
 ) -> Path | None:
     """Return where the examples of rows lie.
 

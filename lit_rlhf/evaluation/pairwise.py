@@ -12,7 +12,7 @@ import numpy as np
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint, EndpointError
-from lit_rlhf.evaluation.responses import PromptRow, prompt_text
+from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_text
 from lit_rlhf.evaluation.statistics import Floats
 
 INSTRUCTIONS = (
@@ -67,7 +67,7 @@ class PairJudge:
                 raise ConfigError(f"judge: {name} must be at least 1, got {getattr(self, name)}")
 
     def compare(
-        self, prompts: Sequence[PromptRow], first: Sequence[str], second: Sequence[str]
+        self, prompts: Sequence[SourcedPrompt], first: Sequence[str], second: Sequence[str]
     ) -> Verdicts:
         """Judge `n` pairs.
 

@@ -13,7 +13,7 @@ from lit_rlhf.evaluation.diversity import distinct_n_estimate, self_bleu
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.length_control import length_controlled_win_rate
 from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
-from lit_rlhf.evaluation.responses import PromptRow, Responses
+from lit_rlhf.evaluation.responses import Responses, SourcedPrompt
 from lit_rlhf.evaluation.scoring import Scorer
 from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.overoptimization import best_of_n_kl, best_of_n_scores
@@ -47,7 +47,7 @@ class Judgments(NamedTuple):
 
 def judge_policies(
     policies: Sequence[Responses],
-    prompts: Sequence[PromptRow],
+    prompts: Sequence[SourcedPrompt],
     scorers: Mapping[str, Scorer],
     pair_judges: Mapping[str, PairJudge],
 ) -> Judgments:
@@ -222,7 +222,7 @@ def _best_of_n_figures(policy: Responses, index: int, judgments: Judgments) -> I
                 )
 
 
-def _score_all(scorer: Scorer, prompts: Sequence[PromptRow], policy: Responses) -> Floats:
+def _score_all(scorer: Scorer, prompts: Sequence[SourcedPrompt], policy: Responses) -> Floats:
     repeated = [prompt for prompt in prompts for _ in range(policy.num_samples)]
     texts = [text for row in policy.texts for text in row]
     return scorer.score(repeated, texts).reshape(len(prompts), policy.num_samples)

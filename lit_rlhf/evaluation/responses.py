@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.data.sources import FILE_SUFFIXES, SourcedRow, read_rows
+from lit_rlhf.data.sources import FILE_SUFFIXES, SourcedRecord, read_records
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.feedback import Prompt, parse_prompt
@@ -18,7 +18,7 @@ from lit_rlhf.feedback.fields import is_present, read_list, read_text, wrong_fie
 from lit_rlhf.feedback.prompts import split_prompt
 
 
-class PromptRow(NamedTuple):
+class SourcedPrompt(NamedTuple):
     """A prompt and its place in the data, for errors."""
 
     prompt: Prompt
@@ -87,25 +87,25 @@ def prompt_key(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
-def read_prompts(source: str, limit: int | None = None) -> list[PromptRow]:
+def read_prompts(source: str, limit: int | None = None) -> list[SourcedPrompt]:
     """Read the prompts of a data source, each once, in its order.
 
     Args:
-        source: a file, folder or hub name, see `data.read_rows`; fields beside `prompt` are left
+        source: a file, folder or hub name, see `data.read_records`; fields beside `prompt` are left
             out, so that a file of responses serves as well.
         limit: take the first so many.
 
     Raises:
         DataError: the source cannot be read, or a row has no prompt.
     """
-    prompts: dict[str, PromptRow] = {}
-    for row, where in read_rows(source, split="test"):
+    prompts: dict[str, SourcedPrompt] = {}
+    for row, where in read_records(source, split="test"):
         prompt = parse_prompt({"prompt": row.get("prompt")}, where).prompt
-        prompts.setdefault(prompt_key(prompt), PromptRow(prompt, where))
+        prompts.setdefault(prompt_key(prompt), SourcedPrompt(prompt, where))
     return list(prompts.values())[:limit]
 
 
-def read_responses(name: str, source: str, prompts: Sequence[PromptRow]) -> Responses:
+def read_responses(name: str, source: str, prompts: Sequence[SourcedPrompt]) -> Responses:
     """Read a file of responses: rows of `prompt` with `response`, `completion` or `responses`.
 
     Several rows of one prompt are several samples. `finished` (true or false, with `responses` a
@@ -122,8 +122,8 @@ def read_responses(name: str, source: str, prompts: Sequence[PromptRow]) -> Resp
     """
     texts: dict[str, list[str]] = {}
     ends: dict[str, list[bool | None]] = {}
-    for row, where in read_rows(source, split="test"):
-        prompt, responses, finished = _read_row(SourcedRow(row, where))
+    for row, where in read_records(source, split="test"):
+        prompt, responses, finished = _read_row(SourcedRecord(row, where))
         texts.setdefault(prompt_key(prompt), []).extend(responses)
         ends.setdefault(prompt_key(prompt), []).extend(finished)
     keys = [prompt_key(prompt) for prompt, _ in prompts]
@@ -150,7 +150,7 @@ def read_responses(name: str, source: str, prompts: Sequence[PromptRow]) -> Resp
     )
 
 
-def _read_row(sourced: SourcedRow) -> tuple[Prompt, tuple[str, ...], list[bool | None]]:
+def _read_row(sourced: SourcedRecord) -> tuple[Prompt, tuple[str, ...], list[bool | None]]:
     row, where = sourced
     if is_present(row, "responses"):
         items = read_list(row["responses"], "responses", where, "a list of responses")

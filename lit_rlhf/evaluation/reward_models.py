@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import cluster_sums, ratio, share
 from lit_rlhf.evaluation.calibration import (
@@ -23,7 +23,7 @@ from lit_rlhf.evaluation.calibration import (
     reliability,
 )
 from lit_rlhf.evaluation.figures import Figure
-from lit_rlhf.evaluation.responses import PromptRow
+from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.scoring import Scorer
 from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.feedback import judged_pairs, parse_judgment
@@ -63,7 +63,7 @@ class JudgedResponses(NamedTuple):
         domains: `M` names, "" without one.
     """
 
-    prompts: list[PromptRow]
+    prompts: list[SourcedPrompt]
     texts: list[str]
     chosen: Integers
     rejected: Integers
@@ -74,7 +74,7 @@ class JudgedResponses(NamedTuple):
     domains: list[str]
 
 
-def read_judged(rows: Sequence[SourcedRow], domain_field: str = "subset") -> JudgedResponses:
+def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> JudgedResponses:
     """Collect the pairs of judged groups, comparisons or rows in RewardBench's format.
 
     Args:
@@ -84,14 +84,14 @@ def read_judged(rows: Sequence[SourcedRow], domain_field: str = "subset") -> Jud
     Raises:
         DataError: a row is not as expected, or no pair was judged at all.
     """
-    prompts: list[PromptRow] = []
+    prompts: list[SourcedPrompt] = []
     texts: list[str] = []
     pairs, groups, domains = [], [], []
     for group, (row, where) in enumerate(rows):
         judgment = parse_judgment(row, where)
         first = len(texts)
         texts += judgment.responses
-        prompts += [PromptRow(judgment.prompt, where)] * len(judgment.responses)
+        prompts += [SourcedPrompt(judgment.prompt, where)] * len(judgment.responses)
         own = judged_pairs(judgment)
         pairs += [
             pair._replace(chosen=first + pair.chosen, rejected=first + pair.rejected)

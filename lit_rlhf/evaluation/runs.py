@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_rlhf.data.sources import digest_source, read_rows
+from lit_rlhf.data.sources import digest_source, read_records
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.options import (
@@ -24,8 +24,8 @@ from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability, draw_
 from lit_rlhf.evaluation.policies import RESPONSES, Judgments, judge_policies, policy_figures
 from lit_rlhf.evaluation.report import Report
 from lit_rlhf.evaluation.responses import (
-    PromptRow,
     Responses,
+    SourcedPrompt,
     is_response_file,
     prompt_text,
     read_prompts,
@@ -102,7 +102,7 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
     """
     named = read_named(options.models, "models")
     scorers = {name: _raw_scorer(source, options) for name, source in named}
-    rows = read_rows(options.data, split="test")[: options.num_rows]
+    rows = read_records(options.data, split="test")[: options.num_rows]
     judged = read_judged(rows, options.domain_field)
     scores = score_judged(judged, scorers)
     figures, tables = reward_figures(judged, scores)
@@ -143,7 +143,10 @@ def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
 
 
 def _responses_of(
-    policy: Named, prompts: Sequence[PromptRow], settings: SamplingSettings, reference: str | None
+    policy: Named,
+    prompts: Sequence[SourcedPrompt],
+    settings: SamplingSettings,
+    reference: str | None,
 ) -> Responses:
     if is_response_file(policy.source):
         return read_responses(policy.name, policy.source, prompts)
@@ -214,7 +217,7 @@ def _cut_notes(scorers: Mapping[str, Scorer], max_length: int) -> list[str]:
 
 
 def _policy_rows(
-    policies: Sequence[Responses], prompts: Sequence[PromptRow], judgments: Judgments
+    policies: Sequence[Responses], prompts: Sequence[SourcedPrompt], judgments: Judgments
 ) -> list[PageRow]:
     """Return the first response of each policy to each prompt, and what was said of it."""
     return [

@@ -17,7 +17,7 @@ from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.tokenization import tokenize_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import ratio
-from lit_rlhf.evaluation.responses import PromptRow, Responses, TokenFacts
+from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
 from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import Precision, autocast
@@ -63,7 +63,7 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
 
 
 def prompt_batch(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[PromptRow], template: Template
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[SourcedPrompt], template: Template
 ) -> PromptBatch:
     """Render and tokenise prompts for a policy, as the data module of PPO does.
 
@@ -83,7 +83,7 @@ def prompt_batch(
 def sample_responses(
     name: str,
     source: str,
-    prompts: Sequence[PromptRow],
+    prompts: Sequence[SourcedPrompt],
     settings: SamplingSettings,
     reference: str | None = None,
 ) -> Responses:

@@ -14,7 +14,7 @@ from lit_rlhf.data.chat_template import Template, render_response
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, tokenize_rows
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.evaluation.responses import PromptRow, prompt_text
+from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_text
 from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.models import freeze, load_scalar_model, load_tokenizer
 from lit_rlhf.modules.precision import Precision, autocast
@@ -27,7 +27,7 @@ class Scorer(abc.ABC):
     """Gives a score to each response, whoever it is compared with."""
 
     @abc.abstractmethod
-    def score(self, prompts: Sequence[PromptRow], texts: Sequence[str]) -> Floats:
+    def score(self, prompts: Sequence[SourcedPrompt], texts: Sequence[str]) -> Floats:
         """Return `[n]` scores of `n` responses to `n` prompts; higher is better."""
 
 
@@ -54,7 +54,7 @@ class RewardModelScorer(Scorer):
     num_cut: list[int] = field(default_factory=lambda: [0])
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[PromptRow], texts: Sequence[str]) -> Floats:
+    def score(self, prompts: Sequence[SourcedPrompt], texts: Sequence[str]) -> Floats:
         """Score responses; the model is held only meanwhile.
 
         Raises:
@@ -108,7 +108,7 @@ class FunctionScorer(Scorer):
         """
         FunctionReward(self.function)
 
-    def score(self, prompts: Sequence[PromptRow], texts: Sequence[str]) -> Floats:
+    def score(self, prompts: Sequence[SourcedPrompt], texts: Sequence[str]) -> Floats:
         """Score responses.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import TypedDict, cast
 
 from lit_rlhf.errors import DataError
 
-Row = Mapping[str, object]
+Record = Mapping[str, object]
 
 
 class Message(TypedDict):
@@ -40,12 +40,12 @@ def wrong_field(where: str, field: str, expected: str, found: object) -> DataErr
     return DataError(f"{where}: field '{field}': expected {expected}, found {shown}.")
 
 
-def is_present(row: Row, field: str) -> bool:
+def is_present(row: Record, field: str) -> bool:
     """Say whether the row has this field with a value other than null."""
     return row.get(field) is not None
 
 
-def missing_fields(row: Row, where: str, expected: str) -> DataError:
+def missing_fields(row: Record, where: str, expected: str) -> DataError:
     """Return the error for a row that lacks fields, listing those that it has."""
     present = ", ".join(sorted(str(field) for field in row if is_present(row, field))) or "none"
     return DataError(

@@ -14,7 +14,7 @@ from lit_rlhf.feedback.fields import (
     Conversation,
     Message,
     Prompt,
-    Row,
+    Record,
     is_present,
     missing_fields,
     read_text_or_conversation,
@@ -23,7 +23,7 @@ from lit_rlhf.feedback.fields import (
 
 
 def split_prompt(
-    row: Row, responses: Mapping[str, object], where: str
+    row: Record, responses: Mapping[str, object], where: str
 ) -> tuple[Prompt, tuple[str, ...]]:
     """Return the prompt of a row and its responses as texts, in the order given.
 
@@ -67,7 +67,7 @@ def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversati
 
 
 def _split_chats(
-    prompt: Prompt | None, chats: Mapping[str, Conversation], row: Row, where: str
+    prompt: Prompt | None, chats: Mapping[str, Conversation], row: Record, where: str
 ) -> tuple[Conversation, tuple[str, ...]]:
     shared = _shared_beginning(list(chats.values()))
     texts = tuple(

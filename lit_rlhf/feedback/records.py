@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from lit_rlhf.feedback.fields import (
     Conversation,
     Prompt,
-    Row,
+    Record,
     is_present,
     missing_fields,
     read_conversation,
@@ -80,7 +80,7 @@ class PromptRecord:
     fields: dict[str, object]
 
 
-def parse_demonstration(row: Row, where: str) -> Demonstration:
+def parse_demonstration(row: Record, where: str) -> Demonstration:
     """Read `prompt` with `response` (or `completion`), or `messages`, or a bare `text`.
 
     A bare `text` is a response to the empty prompt.
@@ -105,7 +105,7 @@ def parse_demonstration(row: Row, where: str) -> Demonstration:
     raise missing_fields(row, where, "'prompt' and 'response', or 'messages', or 'text'")
 
 
-def parse_comparison(row: Row, where: str) -> Comparison:
+def parse_comparison(row: Record, where: str) -> Comparison:
     """Read `prompt`, `chosen`, `rejected` and, where given, `probability` and `weight`.
 
     `chosen` and `rejected` may be chats that begin with the prompt.
@@ -123,7 +123,7 @@ def parse_comparison(row: Row, where: str) -> Comparison:
     return Comparison(prompt, chosen, rejected, probability, _read_weight(row, where))
 
 
-def parse_judged_group(row: Row, where: str) -> JudgedGroup:
+def parse_judged_group(row: Record, where: str) -> JudgedGroup:
     """Read `prompt`, `responses` and either `rankings` or `ratings`, and `weight` where given.
 
     Raises:
@@ -148,7 +148,7 @@ def parse_judged_group(row: Row, where: str) -> JudgedGroup:
     )
 
 
-def parse_judgment(row: Row, where: str) -> Comparison | JudgedGroup:
+def parse_judgment(row: Record, where: str) -> Comparison | JudgedGroup:
     """Read a judged group where the row has `responses`, else a comparison.
 
     Raises:
@@ -163,7 +163,7 @@ def parse_judgment(row: Row, where: str) -> Comparison | JudgedGroup:
     )
 
 
-def parse_prompt(row: Row, where: str) -> PromptRecord:
+def parse_prompt(row: Record, where: str) -> PromptRecord:
     """Read `prompt`; every other field is kept for the reward source.
 
     Raises:
@@ -177,14 +177,14 @@ def parse_prompt(row: Row, where: str) -> PromptRecord:
     return PromptRecord(prompt, {key: row[key] for key in row if key != "prompt"})
 
 
-def _read_weight(row: Row, where: str) -> float:
+def _read_weight(row: Record, where: str) -> float:
     if not is_present(row, "weight"):
         return 1.0
     return read_number(row["weight"], "weight", where, low=0)
 
 
 def _read_judgments(
-    row: Row, field: str, num_responses: int, where: str
+    row: Record, field: str, num_responses: int, where: str
 ) -> tuple[LabelerScores, ...] | None:
     if not is_present(row, field):
         return None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lit_rlhf.data import DPODataModule, PPODataModule, SFTDataModule
 from lit_rlhf.data.chat_template import RenderedText, TextPiece
 from lit_rlhf.data.collation import GroupExample, collate_groups, collate_rows, padding_id
-from lit_rlhf.data.sources import read_rows
+from lit_rlhf.data.sources import read_records
 from lit_rlhf.data.tokenization import Row, fit_length, tokenize_prompts, tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import (
@@ -73,9 +73,9 @@ def outcome(function):
 def test_any_bytes_are_rows_or_one_error_that_names_the_file(tmp_path, content):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(content)
-    read, message = outcome(lambda: read_rows(str(file)))
+    read, message = outcome(lambda: read_records(str(file)))
     if message is None:
-        assert all(isinstance(row.row, dict) for row in read)
+        assert all(isinstance(row.record, dict) for row in read)
     else:
         assert message.startswith(str(file))
 
@@ -89,13 +89,13 @@ def test_a_line_that_lost_or_gained_bytes_is_read_or_named(tmp_path, row, data):
     changed = line[:start] + data.draw(st.binary(max_size=3)) + line[end:]
     file = tmp_path / "rows.jsonl"
     file.write_bytes(line + b"\n" + changed)
-    read, message = outcome(lambda: read_rows(str(file)))
+    read, message = outcome(lambda: read_records(str(file)))
     if message is not None:
         assert message.startswith(f"{file}:")
         assert not message.startswith(f"{file}:1:")
     else:
         first, *others = read
-        assert str(first.row) == str(json.loads(line))
+        assert str(first.record) == str(json.loads(line))
         assert [other.where for other in others] == [
             f"{file}:{number}"
             for number, text in enumerate(changed.split(b"\n"), start=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lit_rlhf.data.sources import SourcedRow, digest_source, read_rows
+from lit_rlhf.data.sources import SourcedRecord, digest_source, read_records
 from lit_rlhf.errors import DataError
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"}]
@@ -35,26 +35,26 @@ def write(path, content):
 )
 def test_jsonl(tmp_path, content):
     file = write(tmp_path / "x.jsonl", content)
-    assert read_rows(file) == [
-        SourcedRow({"a": 1}, f"{file}:1"),
-        SourcedRow({"a": 2}, f"{file}:2"),
+    assert read_records(file) == [
+        SourcedRecord({"a": 1}, f"{file}:1"),
+        SourcedRecord({"a": 2}, f"{file}:2"),
     ]
 
 
 def test_blank_lines_are_skipped_but_counted(tmp_path):
     file = write(tmp_path / "x.jsonl", b'\n{"a": 1}\n \r\n{"a": 2}\n\n')
-    assert [row.where for row in read_rows(file)] == [f"{file}:2", f"{file}:4"]
+    assert [row.where for row in read_records(file)] == [f"{file}:2", f"{file}:4"]
 
 
 def test_line_separators_inside_a_text_end_no_line(tmp_path):
     text = "one\u2028two\x85three"
     content = json.dumps({"a": text}, ensure_ascii=False).encode() + b"\n"
-    assert read_rows(write(tmp_path / "x.jsonl", content))[0].row == {"a": text}
+    assert read_records(write(tmp_path / "x.jsonl", content))[0].record == {"a": text}
 
 
 def test_json_array(tmp_path):
     file = write(tmp_path / "x.json", b' [{"a": 1},\n {"a": 2}]')
-    assert [(row.row["a"], row.where) for row in read_rows(file)] == [
+    assert [(row.record["a"], row.where) for row in read_records(file)] == [
         (1, f"{file}[0]"),
         (2, f"{file}[1]"),
     ]
@@ -62,7 +62,7 @@ def test_json_array(tmp_path):
 
 def test_json_file_of_lines(tmp_path):
     file = write(tmp_path / "x.json", b'{"a": 1}\n{"a": 2}\n')
-    assert [row.where for row in read_rows(file)] == [f"{file}:1", f"{file}:2"]
+    assert [row.where for row in read_records(file)] == [f"{file}:1", f"{file}:2"]
 
 
 BROKEN = {
@@ -81,14 +81,14 @@ def test_a_broken_file_names_its_line(tmp_path, case):
     name, content, message = BROKEN[case]
     file = write(tmp_path / name, content)
     with pytest.raises(DataError) as caught:
-        read_rows(file)
+        read_records(file)
     assert str(caught.value).startswith(file + message)
 
 
 def test_home_folder(tmp_path, monkeypatch):
     write(tmp_path / "x.jsonl", b'{"a": 1}')
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_rows("~/x.jsonl")[0].row == {"a": 1}
+    assert read_records("~/x.jsonl")[0].record == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -97,30 +97,30 @@ def test_home_folder(tmp_path, monkeypatch):
 def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: pytest.fail("asked the hub"))
     with pytest.raises(DataError, match="there is no such file or folder"):
-        read_rows(name)
+        read_records(name)
 
 
 def test_a_hub_name(monkeypatch):
     splits = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or splits)
-    assert read_rows("owner/name", "train")[1] == SourcedRow(ROWS[1], "owner/name#train[1]")
+    assert read_records("owner/name", "train")[1] == SourcedRecord(ROWS[1], "owner/name#train[1]")
     assert asked == ["owner/name"]
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub():
     with pytest.raises(DataError, match="owner/none: this file or folder here, and as a hub name"):
-        read_rows("owner/none")
+        read_records("owner/none")
 
 
 def test_a_saved_data_set(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     folder = str(tmp_path / "saved")
-    assert read_rows(folder, "validation") == [
-        SourcedRow(row, f"{folder}[{i}]") for i, row in enumerate(ROWS)
+    assert read_records(folder, "validation") == [
+        SourcedRecord(row, f"{folder}[{i}]") for i, row in enumerate(ROWS)
     ]
     with pytest.raises(DataError, match="without splits"):
-        read_rows(folder + "#train")
+        read_records(folder + "#train")
 
 
 def test_splits_of_a_saved_data_set(tmp_path):
@@ -129,14 +129,14 @@ def test_splits_of_a_saved_data_set(tmp_path):
         {name: datasets.Dataset.from_list(rows) for name, rows in data.items()}
     ).save_to_disk(tmp_path / "saved")
     folder = str(tmp_path / "saved")
-    assert read_rows(folder, "train") == [SourcedRow(ROWS[0], f"{folder}#train[0]")]
-    assert read_rows(f"{folder}#test", "train") == [SourcedRow(ROWS[1], f"{folder}#test[0]")]
+    assert read_records(folder, "train") == [SourcedRecord(ROWS[0], f"{folder}#train[0]")]
+    assert read_records(f"{folder}#test", "train") == [SourcedRecord(ROWS[1], f"{folder}#test[0]")]
     with pytest.raises(DataError, match=r"has no split 'validation'; there are: train, test\."):
-        read_rows(folder, "validation")
+        read_records(folder, "validation")
     with pytest.raises(DataError, match="has several splits; there are: train, test"):
-        read_rows(folder)
+        read_records(folder)
     with pytest.raises(DataError, match="has no split 'none'"):
-        read_rows(folder + "#none")
+        read_records(folder + "#none")
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
@@ -146,47 +146,47 @@ def test_a_folder_of_files(tmp_path, kind):
     table = datasets.Dataset.from_list(ROWS)
     getattr(table, f"to_{kind}")(folder / f"rows.{kind}")
     # A single split is taken whatever it is called: it is named "train" by the library.
-    assert [row.row for row in read_rows(str(folder), "validation")] == ROWS
+    assert [row.record for row in read_records(str(folder), "validation")] == ROWS
 
 
 def test_a_folder_without_data(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="this folder could not be read as a data set"):
-        read_rows(str(tmp_path / "empty"))
+        read_records(str(tmp_path / "empty"))
 
 
 def test_columns_rename(tmp_path):
     file = write(tmp_path / "x.jsonl", b'{"question": "q", "good": "a", "prompt": "old"}')
-    (row,) = read_rows(file, columns={"prompt": "question", "response": "good"})
-    assert row.row == {"prompt": "q", "response": "a"}
+    (row,) = read_records(file, columns={"prompt": "question", "response": "good"})
+    assert row.record == {"prompt": "q", "response": "a"}
 
 
 def test_columns_can_swap(tmp_path):
     file = write(tmp_path / "x.jsonl", b'{"chosen": 1, "rejected": 2}')
-    (row,) = read_rows(file, columns={"chosen": "rejected", "rejected": "chosen"})
-    assert row.row == {"chosen": 2, "rejected": 1}
+    (row,) = read_records(file, columns={"chosen": "rejected", "rejected": "chosen"})
+    assert row.record == {"chosen": 2, "rejected": 1}
 
 
 def test_a_missing_column_names_row_and_field(tmp_path):
     file = write(tmp_path / "x.jsonl", b'{"q": 1}\n{"r": 1}')
     with pytest.raises(DataError) as caught:
-        read_rows(file, columns={"prompt": "q"})
+        read_records(file, columns={"prompt": "q"})
     assert str(caught.value).startswith(f"{file}:2: field 'q', which 'columns' names as the prompt")
 
 
 def test_a_file_may_have_a_hash_in_its_name(tmp_path):
     file = write(tmp_path / "a#b.jsonl", b'{"a": 1}')
-    assert Path(read_rows(file)[0].where).name == "a#b.jsonl:1"
+    assert Path(read_records(file)[0].where).name == "a#b.jsonl:1"
 
 
 def test_a_file_is_hashed_as_it_lies_there_and_a_data_set_by_its_rows(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "b"}\n')
-    rows = read_rows(str(file))
+    rows = read_records(str(file))
     assert digest_source(str(file), rows) == hashlib.sha256(file.read_bytes()).hexdigest()
     by_rows = digest_source("owner/name", rows)
     assert by_rows != digest_source(str(file), rows)
     assert by_rows == digest_source("other/name", [row._replace(where="") for row in rows])
     assert by_rows != digest_source("owner/name", rows[::-1])
-    dated = SourcedRow({"day": datetime.date(2024, 1, 1)}, "")
+    dated = SourcedRecord({"day": datetime.date(2024, 1, 1)}, "")
     assert len(digest_source("owner/name", [dated])) == 64

@@ -1,7 +1,7 @@
 import pytest
 
 from lit_rlhf.data import RewardDataModule
-from lit_rlhf.data.sources import SourcedRow
+from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.errors import ConfigError, DataError
 from tests.support.phases import judged_groups, write_rows
@@ -10,7 +10,7 @@ from tests.support.tokenizer import save_tiny_tokenizer
 
 def sourced(num_rows=20, num_labelers=10):
     return [
-        SourcedRow({"n": n, "ratings": [[place, n] for place in range(num_labelers)]}, f"f:{n}")
+        SourcedRecord({"n": n, "ratings": [[place, n] for place in range(num_labelers)]}, f"f:{n}")
         for n in range(num_rows)
     ]
 
@@ -22,30 +22,30 @@ def test_all_is_taken_as_it_stands():
 
 def test_a_share_of_rows_and_of_the_same_labelers_everywhere():
     chosen = Subset(raters=0.3, rows=0.5, seed=1).choose(sourced())
-    numbers = [row.row["n"] for row in chosen]
+    numbers = [row.record["n"] for row in chosen]
     assert len(numbers) == 10
     assert numbers == sorted(set(numbers))
-    places = {tuple(rating[0] for rating in row.row["ratings"]) for row in chosen}
+    places = {tuple(rating[0] for rating in row.record["ratings"]) for row in chosen}
     assert len(places) == 1
     assert len(places.pop()) == 3
-    assert all(rating[1] == row.row["n"] for row in chosen for rating in row.row["ratings"])
+    assert all(rating[1] == row.record["n"] for row in chosen for rating in row.record["ratings"])
 
 
 def test_another_seed_takes_others():
     parts = [Subset(raters=0.3, rows=0.5, seed=seed).choose(sourced()) for seed in range(5)]
-    assert len({tuple(row.row["n"] for row in part) for part in parts}) == 5
-    kept = [tuple(rating[0] for rating in part[0].row["ratings"]) for part in parts]
+    assert len({tuple(row.record["n"] for row in part) for part in parts}) == 5
+    kept = [tuple(rating[0] for rating in part[0].record["ratings"]) for part in parts]
     assert len(set(kept)) > 1
     assert parts[2] == Subset(raters=0.3, rows=0.5, seed=2).choose(sourced())
 
 
 def test_at_least_one_is_kept():
     (row,) = Subset(raters=0.01, rows=0.01).choose(sourced())
-    assert len(row.row["ratings"]) == 1
+    assert len(row.record["ratings"]) == 1
 
 
 def test_rows_without_labelers_are_refused():
-    rows = [SourcedRow({"chosen": "a", "rejected": "b"}, "file:1")]
+    rows = [SourcedRecord({"chosen": "a", "rejected": "b"}, "file:1")]
     with pytest.raises(DataError, match=r"file:1: data\.subset\.raters 0\.5"):
         Subset(raters=0.5).choose(rows)
     with pytest.raises(ConfigError, match=r"data\.subset\.rows is 0"):

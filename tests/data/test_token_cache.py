@@ -216,7 +216,7 @@ def test_small_data_are_not_kept(word_folder, write_rows, monkeypatch):
 def test_rows_that_are_not_json_are_not_kept(word_folder, monkeypatch, caplog):
     caplog.set_level(logging.INFO, logger="lit_rlhf")
     rows = [({"prompt": "one", "day": datetime.date(2030, 1, 1)}, "x[0]")]
-    monkeypatch.setattr("lit_rlhf.data.datamodule.read_rows", lambda *_, **__: rows)
+    monkeypatch.setattr("lit_rlhf.data.datamodule.read_records", lambda *_, **__: rows)
     (example,) = examples(PPODataModule, word_folder, "x")
     assert example.fields == {"day": datetime.date(2030, 1, 1)}
     assert entries() == []

@@ -9,11 +9,11 @@ import pytest
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint, EndpointError
 from lit_rlhf.evaluation.pairwise import PairJudge, read_answer
-from lit_rlhf.evaluation.responses import PromptRow
+from lit_rlhf.evaluation.responses import SourcedPrompt
 from tests.support.judge_server import judge_server, shown_responses
 
 KEY = "sk-very-secret-0123456789"
-PROMPTS = [PromptRow(f"question {index}", f"rows:{index}") for index in range(4)]
+PROMPTS = [SourcedPrompt(f"question {index}", f"rows:{index}") for index in range(4)]
 FIRST = ["good", "bad", "good", "bad"]
 SECOND = ["bad", "good", "good", "bad"]
 OK = '{"better": "A"}'

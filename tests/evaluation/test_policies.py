@@ -8,7 +8,7 @@ import pytest
 
 from lit_rlhf.evaluation.pairwise import Verdicts
 from lit_rlhf.evaluation.policies import Judgments, judge_policies, outcomes_of, policy_figures
-from lit_rlhf.evaluation.responses import PromptRow, Responses, TokenFacts
+from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
 from lit_rlhf.evaluation.scoring import Scorer
 from tests.support.figures import values
 
@@ -117,7 +117,7 @@ class Lengths(Scorer):
 
 def test_scores_come_back_in_their_places():
     policies = [responses("one", 3), responses("other", 2)]
-    prompts = [PromptRow(f"p{index}", "") for index in range(NUM_PROMPTS)]
+    prompts = [SourcedPrompt(f"p{index}", "") for index in range(NUM_PROMPTS)]
     judgments = judge_policies(policies, prompts, {"length": Lengths()}, {})
     for policy, scores in zip(policies, judgments.scores["length"], strict=True):
         assert np.array_equal(scores, policy.characters)

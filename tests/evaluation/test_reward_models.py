@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_rlhf.data.sources import SourcedRow, read_rows
+from lit_rlhf.data.sources import SourcedRecord, read_records
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.reward_models import read_judged, reward_figures, score_judged
 from lit_rlhf.evaluation.scoring import FunctionScorer
@@ -27,7 +27,7 @@ BENCH = [
 
 
 def sourced(rows):
-    return [SourcedRow(row, f"rows:{index}") for index, row in enumerate(rows)]
+    return [SourcedRecord(row, f"rows:{index}") for index, row in enumerate(rows)]
 
 
 def accuracy_by_loop(judged, scores, keep=lambda pair: True):
@@ -120,7 +120,7 @@ def test_agreement_between_seeds():
 
 
 def test_a_python_function_may_judge(tmp_path):
-    rows = read_rows(write_rows(tmp_path / "bench.jsonl", BENCH))
+    rows = read_records(write_rows(tmp_path / "bench.jsonl", BENCH))
     judged = read_judged(rows)
     scores = score_judged(judged, {"f": FunctionScorer("tests.support.toy_rewards.length")})
     assert scores["f"].tolist() == [len(text) / 10 for text in judged.texts]

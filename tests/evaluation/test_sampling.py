@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lit_rlhf.errors import CheckpointError, ConfigError, DataError
-from lit_rlhf.evaluation.responses import PromptRow
+from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
 from lit_rlhf.evaluation.scoring import FunctionScorer, RewardModelScorer
 from lit_rlhf.models import ScalarModel, load_tokenizer, load_trunk
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import save_policy, write_reward_checkpoint
 
-PROMPTS = [PromptRow(f"tell me {index}", f"rows:{index}") for index in range(5)]
+PROMPTS = [SourcedPrompt(f"tell me {index}", f"rows:{index}") for index in range(5)]
 SETTINGS = SamplingSettings(samples=3, max_new_tokens=6)
 
 
@@ -42,7 +42,7 @@ def plain_logprobs(folder, prompt, response_ids, temperature=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_kl_and_entropy_by_transformers(folders, temperature):
     settings = SamplingSettings(max_new_tokens=3, temperature=temperature)
-    prompts = [PromptRow(f"say {index}", "") for index in range(20)]
+    prompts = [SourcedPrompt(f"say {index}", "") for index in range(20)]
     responses = sample_responses("p", folders[0], prompts, settings, folders[1])
     tokenizer = load_tokenizer(folders[0])
     checked = 0
@@ -120,7 +120,7 @@ def test_perplexity_by_transformers(folders, tmp_path):
 
 
 def test_a_reward_model_scores_as_in_training(folders):
-    prompts = [PromptRow(f"say {index}: ", "") for index in range(70)]
+    prompts = [SourcedPrompt(f"say {index}: ", "") for index in range(70)]
     texts = ["yes" * (1 + index % 5) for index in range(70)]
     scores = RewardModelScorer(folders[2]).score(prompts, texts)
     expected = LearnedReward(folders[2]).score_texts(
