@@ -124,7 +124,8 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
     rows = str(ROWS / f"{workload.settings.get('rows', workload.name)}.jsonl")
     rank = workload.settings.get("lora")
     lora = LoRAConfig(rank=int(str(rank)), alpha=32.0) if rank else None
-    common: dict[str, Any] = {"policy": MODEL, "lora": lora, "optimizer": _OPTIMIZER}
+    source = "backbone" if workload.phase == "reward" else "policy"
+    common: dict[str, Any] = {source: MODEL, "lora": lora, "optimizer": _OPTIMIZER}
     if workload.phase == "sft":
         columns = {"response": "completion"}
         return SFTModule(**common), SFTDataModule(MODEL, train=rows, batch_size=32, columns=columns)
@@ -191,8 +192,8 @@ class _FixedStart(Callback):
             if "lora_A" in name:
                 with torch.no_grad():
                     parameter.copy_(0.02 * torch.arange(parameter.numel()).cos().view_as(parameter))
-        if isinstance(pl_module, RewardModule) and pl_module.scorer is not None:
-            weight = pl_module.scorer.head.linear.weight
+        if isinstance(pl_module, RewardModule) and pl_module.reward_model is not None:
+            weight = pl_module.reward_model.head.linear.weight
             with torch.no_grad():
                 weight.copy_(0.05 * torch.arange(weight.numel()).cos()[None])
 

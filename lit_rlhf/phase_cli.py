@@ -81,9 +81,9 @@ def _is_lightnings_own(error: Exception) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("lightning.")
 
 
-def phase_classes(phase: str) -> tuple[type[LightningModule], type[LightningDataModule]]:
+def phase_classes(phase: str) -> tuple[type[PhaseModule], type[LightningDataModule]]:
     """Return the module and the data module of a phase."""
-    phases: dict[str, tuple[type[LightningModule], type[LightningDataModule]]] = {
+    phases: dict[str, tuple[type[PhaseModule], type[LightningDataModule]]] = {
         "sft": (SFTModule, SFTDataModule),
         "reward": (RewardModule, RewardDataModule),
         "ppo": (PPOModule, PPODataModule),
@@ -101,11 +101,12 @@ class PhaseCLI(LightningCLI):
 
     def __init__(
         self,
-        module_class: type[LightningModule],
+        module_class: type[PhaseModule],
         data_class: type[LightningDataModule],
         args: list[str],
         program: str = "lit-rlhf",
     ) -> None:
+        self._source_option = module_class.source_option
         # The arguments are handed over apart from sys.argv, which the launcher of further
         # processes (ddp) runs again as it stands.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -211,7 +212,7 @@ class PhaseCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model; let every run check itself and be able to go on."""
-        parser.link_arguments("model.policy", "data.tokenizer")
+        parser.link_arguments(f"model.{self._source_option}", "data.tokenizer")
         parser.add_lightning_class_args(SelfChecks, "self_checks")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(RankWatchCallback, "rank_watch")

@@ -6,7 +6,9 @@ the reward phase alone, since the others still have it.
 """
 
 # What it is called now.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "model.policy": "model.backbone",
+}
 
 # What is gone, and what to do instead: a sentence without its subject.
 GONE: dict[str, str] = {}

@@ -97,7 +97,7 @@ class Proof:
         share = 1.0 if num_groups is None else min(1.0, num_groups / total)
         prompts = self.data / "ppo" / "validation.jsonl"
         options = {
-            "model.policy": trunk or self.model("sft"),
+            "model.backbone": trunk or self.model("sft"),
             "model.normalizer.policy": self.model("sft"),
             "model.normalizer.prompts": prompts,
             "model.normalizer.max_new_tokens": self.scale.max_new_tokens,

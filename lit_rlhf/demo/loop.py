@@ -239,10 +239,10 @@ def _perplexity(loop: _Loop, when: str, *options: str) -> float:
 
 def _train_reward_models(loop: _Loop) -> None:
     """Train the reward model, and the one that only judges: other texts, other raters."""
-    policy = f"--model.policy={loop.checkpoint('sft')}"
-    loop.run("reward model", "reward", "fit", policy)
+    backbone = f"--model.backbone={loop.checkpoint('sft')}"
+    loop.run("reward model", "reward", "fit", backbone)
     files = [f"--data.{name}={data_file('judge', name)}" for name in ("train", "validation")]
-    loop.run("validation reward model", "reward", "fit", policy, *files, folder="judge")
+    loop.run("validation reward model", "reward", "fit", backbone, *files, folder="judge")
 
 
 def _optimize_policies(loop: _Loop) -> None:

@@ -30,7 +30,7 @@ from lit_rlhf.evaluation.comparisons import OrderAccuracy, order_accuracy
 from lit_rlhf.evaluation.diversity import distinct_n
 from lit_rlhf.evaluation.statistics import Estimate, mean_difference, win_rate
 from lit_rlhf.feedback import mean_ratings, parse_judged_group
-from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_scalar_model, load_tokenizer
+from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_reward_model, load_tokenizer
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1, kl_per_response
@@ -140,7 +140,7 @@ def measure_reward_model(
     """
     data = RewardDataModule(checkpoint, test=groups_file, batch_size=1)
     data.setup("test")
-    model = freeze(load_scalar_model(checkpoint)).to(_device())
+    model = freeze(load_reward_model(checkpoint)).to(_device())
     calibration, brier = CalibrationError(), BrierScore()
     scores: list[Tensor] = []
     for index, batch in enumerate(data.test_dataloader()):

@@ -16,7 +16,7 @@ from lit_rlhf.data.tokenization import Row, fit_length, tokenize_rows
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_text
 from lit_rlhf.evaluation.statistics import Floats
-from lit_rlhf.models import freeze, load_scalar_model, load_tokenizer
+from lit_rlhf.models import freeze, load_reward_model, load_tokenizer
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.rewards import FunctionReward
 
@@ -77,7 +77,7 @@ class RewardModelScorer(Scorer):
 
     def _forward(self, rows: Sequence[Row], pad_id: int) -> Floats:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_scalar_model(self.model)
+        model = load_reward_model(self.model)
         freeze(model).to(device)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         scores = torch.empty(len(rows), dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, freeze
 from lit_rlhf.models.export import export
-from lit_rlhf.models.handover import load_causal_lm, load_scalar_model, load_tokenizer, load_trunk
+from lit_rlhf.models.handover import load_causal_lm, load_reward_model, load_tokenizer, load_trunk
 from lit_rlhf.models.policy import PolicyModel, TokenScores
 from lit_rlhf.models.scalar_head import ScalarHead, ScalarModel
 
@@ -16,7 +16,7 @@ __all__ = [
     "export",
     "freeze",
     "load_causal_lm",
-    "load_scalar_model",
+    "load_reward_model",
     "load_tokenizer",
     "load_trunk",
 ]

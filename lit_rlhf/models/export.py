@@ -15,7 +15,7 @@ from lit_rlhf.models.handover import (
     NORMALIZER_KEY,
     _class_in_mapping,
     load_causal_lm,
-    load_scalar_model,
+    load_reward_model,
     load_tokenizer,
 )
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -49,7 +49,7 @@ def export(checkpoint: str, folder: str) -> Path:
     if card.kind == "policy":
         load_causal_lm(checkpoint).save_pretrained(partial)
     else:
-        _save_classifier(load_scalar_model(checkpoint), tokenizer, partial)
+        _save_classifier(load_reward_model(checkpoint), tokenizer, partial)
     tokenizer.save_pretrained(partial)
     os.replace(partial, target)
     return target

@@ -40,7 +40,7 @@ from lit_rlhf.models.scalar_head import ScalarModel
 # The normaliser of an exported reward model stands in its config.json under this key.
 NORMALIZER_KEY = "lit_rlhf_normalizer"
 POLICY_PREFIX = "policy.model."
-SCORER_PREFIX = "scorer."
+REWARD_PREFIX = "reward_model."
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -141,7 +141,7 @@ def load_trunk(source: str) -> PreTrainedModel:
     return trunk
 
 
-def load_scalar_model(source: str, *, merge: bool = True) -> ScalarModel:
+def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
     """Load a reward model: a reward checkpoint, or a sequence-classification folder.
 
     Args:
@@ -156,9 +156,9 @@ def load_scalar_model(source: str, *, merge: bool = True) -> ScalarModel:
         return _scalar_from_folder(path)
     card, state = read_checkpoint(path, kind="reward")
     weights = {
-        name.removeprefix(SCORER_PREFIX): tensor
+        name.removeprefix(REWARD_PREFIX): tensor
         for name, tensor in state.items()
-        if name.startswith(SCORER_PREFIX)
+        if name.startswith(REWARD_PREFIX)
     }
     trunk = {
         name.removeprefix("backbone."): tensor

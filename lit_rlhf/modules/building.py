@@ -7,7 +7,7 @@ from torch import nn
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, freeze
-from lit_rlhf.models.handover import load_causal_lm, load_scalar_model, load_trunk
+from lit_rlhf.models.handover import load_causal_lm, load_reward_model, load_trunk
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 
@@ -35,7 +35,7 @@ def build_reference(
     return PolicyModel(model, packing_width=packing_width).eval()
 
 
-def build_scorer(
+def build_reward_model(
     source: str,
     lora: LoRAConfig | None,
     *,
@@ -59,11 +59,11 @@ def build_critic(source: str | None, packing_width: int | None) -> ScalarModel:
     """
     if source is None:
         raise ConfigError("critic: separate needs critic_source, the reward model to start from")
-    scorer = load_scalar_model(source)
-    critic = ScalarModel(scorer.backbone, packing_width=packing_width, bias=True).train()
+    reward_model = load_reward_model(source)
+    critic = ScalarModel(reward_model.backbone, packing_width=packing_width, bias=True).train()
     with torch.no_grad():
-        critic.head.linear.weight.copy_(scorer.head.linear.weight / scorer.deviation)
-        bias = scorer.head.linear.bias
+        critic.head.linear.weight.copy_(reward_model.head.linear.weight / reward_model.deviation)
+        bias = reward_model.head.linear.bias
         raw_bias = 0.0 if bias is None else bias
-        critic.head.linear.bias.copy_((raw_bias - scorer.mean) / scorer.deviation)
+        critic.head.linear.bias.copy_((raw_bias - reward_model.mean) / reward_model.deviation)
     return critic

@@ -77,14 +77,14 @@ def draw_reference_samples(
 
 
 @torch.no_grad()
-def refresh_normalizer(scorer: ScalarModel, rows: TokenRows, batch_size: int = 64) -> None:
+def refresh_normalizer(reward_model: ScalarModel, rows: TokenRows, batch_size: int = 64) -> None:
     """Measure the raw scores of the reference's samples and set the model's normaliser."""
     parts = [
-        scorer(rows.select(places))
+        reward_model(rows.select(places))
         for places in torch.arange(len(rows.lengths), device=rows.lengths.device).split(batch_size)
     ]
     scores = torch.cat(parts)
-    scorer.set_normalizer(float(scores.mean()), float(scores.std()))
+    reward_model.set_normalizer(float(scores.mean()), float(scores.std()))
 
 
 def _close(samples: SampleBatch, eos_id: int) -> TokenRows:

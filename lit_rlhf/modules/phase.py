@@ -63,6 +63,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
+    source_option = "policy"  # the constructor's name for `source`
     phase: str  # its name on the command line and in metrics
     kind: str  # what the checkpoint holds for the next phase: "policy" or "reward"
 
@@ -332,7 +333,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         if phase != self.phase:
             raise CheckpointError(
                 f"ckpt_path: the checkpoint is of the phase {phase}, and {self.phase} cannot go on "
-                "with it: to start from its weights name it as --model.policy, to go on use the "
+                "with it: to start from its weights name it as "
+                f"--model.{self.source_option}, to go on use the "
                 "phase that wrote it"
             )
         self.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
@@ -340,7 +342,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         if saved != self._storage:
             raise CheckpointError(
                 f"the checkpoint's run had model.optimizer {saved}, this one has {self._storage}: "
-                "go on with the same, or start anew with --model.policy"
+                f"go on with the same, or start again with --model.{self.source_option}"
             )
         if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
             return

@@ -12,7 +12,7 @@ from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.modules.building import build_scorer
+from lit_rlhf.modules.building import build_reward_model
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError, PairAccuracy
 from lit_rlhf.modules.normalizing import (
     NormalizerConfig,
@@ -33,7 +33,8 @@ class RewardModule(PhaseModule):
     is the share of judgments for its first response.
 
     Args:
-        policy: where the backbone comes from: hub name, Hugging Face folder or checkpoint.
+        backbone: the policy whose transformer the reward model starts from: hub name, Hugging
+            Face folder or checkpoint.
         lora: train low-rank adapters instead of all weights (the head always trains).
         optimizer: AdamW and its schedule.
         centering: weight of the penalty on the squared sum of a pair's scores; 0.01 keeps scores
@@ -50,10 +51,11 @@ class RewardModule(PhaseModule):
 
     phase = "reward"
     kind = "reward"
+    source_option = "backbone"
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
-        policy: str,
+        backbone: str,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         centering: float = 0.0,
@@ -64,14 +66,14 @@ class RewardModule(PhaseModule):
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
-            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+            backbone, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
         )
         require("model.centering", centering, least=0)
         self.centering = centering
         self.normalizer = normalizer
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
-        self.scorer: ScalarModel | None = None
+        self.reward_model: ScalarModel | None = None
         self.validation_metrics = MetricCollection(
             {
                 "accuracy": PairAccuracy(),
@@ -85,20 +87,20 @@ class RewardModule(PhaseModule):
     @property
     def model_config(self) -> PretrainedConfig:
         """The backbone's configuration."""
-        assert self.scorer is not None
-        config: PretrainedConfig = self.scorer.transformers_config
+        assert self.reward_model is not None
+        config: PretrainedConfig = self.reward_model.transformers_config
         return config
 
     def configure_model(self) -> None:
         """Load the backbone and give it a fresh head."""
-        if self.scorer is None:
-            self.scorer = build_scorer(
+        if self.reward_model is None:
+            self.reward_model = build_reward_model(
                 self.source,
                 self.lora,
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.prepare(self.scorer)
+            self.prepare(self.reward_model)
 
     def on_fit_start(self) -> None:
         """Draw the reference policy's samples that the normaliser needs."""
@@ -111,8 +113,8 @@ class RewardModule(PhaseModule):
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the Bradley-Terry loss over all judged pairs of the batch."""
-        assert self.scorer is not None
-        scores = self.scorer(batch.rows)  # [N]
+        assert self.reward_model is not None
+        scores = self.reward_model(batch.rows)  # [N]
         chosen, rejected = scores[batch.chosen], scores[batch.rejected]  # [M] each
         losses = bradley_terry_loss(chosen, rejected, batch.probability)
         if self.centering:
@@ -124,8 +126,8 @@ class RewardModule(PhaseModule):
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect how well held-out pairs are predicted."""
-        assert self.scorer is not None
-        scores = self.scorer(batch.rows)
+        assert self.reward_model is not None
+        scores = self.reward_model(batch.rows)
         predicted = (scores[batch.chosen] - scores[batch.rejected]).sigmoid()
         self.validation_metrics.update(predicted, batch.probability, batch.weight)
 
@@ -147,20 +149,22 @@ class RewardModule(PhaseModule):
         """Save the normaliser of these very weights, in the middle of an epoch, too."""
         super().on_save_checkpoint(checkpoint)
         self._refresh_normalizer()
-        assert self.scorer is not None
+        assert self.reward_model is not None
         for name in ("mean", "deviation"):
-            checkpoint["state_dict"][f"scorer.{name}"] = getattr(self.scorer, name).clone()
+            checkpoint["state_dict"][f"reward_model.{name}"] = getattr(
+                self.reward_model, name
+            ).clone()
 
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
         """Return how much the scores depend on padding."""
-        assert self.scorer is not None
+        assert self.reward_model is not None
         with self.trainer.precision_plugin.forward_context():
-            return {"the score": padding_gap(self.scorer, batch.rows)}
+            return {"the score": padding_gap(self.reward_model, batch.rows)}
 
     def _refresh_normalizer(self) -> None:
         if self._reference_rows is None or self._normalized_step == self.trainer.global_step:
             return
-        assert self.scorer is not None
+        assert self.reward_model is not None
         with self.trainer.precision_plugin.forward_context():
-            refresh_normalizer(self.scorer, self._reference_rows)
+            refresh_normalizer(self.reward_model, self._reference_rows)
         self._normalized_step = self.trainer.global_step

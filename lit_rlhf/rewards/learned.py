@@ -17,7 +17,7 @@ from lit_rlhf.data.tokenization import Row, tokenize_rows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.handover import (
-    load_scalar_model,
+    load_reward_model,
     load_tokenizer,
     require_fitting_tokenizer,
 )
@@ -132,7 +132,7 @@ class LearnedReward(RewardSource):
             donor = self._loaded.donor
             # Apart from their adapters, weights can be told to be those of another model.
             is_merged = donor is None and not self._loaded.lends
-            model = load_scalar_model(self.model, merge=is_merged)
+            model = load_reward_model(self.model, merge=is_merged)
             # Under autocast float32 weights would be cast at every call.
             if torch.is_autocast_enabled(device.type):
                 self._loaded.dtype = torch.get_autocast_dtype(device.type)

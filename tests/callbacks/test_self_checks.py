@@ -105,7 +105,7 @@ class ReadPadding(Callback):
     [
         ("sft", "policy", "the policy's log-probabilities differs by"),
         ("dpo", "policy", "the policy's log-probabilities differs by"),
-        ("reward", "scorer", "the score differs by"),
+        ("reward", "reward_model", "the score differs by"),
         ("ppo", "policy", "the policy's log-probabilities differs by"),
     ],
 )
@@ -118,7 +118,7 @@ def test_what_depends_on_padding_stops_the_run_before_a_step(folder, tmp_path, c
 def test_a_learned_reward_that_depends_on_padding_is_named(folder, tmp_path, monkeypatch):
     module, _ = build("reward", folder)
     module.configure_model()
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", module.scorer, folder)
+    path = write_reward_checkpoint(tmp_path / "reward.ckpt", module.reward_model, folder)
     ppo, _ = build("ppo", folder)
     ppo.reward = LearnedReward(str(path))
     fit(folder, tmp_path, "ppo", SelfChecks(), module=ppo)

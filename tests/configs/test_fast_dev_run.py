@@ -105,7 +105,7 @@ def test_a_phase_in_less_memory(workplace, phase):
     options = ["--trainer.precision=bf16-mixed", run_name]
     cli = workplace.fit(phase, *fragments, options=options)
     check_run(cli, phase)
-    trained = cli.model.scorer if phase == "reward" else cli.model.policy
+    trained = cli.model.reward_model if phase == "reward" else cli.model.policy
     layers = [value for name, value in trained.named_parameters() if "layers" in name]
     assert {value.dtype for value in layers} == {torch.bfloat16}
     states = cli.trainer.optimizers[0].state

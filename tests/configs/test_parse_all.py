@@ -78,7 +78,7 @@ def test_a_file_begins_with_a_comment(file):
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_has_all_it_needs_for_every_command(phase, command):
     options = parse(phase, f"{phase}.yaml", command=command)
-    assert options["model"]["policy"]
+    assert options["model"]["backbone" if phase == "reward" else "policy"]
     assert all(options["data"][split] for split in ("train", "validation", "test"))
     assert options["trainer"]["use_distributed_sampler"] is False
 

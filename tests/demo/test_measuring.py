@@ -125,15 +125,15 @@ def load_plainly(checkpoint, prefix, model_class):
 @torch.no_grad()
 def plain_scores(checkpoint, texts, *, normalized):
     """Score complete texts one by one: the head on the state of the closing EOS."""
-    trunk, state = load_plainly(checkpoint, "scorer.backbone.", LlamaModel)
+    trunk, state = load_plainly(checkpoint, "reward_model.backbone.", LlamaModel)
     tokenizer = tiny_tokenizer()
     raw = []
     for text in texts:
         ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
         last = trunk(ids).last_hidden_state[0, -1]
-        raw.append(float(last @ state["scorer.head.linear.weight"][0]))
+        raw.append(float(last @ state["reward_model.head.linear.weight"][0]))
     if normalized:
-        mean, deviation = float(state["scorer.mean"]), float(state["scorer.deviation"])
+        mean, deviation = float(state["reward_model.mean"]), float(state["reward_model.deviation"])
         return (np.array(raw) - mean) / deviation
     return np.array(raw)
 

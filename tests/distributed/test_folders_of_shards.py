@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_rlhf.checkpoints import read_verified
-from lit_rlhf.models import export, load_causal_lm, load_scalar_model
+from lit_rlhf.models import export, load_causal_lm, load_reward_model
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
@@ -102,7 +102,7 @@ def test_a_folder_holds_what_the_file_does(folder, by_rank, case):
 def test_a_folder_is_exported_and_has_a_lineage(folder, by_rank, case, tmp_path):
     path = str(shards_of(folder, case))
     rows = random_rows([3, 4], [5, 2])
-    load = load_scalar_model if case == "reward" else load_causal_lm
+    load = load_reward_model if case == "reward" else load_causal_lm
     models = [load(source) for source in (str(folder / f"{case}-file.ckpt"), path)]
     models.append(load(str(export(path, str(tmp_path / "exported")))))
     with torch.no_grad():

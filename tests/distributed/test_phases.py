@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lit_rlhf.callbacks import SelfChecks
-from lit_rlhf.models import export, load_causal_lm, load_scalar_model
+from lit_rlhf.models import export, load_causal_lm, load_reward_model
 from tests.models.examples import random_rows
 from tests.support.comparing_runs import assert_close, largest_differences, norm_of
 from tests.support.phase_cases import (
@@ -129,9 +129,9 @@ def test_the_checkpoint_of_two_processes_is_the_model_of_one(folder, by_rank, st
         with torch.no_grad():
             again = load_causal_lm(str(exported))(input_ids=rows.input_ids).logits
         torch.testing.assert_close(again, logits[1], atol=1e-5, rtol=0)
-    scorers = [load_scalar_model(str(folder / f"reward{suffix}.ckpt")) for suffix in suffixes]
+    scorers = [load_reward_model(str(folder / f"reward{suffix}.ckpt")) for suffix in suffixes]
     with torch.no_grad():
-        scores = [scorer.normalize(scorer(rows)) for scorer in scorers]
+        scores = [reward_model.normalize(reward_model(rows)) for reward_model in scorers]
     torch.testing.assert_close(*scores, atol=1e-4, rtol=0)
 
 
@@ -182,7 +182,7 @@ def test_weights_in_bf16_stay_equal_on_all_processes(together, case):
     assert_close(one.weights, other.weights, 0)
     # Embeddings, layers and norms; what is left is a head, a counter and a normaliser.
     wide = [name for name, value in one.weights.items() if value.dtype == torch.float32]
-    assert all("head" in name or name.startswith("scorer.") for name in wide), wide
+    assert all("head" in name or name.startswith("reward_model.") for name in wide), wide
     assert any("layers" in name for name in one.weights.keys() - set(wide))
 
 

@@ -81,10 +81,12 @@ def write_policy_checkpoint(
 
 
 def write_reward_checkpoint(
-    path: Path, scorer: ScalarModel, base: Path, lora: LoRAConfig | None = None
+    path: Path, reward_model: ScalarModel, base: Path, lora: LoRAConfig | None = None
 ) -> Path:
     """Write what `PhaseModule.on_save_checkpoint` leaves of reward modelling."""
-    return _write(path, "reward", "scorer.", scorer, scorer.transformers_config, base, lora)
+    return _write(
+        path, "reward", "reward_model.", reward_model, reward_model.transformers_config, base, lora
+    )
 
 
 def _write(path, kind, prefix, model, config, base, lora) -> Path:

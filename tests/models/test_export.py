@@ -4,7 +4,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.models import LoRAConfig, export, load_causal_lm, load_scalar_model, load_tokenizer
+from lit_rlhf.models import LoRAConfig, export, load_causal_lm, load_reward_model, load_tokenizer
 from tests.models.examples import (
     ARCHITECTURES,
     plain_model,
@@ -17,7 +17,7 @@ from tests.models.test_handover import (
     left_padding_tokenizer,
     logits,
     trained_policy,
-    trained_scorer,
+    trained_reward_model,
 )
 from tests.support.tokenizer import tiny_tokenizer
 
@@ -62,9 +62,9 @@ def test_an_exported_policy_keeps_its_tokenizer(policy_folders, tmp_path):
 
 
 def exported_reward_model(folder, tmp_path, lora=None):
-    scorer = trained_scorer(folder, lora)
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, folder, lora)
-    return scorer, export(str(path), str(tmp_path / "exported"))
+    reward_model = trained_reward_model(folder, lora)
+    path = write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, folder, lora)
+    return reward_model, export(str(path), str(tmp_path / "exported"))
 
 
 def closed_rows(tokenizer):
@@ -92,14 +92,14 @@ def test_an_exported_reward_model_gives_the_same_scores(
     architecture, lora, policy_folders, tmp_path
 ):
     assert tiny_tokenizer().pad_token_id == tiny_tokenizer().eos_token_id  # the trap
-    scorer, target = exported_reward_model(policy_folders(architecture), tmp_path, lora)
+    reward_model, target = exported_reward_model(policy_folders(architecture), tmp_path, lora)
     rows = closed_rows(tiny_tokenizer())
     with torch.no_grad():
-        raw = scorer(rows)
+        raw = reward_model(rows)
         torch.testing.assert_close(scores_of_transformers(target), raw, rtol=1e-4, atol=1e-4)
-        ours = load_scalar_model(str(target))
+        ours = load_reward_model(str(target))
         torch.testing.assert_close(
-            ours.normalize(ours(rows)), scorer.normalize(raw), rtol=1e-4, atol=1e-4
+            ours.normalize(ours(rows)), reward_model.normalize(raw), rtol=1e-4, atol=1e-4
         )
     assert raw.std() > 0.1
     assert "lit_rlhf_sdpa" not in (target / "config.json").read_text()
@@ -107,7 +107,7 @@ def test_an_exported_reward_model_gives_the_same_scores(
 
 def test_scores_without_padding_apart_from_eos_would_be_wrong(policy_folders, tmp_path):
     # The opposite of the test above: were pad EOS, as in the source, the batch would be misread.
-    scorer, target = exported_reward_model(policy_folders("llama"), tmp_path)
+    reward_model, target = exported_reward_model(policy_folders("llama"), tmp_path)
     tokenizer = load_tokenizer(str(target))
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     model = plain_model(target, AutoModelForSequenceClassification)
@@ -115,7 +115,7 @@ def test_scores_without_padding_apart_from_eos_would_be_wrong(policy_folders, tm
     rows = closed_rows(tokenizer)
     model.config.pad_token_id = tokenizer.eos_token_id
     with torch.no_grad():
-        assert not torch.allclose(model(rows.input_ids).logits[:, 0], scorer(rows), atol=1e-2)
+        assert not torch.allclose(model(rows.input_ids).logits[:, 0], reward_model(rows), atol=1e-2)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -124,9 +124,9 @@ def test_a_reward_folder_pads_on_the_right(architecture, policy_folders, tmp_pat
     # As for generation; GPT-2's positions would be shifted.
     tokenizer = left_padding_tokenizer(folder)
     tokenizer.save_pretrained(folder)
-    scorer, target = exported_reward_model(folder, tmp_path)
+    reward_model, target = exported_reward_model(folder, tmp_path)
     with torch.no_grad():
-        expected = scorer(closed_rows(tokenizer))
+        expected = reward_model(closed_rows(tokenizer))
     torch.testing.assert_close(scores_of_transformers(target), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -144,7 +144,7 @@ def test_a_tokenizer_with_eos_alone_cannot_pad_a_reward_model(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.unk_token = tokenizer.bos_token = tokenizer.eos_token
     tokenizer.save_pretrained(folder)
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", trained_scorer(folder), folder)
+    path = write_reward_checkpoint(tmp_path / "reward.ckpt", trained_reward_model(folder), folder)
     with pytest.raises(CheckpointError, match="no special token besides EOS"):
         export(str(path), str(tmp_path / "exported"))
     assert not (tmp_path / "exported").exists()

@@ -16,7 +16,7 @@ from lit_rlhf.models import (
     ScalarModel,
     apply_lora,
     load_causal_lm,
-    load_scalar_model,
+    load_reward_model,
     load_tokenizer,
     load_trunk,
 )
@@ -59,12 +59,12 @@ def trained_policy(folder, lora=None, **settings):
     return policy
 
 
-def trained_scorer(folder, lora=None, normalizer=(0.7, 2.5)):
+def trained_reward_model(folder, lora=None, normalizer=(0.7, 2.5)):
     trunk = load_trunk(str(folder))
-    scorer = ScalarModel(trunk if lora is None else apply_lora(trunk, lora))
-    shake_trained(scorer)
-    scorer.set_normalizer(*normalizer)
-    return scorer
+    reward_model = ScalarModel(trunk if lora is None else apply_lora(trunk, lora))
+    shake_trained(reward_model)
+    reward_model.set_normalizer(*normalizer)
+    return reward_model
 
 
 def shake_trained(model):
@@ -89,7 +89,7 @@ def policy_file(policy_folders, tmp_path):
 @pytest.fixture
 def reward_file(policy_folders, tmp_path):
     folder = policy_folders("llama")
-    return write_reward_checkpoint(tmp_path / "reward.ckpt", trained_scorer(folder), folder)
+    return write_reward_checkpoint(tmp_path / "reward.ckpt", trained_reward_model(folder), folder)
 
 
 # Folders --------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_a_trunk_is_the_policy_without_its_vocabulary(policy_folders):
 
 def test_missing_models_are_refused_before_any_hub_is_asked(tmp_path):
     for source in (f"{tmp_path}/none", "./none", "a/b/c", "~/no-such-model", "none.ckpt"):
-        for load in (load_causal_lm, load_scalar_model, load_tokenizer):
+        for load in (load_causal_lm, load_reward_model, load_tokenizer):
             with pytest.raises(CheckpointError, match="no such model folder or checkpoint file"):
                 load(source)
     with pytest.raises(CheckpointError, match="no model given"):
@@ -139,7 +139,7 @@ def test_sources_are_told_apart(tmp_path, monkeypatch):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    for load in (load_causal_lm, load_scalar_model, load_tokenizer):
+    for load in (load_causal_lm, load_reward_model, load_tokenizer):
         with pytest.raises(CheckpointError, match=str(tmp_path)):
             load(str(tmp_path))
 
@@ -191,7 +191,7 @@ def test_other_models_in_the_checkpoint_are_left_alone(policy_folders, tmp_path)
     path = write_policy_checkpoint(tmp_path / "ppo.ckpt", policy, folder)
 
     def add_critic(checkpoint):
-        critic = trained_scorer(folder).state_dict()
+        critic = trained_reward_model(folder).state_dict()
         checkpoint["state_dict"].update({f"critic.{name}": critic[name] for name in critic})
         checkpoint["state_dict"]["num_iterations"] = torch.tensor(3)
 
@@ -217,9 +217,9 @@ def test_all_of_a_merged_model_can_train(policy_folders, tmp_path):
         tmp_path / "policy.ckpt", trained_policy(folder, lora), folder, lora
     )
     reward = write_reward_checkpoint(
-        tmp_path / "reward.ckpt", trained_scorer(folder, lora), folder, lora
+        tmp_path / "reward.ckpt", trained_reward_model(folder, lora), folder, lora
     )
-    for model in (load_causal_lm(str(policy)), load_scalar_model(str(reward))):
+    for model in (load_causal_lm(str(policy)), load_reward_model(str(reward))):
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -239,12 +239,12 @@ def test_an_adapter_on_an_adapter_on_a_checkpoint(policy_folders, tmp_path):
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=4)], ids=["full", "lora"])
 def test_a_reward_checkpoint_gives_the_same_scores(architecture, lora, policy_folders, tmp_path):
     folder = policy_folders(architecture)
-    scorer = trained_scorer(folder, lora)
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, folder, lora)
-    loaded = load_scalar_model(str(path))
+    reward_model = trained_reward_model(folder, lora)
+    path = write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, folder, lora)
+    loaded = load_reward_model(str(path))
     rows = random_rows([3, 5, 1], [4, 2, 6])
     with torch.no_grad():
-        torch.testing.assert_close(loaded(rows), scorer(rows), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(loaded(rows), reward_model(rows), rtol=1e-4, atol=1e-4)
     assert (float(loaded.mean), float(loaded.deviation)) == (pytest.approx(0.7), 2.5)
 
 
@@ -333,7 +333,7 @@ def test_the_wrong_kind_of_checkpoint_is_refused(policy_file, reward_file):
     with pytest.raises(CheckpointError, match="holds a reward model, but a policy model"):
         load_causal_lm(str(reward_file))
     with pytest.raises(CheckpointError, match="holds a policy model, but a reward model"):
-        load_scalar_model(str(policy_file))
+        load_reward_model(str(policy_file))
 
 
 def save_classifier(folder, architecture="llama", **changes):
@@ -347,7 +347,7 @@ def save_classifier(folder, architecture="llama", **changes):
 
 def test_the_wrong_kind_of_folder_is_refused(policy_folders, tmp_path):
     with pytest.raises(CheckpointError, match=r"reward model is needed.*LlamaForCausalLM"):
-        load_scalar_model(str(policy_folders("llama")))
+        load_reward_model(str(policy_folders("llama")))
     save_classifier(tmp_path, num_labels=1)
     with pytest.raises(CheckpointError, match="a policy is needed here"):
         load_causal_lm(str(tmp_path))
@@ -356,13 +356,13 @@ def test_the_wrong_kind_of_folder_is_refused(policy_folders, tmp_path):
 def test_a_classifier_of_several_classes_is_no_reward_model(tmp_path):
     save_classifier(tmp_path, num_labels=3)
     with pytest.raises(CheckpointError, match="one output, not 3"):
-        load_scalar_model(str(tmp_path))
+        load_reward_model(str(tmp_path))
 
 
 @each_architecture
 def test_a_reward_folder_of_somebody_else_is_scored_at_the_last_token(architecture, tmp_path):
     classifier = save_classifier(tmp_path, architecture, num_labels=1)
-    ours = load_scalar_model(str(tmp_path))
+    ours = load_reward_model(str(tmp_path))
     rows = random_rows([5], [4])
     with torch.no_grad():
         expected = classifier(rows.input_ids, attention_mask=torch.ones_like(rows.input_ids))
@@ -375,7 +375,7 @@ def test_the_normaliser_of_a_folder_is_read(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     config[NORMALIZER_KEY] = {"mean": 1.5, "deviation": 0.5}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load_scalar_model(str(tmp_path)).normalize(torch.tensor(2.0)) == 1.0
+    assert load_reward_model(str(tmp_path)).normalize(torch.tensor(2.0)) == 1.0
 
 
 def test_a_reward_model_whose_head_is_not_linear_is_refused(tmp_path, monkeypatch):
@@ -388,7 +388,7 @@ def test_a_reward_model_whose_head_is_not_linear_is_refused(tmp_path, monkeypatc
         lambda *_, **__: (loaded, {"missing_keys": []}),
     )
     with pytest.raises(CheckpointError, match="no linear head named 'score'"):
-        load_scalar_model(str(tmp_path))
+        load_reward_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
@@ -414,7 +414,7 @@ def test_code_in_a_checkpoint_is_not_run(policy_file, tmp_path):
     checkpoint = torch.load(policy_file, weights_only=True)
     checkpoint["callbacks"] = Malice(str(tmp_path / "harm"))
     torch.save(checkpoint, policy_file)
-    for load in (load_causal_lm, load_tokenizer, load_scalar_model):
+    for load in (load_causal_lm, load_tokenizer, load_reward_model):
         with pytest.raises(CheckpointError, match="not a readable checkpoint"):
             load(str(policy_file))
     assert not (tmp_path / "harm").exists()
@@ -497,21 +497,25 @@ def test_weights_that_do_not_fit_an_adapter_are_refused(change, message, policy_
 
 @pytest.mark.parametrize(
     "change",
-    [without("scorer.head.linear.weight"), without("scorer.mean"), with_extra("scorer.head.more")],
+    [
+        without("reward_model.head.linear.weight"),
+        without("reward_model.mean"),
+        with_extra("reward_model.head.more"),
+    ],
 )
 def test_a_reward_checkpoint_without_its_head_is_refused(change, reward_file):
     with pytest.raises(CheckpointError, match=r"expected .*head.linear.weight"):
-        load_scalar_model(str(rewrite(reward_file, change)))
+        load_reward_model(str(rewrite(reward_file, change)))
 
 
 def test_eos_learns_also_where_it_pads(tmp_path):
     eos = 2
     folder = save_policy(tmp_path / "policy", pad_token_id=eos, eos_token_id=eos)
-    scorer = ScalarModel(load_trunk(str(folder)))
+    reward_model = ScalarModel(load_trunk(str(folder)))
     ids = torch.tensor([[5, 7, 9, eos]])
     mask = torch.tensor([[False, False, True, True]])
-    scorer(TokenRows(ids, torch.tensor([4]), mask)).sum().backward()
-    grads = scorer.backbone.embed_tokens.weight.grad
+    reward_model(TokenRows(ids, torch.tensor([4]), mask)).sum().backward()
+    grads = reward_model.backbone.embed_tokens.weight.grad
     assert grads[ids[0]].abs().sum(1).min() > 0
-    checkpoint = write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, folder)
-    assert load_scalar_model(str(checkpoint)).backbone.embed_tokens.padding_idx is None
+    checkpoint = write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, folder)
+    assert load_reward_model(str(checkpoint)).backbone.embed_tokens.padding_idx is None

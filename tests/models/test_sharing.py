@@ -1,6 +1,6 @@
 import torch
 
-from lit_rlhf.models import LoRAConfig, ScalarModel, load_scalar_model, load_trunk
+from lit_rlhf.models import LoRAConfig, ScalarModel, load_reward_model, load_trunk
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.handover import load_causal_lm
 from lit_rlhf.models.sharing import share_frozen
@@ -18,20 +18,20 @@ def storages(model):
 
 
 def reward_with_adapter(folder, path):
-    scorer = ScalarModel(apply_lora(freeze(load_trunk(str(folder))), LORA))
+    reward_model = ScalarModel(apply_lora(freeze(load_trunk(str(folder))), LORA))
     with torch.no_grad():
-        for parameter in scorer.parameters():
+        for parameter in reward_model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return str(write_reward_checkpoint(path / "reward.ckpt", scorer, folder, LORA))
+    return str(write_reward_checkpoint(path / "reward.ckpt", reward_model, folder, LORA))
 
 
 def test_a_reward_adapter_stands_on_the_policys_weights(policy_folders, tmp_path):
     folder = policy_folders()
     path = reward_with_adapter(folder, tmp_path)
     policy, rows = adapted(folder), random_rows([3, 5], [4, 2])
-    merged = load_scalar_model(path)
-    model = freeze(load_scalar_model(path, merge=False))
+    merged = load_reward_model(path)
+    model = freeze(load_reward_model(path, merge=False))
     saved = share_frozen(model, policy)
     frozen = {name: value for name, value in model.named_parameters() if "lora_" not in name}
     trunk = {value for name, value in frozen.items() if not name.startswith("head.")}

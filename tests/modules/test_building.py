@@ -5,7 +5,12 @@ from transformers import AutoModelForSequenceClassification
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.models.handover import NORMALIZER_KEY
-from lit_rlhf.modules.building import build_critic, build_policy, build_reference, build_scorer
+from lit_rlhf.modules.building import (
+    build_critic,
+    build_policy,
+    build_reference,
+    build_reward_model,
+)
 from tests.models.examples import random_rows, shake
 from tests.support.tiny_models import llama_config
 from tests.support.tokenizer import save_tiny_tokenizer
@@ -51,8 +56,8 @@ def test_a_reference_is_frozen(policy):
 
 
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
-def test_a_scorer_trains_its_head(policy, lora):
-    model = build_scorer(policy, lora, **PLAIN)
+def test_a_reward_model_trains_its_head(policy, lora):
+    model = build_reward_model(policy, lora, **PLAIN)
     assert "head.linear.weight" in trained(model)
     assert lora is None or all(
         "lora_" in name for name in trained(model) if not name.startswith("head.")

@@ -50,10 +50,10 @@ def test_samples_depend_on_the_seed_and_on_nothing_else(config, policy):
 
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_scores_of_the_samples_get_mean_zero_and_deviation_one(policy, batch_size):
-    scorer = ScalarModel(load_trunk(policy))
+    reward_model = ScalarModel(load_trunk(policy))
     rows = random_rows([2, 3, 4, 5, 6], [3, 4, 2, 5, 1])
-    refresh_normalizer(scorer, rows, batch_size=batch_size)
-    scores = scorer.normalize(scorer(rows))
+    refresh_normalizer(reward_model, rows, batch_size=batch_size)
+    scores = reward_model.normalize(reward_model(rows))
     assert scores.mean().item() == pytest.approx(0, abs=1e-6)
     assert scores.std().item() == pytest.approx(1, abs=1e-6)
-    assert not scorer.mean.requires_grad
+    assert not reward_model.mean.requires_grad

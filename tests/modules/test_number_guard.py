@@ -36,7 +36,7 @@ class BreakForward(Callback):
         self.is_bad = False
 
     def on_train_start(self, trainer, module):
-        model = module.scorer if hasattr(module, "scorer") else module.policy
+        model = module.reward_model if hasattr(module, "reward_model") else module.policy
         plain = model.forward
 
         def forward(rows, **options):

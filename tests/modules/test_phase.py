@@ -7,7 +7,7 @@ import torch
 
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
-from lit_rlhf.models import LoRAConfig, load_causal_lm, load_scalar_model, load_tokenizer
+from lit_rlhf.models import LoRAConfig, load_causal_lm, load_reward_model, load_tokenizer
 from lit_rlhf.models.card import CARD_KEY, read_checkpoint
 from lit_rlhf.models.lineage import lineage_of
 from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
@@ -213,7 +213,7 @@ def test_a_phase_with_a_memory_option_hands_over(runs, tmp_path, case, option):
     if case.startswith("ppo"):
         assert recorder.values("train/ppo/first_log_ratio") == [0]
     trainer.save_checkpoint(tmp_path / "model.ckpt")
-    load = load_scalar_model if case == "reward" else load_causal_lm
+    load = load_reward_model if case == "reward" else load_causal_lm
     model = load(str(tmp_path / "model.ckpt"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 

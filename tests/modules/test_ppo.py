@@ -155,10 +155,12 @@ def test_a_shared_critic_is_a_head_on_the_policy(run, tmp_path):
 @pytest.fixture
 def reward_checkpoint(talker, tmp_path):
     """Write a reward model as its phase does."""
-    scorer = ScalarModel(load_trunk(talker))
-    scorer.set_normalizer(0.5, 2.0)
-    card = make_card("reward", scorer.transformers_config, load_tokenizer(talker), None, talker)
-    state = {f"scorer.{name}": value for name, value in scorer.state_dict().items()}
+    reward_model = ScalarModel(load_trunk(talker))
+    reward_model.set_normalizer(0.5, 2.0)
+    card = make_card(
+        "reward", reward_model.transformers_config, load_tokenizer(talker), None, talker
+    )
+    state = {f"reward_model.{name}": value for name, value in reward_model.state_dict().items()}
     torch.save({CARD_KEY: card, "state_dict": state}, tmp_path / "reward.ckpt")
     return str(tmp_path / "reward.ckpt")
 
@@ -170,7 +172,7 @@ def test_a_separate_critic_trains_and_is_saved(run, tmp_path, reward_checkpoint)
     assert "critic.head.linear.weight" in state
     before = torch.load(reward_checkpoint, weights_only=True)["state_dict"]
     name = "backbone.layers.0.mlp.up_proj.weight"
-    assert (state[f"critic.{name}"] - before[f"scorer.{name}"]).abs().max() > 1e-3
+    assert (state[f"critic.{name}"] - before[f"reward_model.{name}"]).abs().max() > 1e-3
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
     assert all(loss > 0 for loss in module.recorder.values("train/ppo/value_loss"))
 
@@ -227,14 +229,14 @@ def test_with_lora_no_second_model_is_held(run, talker, tmp_path):
 
 
 def test_with_lora_the_reward_model_stands_on_the_policys_trunk(run, talker, tmp_path):
-    scorer = ScalarModel(apply_lora(freeze(load_trunk(talker)), LORA))
-    shake(scorer.head, seed=3)
-    path = str(write_reward_checkpoint(tmp_path / "reward.ckpt", scorer, Path(talker), LORA))
+    reward_model = ScalarModel(apply_lora(freeze(load_trunk(talker)), LORA))
+    shake(reward_model.head, seed=3)
+    path = str(write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, Path(talker), LORA))
     reward = LearnedReward(path)
     module = run(lora=LORA, reward=reward)
     frozen = {p.data_ptr() for p in module.policy.model.parameters() if not p.requires_grad}
     own = {p.data_ptr() for p in reward._loaded.model.backbone.parameters()}
-    adapters = [name for name, _ in scorer.named_parameters() if "lora_" in name]
+    adapters = [name for name, _ in reward_model.named_parameters() if "lora_" in name]
     assert len(own - frozen) == len(adapters)
     alone = run(lora=LORA, reward=LearnedReward(path, batch_size=3))
     shared, separate = (m.recorder.values("train/ppo/reward") for m in (module, alone))

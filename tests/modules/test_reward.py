@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModel
 
 from lit_rlhf.data import RewardDataModule
-from lit_rlhf.models import LoRAConfig, load_scalar_model, load_tokenizer
+from lit_rlhf.models import LoRAConfig, load_reward_model, load_tokenizer
 from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
 from lit_rlhf.modules.normalizing import draw_reference_samples
 from tests.models.examples import plain_model
@@ -68,7 +68,7 @@ def expected_pairs(policy, head, groups):
 def started(policy, **settings):
     module = RewardModule(policy, **settings)
     module.configure_model()  # so that the head's first weights can be looked at
-    return module, module.scorer.head.linear.weight.detach()[0].clone()
+    return module, module.reward_model.head.linear.weight.detach()[0].clone()
 
 
 @pytest.mark.parametrize(("packing_width", "centering"), [(None, 0.0), (64, 0.1)])
@@ -91,7 +91,7 @@ def test_the_loss_is_soft_bradley_terry_over_all_pairs(
 def test_every_response_is_scored_once_a_batch(policy, data, tmp_path):
     module, _ = started(policy, packing_width=None)
     rows = []
-    trunk = module.scorer.backbone
+    trunk = module.reward_model.backbone
     trunk.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
@@ -129,10 +129,10 @@ def test_the_saved_model_is_normalised_on_the_reference_samples(
     trainer = phase_trainer(tmp_path, max_epochs=1)
     trainer.fit(module, data(batch_size=2))
     trainer.save_checkpoint(tmp_path / "reward.ckpt")
-    loaded = load_scalar_model(str(tmp_path / "reward.ckpt"))
+    loaded = load_reward_model(str(tmp_path / "reward.ckpt"))
     samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
     with torch.no_grad():
-        raw, kept = loaded(samples), module.scorer(samples)
+        raw, kept = loaded(samples), module.reward_model(samples)
         scores = loaded.normalize(raw)
     torch.testing.assert_close(raw, kept, atol=1e-5, rtol=1e-5)
     assert raw.std() > 1e-3
@@ -151,7 +151,7 @@ def test_a_checkpoint_inside_an_epoch_is_normalised_too(policy, data, tmp_path, 
     samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
     moments = set()
     for step in (1, 2):
-        loaded = load_scalar_model(str(tmp_path / f"saved/step={step}.ckpt"))
+        loaded = load_reward_model(str(tmp_path / f"saved/step={step}.ckpt"))
         with torch.no_grad():
             scores = loaded.normalize(loaded(samples))
         assert scores.mean().item() == pytest.approx(0, abs=1e-4)
@@ -165,7 +165,7 @@ def test_without_a_normaliser_scores_stay_raw(policy, data, tmp_path):
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
     trainer.fit(module, data(batch_size=2))
     trainer.save_checkpoint(tmp_path / "reward.ckpt")
-    loaded = load_scalar_model(str(tmp_path / "reward.ckpt"))
+    loaded = load_reward_model(str(tmp_path / "reward.ckpt"))
     assert (float(loaded.mean), float(loaded.deviation)) == (0, 1)
 
 
@@ -176,4 +176,8 @@ def test_a_lora_checkpoint_holds_adapters_head_and_normaliser(policy, data, tmp_
     trainer.save_checkpoint(tmp_path / "reward.ckpt")
     state = torch.load(tmp_path / "reward.ckpt", weights_only=True)["state_dict"]
     others = {name for name in state if "lora_" not in name}
-    assert others == {"scorer.head.linear.weight", "scorer.mean", "scorer.deviation"}
+    assert others == {
+        "reward_model.head.linear.weight",
+        "reward_model.mean",
+        "reward_model.deviation",
+    }

@@ -49,12 +49,12 @@ def adapters(folder, num_members=3):
     source, lora = save_policy(folder / "policy"), LoRAConfig(rank=2, alpha=4.0)
     paths = []
     for seed in range(num_members):
-        scorer = ScalarModel(apply_lora(load_trunk(str(source)), lora))
-        trained = [p for p in scorer.parameters() if p.requires_grad]
+        reward_model = ScalarModel(apply_lora(load_trunk(str(source)), lora))
+        trained = [p for p in reward_model.parameters() if p.requires_grad]
         with torch.no_grad():
             for parameter in trained:
                 parameter.add_(0.3 * torch.randn(parameter.shape))
-        path = write_reward_checkpoint(folder / f"{seed}.ckpt", scorer, source, lora)
+        path = write_reward_checkpoint(folder / f"{seed}.ckpt", reward_model, source, lora)
         paths.append(str(path))
     return paths
 
@@ -76,9 +76,9 @@ def test_members_that_were_trained_whole_keep_their_weights(tmp_path):
     source = save_policy(tmp_path / "policy")
     paths = []
     for seed in range(2):
-        scorer = ScalarModel(load_trunk(str(source)))
-        shake(scorer, seed)
-        paths.append(str(write_reward_checkpoint(tmp_path / f"{seed}.ckpt", scorer, source)))
+        reward_model = ScalarModel(load_trunk(str(source)))
+        shake(reward_model, seed)
+        paths.append(str(write_reward_checkpoint(tmp_path / f"{seed}.ckpt", reward_model, source)))
     alone = [LearnedReward(path)(PROMPTS, RESPONSES, SAMPLES) for path in paths]
     together = EnsembleReward([LearnedReward(path) for path in paths])
     expected = torch.stack(alone).mean(0)

@@ -4,7 +4,7 @@ from tokenizers.processors import TemplateProcessing
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import CheckpointError, ConfigError
-from lit_rlhf.models import ScalarModel, export, load_scalar_model, load_trunk
+from lit_rlhf.models import ScalarModel, export, load_reward_model, load_trunk
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import (
     save_policy,
@@ -27,10 +27,10 @@ def save_reward(folder, tokenizer=None):
     source = save_policy(folder / "policy")
     if tokenizer is not None:
         tokenizer.save_pretrained(source)
-    scorer = ScalarModel(load_trunk(str(source)))
-    shake(scorer, seed=4)
-    scorer.set_normalizer(0.3, 1.7)
-    return str(write_reward_checkpoint(folder / "reward.ckpt", scorer, source))
+    reward_model = ScalarModel(load_trunk(str(source)))
+    shake(reward_model, seed=4)
+    reward_model.set_normalizer(0.3, 1.7)
+    return str(write_reward_checkpoint(folder / "reward.ckpt", reward_model, source))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def score(source, prompts=PROMPTS, responses=RESPONSES, **settings):
 
 def scores_by_hand(source, rows):
     """Score rows of token ids one by one, normalised."""
-    model = load_scalar_model(source)
+    model = load_reward_model(source)
     with torch.no_grad():
         scores = [
             model(TokenRows(ids, torch.tensor([ids.shape[1]]), torch.zeros_like(ids, dtype=bool)))
@@ -113,9 +113,9 @@ def test_no_responses(reward_file):
 
 def test_the_model_is_loaded_once_when_it_is_needed(reward_file, monkeypatch):
     loads = []
-    load = load_scalar_model
+    load = load_reward_model
     monkeypatch.setattr(
-        "lit_rlhf.rewards.learned.load_scalar_model",
+        "lit_rlhf.rewards.learned.load_reward_model",
         lambda source, **options: loads.append(source) or load(source),
     )
     source = LearnedReward(reward_file)

@@ -10,7 +10,7 @@ import pytest
 import lit_rlhf
 from lit_rlhf.data import PPODataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, LitRLHFError
-from lit_rlhf.models import load_causal_lm, load_scalar_model, load_tokenizer
+from lit_rlhf.models import load_causal_lm, load_reward_model, load_tokenizer
 from lit_rlhf.redaction import redact
 from tests.models.examples import save_policy
 from tests.support.tokenizer import tiny_tokenizer
@@ -45,7 +45,7 @@ def own_code(folder):
     return str(folder)
 
 
-@pytest.mark.parametrize("load", [load_causal_lm, load_scalar_model])
+@pytest.mark.parametrize("load", [load_causal_lm, load_reward_model])
 def test_code_beside_a_model_is_not_run_and_not_asked_about(tmp_path, mark, monkeypatch, load):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever somebody would answer
     with pytest.raises(CheckpointError, match="trust_remote_code"):

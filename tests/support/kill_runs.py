@@ -71,8 +71,8 @@ def write_inputs(folder: Path) -> None:
     """Write a policy, a reward model and the data of all phases."""
     policy = save_policy(folder / "policy", eos_token_id=list(range(1, 24)))
     torch.manual_seed(3)
-    scorer = ScalarModel(load_trunk(str(policy)))
-    write_reward_checkpoint(folder / "reward.ckpt", scorer, policy)
+    reward_model = ScalarModel(load_trunk(str(policy)))
+    write_reward_checkpoint(folder / "reward.ckpt", reward_model, policy)
     write_rows(folder / "sft.jsonl", demonstrations(10))
     write_rows(folder / "groups.jsonl", judged_groups(10))
     write_rows(folder / "prompts.jsonl", prompts(20))
