@@ -70,7 +70,8 @@ def evaluate_command(arguments: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("max_length", "page_samples", "num_prompts", "num_rows", "endpoint_connections"):
+    numbers = ("max_length", "page_samples", "num_prompts", "num_rows", "perplexity_rows")
+    for name in (*numbers, "endpoint_connections"):
         value = getattr(options, name, None)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -88,8 +89,13 @@ def _policies_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("--reference", help="policy that the KL of sampled policies is to")
     parser.add_argument("--perplexity-data", help="held-out demonstrations or texts")
+    parser.add_argument("--perplexity-rows", type=int, help="take the first so many of them")
     parser.add_argument(
-        "--samples", type=int, default=1, help="responses to each prompt; above 1: best-of-n"
+        "--samples",
+        action="append",
+        default=[],
+        metavar="[NAME=]N",
+        help="responses to each prompt (default: 1), of all policies or of one; above 1: best of n",
     )
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -115,6 +121,9 @@ def _rewards_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("models", nargs="+", metavar="[NAME=]SOURCE", help="one or more")
     parser.add_argument("--data", required=True, help="judged pairs or groups")
     parser.add_argument("--num-rows", type=int, help="take the first so many rows")
+    parser.add_argument(
+        "--rating-gap", type=float, help="accuracy of pairs whose mean ratings are further apart"
+    )
     parser.add_argument(
         "--domain-field", default="subset", help="field with a row's domain (default: subset)"
     )

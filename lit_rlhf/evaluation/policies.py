@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ AGAINST = "Against each other"
 RESPONSES = "Responses"
 SCORES = "Scores"
 BEST_OF_N = "Best of n"
+BEST_OF_N_AGAINST = "Best of n against the others"
 JUDGES = "Judges"
 
 
@@ -97,6 +98,7 @@ def policy_figures(
             figures.append(Figure(SCORES, policy.name, "score", estimate, judge=judge))
         if policy.num_samples > 1:
             figures += _best_of_n_figures(policy, index, judgments)
+            figures += _best_of_n_against(policies, index, judgments, tie_margin)
     return figures
 
 
@@ -113,8 +115,14 @@ def outcomes_of(first: Floats, second: Floats, tie_margin: float) -> tuple[Float
     """
     gaps = first[:, :, None] - second[:, None, :]  # [P, K, K']
     ties = np.abs(gaps) <= tie_margin
-    wins = np.where(ties, 0.5, gaps > 0)
-    return wins.mean((1, 2)), ties.mean((1, 2))
+    return _wins(first, second, tie_margin).mean(1), ties.mean((1, 2))
+
+
+def _wins(first: Floats, second: Floats, tie_margin: float) -> Floats:
+    """Return how each sample of one policy does against all of another's: `[P, K]`."""
+    gaps = first[:, :, None] - second[:, None, :]  # [P, K, K']
+    wins: Floats = np.where(np.abs(gaps) <= tie_margin, 0.5, gaps > 0).mean(2)
+    return wins
 
 
 def _pair_figures(
@@ -136,7 +144,11 @@ def _pair_figures(
             for name, estimate, unit in _outcome_estimates(outcome, *lengths)
         )
         yield figure("ties", bootstrap.share(ties), "%", judge)
-        yield figure("score_difference", bootstrap.mean(one.mean(1) - other.mean(1)), "", judge)
+        difference, deviation = one.mean(1) - other.mean(1), other.std()
+        yield figure("score_difference", bootstrap.mean(difference), "", judge)
+        if deviation > 0:
+            in_deviations = bootstrap.mean(difference / deviation)
+            yield figure("standardized_difference", in_deviations, "deviations", judge)
     for judge, verdicts in judgments.verdicts.items():
         outcome, consistent, position = verdicts[pair]
         outcomes[judge] = outcome
@@ -205,8 +217,7 @@ def _response_figures(policy: Responses) -> Iterator[Figure]:
 
 def _best_of_n_figures(policy: Responses, index: int, judgments: Judgments) -> Iterator[Figure]:
     """Choose by each judge that scores, and let every one of them say what it thinks of it."""
-    sizes = [n for n in (2**power for power in range(12)) if n < policy.num_samples]
-    sizes.append(policy.num_samples)
+    sizes = _sizes(policy.num_samples)
     for proxy, proxy_scores in judgments.scores.items():
         for judge, judge_scores in judgments.scores.items():
             by_size = best_of_n_scores(proxy_scores[index], judge_scores[index], sizes)
@@ -220,6 +231,39 @@ def _best_of_n_figures(policy: Responses, index: int, judgments: Judgments) -> I
                     against=f"KL {best_of_n_kl(n):.2f}",
                     judge=label,
                 )
+
+
+def _best_of_n_against(
+    policies: Sequence[Responses], index: int, judgments: Judgments, tie_margin: float
+) -> Iterator[Figure]:
+    """Let the best of n by the first judge meet every policy, by each of the other judges.
+
+    Against its own policy the last sample is the opponent, from which nothing was chosen.
+    """
+    if not judgments.scores:
+        return
+    chooser, *others = judgments.scores
+    for judge, place in product(others, range(len(policies))):
+        proxy, own = judgments.scores[chooser][index], judgments.scores[judge][index]
+        opponent = judgments.scores[judge][place]
+        if place == index:
+            proxy, own, opponent = proxy[:, :-1], own[:, :-1], own[:, -1:]
+        wins = _wins(own, opponent, tie_margin)
+        for n, outcome in best_of_n_scores(proxy, wins, _sizes(proxy.shape[1])[1:]).items():
+            yield Figure(
+                BEST_OF_N_AGAINST,
+                f"{policies[index].name}, best of {n} by {chooser}",
+                "win_rate",
+                bootstrap.share(np.clip(outcome, 0, 1)),  # rounding must not leave [0, 1]
+                "%",
+                policies[place].name,
+                judge,
+            )
+
+
+def _sizes(num_samples: int) -> list[int]:
+    """Return the powers of two below a number of samples, and the number."""
+    return [*(2**power for power in range((num_samples - 1).bit_length())), num_samples]
 
 
 def _score_all(scorer: Scorer, prompts: Sequence[SourcedPrompt], policy: Responses) -> Floats:

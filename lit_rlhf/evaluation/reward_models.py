@@ -5,6 +5,7 @@ Intervals resample prompts: pairs of the same prompt are not independent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -26,7 +27,13 @@ from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.scoring import Scorer
 from lit_rlhf.evaluation.statistics import Estimate, Floats
-from lit_rlhf.feedback import judged_pairs, parse_judgment
+from lit_rlhf.feedback import (
+    Comparison,
+    JudgedGroup,
+    judged_pairs,
+    mean_ratings,
+    parse_judgment,
+)
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -35,6 +42,7 @@ ACCURACY = "Accuracy"
 BY_AGREEMENT = "Accuracy by agreement of the people"
 BY_LENGTH = "Accuracy by length difference"
 BY_DOMAIN = "Accuracy by domain"
+BY_RATING_GAP = "Accuracy by gap of the mean ratings"
 CALIBRATION = "Calibration"
 BETWEEN_MODELS = "Agreement between models"
 
@@ -54,6 +62,7 @@ class JudgedResponses(NamedTuple):
     Attributes:
         prompts: `N` prompts, one a text.
         texts: `N` responses.
+        ratings: `[N]` people's mean rating of each; NaN where it was not rated.
         chosen: `[M]` place of the preferred response of each pair.
         rejected: `[M]` place of the other one.
         human: `[M]` share of people who preferred it, 0.5 to 1.
@@ -65,6 +74,7 @@ class JudgedResponses(NamedTuple):
 
     prompts: list[SourcedPrompt]
     texts: list[str]
+    ratings: Floats
     chosen: Integers
     rejected: Integers
     human: Floats
@@ -86,11 +96,13 @@ def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> 
     """
     prompts: list[SourcedPrompt] = []
     texts: list[str] = []
+    ratings: list[float] = []
     pairs, groups, domains = [], [], []
     for group, (row, where) in enumerate(rows):
         judgment = parse_judgment(row, where)
         first = len(texts)
         texts += judgment.responses
+        ratings += _mean_ratings(judgment)
         prompts += [SourcedPrompt(judgment.prompt, where)] * len(judgment.responses)
         own = judged_pairs(judgment)
         pairs += [
@@ -105,6 +117,7 @@ def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> 
     return JudgedResponses(
         prompts,
         texts,
+        np.array(ratings),
         chosen,
         rejected,
         human.astype(np.float64),
@@ -115,20 +128,30 @@ def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> 
     )
 
 
+def _mean_ratings(judgment: Comparison | JudgedGroup) -> list[float]:
+    if isinstance(judgment, Comparison) or judgment.ratings is None:
+        return [math.nan] * len(judgment.responses)
+    return [math.nan if mean is None else mean for mean in mean_ratings(judgment)]
+
+
 def reward_figures(
-    judged: JudgedResponses, scores: Mapping[str, Floats]
+    judged: JudgedResponses, scores: Mapping[str, Floats], *, rating_gap: float | None = None
 ) -> tuple[list[Figure], dict[str, list[ReliabilityBin]]]:
     """Return every figure of reward models, and each one's reliability table.
 
     Args:
         judged: texts and pairs.
         scores: model -> `[N]` raw scores: the log-odds of a preference is a difference of two.
+        rating_gap: mean ratings further apart than this are a section of their own; None for none.
+
+    Raises:
+        DataError: a gap is asked for, and nothing was rated.
     """
     figures: list[Figure] = []
     tables: dict[str, list[ReliabilityBin]] = {}
     gaps = {name: score[judged.chosen] - score[judged.rejected] for name, score in scores.items()}
     for name, gap in gaps.items():
-        figures += _accuracies(judged, name, gap)
+        figures += _accuracies(judged, name, gap, rating_gap)
         pairs = JudgedPredictions(
             0.5 * (1 + np.tanh(gap / 2)),
             judged.human,
@@ -149,12 +172,15 @@ def score_judged(judged: JudgedResponses, scorers: Mapping[str, Scorer]) -> dict
     return {name: scorer.score(judged.prompts, judged.texts) for name, scorer in scorers.items()}
 
 
-def _accuracies(judged: JudgedResponses, name: str, gap: Floats) -> Iterator[Figure]:
+def _accuracies(
+    judged: JudgedResponses, name: str, gap: Floats, rating_gap: float | None
+) -> Iterator[Figure]:
     yield Figure(ACCURACY, name, "accuracy", _accuracy(judged, gap), "%")
     for section, parts in (
         (BY_AGREEMENT, _agreement_parts(judged)),
         (BY_LENGTH, _length_parts(judged)),
         (BY_DOMAIN, _domain_parts(judged)),
+        (BY_RATING_GAP, _rating_gap_parts(judged, rating_gap)),
     ):
         if len(parts) > 1:  # one part is the whole once more
             for part, inside in parts.items():
@@ -212,6 +238,16 @@ def _domain_parts(judged: JudgedResponses) -> dict[str, Bools]:
     domains = np.array(judged.domains)
     names = sorted(set(judged.domains))
     return _filled({name or "(none)": domains == name for name in names})
+
+
+def _rating_gap_parts(judged: JudgedResponses, rating_gap: float | None) -> dict[str, Bools]:
+    if rating_gap is None:
+        return {}
+    gaps = np.abs(judged.ratings[judged.chosen] - judged.ratings[judged.rejected])
+    if np.isnan(gaps).all():
+        raise DataError("--rating-gap: the data hold rankings or comparisons, and no ratings")
+    apart = f"{rating_gap:g} apart"
+    return _filled({f"at most {apart}": gaps <= rating_gap, f"over {apart}": gaps > rating_gap})
 
 
 def _filled(parts: Mapping[str, Bools]) -> dict[str, Bools]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,17 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     named = read_named(options.policies, "policies")
     judges = read_judges(options.judge, options)
     settings = _sampling_settings(options)
+    samples = _samples_of(options.samples, named)
     for _, source in named:
         if not is_response_file(source):
             check_model(source, "policy")
     prompts = read_prompts(_prompt_source(named, options.prompts), options.num_prompts)
-    policies = [_responses_of(policy, prompts, settings, options.reference) for policy in named]
+    policies = [
+        _responses_of(
+            policy, prompts, replace(settings, samples=samples[policy.name]), options.reference
+        )
+        for policy in named
+    ]
     judgments = judge_policies(policies, prompts, judges.scorers, judges.pair_judges)
     figures = policy_figures(policies, judgments, tie_margin=options.tie_margin)
     figures += _perplexities(named, options)
@@ -105,7 +112,7 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
     rows = read_records(options.data, split="test")[: options.num_rows]
     judged = read_judged(rows, options.domain_field)
     scores = score_judged(judged, scorers)
-    figures, tables = reward_figures(judged, scores)
+    figures, tables = reward_figures(judged, scores, rating_gap=options.rating_gap)
     draw_reliability(tables, folder / "reliability.png")
     origins, lineage = _origins(_models_of(scorers))
     data = {"source": options.data, "rows": len(rows), "sha256": digest_source(options.data, rows)}
@@ -126,13 +133,26 @@ def _sampling_settings(options: argparse.Namespace) -> SamplingSettings:
     if not options.temperature >= 0:
         raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
     return SamplingSettings(
-        samples=options.samples,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         seed=options.seed,
         template=options.template,
         precision=options.precision,
     )
+
+
+def _samples_of(words: Sequence[str], named: Sequence[Named]) -> dict[str, int]:
+    """Read `N` for all policies and `NAME=N` for one; what is named wins."""
+    samples = {policy.name: 1 for policy in named}
+    parted = [word.rpartition("=") for word in words]
+    for name, _, number in sorted(parted, key=lambda parts: bool(parts[0])):
+        if not number.isdecimal() or int(number) < 1 or (name and name not in samples):
+            raise ConfigError(
+                f"--samples {name}={number}: expected N or NAME=N, a number of at least 1 and one "
+                f"of the policies {', '.join(samples)}".replace("--samples =", "--samples ")
+            )
+        samples |= dict.fromkeys([name] if name else samples, int(number))
+    return samples
 
 
 def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
@@ -167,6 +187,7 @@ def _perplexities(named: Sequence[Named], options: argparse.Namespace) -> list[F
                 options.template,
                 options.precision,
                 options.max_length,
+                options.perplexity_rows,
             ),
             "per token",
         )

@@ -140,7 +140,12 @@ def sample_responses(
 
 @torch.no_grad()
 def perplexity(
-    source: str, data: str, template: Template, precision: Precision, max_length: int
+    source: str,
+    data: str,
+    template: Template,
+    precision: Precision,
+    max_length: int,
+    num_rows: int | None = None,
 ) -> Estimate:
     """Estimate a policy's perplexity on held-out demonstrations: what training cost it elsewhere.
 
@@ -153,24 +158,26 @@ def perplexity(
         template: how they become text.
         precision: of the forward.
         max_length: tokens in a row; what is longer is cut.
+        num_rows: take the first so many; None for all.
 
     Returns:
         The perplexity; the interval resamples rows, and `n` counts them.
     """
     module = SFTDataModule(
         source,
-        test=data,
+        validation=data,
+        limit_validation=num_rows,
         template=template,
         max_length=max_length,
         overlong="truncate",
         batch_size=BATCH_ROWS,
         cache_tokens=False,
     )
-    module.setup("test")
+    module.setup("validate")
     policy = load_policy(source, precision)
     device = next(policy.parameters()).device
     sums, counts = [], []
-    for rows in module.test_dataloader():
+    for rows in module.val_dataloader():
         assert isinstance(rows, TokenRows)
         with autocast(precision):
             logprobs = policy(rows.to(device)).logprobs

@@ -78,7 +78,8 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
             *("--judge", "length=function:tests.support.toy_rewards.length"),
             *("--judge", f"llm=endpoint:{server.address}#tiny"),
             *("--endpoint-key-variable", "MY_KEY", "--reference", models["base"]),
-            *("--perplexity-data", models["text"], "--output", str(output), *FAST),
+            *("--perplexity-data", models["text"], "--perplexity-rows", "4", "--samples", "1"),
+            *("--output", str(output), *FAST),
         ]
         assert main(arguments) == 0
         assert len(server.requests) == 3 * 6 * 2
@@ -99,6 +100,7 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
     (reference,) = found(report, metric="kl", subject="base")
     assert reference["value"] == pytest.approx(0, abs=1e-4)
     assert found(report, metric="kl", subject="sft")[0]["value"] > 0.1
+    assert {figure["n"] for figure in found(report, metric="perplexity")} == {4}
     for metric in ("entropy", "truncated", "perplexity", "length"):
         assert {f["subject"] for f in found(report, metric=metric)} == {"base", "sft"}
     for metric in ("distinct_2", "self_bleu", "length_characters", "score"):
@@ -132,7 +134,7 @@ def test_options_from_a_file_and_best_of_n(models, tmp_path, capsys):
     config.write_text(
         f"policies: {{base: {models['base']}}}\n"
         f"judge: ['rm={models['rewards'][0]}', 'other={models['rewards'][1]}']\n"
-        f"prompts: {models['file']}\nnum-prompts: 5\nsamples: 4\nmax_new_tokens: 3\n"
+        f"prompts: {models['file']}\nnum-prompts: 5\nsamples: {{base: 4}}\nmax_new_tokens: 3\n"
         f"precision: 32-true\noutput: {tmp_path / 'from-file'}\n"
     )
     output = tmp_path / "out"
@@ -140,7 +142,7 @@ def test_options_from_a_file_and_best_of_n(models, tmp_path, capsys):
     assert main([*arguments, "--output", str(output)]) == 0
     report = json.loads((output / "report.json").read_text())
     assert not (tmp_path / "from-file").exists()  # the line wins
-    assert (report["settings"]["max_new_tokens"], report["settings"]["samples"]) == (4, 4)
+    assert (report["settings"]["max_new_tokens"], report["settings"]["samples"]) == (4, ["base=4"])
     curve = found(report, section="Best of n", judge="rm")
     assert [figure["metric"] for figure in curve] == ["best_of_1", "best_of_2", "best_of_4"]
     assert curve[0]["value"] < curve[1]["value"] < curve[2]["value"]
@@ -189,7 +191,14 @@ def test_reward_models_from_end_to_end(models, tmp_path, capsys, monkeypatch):
         (["policies", "{file}", "--judge", "endpoint:http://h/v1"], "name the model behind a '#'"),
         (["policies", "nowhere.ckpt", "--prompts", "{file}"], "nowhere.ckpt"),
         (["policies", "{reward}", "--prompts", "{file}"], "policy"),
-        (["policies", "{base}", "--prompts", "{file}", "--samples", "0"], "samples must be"),
+        (
+            ["policies", "{base}", "--prompts", "{file}", "--samples", "0"],
+            "--samples 0: expected N or",
+        ),
+        (
+            ["policies", "a={base}", "--prompts", "{file}", "--samples", "b=2"],
+            "--samples b=2: expected N or NAME=N",
+        ),
         (["policies", "{file}", "--temperature", "-1"], "--temperature must not be negative"),
         (["policies", "{file}", "--num-prompts", "0"], "--num-prompts must be at least 1"),
         (["policies", "--config", "no.yaml"], "--config no.yaml: cannot be read"),

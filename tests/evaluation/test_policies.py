@@ -1,7 +1,7 @@
 """Figures of policies from given responses and scores, against plain loops."""
 
 import math
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -47,6 +47,8 @@ def test_figures_of_a_pair_by_a_judge_that_scores():
     assert values(figures, metric="ties").value == pytest.approx(1 / NUM_PROMPTS)
     difference = values(figures, metric="score_difference")
     assert difference.value == pytest.approx(gaps.mean())
+    in_deviations = values(figures, metric="standardized_difference")
+    assert in_deviations.value == pytest.approx(gaps.mean() / scores[1].std())
     assert values(figures, metric="score", subject="one").value == pytest.approx(scores[0].mean())
     assert all(figure.estimate.n > 0 for figure in figures)
     assert {figure.against for figure in figures if figure.section.startswith("Against")} == {
@@ -107,6 +109,35 @@ def test_best_of_n_is_chosen_by_each_judge_and_judged_by_all():
     assert one.value == pytest.approx(scores["proxy"][0].mean())
     sizes = {figure.metric for figure in figures if figure.section == "Best of n"}
     assert sizes == {"best_of_1", "best_of_2", "best_of_4", "best_of_6"}
+
+
+def test_best_of_n_by_the_first_judge_meets_every_policy_by_the_other_judges():
+    policies = [responses("p", 5), responses("q", 2)]
+    proxy, gold = (
+        [np.round(RANDOM.normal(size=(NUM_PROMPTS, size)), 1) for size in (5, 2)] for _ in "12"
+    )
+    figures = policy_figures(policies, Judgments({"proxy": proxy, "gold": gold}, {}))
+    against = [figure for figure in figures if figure.section == "Best of n against the others"]
+    assert {figure.judge for figure in against} == {"gold"}
+    for n, opponent, samples, theirs in (
+        (2, "q", range(5), gold[1]),
+        (5, "q", range(5), gold[1]),
+        (2, "p", range(4), gold[0][:, 4:]),  # the last sample is the opponent
+        (4, "p", range(4), gold[0][:, 4:]),
+    ):
+        found = values(against, subject=f"p, best of {n} by proxy", against=opponent)
+        outcomes = []
+        for prompt, subset in product(range(NUM_PROMPTS), combinations(samples, n)):
+            best = max(proxy[0][prompt, list(subset)])
+            chosen = [k for k in subset if proxy[0][prompt, k] == best]
+            gaps = [gold[0][prompt, k] - score for k in chosen for score in theirs[prompt]]
+            outcomes.append(np.mean([0.5 if gap == 0 else gap > 0 for gap in gaps]))
+        assert found.value == pytest.approx(np.mean(outcomes))
+        assert found.low <= found.value <= found.high
+    assert {figure.subject for figure in against if figure.against == "p"} == {
+        *(f"p, best of {n} by proxy" for n in (2, 4)),
+        "q, best of 2 by proxy",
+    }
 
 
 class Lengths(Scorer):

@@ -88,6 +88,19 @@ def test_judged_groups_by_agreement_and_with_prompts_as_units():
     assert twice[:3] == pytest.approx(once[:3])
 
 
+def test_judged_groups_by_the_gap_of_the_mean_ratings():
+    rated = {"ratings": [[4, 1, 0.5, None], [3, 2, None, 1]]}  # mean ratings 3.5, 1.5, 0.5, 1
+    rows = sourced([{"prompt": "p", "responses": list("abcd"), **rated}] * 3)
+    scores = np.array([3.0, 1, 2, 4] * 3)
+    figures, _ = reward_figures(read_judged(rows), {"m": scores}, rating_gap=1.0)
+    parts = {f.against: f.estimate for f in figures if f.section.endswith("mean ratings")}
+    # a-b, a-c and a-d are further apart, b-c and b-d at most one; nobody rated c and d both.
+    assert (parts["over 1 apart"].value, parts["over 1 apart"].n) == (pytest.approx(2 / 3), 9)
+    assert (parts["at most 1 apart"].value, parts["at most 1 apart"].n) == (0, 6)
+    with pytest.raises(DataError, match="--rating-gap: the data hold"):
+        reward_figures(read_judged(sourced(BENCH)), {"m": np.zeros(60)}, rating_gap=1.0)
+
+
 def test_a_perfect_and_a_blind_model():
     judged = read_judged(sourced(BENCH))
     perfect = np.zeros(len(judged.texts))
