@@ -32,7 +32,7 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import pack_rows
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.ppo_update import UpdateSettings
+from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, MissingEOS
 from lit_rlhf.rewards import FunctionReward, LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator
@@ -144,7 +144,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             **ppo,
             reward=FunctionReward("benchmarks.workloads.score_length"),
             advantage=GRPO(k=samples),
-            update=UpdateSettings(num_epochs=1, micro_batch_size=32 // workload.micro_batches),
+            update=UpdateConfig(num_epochs=1, micro_batch_size=32 // workload.micro_batches),
             kl_coef=None,  # as TRL's beta 0: no reference
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
@@ -153,7 +153,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
     module = PPOModule(
         **ppo,
         reward=LearnedReward(str(reward)),
-        update=UpdateSettings(num_epochs=epochs, micro_batch_size=micro_batch_size),
+        update=UpdateConfig(num_epochs=epochs, micro_batch_size=micro_batch_size),
     )
     return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours))
 

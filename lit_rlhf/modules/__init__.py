@@ -4,7 +4,7 @@ from lit_rlhf.modules.dpo import DPOModule
 from lit_rlhf.modules.normalizing import NormalizerConfig
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.ppo import PPOModule
-from lit_rlhf.modules.ppo_update import UpdateSettings
+from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.modules.reward import RewardModule
 from lit_rlhf.modules.sft import SFTModule
 
@@ -15,5 +15,5 @@ __all__ = [
     "PPOModule",
     "RewardModule",
     "SFTModule",
-    "UpdateSettings",
+    "UpdateConfig",
 ]

@@ -9,13 +9,20 @@ depends on which response of a pair stands first. Where nothing was counted they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
+
+
+class Reduction(NamedTuple):
+    """How numbers of all processes become one: a tensor's sum, and the largest number."""
+
+    sum: Callable[[Tensor], Tensor]
+    largest: Callable[[float], float]
 
 
 class NamedMeans(nn.Module):

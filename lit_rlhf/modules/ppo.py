@@ -11,18 +11,17 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
-from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.policy import PolicyModel, TokenScores
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_critic, build_policy, build_reference
-from lit_rlhf.modules.metrics import NamedMeans
+from lit_rlhf.modules.first_forward import FirstForward
+from lit_rlhf.modules.metrics import NamedMeans, Reduction
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import rollout_padding_gaps
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.modules.ppo_metrics import (
-    Reduction,
     held_out_columns,
     iteration_means,
     sample_records,
@@ -30,31 +29,32 @@ from lit_rlhf.modules.ppo_metrics import (
 )
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
+    refuse_uneven_deal,
     refuse_unfilled_minibatches,
     refuse_unfit_rollouts,
     refuse_unused_critic,
 )
 from lit_rlhf.modules.ppo_rollout import Models, evaluate_samples
 from lit_rlhf.modules.ppo_update import (
-    Forward,
-    UpdateSettings,
+    UpdateConfig,
     UpdateStatistics,
     UpdateTargets,
-    check_first_ratio,
-    compute_targets,
+    make_targets,
     minibatch_loss,
-    select_targets,
-    update_numbers,
-    whiten_advantages,
-    with_old_logprobs,
+    shape_rewards,
 )
-from lit_rlhf.modules.sampler_gap import SamplerGap, sampler_gap
+from lit_rlhf.modules.sampler_gap import sampler_gap
 from lit_rlhf.modules.sharding import gathered
+from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
+from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import (
     GAE,
     AdvantageEstimator,
     MissingEOS,
+    Moments,
     kl_k1,
+    masked_moments,
+    whiten,
 )
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource, origins_of
@@ -123,7 +123,7 @@ class PPOModule(PhaseModule):
         critic: Literal["shared", "separate"] = "shared",
         critic_source: str | None = None,
         advantage: AdvantageEstimator = GAE(),
-        update: UpdateSettings = UpdateSettings(),
+        update: UpdateConfig = UpdateConfig(),
         sampling: Sampling = Sampling(),
         generator: Generator = TorchGenerator(),
         missing_eos: MissingEOS = MissingEOS(),
@@ -189,11 +189,12 @@ class PPOModule(PhaseModule):
     @property
     def num_scheduler_steps(self) -> int:
         """Iterations of the whole run: the Trainer's `max_steps` counts optimizer steps."""
-        num_steps = super().num_scheduler_steps
+        num_iterations = super().num_scheduler_steps
         if self.trainer.max_steps > 0:
-            per_iteration = self.update.num_epochs * self.update.num_minibatches
-            num_steps = min(num_steps, math.ceil(self.trainer.max_steps / per_iteration))
-        return num_steps
+            num_iterations = min(
+                num_iterations, math.ceil(self.trainer.max_steps / self.update.num_steps)
+            )
+        return num_iterations
 
     def setup(self, stage: str) -> None:
         """Refuse to train on samples that are not the policy's own."""
@@ -231,47 +232,57 @@ class PPOModule(PhaseModule):
         super().on_fit_start()
         refuse_unfit_rollouts(self.trainer, self.sampling)
 
-    # One iteration -------------------------------------------------------------------------
-
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
-        """Roll out, score, update; return what the KL controller needs."""
-        seed = self.seed + int(self.num_iterations)
-        counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
-        samples = self._sample(batch, seed)
-        if not counts.any():  # a stand-in: this process has no prompt in a short batch
-            samples = samples.silenced()
-        plan = self._plan(batch, seed)
-        rollout, first_forward = self._evaluate(samples, plan)
-        is_sound = self._is_sound(rollout)
-        cap = self.update.sampler_correction_cap
-        # Without a cap it is only logged, and may need what the first step fills in.
-        gap = None if cap is None else sampler_gap(rollout, cap)
-        weights = None if gap is None else gap.weights
-        targets = self._targets(rollout)._replace(sampler_weights=weights)
-        statistics = UpdateStatistics()
-        if is_sound:
-            self._optimize(targets, plan, first_forward, statistics)
-        self._step_schedule()
-        # Behind the rollout: until the weights move, all that is saved is as it was before it.
-        self.num_iterations += 1
-        gap = gap or sampler_gap(rollout, None)
-        return self._report(rollout, targets, statistics, gap, counts.float())
-
     def on_train_start(self) -> None:
         """Refuse batches that cannot fill the minibatches, before the first of them."""
         refuse_unfilled_minibatches(self.trainer.train_dataloader, self.advantage, self.update)
 
-    def _plan(self, batch: PromptBatch, seed: int) -> UpdatePlan:
-        """Draw which responses share a step; all processes draw the same."""
-        num_own = (batch.prompt_ids >= 0).sum()
-        num_prompts = int(self.sum_over_ranks(num_own))
+    # One iteration -------------------------------------------------------------------------
+
+    def training_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, Any]:
+        """Roll out, score, shape the rewards, estimate advantages, update the policy.
+
+        Returns:
+            What callbacks read: the KL, the number of responses, the share that was cut.
+        """
+        samples, plan = self._roll_out(batch)
+        first = FirstForward(plan, is_read_before=self._needs_old_logprobs)
+        rollout = evaluate_samples(samples, plan, self._models, first)
+        targets = self._targets(rollout)
+        statistics = UpdateStatistics()
+        for minibatch in plan.minibatches if is_sound(self, rollout) else []:
+            scale = self._token_scale(targets, minibatch)
+            for rows in minibatch:
+                selected = select_targets(targets, rows)
+                forward = first.take() or self._forward(selected.rows)
+                selected = first.fill_in(targets, rows, selected, forward)
+                loss = minibatch_loss(selected, forward, self.update, statistics)
+                self.watch(selected.rows, loss, **update_numbers(selected, forward))
+                self.manual_backward(loss * scale)
+            self._step(statistics)
+        self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`
+        # Behind the rollout: until the weights move, all that is saved is as it was before it.
+        self.num_iterations += 1
+        return self._report(batch, rollout, targets, statistics)
+
+    def _roll_out(self, batch: PromptBatch) -> tuple[SampleBatch, UpdatePlan]:
+        """Draw responses, and which of them share an optimizer step: alike on all processes."""
+        assert self.policy is not None
+        seed = self.seed + int(self.num_iterations)
+        num_own = int((batch.prompt_ids >= 0).sum())
+        num_prompts = int(self.sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
-        if int(num_own) != len(range(rank, num_prompts, world_size)):
-            raise ConfigError(
-                f"process {rank} of {world_size} got {int(num_own)} of {num_prompts} prompts: PPO "
-                "needs the prompts of a batch dealt out in turn, as PPODataModule does"
+        refuse_uneven_deal(num_own, num_prompts, rank, world_size)
+        with gathered(self.policy):
+            samples = collect_samples(
+                self.policy,
+                self.generator,
+                batch,
+                self.tokenizer,
+                self.sampling,
+                samples_per_prompt=self.advantage.samples_per_prompt,
+                seed=seed,
             )
-        return plan_update(
+        plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
             num_minibatches=self.update.num_minibatches,
@@ -281,120 +292,38 @@ class PPOModule(PhaseModule):
             rank=rank,
             world_size=world_size,
         )
-
-    def _sample(self, batch: PromptBatch, seed: int) -> SampleBatch:
-        assert self.policy is not None
-        with gathered(self.policy):
-            return collect_samples(
-                self.policy,
-                self.generator,
-                batch,
-                self.tokenizer,
-                self.sampling,
-                samples_per_prompt=self.advantage.samples_per_prompt,
-                seed=seed,
-            )
-
-    def _evaluate(
-        self, samples: SampleBatch, plan: UpdatePlan
-    ) -> tuple[RolloutBatch, Forward | None]:
-        """Look at the samples with all models, see `evaluate_samples`."""
-        reference = None if self.kl_coef is None else self._reference_logprobs
-        has_values = self.advantage.requires_values
-        models = Models(self._forward, reference, self.reward, has_values)
-        return evaluate_samples(samples, None if self._finds_old_logprobs(plan) else plan, models)
-
-    def _is_sound(self, rollout: RolloutBatch) -> bool:
-        """Skip an iteration, on all processes, whose rollout has a number that is not finite."""
-        self.watch(
-            rollout.samples.rows,
-            reward=rollout.scores,
-            logprobs=rollout.old_logprobs,
-            reference_logprobs=rollout.reference_logprobs,
-            values=rollout.values,
-        )
-        if self.sum_over_ranks(self.guard.is_broken.to(self.device)) > 0:
-            self.skip_step()
-            return False
-        self.guard.forget()
-        return True
-
-    def _finds_old_logprobs(self, plan: UpdatePlan) -> bool:
-        """Whether the first step's own forwards are the first look at the samples.
-
-        They may be where nothing before that step needs one (values, a KL penalty, the sampler's
-        correction), and the step takes all rows, in however many micro-batches.
-        """
-        needs_none = self.kl_coef is None and not self.advantage.requires_values
-        return (
-            needs_none and self.update.sampler_correction_cap is None and plan.starts_with_one_step
-        )
-
-    def _forward(self, rows: TokenRows) -> Forward:
-        """Look at response tokens with policy and critic as they are now."""
-        assert self.policy is not None
-        scores = self.policy(
-            rows,
-            temperature=self.sampling.temperature,
-            with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
-        )
-        values = scores.values if self.critic is None else self.critic.token_values(rows)
-        return Forward(scores.logprobs, values, scores.entropy)
-
-    def _reference_logprobs(self, rows: TokenRows) -> Tensor:
-        assert self.policy is not None
-        temperature = self.sampling.temperature
-        if self.reference is not None:
-            scores = self.reference(rows, temperature=temperature)
-        else:
-            scores = self.policy(rows, temperature=temperature, with_adapter=False)
-        logprobs: Tensor = scores.logprobs
-        return logprobs
+        # Without a prompt of a short batch this process computes along, and nothing counts.
+        return samples if num_own else samples.silenced(), plan
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
-        """Turn scores and KL into advantages and returns."""
-        targets = compute_targets(rollout, self.advantage, self.missing_eos, self.kl_coef or 0.0)
-        if not self.whiten_advantages:
-            return targets
-        return whiten_advantages(targets, self.sum_over_ranks)
+        """Put the KL penalty into the rewards, and estimate advantages and returns."""
+        mask = rollout.samples.response_mask
+        rewards = shape_rewards(rollout, self.missing_eos, self.kl_coef or 0.0)
+        advantages, returns = self.advantage(
+            rewards, rollout.values, mask, rollout.samples.group_ids
+        )
+        if self.whiten_advantages:
+            moments = self.sum_over_ranks(torch.stack(masked_moments(advantages, mask)))
+            advantages = whiten(advantages, mask, Moments(*moments))
+        cap = self.update.sampler_correction_cap
+        return make_targets(rollout, advantages, returns, sampler_correction_cap=cap)
 
-    def _optimize(
-        self,
-        targets: UpdateTargets,
-        plan: UpdatePlan,
-        first_forward: Forward | None,
-        statistics: UpdateStatistics,
-    ) -> None:
-        optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
-        for epoch in plan.epochs:
-            for minibatch in epoch:
-                rows = torch.cat(minibatch).to(targets.response_mask.device)
-                num_tokens = self.sum_over_ranks(targets.response_mask[rows].sum())
-                scale = self.trainer.world_size / num_tokens.clamp(min=1)
-                for micro_batch in minibatch:
-                    selected = select_targets(targets, micro_batch.to(rows.device))
-                    forward = first_forward or self._forward(selected.rows)
-                    first_forward = None
-                    if statistics.num_steps == 0 and self._finds_old_logprobs(plan):
-                        selected = with_old_logprobs(targets, micro_batch, selected, forward)
-                    loss = minibatch_loss(selected, forward, self.update, statistics)
-                    self.watch(selected.rows, loss, **update_numbers(selected, forward))
-                    self.manual_backward(loss * scale)
-                self._step(optimizer, statistics)
+    def _token_scale(self, targets: UpdateTargets, minibatch: list[Tensor]) -> Tensor:
+        """Return what makes a sum over tokens the mean over the minibatch on all processes."""
+        num_tokens = targets.response_mask[torch.cat(minibatch)].sum()
+        # DDP averages the gradients of the processes.
+        return self.trainer.world_size / self.sum_over_ranks(num_tokens).clamp(min=1)
 
-    def _step_schedule(self) -> None:
-        scheduler = self.lr_schedulers()
-        assert scheduler is not None
-        assert not isinstance(scheduler, list)
-        scheduler.step()
-
-    def _step(self, optimizer: LightningOptimizer, statistics: UpdateStatistics) -> None:
+    def _step(self, statistics: UpdateStatistics) -> None:
         if not self.allow_step():
             return
         statistics.gradient_norms.append(self.guard.gradient_norm)
         if statistics.num_steps == 0 and self.checks_first_ratio:
-            self._check_first_ratio(statistics)
+            # The policy has not moved yet: the ratio must be one, on all ranks.
+            statistics.first_log_ratio = self.largest_over_ranks(statistics.largest_log_ratio)
+            check_first_ratio(statistics.first_log_ratio, self.update.max_first_log_ratio)
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
         if self.update.max_grad_norm:
             self.clip_gradients(
                 optimizer.optimizer,
@@ -408,34 +337,62 @@ class PPOModule(PhaseModule):
         # they were before this step.
         torch.clear_autocast_cache()
 
-    def _check_first_ratio(self, statistics: UpdateStatistics) -> None:
-        """The policy has not moved yet: the first minibatch's ratio must be one."""
-        # Of all ranks, so that they stop together.
-        largest = self.largest_over_ranks(statistics.largest_log_ratio)
-        statistics.first_log_ratio = largest
-        check_first_ratio(largest, self.update.max_first_log_ratio)
-
     def _report(
         self,
+        batch: PromptBatch,
         rollout: RolloutBatch,
         targets: UpdateTargets,
         statistics: UpdateStatistics,
-        gap: SamplerGap,
-        counts: Tensor,
     ) -> dict[str, Any]:
-        """Log the iteration as means over all ranks: sums and counts are reduced, not means."""
+        """Log the iteration as means over all ranks."""
         reduction = Reduction(self.sum_over_ranks, self.largest_over_ranks)
-        means, num_episodes = iteration_means(rollout, targets, statistics, gap, counts, reduction)
+        counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
+        means, num_episodes = iteration_means(
+            rollout, targets, statistics, counts.float(), reduction
+        )
+        means |= sampler_gap(rollout, self.update.sampler_correction_cap, reduction)
         if self.kl_coef is not None:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means["skipped_steps"] = float(self.guard.num_skipped)
         for name, value in means.items():
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
-        return {
-            "kl": means.get("kl"),
-            "num_episodes": num_episodes,
-            "truncated": 1.0 - means["finished"],
-        }
+        truncated = 1.0 - means["finished"]
+        return {"kl": means.get("kl"), "num_episodes": num_episodes, "truncated": truncated}
+
+    # What the models say -------------------------------------------------------------------
+
+    @property
+    def _models(self) -> Models:
+        reference = None if self.kl_coef is None else self._reference_logprobs
+        return Models(self._forward, reference, self.reward, self.advantage.requires_values)
+
+    @property
+    def _needs_old_logprobs(self) -> bool:
+        """Whether the targets of the update depend on a forward of policy and critic."""
+        has_penalty, cap = self.kl_coef is not None, self.update.sampler_correction_cap
+        return has_penalty or self.advantage.requires_values or cap is not None
+
+    def _forward(self, rows: TokenRows) -> TokenScores:
+        """Score response tokens with policy and critic as they are now."""
+        assert self.policy is not None
+        scores: TokenScores = self.policy(
+            rows,
+            temperature=self.sampling.temperature,
+            with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
+        )
+        if self.critic is None:
+            return scores
+        return scores._replace(values=self.critic.token_values(rows))
+
+    def _reference_logprobs(self, rows: TokenRows) -> Tensor:
+        """Score response tokens with the reference: its own model, or the adapter switched off."""
+        model = self.reference or self.policy
+        assert model is not None
+        with_adapter = self.reference is not None
+        scores: TokenScores = model(
+            rows, temperature=self.sampling.temperature, with_adapter=with_adapter
+        )
+        return scores.logprobs
 
     def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
         """Return how much the policy's log-probabilities and learned rewards depend on padding."""

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
+from lit_rlhf.modules.metrics import Reduction
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
-from lit_rlhf.modules.sampler_gap import SamplerGap
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.rewards import RewardSource
-
-
-class Reduction(NamedTuple):
-    """How numbers of all processes become one: a tensor's sum, and the largest number."""
-
-    sum: Callable[[Tensor], Tensor]
-    largest: Callable[[float], float]
 
 
 def iteration_means(
     rollout: RolloutBatch,
     targets: UpdateTargets,
     statistics: UpdateStatistics,
-    gap: SamplerGap,
     counts: Tensor,
     reduction: Reduction,
 ) -> tuple[dict[str, float], int]:
@@ -41,11 +33,6 @@ def iteration_means(
     sums = reduction.sum(torch.stack([*totals, counts.sum()]))
     means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
     means.update(statistics.means(reduction.sum(statistics.sums.to(counts.device))))
-    means.update(gap.means(reduction.sum(gap.sums), reduction.largest(gap.largest)))
-    means["first_log_ratio"] = statistics.first_log_ratio
-    means["optimizer_steps"] = float(statistics.num_steps)
-    norms = statistics.gradient_norms
-    means["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
     if targets.returns is not None:
         returns = [targets.returns.sum(), rollout.samples.response_mask.sum()]
         total, num_tokens = reduction.sum(torch.stack(returns)).tolist()

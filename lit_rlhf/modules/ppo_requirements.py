@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules.ppo_update import UpdateSettings
+from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import AdvantageEstimator
 from lit_rlhf.rollout import Sampling
 
@@ -46,7 +46,7 @@ def refuse_distortions(sampling: Sampling) -> None:
 
 
 def refuse_unfilled_minibatches(
-    loader: object, advantage: AdvantageEstimator, update: UpdateSettings
+    loader: object, advantage: AdvantageEstimator, update: UpdateConfig
 ) -> None:
     """Refuse batches that cannot fill the minibatches.
 
@@ -80,4 +80,17 @@ def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling) -> None:
             f"model.sampling.max_new_tokens={sampling.max_new_tokens}: with the longest prompt of "
             f"{longest} tokens that is more than the model's context of {context} tokens; lower "
             "it, or data.max_prompt_length"
+        )
+
+
+def refuse_uneven_deal(num_own: int, num_prompts: int, rank: int, world_size: int) -> None:
+    """Refuse a batch whose prompts were not dealt out to the processes in turn.
+
+    Raises:
+        ConfigError: this process has another number of prompts than its turn would give it.
+    """
+    if num_own != len(range(rank, num_prompts, world_size)):
+        raise ConfigError(
+            f"process {rank} of {world_size} got {num_own} of {num_prompts} prompts: PPO "
+            "needs the prompts of a batch dealt out in turn, as PPODataModule does"
         )

@@ -1,8 +1,7 @@
-"""The loss of one micro-batch of PPO, and what is counted while updating."""
+"""PPO's numbers: rewards a token, the targets of the update, the loss of a micro-batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,15 +9,12 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.objectives import (
-    AdvantageEstimator,
     MissingEOS,
-    Moments,
     kl_k1,
-    masked_moments,
     token_rewards,
-    whiten,
+    truncated_importance_weights,
 )
 from lit_rlhf.objectives.policy_gradient import (
     approximate_kl,
@@ -29,7 +25,7 @@ from lit_rlhf.ranges import require
 
 
 @dataclass(frozen=True)
-class UpdateSettings:
+class UpdateConfig:
     """The numbers of PPO's update. Defaults: lm-human-preference-details, unless said.
 
     Attributes:
@@ -60,39 +56,23 @@ class UpdateSettings:
     sampler_correction_cap: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse counts below one, by name."""
-        for name in ("num_epochs", "num_minibatches"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"update.{name} must be at least 1, got {getattr(self, name)}")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ConfigError(
-                f"update.micro_batch_size must be at least 1 or null, got {self.micro_batch_size}"
-            )
+        """Refuse what is out of range, by name."""
+        require("model.update.num_epochs", self.num_epochs, least=1)
+        require("model.update.num_minibatches", self.num_minibatches, least=1)
+        require("model.update.micro_batch_size", self.micro_batch_size, least=1, is_optional=True)
         require("model.update.clip_range", self.clip_range, above=0)
         require("model.update.value_clip_range", self.value_clip_range, above=0, is_optional=True)
         require("model.update.value_coef", self.value_coef, least=0)
         require("model.update.entropy_coef", self.entropy_coef, least=0)
         require("model.update.max_grad_norm", self.max_grad_norm, above=0, is_optional=True)
         require("model.update.max_first_log_ratio", self.max_first_log_ratio, above=0)
-        if self.sampler_correction_cap is not None and not self.sampler_correction_cap >= 1:
-            raise ConfigError(
-                "update.sampler_correction_cap must be at least 1 (2 is usual) or null, got "
-                f"{self.sampler_correction_cap}"
-            )
+        cap = self.sampler_correction_cap
+        require("model.update.sampler_correction_cap", cap, least=1, is_optional=True)
 
-
-class Forward(NamedTuple):
-    """One look at the response tokens of `b` rows: `[b, L]` each, aligned with the rows.
-
-    Attributes:
-        logprobs: under the policy.
-        values: of the critic, or None without one.
-        entropy: of the policy's distributions, or None where it is not asked for.
-    """
-
-    logprobs: Tensor
-    values: Tensor | None
-    entropy: Tensor | None
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of one iteration."""
+        return self.num_epochs * self.num_minibatches
 
 
 class UpdateTargets(NamedTuple):
@@ -119,90 +99,94 @@ class UpdateTargets(NamedTuple):
     sampler_weights: Tensor | None = None
 
 
-def select_rows(rows: TokenRows, indices: Tensor) -> TokenRows:
-    """Return the rows of a micro-batch; of an empty one, a row in which nothing counts.
-
-    Processes that share gradients or weights compute together: one without rows of its own has to
-    take part.
-    """
-    if len(indices) == 0:
-        return rows.select(torch.zeros(1, dtype=torch.int64, device=indices.device)).silenced()
-    return rows.select(indices)
-
-
-def select_targets(targets: UpdateTargets, indices: Tensor) -> UpdateTargets:
-    """Return the targets of a micro-batch's rows `[b]`, as `select_rows` does."""
-    rows = select_rows(targets.rows, indices)
-    if len(indices) == 0:
-        nothing = torch.zeros_like(targets.response_mask)
-        targets, indices = targets._replace(response_mask=nothing), indices.new_zeros(1)
-    others = (None if tensor is None else tensor[indices] for tensor in targets[1:])
-    return UpdateTargets(rows, *others)  # type: ignore[arg-type]  # as it was
-
-
-def with_old_logprobs(
-    targets: UpdateTargets, indices: Tensor, selected: UpdateTargets, forward: Forward
-) -> UpdateTargets:
-    """Take the first look at a micro-batch as its old log-probabilities, here and in the whole.
-
-    Args:
-        targets: of all rows, written to.
-        indices: `[b]` the rows of the micro-batch.
-        selected: their targets, from `select_targets`.
-        forward: of the policy before its first step.
-
-    Returns:
-        The micro-batch's targets.
-    """
-    width = targets.response_mask.shape[1]
-    old = response_window(forward.logprobs, selected.prompt_lengths, width).detach()
-    if len(indices):  # else a row in which nothing counts
-        targets.old_logprobs[indices.to(old.device)] = old
-    return selected._replace(old_logprobs=old)
-
-
-def compute_targets(
-    rollout: RolloutBatch, advantage: AdvantageEstimator, missing_eos: MissingEOS, kl_coef: float
-) -> UpdateTargets:
-    """Turn scores and KL into advantages and returns.
+def shape_rewards(rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float) -> Tensor:
+    """Return a reward a token `[B, T]`: the KL penalty, and the score at the last one.
 
     Args:
         rollout: `B` samples; without reference log-probabilities the KL counts as zero.
-        advantage: the estimator.
         missing_eos: what a response scores that did not end by itself.
         kl_coef: score per nat.
-
-    Returns:
-        The targets, advantages not whitened.
     """
-    samples = rollout.samples
     token_kl = torch.zeros_like(rollout.old_logprobs)
     if rollout.reference_logprobs is not None:
         token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
-    scores = missing_eos.apply(rollout.scores, samples.finished)
-    rewards = token_rewards(scores, token_kl, samples.response_mask, kl_coef)
-    advantages, returns = advantage(
-        rewards, rollout.values, samples.response_mask, samples.group_ids
-    )
-    return UpdateTargets(
-        samples.rows,
-        samples.prompt_lengths,
-        samples.response_mask,
-        rollout.old_logprobs,
-        rollout.values,
-        advantages,
-        returns,
-    )
+    scores = missing_eos.apply(rollout.scores, rollout.samples.finished)
+    return token_rewards(scores, token_kl, rollout.samples.response_mask, kl_coef)
 
 
-def whiten_advantages(
-    targets: UpdateTargets, sum_over_ranks: Callable[[Tensor], Tensor]
+def make_targets(
+    rollout: RolloutBatch,
+    advantages: Tensor,
+    returns: Tensor | None,
+    *,
+    sampler_correction_cap: float | None,
 ) -> UpdateTargets:
-    """Scale the advantages to mean 0, deviation 1 over the response tokens of all ranks."""
-    local = masked_moments(targets.advantages, targets.response_mask)
-    moments = Moments(*sum_over_ranks(torch.stack(local)))
-    whitened = whiten(targets.advantages, targets.response_mask, moments)
-    return targets._replace(advantages=whitened)
+    """Put together what the update compares each minibatch with.
+
+    Args:
+        rollout: `B` samples.
+        advantages: `[B, T]`.
+        returns: `[B, T]` or None without a critic.
+        sampler_correction_cap: see `UpdateConfig`.
+    """
+    samples, old = rollout.samples, rollout.old_logprobs
+    weights = None
+    if sampler_correction_cap is not None:
+        weights, _ = truncated_importance_weights(
+            old, samples.sampler_logprobs, cap=sampler_correction_cap
+        )
+    rows, lengths, mask = samples.rows, samples.prompt_lengths, samples.response_mask
+    return UpdateTargets(rows, lengths, mask, old, rollout.values, advantages, returns, weights)
+
+
+def minibatch_loss(
+    targets: UpdateTargets,
+    forward: TokenScores,
+    config: UpdateConfig,
+    statistics: UpdateStatistics,
+) -> Tensor:
+    """Add up PPO's loss over the response tokens of a micro-batch.
+
+    `sum_t [weight * policy loss + value_coef * value loss - entropy_coef * entropy]`, the weight
+    being that of the sampler's correction, else 1; the caller divides by the tokens of the whole
+    minibatch over all ranks. One joint loss, so that policy and critic share a backward.
+
+    Args:
+        targets: of these rows.
+        forward: of policy and critic as they are now; entropy only with a bonus.
+        config: clipping and coefficients.
+        statistics: counted into, without gradient.
+
+    Returns:
+        Scalar sum.
+    """
+    mask, width = targets.response_mask, targets.response_mask.shape[1]
+    new = response_window(forward.logprobs, targets.prompt_lengths, width)
+    policy = clipped_policy_loss(
+        new, targets.old_logprobs, targets.advantages, clip_range=config.clip_range
+    )
+    losses = policy.losses
+    if targets.sampler_weights is not None:
+        losses = losses * targets.sampler_weights
+    policy_loss = total = (losses * mask).sum()
+    value_loss = values_clipped = torch.zeros_like(total)
+    if forward.values is not None and targets.old_values is not None:
+        assert targets.returns is not None  # an estimator that reads values makes returns
+        value = clipped_value_loss(
+            response_window(forward.values, targets.prompt_lengths, width),
+            targets.old_values,
+            targets.returns,
+            clip_range=config.value_clip_range,
+        )
+        value_loss, values_clipped = (value.losses * mask).sum(), (value.is_clipped & mask).sum()
+        total = total + config.value_coef * value_loss
+    if forward.entropy is not None:
+        total = total - config.entropy_coef * forward.entropy.sum()
+    kl = (approximate_kl(new, targets.old_logprobs) * mask).sum()
+    ratios_clipped = (policy.is_clipped & mask).sum()
+    statistics.add(mask.sum(), policy_loss, value_loss, kl, ratios_clipped, values_clipped)
+    statistics.see_log_ratio((new.detach() - targets.old_logprobs) * mask)
+    return total
 
 
 @dataclass
@@ -224,91 +208,24 @@ class UpdateStatistics:
     first_log_ratio: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
 
+    def add(self, *sums: Tensor) -> None:
+        """Add the six sums of a micro-batch."""
+        self.sums += torch.stack([part.detach().double().cpu() for part in sums])
+
+    def see_log_ratio(self, log_ratio: Tensor) -> None:
+        """Note the largest |log ratio| of a micro-batch."""
+        self.largest_log_ratio = max(self.largest_log_ratio, float(log_ratio.abs().max()))
+
     def means(self, sums: Tensor) -> dict[str, float]:
-        """Return means per token out of sums over all ranks."""
+        """Return what is logged: means per token, out of sums over all ranks."""
         num_tokens, *totals = sums.tolist()
         names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction")
-        return {
+        means = {
             name: total / max(1.0, num_tokens)
             for name, total in zip((*names, "value_clip_fraction"), totals, strict=True)
         }
-
-
-def minibatch_loss(
-    targets: UpdateTargets,
-    forward: Forward,
-    settings: UpdateSettings,
-    statistics: UpdateStatistics,
-) -> Tensor:
-    """Add up the loss over the response tokens of a micro-batch.
-
-    `sum_t [weight * policy loss + value_coef * value loss - entropy_coef * entropy]`, the weight
-    being that of the sampler's correction, else 1; the caller divides by the tokens of the whole
-    minibatch over all ranks. One joint loss, so that policy and critic share a backward.
-
-    Args:
-        targets: of these rows.
-        forward: of policy and critic as they are now; entropy only with a bonus.
-        settings: clipping and coefficients.
-        statistics: counted into, without gradient.
-
-    Returns:
-        Scalar sum.
-    """
-    logprobs, values, entropy = forward
-    mask, width = targets.response_mask, targets.response_mask.shape[1]
-    new = response_window(logprobs, targets.prompt_lengths, width)
-    policy = clipped_policy_loss(
-        new, targets.old_logprobs, targets.advantages, clip_range=settings.clip_range
-    )
-    losses = policy.losses
-    if targets.sampler_weights is not None:
-        losses = losses * targets.sampler_weights
-    total = (losses * mask).sum()
-    parts = [mask.sum(), total, torch.zeros_like(total)]
-    parts.append((approximate_kl(new, targets.old_logprobs) * mask).sum())
-    parts += [(policy.is_clipped & mask).sum(), torch.zeros_like(total)]
-    if values is not None and targets.old_values is not None and targets.returns is not None:
-        value = clipped_value_loss(
-            response_window(values, targets.prompt_lengths, width),
-            targets.old_values,
-            targets.returns,
-            clip_range=settings.value_clip_range,
-        )
-        value_total = (value.losses * mask).sum()
-        total = total + settings.value_coef * value_total
-        parts[2], parts[5] = value_total, (value.is_clipped & mask).sum()
-    if entropy is not None:
-        total = total - settings.entropy_coef * entropy.sum()
-    statistics.sums += torch.stack([part.detach().double().cpu() for part in parts])
-    log_ratio = ((new.detach() - targets.old_logprobs) * mask).abs().max()
-    statistics.largest_log_ratio = max(statistics.largest_log_ratio, float(log_ratio))
-    return total
-
-
-@torch.no_grad()
-def update_numbers(targets: UpdateTargets, forward: Forward) -> dict[str, Tensor | None]:
-    """Return what a micro-batch computed of each row, by the names that reports give it."""
-    width = targets.response_mask.shape[1]
-    new = response_window(forward.logprobs, targets.prompt_lengths, width)
-    ratio = ((new - targets.old_logprobs) * targets.response_mask).exp()
-    numbers = {"logprobs": forward.logprobs, "ratio": ratio, "advantages": targets.advantages}
-    return {**numbers, "values": forward.values, "returns": targets.returns}
-
-
-def check_first_ratio(largest: float, limit: float) -> None:
-    """Stop where the training forward disagrees with itself: the policy has not moved yet.
-
-    Args:
-        largest: |log ratio| of the first minibatch, over all ranks.
-        limit: it must be below.
-
-    Raises:
-        TrainingError: it is not; the message names the likely causes.
-    """
-    if not largest < limit:
-        raise TrainingError(
-            f"the first minibatch's largest |log ratio| is {largest:.2e}, not below {limit:.0e}: "
-            "the training forward disagrees with itself. Likely causes: dropout, weights changed "
-            "between rollout and update, or a kernel that is not deterministic."
-        )
+        means["first_log_ratio"] = self.first_log_ratio
+        means["optimizer_steps"] = float(self.num_steps)
+        norms = self.gradient_norms
+        means["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
+        return means

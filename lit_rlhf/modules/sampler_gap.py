@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch
+from lit_rlhf.modules.metrics import Reduction
 from lit_rlhf.objectives import kl_k3, truncated_importance_weights
 
 
-class SamplerGap(NamedTuple):
-    """Sums over the response tokens of one process, and the weights that correct the loss.
-
-    Attributes:
-        sums: `[5]` float64: tokens, |difference|, k3, weights, truncated tokens.
-        largest: largest |difference|, nats.
-        weights: `[B, T]` truncated importance weights, or None without a cap.
-    """
-
-    sums: Tensor
-    largest: float
-    weights: Tensor | None
-
-    def means(self, sums: Tensor, largest: float) -> dict[str, float]:
-        """Return what is logged, out of sums and the largest difference over all ranks."""
-        num_tokens, difference, kl, weight, truncated = sums.tolist()
-        count = max(1.0, num_tokens)
-        metrics = {
-            "sampler_difference": difference / count,
-            "sampler_kl": kl / count,
-            "sampler_difference_max": largest,
-        }
-        if self.weights is not None:
-            metrics["sampler_weight"] = weight / count
-            metrics["sampler_truncated"] = truncated / count
-        return metrics
-
-
-def sampler_gap(rollout: RolloutBatch, cap: float | None) -> SamplerGap:
+def sampler_gap(rollout: RolloutBatch, cap: float | None, reduction: Reduction) -> dict[str, float]:
     """Compare the sampler's log-probabilities with the training forward's.
 
     Args:
         rollout: samples with old log-probabilities, `[B, T]`.
-        cap: of the importance weights, or None for no correction.
+        cap: of the importance weights on the loss, or None without a correction.
+        reduction: over all ranks; call it on all of them.
 
     Returns:
-        Sums, and the weights where there is a cap.
+        Means over the response tokens of all ranks and the largest difference, nats, as logged.
     """
     mask = rollout.samples.response_mask
     old, sampler = rollout.old_logprobs, rollout.samples.sampler_logprobs
     difference = ((old - sampler) * mask).abs()
-    kl = kl_k3(sampler, old) * mask
-    nothing = torch.zeros_like(difference)
-    weights, is_truncated = None, nothing
+    parts = {"sampler_difference": difference, "sampler_kl": kl_k3(sampler, old)}
     if cap is not None:
-        weights, is_truncated = truncated_importance_weights(old, sampler, cap=cap)
-    parts = (mask, difference, kl, nothing if weights is None else weights * mask)
-    sums = torch.stack([part.double().sum() for part in (*parts, is_truncated * mask)])
-    return SamplerGap(sums, float(difference.max()), weights)
+        weights = truncated_importance_weights(old, sampler, cap=cap)
+        parts |= dict(zip(("sampler_weight", "sampler_truncated"), weights, strict=True))
+    sums = [(part * mask).double().sum() for part in (torch.ones_like(old), *parts.values())]
+    num_tokens, *totals = reduction.sum(torch.stack(sums)).tolist()
+    means = {name: total / max(1.0, num_tokens) for name, total in zip(parts, totals, strict=True)}
+    return {**means, "sampler_difference_max": reduction.largest(float(difference.max()))}

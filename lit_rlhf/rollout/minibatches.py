@@ -28,19 +28,9 @@ class UpdatePlan:
     epochs: list[list[list[Tensor]]]
 
     @property
-    def starts_with_all_rows(self) -> bool:
-        """Whether the first step takes the whole rollout in one forward."""
-        return self.starts_with_one_step and len(self.epochs[0][0]) == 1
-
-    @property
-    def starts_with_one_step(self) -> bool:
-        """Whether the first step takes the whole rollout, in however many forwards."""
-        return len(self.epochs[0]) == 1
-
-    @property
-    def num_steps(self) -> int:
-        """Optimizer steps of the whole update: epochs times minibatches."""
-        return sum(len(epoch) for epoch in self.epochs)
+    def minibatches(self) -> list[list[Tensor]]:
+        """Those of all epochs, in order: one for each optimizer step."""
+        return [minibatch for epoch in self.epochs for minibatch in epoch]
 
 
 def plan_update(

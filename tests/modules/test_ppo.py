@@ -16,7 +16,8 @@ from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokeni
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.card import CARD_KEY, make_card
 from lit_rlhf.models.lineage import describe_origin
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
@@ -71,7 +72,7 @@ def test_the_first_ratio_of_every_iteration_is_one_to_the_last_bit(
 ):
     module = run(
         trainer={"precision": precision},
-        update=UpdateSettings(2, num_minibatches=2, micro_batch_size=micro_batch_size),
+        update=UpdateConfig(2, num_minibatches=2, micro_batch_size=micro_batch_size),
         lora=lora,
     )
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
@@ -85,7 +86,7 @@ def test_training_on_samples_of_another_distribution_is_refused(run):
 
 
 def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
-    module = run(update=UpdateSettings(num_epochs=3, num_minibatches=2, micro_batch_size=1))
+    module = run(update=UpdateConfig(num_epochs=3, num_minibatches=2, micro_batch_size=1))
     assert module.recorder.values("train/ppo/optimizer_steps") == [6, 6, 6]
     assert module.trainer.global_step == 18
     steps = {int(state["step"]) for state in module.optimizers().state.values()}
@@ -94,8 +95,8 @@ def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
 
 def test_minibatches_that_no_batch_can_fill_are_refused_before_the_first(run):
     with pytest.raises(ConfigError, match=r"num_minibatches=5 is more than the 4 responses"):
-        run(update=UpdateSettings(num_minibatches=5))
-    run(1, update=UpdateSettings(num_minibatches=5), advantage=RLOO(k=2))  # eight responses
+        run(update=UpdateConfig(num_minibatches=5))
+    run(1, update=UpdateConfig(num_minibatches=5), advantage=RLOO(k=2))  # eight responses
 
 
 class CachingPrecision(MixedPrecision):
@@ -109,7 +110,7 @@ class CachingPrecision(MixedPrecision):
 @pytest.mark.parametrize("micro_batch_size", [None, 1])
 def test_under_autocast_every_step_uses_the_weights_of_the_last(run, lora, micro_batch_size):
     settings = {
-        "update": UpdateSettings(2, num_minibatches=2, micro_batch_size=micro_batch_size),
+        "update": UpdateConfig(2, num_minibatches=2, micro_batch_size=micro_batch_size),
         "lora": lora,
     }
     module = run(trainer={"precision": "bf16-mixed"}, **settings)
@@ -120,7 +121,7 @@ def test_under_autocast_every_step_uses_the_weights_of_the_last(run, lora, micro
 
 def test_the_size_of_micro_batches_does_not_matter(run):
     whole, *others = (
-        weights(run(2, update=UpdateSettings(2, micro_batch_size=size))) for size in (None, 2, 1)
+        weights(run(2, update=UpdateConfig(2, micro_batch_size=size))) for size in (None, 2, 1)
     )
     for other in others:
         assert largest_difference(whole, other) < 1e-5
@@ -259,14 +260,6 @@ def test_the_coefficient_follows_the_controller(run):
     assert module.kl_coef != controller.initial
 
 
-@pytest.mark.parametrize("settings", [{}, {"advantage": RLOO(k=2)}, {"lora": LORA}])
-def test_the_first_forward_is_not_computed_twice(run, monkeypatch, settings):
-    once = run(**settings)
-    monkeypatch.setattr(UpdatePlan, "starts_with_all_rows", False)
-    twice = run(**settings)
-    assert largest_difference(weights(once), weights(twice)) == 0
-
-
 class Forwards(PPOModule):
     """Counts how often the policy looks at rows."""
 
@@ -277,12 +270,28 @@ class Forwards(PPOModule):
         return super()._forward(rows)
 
 
+class Never(FirstForward):
+    """Saves no forward."""
+
+    def __init__(self, plan, *, is_read_before):
+        super().__init__(UpdatePlan([plan.epochs[0] * 2]), is_read_before=is_read_before)
+
+
+@pytest.mark.parametrize("settings", [{}, {"advantage": RLOO(k=2)}, {"lora": LORA}])
+def test_the_first_forward_is_not_computed_twice(run, monkeypatch, settings):
+    once = run(module_class=Forwards, **settings)
+    monkeypatch.setattr("lit_rlhf.modules.ppo.FirstForward", Never)
+    twice = run(module_class=Forwards, **settings)
+    assert (once.count, twice.count) == (3 * 4, 3 * 5)  # iterations; epochs, and the rollout
+    assert largest_difference(weights(once), weights(twice)) == 0
+
+
 def test_one_step_without_reference_is_one_forward(run):
     settings = {"module_class": Forwards, "advantage": RLOO(k=2)}
-    none = run(2, update=UpdateSettings(num_epochs=1), kl_coef=None, **settings)
+    none = run(2, update=UpdateConfig(num_epochs=1), kl_coef=None, **settings)
     assert none.count == 2
     assert none.reference is None
-    zero = run(2, update=UpdateSettings(num_epochs=1), kl_coef=0.0, **settings)
+    zero = run(2, update=UpdateConfig(num_epochs=1), kl_coef=0.0, **settings)
     assert largest_difference(weights(none.policy), weights(zero.policy)) == 0
     assert "train/ppo/kl" in zero.recorder.batches[0]
     assert not {"train/ppo/kl", "train/ppo/penalized_reward"} & none.recorder.batches[0].keys()
@@ -292,10 +301,10 @@ def test_one_step_without_reference_is_one_forward(run):
 def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
     run, monkeypatch, num_epochs
 ):
-    update = UpdateSettings(num_epochs=num_epochs, micro_batch_size=3)
+    update = UpdateConfig(num_epochs=num_epochs, micro_batch_size=3)
     settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_coef": None}
     once = run(2, update=update, **settings)
-    monkeypatch.setattr(UpdatePlan, "starts_with_one_step", False)
+    monkeypatch.setattr("lit_rlhf.modules.ppo.FirstForward", Never)
     twice = run(2, update=update, **settings)
     per_epoch = once.count // num_epochs
     assert per_epoch > 2
@@ -382,7 +391,7 @@ def test_the_reward_rises_on_a_toy_task(run):
         reward=FunctionReward("tests.support.toy_rewards.count_o"),
         trainer={"limit_train_batches": 1.0, "max_epochs": 20},
         batch_size=12,
-        update=UpdateSettings(num_epochs=3),
+        update=UpdateConfig(num_epochs=3),
         optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-5, schedule="constant"),
         missing_eos=MissingEOS("keep"),
         kl_coef=0.0,
@@ -402,7 +411,7 @@ class AnotherEngine(TorchGenerator):
 
 
 def test_our_engine_and_the_training_forward_agree(run):
-    module = run(2, update=UpdateSettings(1, sampler_correction_cap=2.0))
+    module = run(2, update=UpdateConfig(1, sampler_correction_cap=2.0))
     logged = module.recorder.batches[-1]
     assert logged["train/ppo/sampler_difference_max"] < 1e-5
     assert logged["train/ppo/sampler_kl"] < 1e-9
@@ -412,9 +421,9 @@ def test_our_engine_and_the_training_forward_agree(run):
 
 def test_what_another_engine_drew_is_weighed(run):
     settings = {"critic": "shared", "generator": AnotherEngine()}
-    plain = run(1, update=UpdateSettings(1))
-    unweighed = run(1, update=UpdateSettings(1), **settings)
-    weighed = run(1, update=UpdateSettings(1, sampler_correction_cap=3.0), **settings)
+    plain = run(1, update=UpdateConfig(1))
+    unweighed = run(1, update=UpdateConfig(1), **settings)
+    weighed = run(1, update=UpdateConfig(1, sampler_correction_cap=3.0), **settings)
     logged = weighed.recorder.batches[0]
     assert logged["train/ppo/sampler_difference"] == pytest.approx(math.log(4), abs=1e-5)
     assert logged["train/ppo/sampler_weight"] == 3
@@ -440,8 +449,8 @@ class Meddling(PPOModule):
 
 def test_a_training_forward_that_disagrees_with_itself_stops_the_run(run):
     with pytest.raises(TrainingError, match=r"largest \|log ratio\| is .*dropout"):
-        run(1, module_class=Meddling, update=UpdateSettings(micro_batch_size=2))
-    lenient = UpdateSettings(micro_batch_size=2, max_first_log_ratio=100.0)
+        run(1, module_class=Meddling, update=UpdateConfig(micro_batch_size=2))
+    lenient = UpdateConfig(micro_batch_size=2, max_first_log_ratio=100.0)
     module = run(1, module_class=Meddling, update=lenient)
     assert module.recorder.values("train/ppo/first_log_ratio")[0] > 1e-3
 
@@ -449,7 +458,7 @@ def test_a_training_forward_that_disagrees_with_itself_stops_the_run(run):
 def test_an_entropy_bonus_keeps_the_policy_diverse(run):
     entropies = []
     for coefficient in (0.0, 5.0):
-        module = run(3, update=UpdateSettings(num_epochs=4, entropy_coef=coefficient))
+        module = run(3, update=UpdateConfig(num_epochs=4, entropy_coef=coefficient))
         entropies.append(module.recorder.values("train/ppo/entropy")[-1])
     assert entropies[1] > entropies[0]
 
@@ -462,7 +471,7 @@ def validation(run, **changes):
 
 def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
     reward = Counting()
-    module = validation(run, reward=reward, update=UpdateSettings(1))
+    module = validation(run, reward=reward, update=UpdateConfig(1))
     held_out = module.recorder.held_out
     assert set(held_out) == {
         f"val/ppo/{name}"
@@ -487,7 +496,7 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
 def test_members_of_an_ensemble_disagree_on_each_response(run):
     toys = "tests.support.toy_rewards"
     members = [FunctionReward(f"{toys}.count_o"), FunctionReward(f"{toys}.length")]
-    module = validation(run, reward=EnsembleReward(members), update=UpdateSettings(1))
+    module = validation(run, reward=EnsembleReward(members), update=UpdateConfig(1))
     for sample in module.validation_samples:
         apart = abs(sample["response"].count("o") - len(sample["response"]) / 10) / 2
         assert sample["reward_disagreement"] == pytest.approx(apart, abs=1e-3)
@@ -514,7 +523,7 @@ def test_validation_samples_keep_their_random_streams(run):
 
 def test_the_schedule_counts_iterations(run):
     linear = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_fraction=0.0)
-    settings = {"optimizer": linear, "update": UpdateSettings(2, num_minibatches=2)}
+    settings = {"optimizer": linear, "update": UpdateConfig(2, num_minibatches=2)}
     module = run(3, trainer={"max_epochs": 2}, **settings)
     assert module.num_scheduler_steps == 6
     assert module.lr_schedulers().get_last_lr() == [0.0, 0.0]
@@ -526,12 +535,13 @@ def test_the_schedule_counts_iterations(run):
 
 def test_advantages_are_whitened_over_the_whole_batch(run, monkeypatch):
     seen = []
-    keep = PPOModule._optimize
-    monkeypatch.setattr(
-        PPOModule,
-        "_optimize",
-        lambda self, targets, *others: seen.append(targets) or keep(self, targets, *others),
-    )
+    compute = PPOModule._targets
+
+    def keep(self, rollout):
+        seen.append(compute(self, rollout))
+        return seen[-1]
+
+    monkeypatch.setattr(PPOModule, "_targets", keep)
     run(1)
     run(1, whiten_advantages=False)
     whitened, plain = [t.advantages[t.response_mask] for t in seen]

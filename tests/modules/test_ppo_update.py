@@ -7,14 +7,14 @@ from torch import nn
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.models import TokenScores
+from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.modules.ppo_update import (
-    Forward,
     UpdateStatistics,
     UpdateTargets,
     minibatch_loss,
-    select_targets,
 )
+from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import GAE
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling
@@ -42,7 +42,7 @@ def random_targets(with_critic=True):
     return UpdateTargets(rows, prompt_lengths, mask, old, old_values, advantages, returns)
 
 
-SETTINGS = UpdateSettings(
+SETTINGS = UpdateConfig(
     clip_range=0.3, value_clip_range=0.4, value_coef=0.7, entropy_coef=0.05, max_grad_norm=None
 )
 
@@ -52,7 +52,7 @@ def test_the_loss_and_the_counts_equal_the_oracle_token_by_token():
     logprobs, values, entropy = -torch.rand(3, 6), torch.randn(3, 6), torch.rand(3, 6)
     entropy = entropy * targets.rows.response_mask  # as the policy returns it
     statistics = UpdateStatistics()
-    loss = minibatch_loss(targets, Forward(logprobs, values, entropy), SETTINGS, statistics)
+    loss = minibatch_loss(targets, TokenScores(logprobs, entropy, values), SETTINGS, statistics)
     expected, sums, largest = 0.0, [0.0] * 6, 0.0
     for row, column in targets.response_mask.nonzero().tolist():
         place = int(targets.prompt_lengths[row]) + column
@@ -80,7 +80,7 @@ def test_without_a_critic_and_a_bonus_only_the_policy_counts():
     targets = random_targets(with_critic=False)
     logprobs = -torch.rand(3, 6)
     statistics = UpdateStatistics()
-    loss = minibatch_loss(targets, Forward(logprobs, None, None), SETTINGS, statistics)
+    loss = minibatch_loss(targets, TokenScores(logprobs, None, None), SETTINGS, statistics)
     assert loss.item() == pytest.approx(statistics.sums[1].item(), abs=1e-5)
     assert statistics.sums[[2, 5]].tolist() == [0, 0]
 
@@ -89,8 +89,8 @@ def test_the_samplers_correction_weighs_the_policy_loss_alone():
     targets, logprobs, values = random_targets(), -torch.rand(3, 6), torch.randn(3, 6)
     weighed = targets._replace(sampler_weights=torch.rand(3, 3) * 2)
     plain_counts, counts = UpdateStatistics(), UpdateStatistics()
-    plain = minibatch_loss(targets, Forward(logprobs, values, None), SETTINGS, plain_counts)
-    loss = minibatch_loss(weighed, Forward(logprobs, values, None), SETTINGS, counts)
+    plain = minibatch_loss(targets, TokenScores(logprobs, None, values), SETTINGS, plain_counts)
+    loss = minibatch_loss(weighed, TokenScores(logprobs, None, values), SETTINGS, counts)
     expected = 0.0
     for row, column in targets.response_mask.nonzero().tolist():
         new = float(logprobs[row, int(targets.prompt_lengths[row]) + column])
@@ -112,7 +112,7 @@ def test_padding_reaches_neither_the_loss_nor_its_gradient():
     logprobs = (-torch.rand(3, 6)).requires_grad_()
     values = torch.randn(3, 6, requires_grad=True)
     minibatch_loss(
-        targets, Forward(logprobs, values, None), SETTINGS, UpdateStatistics()
+        targets, TokenScores(logprobs, None, values), SETTINGS, UpdateStatistics()
     ).backward()
     outside = ~targets.rows.response_mask
     assert not logprobs.grad[outside].any()
@@ -124,11 +124,11 @@ def test_micro_batches_add_up():
     targets = random_targets()
     logprobs, values = -torch.rand(3, 6), torch.randn(3, 6)
     whole, parts = UpdateStatistics(), UpdateStatistics()
-    total = minibatch_loss(targets, Forward(logprobs, values, None), SETTINGS, whole)
+    total = minibatch_loss(targets, TokenScores(logprobs, None, values), SETTINGS, whole)
     pieces = [
         minibatch_loss(
             select_targets(targets, rows),
-            Forward(logprobs[rows], values[rows], None),
+            TokenScores(logprobs[rows], None, values[rows]),
             SETTINGS,
             parts,
         )
@@ -146,15 +146,15 @@ def test_a_rollout_without_tokens_has_means_of_zero():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_epochs": 0}, r"update\.num_epochs must be at least 1, got 0"),
-        ({"num_minibatches": 0}, r"update\.num_minibatches must be at least 1"),
-        ({"sampler_correction_cap": 0.5}, r"update\.sampler_correction_cap must be at least 1"),
-        ({"micro_batch_size": 0}, r"update\.micro_batch_size must be at least 1 or null, got 0"),
+        ({"num_epochs": 0}, r"update\.num_epochs is 0; it must be at least 1"),
+        ({"num_minibatches": 0}, r"update\.num_minibatches is 0; it must be at least 1"),
+        ({"sampler_correction_cap": 0.5}, r"update\.sampler_correction_cap is 0.5; .* at least 1"),
+        ({"micro_batch_size": 0}, r"update\.micro_batch_size is 0; .* at least 1, or null"),
     ],
 )
 def test_counts_below_one_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        UpdateSettings(**settings)
+        UpdateConfig(**settings)
 
 
 class PlainPPO:
@@ -232,7 +232,7 @@ def test_iterations_equal_ppo_written_from_the_paper(talker, tmp_path, monkeypat
         FunctionReward("tests.support.toy_rewards.length"),
         optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-3, **settings),
         advantage=GAE(gamma=PlainPPO.GAMMA, gae_lambda=PlainPPO.LAMBDA),
-        update=UpdateSettings(num_epochs=2, micro_batch_size=3, value_coef=0.5),
+        update=UpdateConfig(num_epochs=2, micro_batch_size=3, value_coef=0.5),
         sampling=Sampling(max_new_tokens=6, temperature=0.8),
         kl_coef=PlainPPO.KL_COEF,
     )

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, SelfChecks
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.objectives import AdaptiveKL
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling
@@ -74,7 +74,7 @@ def test_2000_iterations_leave_no_trace(tmp_path):
         policy,
         FunctionReward("tests.support.toy_rewards.length"),
         optimizer=OptimizerConfig(learning_rate=1e-4),
-        update=UpdateSettings(num_epochs=1),
+        update=UpdateConfig(num_epochs=1),
         sampling=Sampling(max_new_tokens=4),
     )
     data = PPODataModule(policy, train=rows, validation=held_out, batch_size=2)

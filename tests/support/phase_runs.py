@@ -18,7 +18,7 @@ from lit_rlhf.modules import (
     PPOModule,
     RewardModule,
     SFTModule,
-    UpdateSettings,
+    UpdateConfig,
 )
 from lit_rlhf.objectives import GRPO, RLOO, AdaptiveKL
 from lit_rlhf.rewards import RewardSource
@@ -173,7 +173,7 @@ def build(case: str, folder: Path, **changes):
     module = PPOModule(
         policy,
         Listener(),
-        update=UpdateSettings(
+        update=UpdateConfig(
             # In all NUM_EPOCHS steps an iteration.
             NUM_EPOCHS // 2 if "minibatches" in variants else NUM_EPOCHS,
             num_minibatches=2 if "minibatches" in variants else 1,

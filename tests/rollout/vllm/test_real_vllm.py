@@ -20,7 +20,7 @@ from lit_rlhf.batches import PromptBatch, response_window
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora, load_causal_lm
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateSettings
+from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling, TorchGenerator
 from lit_rlhf.rollout.collection import decode_tokens, join_rows
@@ -244,7 +244,7 @@ def test_ppo_trains_on_what_vllm_draws(generator, folder, tmp_path, lora):
         folder,
         FunctionReward("tests.support.toy_rewards.length"),
         optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant"),
-        update=UpdateSettings(2, sampler_correction_cap=2.0),
+        update=UpdateConfig(2, sampler_correction_cap=2.0),
         sampling=Sampling(max_new_tokens=6),
         generator=generator,
         lora=lora,
