@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Tests that start processes or build every parser: `make quick` leaves them out.
 UNHURRIED := configs distributed docs resume
 
-.PHONY: help install demo test proofs test-vllm audit bench check quick format lint types layers clean
+.PHONY: help install demo test proofs test-vllm audit newest bench check quick format lint types layers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,endpoint,torchao,dev]'
 	touch $@
 
 demo: $(STAMP)  ## fetch the model and the ratings, run the whole loop, leave a report
@@ -49,6 +49,14 @@ proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad 
 
 test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
+
+# Not the versions of constraints.txt: what a user gets who installs today.
+newest:  ## the quick tests with the newest releases that pyproject.toml allows
+	rm -rf .venv-newest && "$(PYTHON)" -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[demo,endpoint,torchao,dev]'
+	touch .venv-newest/.installed
+	$(MAKE) quick VENV=.venv-newest
 
 # A vulnerability service has to be asked over the network. Not reached, it has not said "none":
 # --strict, without which a dependency that could not be looked up passes with a note.
@@ -106,4 +114,4 @@ bench: $(STAMP) .venv-trl/.installed .venv-trl-ppo/.installed .venv-vllm/.instal
 	touch $@
 
 clean:  ## remove .venv and the caches of the tools
-	rm -rf $(VENV) .venv-trl .venv-trl-ppo .venv-vllm .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-trl .venv-trl-ppo .venv-vllm .venv-audit .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

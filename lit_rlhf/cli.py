@@ -11,11 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
 
 _HELP = """\
 usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
        lit-rlhf COMMAND ...
+       lit-rlhf --version
 
 phases
   sft       fine-tune a language model on demonstrations
@@ -53,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lineage": _lineage,
         "export": _export,
     }
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(_HELP)
+    if not words or words[0] in ("-h", "--help", "--version"):
+        sys.stdout.write(f"lit-rlhf {__version__}\n" if "--version" in words[:1] else _HELP)
         return 0
     name, rest = words[0], words[1:]
     if name not in commands and name not in PHASES:
@@ -86,6 +88,9 @@ def _phase(phase: str, arguments: list[str]) -> None:
 
 
 def _demo(arguments: list[str]) -> int:
+    from lit_rlhf.extras import require_extra  # noqa: PLC0415
+
+    require_extra("demo", "lit-rlhf demo")
     from lit_rlhf.demo.command import demo_command  # noqa: PLC0415 - seconds of imports
 
     return demo_command(arguments)

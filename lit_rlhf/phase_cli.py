@@ -28,6 +28,7 @@ from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
 from lit_rlhf.redaction import redact, redact_all
+from lit_rlhf.shipped import name_shipped_files
 
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
@@ -140,6 +141,7 @@ class PhaseCLI(LightningCLI):
         Raises:
             ConfigError: an option is unknown, is twice in a file or has the wrong type.
         """
+        args = name_shipped_files(args)
         if repeated := repeated_key(config_files(args)):
             raise ConfigError(repeated)
         try:

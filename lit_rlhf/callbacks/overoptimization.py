@@ -330,6 +330,7 @@ def _roll_back(trainer: Trainer, module: LightningModule, path: str) -> None:
 def _log_to_wandb(trainer: Trainer, picture: Path, alarm: Alarm | None) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("val/overoptimization", [str(picture)])
+            if picture.exists():
+                logger.log_image("val/overoptimization", [str(picture)])
             if alarm is not None:
                 logger.log_table("val/alarm", columns=list(COLUMNS), data=alarm.cells())

@@ -27,6 +27,7 @@ from lit_rlhf.demo.report_schema import Phase, Report
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.precision import Precision, choose_precision
 from lit_rlhf.phase_cli import run_phase
+from lit_rlhf.shipped import configs_folder
 
 R = TypeVar("R")
 
@@ -258,19 +259,6 @@ def _optimize_policies(loop: _Loop) -> None:
 def data_file(task: str, split: str) -> str:
     """Return the path of a data file of the demonstration."""
     return str(cache_folder() / "data" / task / f"{split}.jsonl")
-
-
-def configs_folder() -> Path:
-    """Return the folder of the shipped YAML files: inside the package, or beside it.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    package = Path(lit_rlhf.__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "sft.yaml").exists():
-            return folder
-    raise ConfigError(f"the YAML files of the phases are not beside {package}; install lit_rlhf")
 
 
 def _shorten(path: Path) -> Path:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from lit_rlhf.batches import SampleBatch
+from lit_rlhf.extras import require_extra
 from lit_rlhf.rewards.source import RewardSource
 
 
@@ -72,6 +73,11 @@ def _compound(text: str) -> float:
 
 
 @functools.cache
-def _analyzer() -> SentimentIntensityAnalyzer:
+def _analyzer() -> Any:  # noqa: ANN401 - vaderSentiment has no types
     """Read the lexicon once a process, when it is first needed."""
+    require_extra("demo", "VaderReward")
+    from vaderSentiment.vaderSentiment import (  # noqa: PLC0415 - optional
+        SentimentIntensityAnalyzer,
+    )
+
     return SentimentIntensityAnalyzer()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
+from typing import TYPE_CHECKING
 
 from lit_rlhf.evaluation.calibration import ReliabilityBin
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.policies import AGAINST, BEST_OF_N
+from lit_rlhf.extras import can_draw
+
+if TYPE_CHECKING:  # matplotlib is optional
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
 
 _DOTS_PER_INCH = 110
 
 
-def draw_reliability(tables: Mapping[str, Sequence[ReliabilityBin]], path: Path) -> None:
-    """Draw what people said against what each model predicted, with intervals."""
+def draw_reliability(tables: Mapping[str, Sequence[ReliabilityBin]], path: Path) -> bool:
+    """Draw what people said against what each model predicted; return whether that could be."""
+    if not can_draw():
+        return False
     canvas, panel = _panel()
     panel.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
     for name, bins in tables.items():
@@ -31,6 +36,7 @@ def draw_reliability(tables: Mapping[str, Sequence[ReliabilityBin]], path: Path)
     panel.set(xlabel="predicted probability of being preferred", ylabel="share of people")
     panel.legend(fontsize=8)
     canvas.savefig(path)
+    return True
 
 
 def draw_best_of_n(figures: Sequence[Figure], path: Path) -> bool:
@@ -43,7 +49,7 @@ def draw_best_of_n(figures: Sequence[Figure], path: Path) -> bool:
     for figure in figures:
         if figure.section == BEST_OF_N:
             curves.setdefault(f"{figure.subject}: {figure.judge}", []).append(figure)
-    if not curves:
+    if not curves or not can_draw():
         return False
     canvas, panel = _panel()
     for name, points in curves.items():
@@ -68,7 +74,7 @@ def draw_win_rates(figures: Sequence[Figure], path: Path) -> bool:
         for figure in figures
         if figure.section == AGAINST and figure.metric.endswith("win_rate")
     ]
-    if not rates:
+    if not rates or not can_draw():
         return False
     canvas, panel = _panel(height=1.5 + 0.35 * len(rates))
     for place, figure in enumerate(reversed(rates)):
@@ -89,6 +95,9 @@ def draw_win_rates(figures: Sequence[Figure], path: Path) -> bool:
 
 
 def _panel(height: float = 4.5) -> tuple[Canvas, Axes]:
+    from matplotlib.axes import Axes  # noqa: PLC0415 - optional
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
+
     canvas = Canvas(figsize=(7, height), dpi=_DOTS_PER_INCH, layout="constrained")
     panel = canvas.subplots()
     assert isinstance(panel, Axes)  # a single one

@@ -113,7 +113,9 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
     judged = read_judged(rows, options.domain_field)
     scores = score_judged(judged, scorers)
     figures, tables = reward_figures(judged, scores, rating_gap=options.rating_gap)
-    draw_reliability(tables, folder / "reliability.png")
+    pictures = {}
+    if draw_reliability(tables, folder / "reliability.png"):
+        pictures["Predicted and human preference, with 95 % intervals"] = "reliability.png"
     origins, lineage = _origins(_models_of(scorers))
     data = {"source": options.data, "rows": len(rows), "sha256": digest_source(options.data, rows)}
     return Report(
@@ -123,7 +125,7 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
         sides=["preferred", "other"],
         judges=dict.fromkeys(scores, False),
         rows=_pair_rows(judged, scores),
-        pictures={"Predicted and human preference, with 95 % intervals": "reliability.png"},
+        pictures=pictures,
         lineage=lineage,
         notes=_cut_notes(scorers, options.max_length),
     )

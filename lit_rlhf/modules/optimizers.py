@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.extras import require_extra
 from lit_rlhf.modules.bf16_adamw import BF16AdamW
 from lit_rlhf.ranges import require
 
@@ -137,15 +138,9 @@ class OptimizerConfig:
 
 
 def _eight_bit(groups: list[dict[str, Any]], **numbers: Any) -> Optimizer:
-    try:
-        from lit_rlhf.modules.eight_bit_adamw import EightBitAdamW  # noqa: PLC0415 - optional
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torchao":
-            raise
-        raise ConfigError(
-            "optimizer.states 8bit needs torchao: pip install 'lit_rlhf[torchao]' (or torchao "
-            "itself), or choose bf16"
-        ) from error
+    require_extra("torchao", "optimizer.states 8bit")
+    from lit_rlhf.modules.eight_bit_adamw import EightBitAdamW  # noqa: PLC0415 - optional
+
     if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
         raise ConfigError(
             "optimizer.states 8bit cannot be spread by trainer.strategy fsdp2: choose bf16, or "

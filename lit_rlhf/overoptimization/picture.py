@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from lit_rlhf.overoptimization.alarm import Alarm
 from lit_rlhf.overoptimization.history import History
+
+if TYPE_CHECKING:  # matplotlib is optional
+    from matplotlib.axes import Axes
 
 _COLUMNS = 3
 _DISTANCE = "sqrt(KL), sqrt(nats a response)"
@@ -38,6 +40,8 @@ def draw(
         proxy: name of the optimised reward.
         validation: name of the validation reward.
     """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - optional
+
     others = [name for name in history.names if name not in {proxy, validation, "kl"}]
     names = [proxy, validation, *others]
     num_rows = math.ceil((len(names) + 1) / _COLUMNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_rlhf.extras import can_draw
 from lit_rlhf.overoptimization.alarm import Alarm, markdown_table
 from lit_rlhf.overoptimization.gao_forms import GaoFit
 from lit_rlhf.overoptimization.history import History, Look
@@ -35,12 +36,12 @@ def write_report(
         with_picture: draw, which takes about half a second; else an earlier picture stays.
 
     Returns:
-        The path of the picture.
+        The path of the picture; there is none before the first, or without matplotlib.
     """
     folder.mkdir(parents=True, exist_ok=True)
     history.write(folder / VALUES_NAME)
     picture = folder / PICTURE_NAME
-    if with_picture:
+    if with_picture and can_draw():
         draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
     curves = [
         [str(look.step), f"{distance:.3f}", *_means(look), f"{p_value:.2g}"]
@@ -56,7 +57,7 @@ def write_report(
         "`p` is that of the sequential test, paid for all that was tested before it.\n",
         "## Fitted curves\n",
         _fits(history, [proxy, validation]),
-        f"![curves]({PICTURE_NAME})\n",
+        *([f"![curves]({PICTURE_NAME})\n"] if picture.exists() else []),
     ]
     (folder / PAGE_NAME).write_text("\n".join(sections), encoding="utf-8")
     return picture
