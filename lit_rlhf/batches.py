@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lit_rlhf.prompts import Prompt
+
 
 class TokenRows(NamedTuple):
     """Right-padded rows of tokens with the tokens that count marked.
@@ -81,14 +83,14 @@ class PromptBatch(NamedTuple):
         lengths: `[B]` int64, real tokens in each prompt.
         prompt_ids: `[B]` int64, the position of each prompt in its data set: names its random
             stream, so that a prompt's sample does not depend on who shares its batch.
-        prompts: `B` texts, as rendered (chat template applied).
+        prompts: `B` prompts as the records have them: text, or chat messages.
         fields: `B` dictionaries, the further fields of each record, for the reward source.
     """
 
     input_ids: Tensor
     lengths: Tensor
     prompt_ids: Tensor
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     fields: Sequence[dict[str, Any]]
 
     def to(self, device: torch.device | str) -> Self:
@@ -112,7 +114,7 @@ class SampleBatch(NamedTuple):
             drew it says; 0 beyond a row's tokens.
         finished: `[B]` bool, True when the response ended by a stop token, not by the limit.
         group_ids: `[B]` int64, equal for samples of the same prompt.
-        prompts: `B` texts, as rendered.
+        prompts: `B` prompts as the records have them: text, or chat messages.
         responses: `B` texts, without special tokens.
         fields: `B` dictionaries, handed through from the prompts.
     """
@@ -123,7 +125,7 @@ class SampleBatch(NamedTuple):
     sampler_logprobs: Tensor
     finished: Tensor
     group_ids: Tensor
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     responses: Sequence[str]
     fields: Sequence[dict[str, Any]]
 

@@ -22,6 +22,7 @@ from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
 from lit_rlhf.feedback import Conversation, Message
 from lit_rlhf.models import PolicyModel, load_tokenizer
 from lit_rlhf.modules.precision import Precision, autocast, choose_precision
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
@@ -64,7 +65,7 @@ class Speaker:
         """Where the policy computes."""
         return next(self._policy.parameters()).device
 
-    def answer(self, message: str, seed: int) -> tuple[str, str, bool]:
+    def answer(self, message: str, seed: int) -> tuple[Prompt, str, bool]:
         """Answer a message and remember both.
 
         Args:
@@ -73,10 +74,11 @@ class Speaker:
             seed: of the sample.
 
         Returns:
-            The prompt as the policy saw it, the response, and whether it ended by itself.
+            The prompt (messages, or text without a chat template), the response, and whether
+            it ended by itself.
         """
         turns = (*self.conversation, Message(role="user", content=message))
-        prompt = turns if self.uses_chat_template else message
+        prompt: Prompt = turns if self.uses_chat_template else message
         row = SourcedPrompt(prompt, f"chat with {self.name}")
         batch = prompt_batch(self._tokenizer, [row], "auto")
         with torch.no_grad(), autocast(self.precision):
@@ -91,7 +93,7 @@ class Speaker:
         response = samples.responses[0]
         if self.uses_chat_template:
             self.conversation = (*turns, Message(role="assistant", content=response))
-        return samples.prompts[0], response, bool(samples.finished[0])
+        return prompt, response, bool(samples.finished[0])
 
 
 def chat_command(arguments: list[str]) -> int:
@@ -165,7 +167,8 @@ def converse(
             prompt, response, finished = speaker.answer(message, seed + number)
             title = speaker.name if finished else f"{speaker.name} (truncated)"
             if reward is not None:
-                score = reward.score_texts([prompt], [response], speaker.device)
+                with autocast(speaker.precision):
+                    score = reward([prompt], [response])
                 title += f" (reward {float(score):+.3f})"
             columns.append((visible(title), visible(response)))
         out.write(_side_by_side(columns) if len(columns) > 1 else "\n".join(columns[0]) + "\n")

@@ -43,9 +43,10 @@ def talk(speakers, text, reward=None, seed=0):
 def test_messages_go_into_the_chat_template_with_all_that_was_said(models):
     speaker = Speaker("bot", models[0], SHORT, "32-true")
     prompt, response, _ = speaker.answer("hi", seed=0)
-    assert prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt == ({"role": "user", "content": "hi"},)
     following, _, _ = speaker.answer("and you", seed=1)
-    assert following.startswith(f"{prompt}{response}<|im_end|>\n<|im_start|>user\nand you")
+    answer, question = ("assistant", response), ("user", "and you")
+    assert [(turn["role"], turn["content"]) for turn in following[1:]] == [answer, question]
 
 
 def test_without_a_template_the_message_is_continued(models):
@@ -70,7 +71,7 @@ def test_two_side_by_side_with_their_rewards(models, monkeypatch):
     reward = LearnedReward(models[2])
     lines = talk(speakers, "hi\n", reward).splitlines()
     prompt, response, _ = Speaker("x", models[0], SHORT, "32-true").answer("hi", seed=0)
-    score = float(reward.score_texts([prompt], [response], torch.device("cpu")))
+    score = float(reward([prompt], [response]))
     for side in (lines[0][:40], lines[0][43:]):
         assert f"(reward {score:+.3f})" in side
     assert all(line[40:43] == " | " for line in lines if line)

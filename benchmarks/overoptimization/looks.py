@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -48,7 +47,7 @@ def score(
 ) -> Tensor:
     """Let a reward model score responses: `[B]` float32."""
     with autocast(precision):
-        return LearnedReward(str(model)).score_texts(prompts, responses, torch.device("cpu"))
+        return LearnedReward(str(model))(prompts, responses)
 
 
 def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, TokenRows
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.feedback import JudgedPair
+from lit_rlhf.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ class PromptExample(NamedTuple):
 
     input_ids: list[int]
     prompt_id: int
-    prompt: str
+    prompt: Prompt
     fields: dict[str, object]
 
 

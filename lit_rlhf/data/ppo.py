@@ -61,8 +61,8 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         tokens = tokenize_prompts(self.tokenizer, texts)
         self._check_lengths(tokens, rows)
         return [
-            PromptExample(ids, index, text.pieces[0].text, record.fields)
-            for index, (ids, text, record) in enumerate(zip(tokens, texts, records, strict=True))
+            PromptExample(ids, index, record.prompt, record.fields)
+            for index, (ids, record) in enumerate(zip(tokens, records, strict=True))
             if len(ids) <= self._limit
         ]
 

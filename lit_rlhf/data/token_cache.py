@@ -26,12 +26,13 @@ from lit_rlhf.data.collation import GroupExample, PromptExample
 from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.feedback import JudgedPair
+from lit_rlhf.prompts import Message, Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Counts up whenever the same inputs give other examples or other arrays.
-FORMAT = 1
+FORMAT = 2
 # Bytes of rows, as JSON: fewer are tokenised in less than a second, and are not kept.
 SMALLEST = 1_000_000
 
@@ -145,7 +146,7 @@ def unpack_groups(tensors: Mapping[str, Tensor]) -> list[GroupExample]:
 
 
 def pack_prompts(prompts: Sequence[PromptExample]) -> dict[str, Tensor]:
-    """Lay the tokens of all prompts end to end; texts and fields are one JSON array."""
+    """Lay the tokens of all prompts end to end; prompts as given and fields are one JSON array."""
     texts = json.dumps([[prompt.prompt, prompt.fields] for prompt in prompts]).encode()
     return {
         "lengths": _integers(len(prompt.input_ids) for prompt in prompts),
@@ -160,8 +161,8 @@ def unpack_prompts(tensors: Mapping[str, Tensor]) -> list[PromptExample]:
     ids, numbers = tensors["input_ids"].tolist(), tensors["prompt_ids"].tolist()
     texts = json.loads(tensors["texts"].numpy().tobytes())
     return [
-        PromptExample(ids[start:end], number, text, fields)
-        for (start, end), number, (text, fields) in zip(
+        PromptExample(ids[start:end], number, _prompt(given), fields)
+        for (start, end), number, (given, fields) in zip(
             _spans(tensors["lengths"]), numbers, texts, strict=True
         )
     ]
@@ -170,6 +171,10 @@ def unpack_prompts(tensors: Mapping[str, Tensor]) -> list[PromptExample]:
 ROWS = Storage(pack_rows, unpack_rows)
 GROUPS = Storage(pack_groups, unpack_groups)
 PROMPTS = Storage(pack_prompts, unpack_prompts)
+
+
+def _prompt(given: str | list[Message]) -> Prompt:
+    return given if isinstance(given, str) else tuple(given)  # JSON has no tuples
 
 
 def _integers(values: Iterable[int]) -> Tensor:

@@ -35,6 +35,7 @@ from lit_rlhf.modules.metrics import BrierScore, CalibrationError
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.overoptimization import best_of_n_kl
+from lit_rlhf.prompts import prompt_text
 from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
@@ -215,7 +216,7 @@ def measure_policies(
                 for judge_name, source in judges.items()
             }
     return PolicyFigures(
-        prompts=prompts.prompts,
+        prompts=[prompt_text(prompt) for prompt in prompts.prompts],
         responses={name: batch.responses for name, (batch, _) in samples.items()},
         scores=scores,
         kl=_kl_to_reference(policies["sft"], samples, precision),

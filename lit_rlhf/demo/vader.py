@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.extras import require_extra
+from lit_rlhf.prompts import Prompt, prompt_text
 from lit_rlhf.rewards.source import RewardSource
 
 
@@ -33,14 +34,14 @@ class VaderReward(RewardSource):
 
     def __call__(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         responses: Sequence[str],
         batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each text.
 
         Args:
-            prompts: `B` texts.
+            prompts: `B` texts; a chat is read as one.
             responses: `B` continuations.
             batch: not looked at.
 
@@ -48,13 +49,13 @@ class VaderReward(RewardSource):
             `[B]` float32 in [-1, 1]; a text without a word of the lexicon has 0.
         """
         scores = [
-            _compound(prompt.removeprefix(self.instruction) + response)
+            _compound(prompt_text(prompt).removeprefix(self.instruction) + response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         return torch.tensor(scores, dtype=torch.float32)
 
 
-def vader_scores(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+def vader_scores(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
     """Score each continued text: VADER as a plain function, for `lit-rlhf evaluate`.
 
     Args:

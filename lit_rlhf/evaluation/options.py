@@ -12,10 +12,8 @@ import yaml
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
-from lit_rlhf.evaluation.scoring import FunctionScorer, RewardModelScorer, Scorer
 from lit_rlhf.models.card import is_checkpoint, read_card, resolve_source
-
-JUDGE_KINDS = ("reward", "function", "endpoint")
+from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
 
 
 class Named(NamedTuple):
@@ -29,11 +27,11 @@ class JudgeOptions(NamedTuple):
     """Judges by name, by what they can do.
 
     Attributes:
-        scorers: those that score each response.
+        rewards: those that score each response.
         pair_judges: those that compare two.
     """
 
-    scorers: dict[str, Scorer]
+    rewards: dict[str, RewardSource]
     pair_judges: dict[str, PairJudge]
 
 
@@ -71,35 +69,29 @@ def read_judges(words: Sequence[str], options: argparse.Namespace) -> JudgeOptio
     """
     judges = JudgeOptions({}, {})
     for name, source in read_named(words, "judges"):
-        kind, mark, where = source.partition(":")
-        if not mark or kind not in JUDGE_KINDS:
-            kind, where = "reward", source
+        kind, where = _split_kind(source, ("reward", "function", "endpoint"))
         if kind == "endpoint":
             judges.pair_judges[name] = _pair_judge(where, options)
         else:
-            judges.scorers[name] = make_scorer(kind, where, options, normalize=True)
+            judges.rewards[name] = _make_reward(kind, where, options, normalize=True)
     return judges
 
 
-def make_scorer(kind: str, where: str, options: argparse.Namespace, *, normalize: bool) -> Scorer:
-    """Make a judge that scores: a "reward" model or a "function".
+def read_rewards(words: Sequence[str], options: argparse.Namespace) -> dict[str, RewardSource]:
+    """Make the rewards that `[NAME=]SOURCE` names, by name, with raw scores.
+
+    Args:
+        words: of the command line: reward models, or `function:DOTTED.PATH`.
+        options: the parsed command line, for the settings of reward models.
 
     Raises:
-        ConfigError: the function cannot be imported.
-        CheckpointError: the reward model is not there, or is a policy.
+        ConfigError: a function cannot be imported.
+        CheckpointError: a reward model is not there, or is a policy.
     """
-    if kind == "function":
-        scorer = FunctionScorer(where)
-        scorer.check()
-        return scorer
-    check_model(where, "reward")
-    return RewardModelScorer(
-        where,
-        template=options.template,
-        max_length=options.max_length,
-        precision=options.precision,
-        normalize=normalize,
-    )
+    return {
+        name: _make_reward(*_split_kind(source, ("reward", "function")), options, normalize=False)
+        for name, source in read_named(words, "models")
+    }
 
 
 def check_model(source: str, kind: str) -> None:
@@ -137,6 +129,22 @@ def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
             for word in values:
                 options += [f"{action.option_strings[-1]}={word}"]
     return [*options, *positionals, *rest]
+
+
+def _split_kind(source: str, kinds: Sequence[str]) -> tuple[str, str]:
+    kind, mark, where = source.partition(":")
+    return (kind, where) if mark and kind in kinds else ("reward", source)
+
+
+def _make_reward(
+    kind: str, where: str, options: argparse.Namespace, *, normalize: bool
+) -> RewardSource:
+    if kind == "function":
+        return FunctionReward(where)
+    check_model(where, "reward")
+    return LearnedReward(
+        where, template=options.template, max_length=options.max_length, normalize=normalize
+    )
 
 
 def _pair_judge(where: str, options: argparse.Namespace) -> PairJudge:

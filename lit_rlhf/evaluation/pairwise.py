@@ -12,8 +12,9 @@ import numpy as np
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint, EndpointError
-from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_text
+from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.statistics import Floats
+from lit_rlhf.prompts import prompt_text
 
 INSTRUCTIONS = (
     "You compare two responses to the same prompt. Judge which of them serves the person who wrote "

@@ -14,9 +14,10 @@ from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.length_control import length_controlled_win_rate
 from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt
-from lit_rlhf.evaluation.scoring import Scorer
+from lit_rlhf.evaluation.scoring import score_texts
 from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.overoptimization import best_of_n_kl, best_of_n_scores
+from lit_rlhf.rewards import RewardSource
 
 Pair = tuple[int, int]  # positions of two policies
 
@@ -49,7 +50,7 @@ class Judgments(NamedTuple):
 def judge_policies(
     policies: Sequence[Responses],
     prompts: Sequence[SourcedPrompt],
-    scorers: Mapping[str, Scorer],
+    rewards: Mapping[str, RewardSource],
     pair_judges: Mapping[str, PairJudge],
 ) -> Judgments:
     """Ask every judge.
@@ -57,13 +58,10 @@ def judge_policies(
     Args:
         policies: with responses to the same prompts.
         prompts: `P`.
-        scorers: judges that score each response, by name.
+        rewards: judges that score each response, by name.
         pair_judges: judges that compare two, by name; they see each prompt's first response.
     """
-    scores = {
-        name: [_score_all(scorer, prompts, policy) for policy in policies]
-        for name, scorer in scorers.items()
-    }
+    scores = {name: _score_all(name, reward, prompts, policies) for name, reward in rewards.items()}
     verdicts = {
         name: {
             (a, b): judge.compare(
@@ -266,7 +264,17 @@ def _sizes(num_samples: int) -> list[int]:
     return [*(2**power for power in range((num_samples - 1).bit_length())), num_samples]
 
 
-def _score_all(scorer: Scorer, prompts: Sequence[SourcedPrompt], policy: Responses) -> Floats:
-    repeated = [prompt for prompt in prompts for _ in range(policy.num_samples)]
-    texts = [text for row in policy.texts for text in row]
-    return scorer.score(repeated, texts).reshape(len(prompts), policy.num_samples)
+def _score_all(
+    name: str,
+    reward: RewardSource,
+    prompts: Sequence[SourcedPrompt],
+    policies: Sequence[Responses],
+) -> list[Floats]:
+    """Return the scores of each policy, `[P, K]`; all are asked for at once, to load it once."""
+    repeated = [
+        prompt for policy in policies for prompt in prompts for _ in range(policy.num_samples)
+    ]
+    texts = [text for policy in policies for row in policy.texts for text in row]
+    scores = score_texts(name, reward, repeated, texts)
+    ends = np.cumsum([len(prompts) * policy.num_samples for policy in policies])
+    return [part.reshape(len(prompts), -1) for part in np.split(scores, ends[:-1])]

@@ -75,13 +75,6 @@ def is_response_file(source: str) -> bool:
     return source.endswith(FILE_SUFFIXES)
 
 
-def prompt_text(prompt: Prompt) -> str:
-    """Return a prompt as people read it: a chat as one `role: content` a paragraph."""
-    if isinstance(prompt, str):
-        return prompt
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-
-
 def prompt_key(prompt: Prompt) -> str:
     """Return what tells one prompt from another."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)

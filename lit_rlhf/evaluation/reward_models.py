@@ -25,7 +25,7 @@ from lit_rlhf.evaluation.calibration import (
 )
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.scoring import Scorer
+from lit_rlhf.evaluation.scoring import score_texts
 from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.feedback import (
     Comparison,
@@ -34,6 +34,7 @@ from lit_rlhf.feedback import (
     mean_ratings,
     parse_judgment,
 )
+from lit_rlhf.rewards import RewardSource
 
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -167,9 +168,12 @@ def reward_figures(
     return figures, tables
 
 
-def score_judged(judged: JudgedResponses, scorers: Mapping[str, Scorer]) -> dict[str, Floats]:
-    """Let each model score all texts: model -> `[N]`."""
-    return {name: scorer.score(judged.prompts, judged.texts) for name, scorer in scorers.items()}
+def score_judged(judged: JudgedResponses, rewards: Mapping[str, RewardSource]) -> dict[str, Floats]:
+    """Let each reward score all texts: name -> `[N]`."""
+    return {
+        name: score_texts(name, reward, judged.prompts, judged.texts)
+        for name, reward in rewards.items()
+    }
 
 
 def _accuracies(

@@ -16,9 +16,9 @@ from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.options import (
     Named,
     check_model,
-    make_scorer,
     read_judges,
     read_named,
+    read_rewards,
 )
 from lit_rlhf.evaluation.page import PageRow
 from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability, draw_win_rates
@@ -28,7 +28,6 @@ from lit_rlhf.evaluation.responses import (
     Responses,
     SourcedPrompt,
     is_response_file,
-    prompt_text,
     read_prompts,
     read_responses,
 )
@@ -39,9 +38,11 @@ from lit_rlhf.evaluation.reward_models import (
     score_judged,
 )
 from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
-from lit_rlhf.evaluation.scoring import RewardModelScorer, Scorer
 from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.models.lineage import Lineage, describe_origin
+from lit_rlhf.modules.precision import autocast
+from lit_rlhf.prompts import prompt_text
+from lit_rlhf.rewards import LearnedReward, RewardSource, origins_of
 
 # Options that say where results go, and nothing of what they are.
 _NOT_SETTINGS = ("output", "page_samples", "wandb", "config", "policies", "models")
@@ -72,7 +73,8 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
         )
         for policy in named
     ]
-    judgments = judge_policies(policies, prompts, judges.scorers, judges.pair_judges)
+    with autocast(options.precision):
+        judgments = judge_policies(policies, prompts, judges.rewards, judges.pair_judges)
     figures = policy_figures(policies, judgments, tie_margin=options.tie_margin)
     figures += _perplexities(named, options)
     pictures = {}
@@ -81,7 +83,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     if draw_best_of_n(figures, folder / "best_of_n.png"):
         pictures["Best of n"] = "best_of_n.png"
     models = {policy.name: policy.source for policy in named}
-    models |= _models_of(judges.scorers, "judge ")
+    models |= origins_of({f"judge {name}": reward for name, reward in judges.rewards.items()})
     origins, lineage = _origins(models)
     return Report(
         title=f"Policies on {len(prompts)} prompts",
@@ -92,7 +94,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
         rows=_policy_rows(policies, prompts, judgments),
         pictures=pictures,
         lineage=lineage,
-        notes=_cut_notes(judges.scorers, options.max_length),
+        notes=_cut_notes(judges.rewards, options.max_length),
     )
 
 
@@ -107,16 +109,16 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
         ConfigError: an option is wrong.
         DataError: a row is not as expected.
     """
-    named = read_named(options.models, "models")
-    scorers = {name: _raw_scorer(source, options) for name, source in named}
+    rewards = read_rewards(options.models, options)
     rows = read_records(options.data, split="test")[: options.num_rows]
     judged = read_judged(rows, options.domain_field)
-    scores = score_judged(judged, scorers)
+    with autocast(options.precision):
+        scores = score_judged(judged, rewards)
     figures, tables = reward_figures(judged, scores, rating_gap=options.rating_gap)
     pictures = {}
     if draw_reliability(tables, folder / "reliability.png"):
         pictures["Predicted and human preference, with 95 % intervals"] = "reliability.png"
-    origins, lineage = _origins(_models_of(scorers))
+    origins, lineage = _origins(origins_of(rewards))
     data = {"source": options.data, "rows": len(rows), "sha256": digest_source(options.data, rows)}
     return Report(
         title=f"Reward models on {len(judged.human)} judged pairs of {judged.num_groups} rows",
@@ -127,7 +129,7 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
         rows=_pair_rows(judged, scores),
         pictures=pictures,
         lineage=lineage,
-        notes=_cut_notes(scorers, options.max_length),
+        notes=_cut_notes(rewards, options.max_length),
     )
 
 
@@ -198,21 +200,6 @@ def _perplexities(named: Sequence[Named], options: argparse.Namespace) -> list[F
     ]
 
 
-def _raw_scorer(source: str, options: argparse.Namespace) -> Scorer:
-    kind, mark, where = source.partition(":")
-    if not mark or kind not in ("reward", "function"):
-        kind, where = "reward", source
-    return make_scorer(kind, where, options, normalize=False)
-
-
-def _models_of(scorers: Mapping[str, Scorer], prefix: str = "") -> dict[str, str]:
-    return {
-        f"{prefix}{name}": scorer.model
-        for name, scorer in scorers.items()
-        if isinstance(scorer, RewardModelScorer)
-    }
-
-
 def _origins(models: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Lineage | None]]:
     """Return what tells each model or file from another of its name, and lineages apart."""
     origins: dict[str, Any] = {}
@@ -231,11 +218,12 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in _NOT_SETTINGS}
 
 
-def _cut_notes(scorers: Mapping[str, Scorer], max_length: int) -> list[str]:
+def _cut_notes(rewards: Mapping[str, RewardSource], max_length: int) -> list[str]:
     return [
-        f"Judge {name} saw {scorer.num_cut[0]} texts cut at {max_length} tokens (--max-length)."
-        for name, scorer in scorers.items()
-        if isinstance(scorer, RewardModelScorer) and scorer.num_cut[0]
+        f"Judge {name} read {reward.num_cut} texts cut at {max_length} tokens (--max-length) or at "
+        "its model's context."
+        for name, reward in rewards.items()
+        if isinstance(reward, LearnedReward) and reward.num_cut
     ]
 
 

@@ -73,8 +73,8 @@ def prompt_batch(
     texts = [render_prompt(tokenizer, prompt, template, where) for prompt, where in prompts]
     tokens = tokenize_prompts(tokenizer, texts)
     examples = [
-        PromptExample(ids, index, text.pieces[0].text, {})
-        for index, (ids, text) in enumerate(zip(tokens, texts, strict=True))
+        PromptExample(ids, index, prompt, {})
+        for index, (ids, (prompt, _)) in enumerate(zip(tokens, prompts, strict=True))
     ]
     return collate_prompts(examples, padding_id(tokenizer))
 

@@ -4,7 +4,6 @@ Pure Python: a labeler's server or a notebook can use it without torch.
 """
 
 from lit_rlhf.feedback.aggregation import JudgedPair, judged_pairs, mean_ratings
-from lit_rlhf.feedback.fields import Conversation, Message, Prompt
 from lit_rlhf.feedback.records import (
     Comparison,
     Demonstration,
@@ -16,6 +15,7 @@ from lit_rlhf.feedback.records import (
     parse_judgment,
     parse_prompt,
 )
+from lit_rlhf.prompts import Conversation, Message, Prompt
 
 __all__ = [
     "Comparison",

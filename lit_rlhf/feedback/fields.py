@@ -8,22 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import cast
 
 from lit_rlhf.errors import DataError
+from lit_rlhf.prompts import Conversation, Message, Prompt
 
 Record = Mapping[str, object]
-
-
-class Message(TypedDict):
-    """One turn of a chat; further keys that a chat template may read are kept."""
-
-    role: str
-    content: str
-
-
-Conversation = tuple[Message, ...]
-Prompt = str | Conversation
 
 
 def wrong_field(where: str, field: str, expected: str, found: object) -> DataError:

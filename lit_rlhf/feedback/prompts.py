@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lit_rlhf.feedback.fields import (
-    Conversation,
-    Message,
-    Prompt,
     Record,
     is_present,
     missing_fields,
     read_text_or_conversation,
     wrong_field,
 )
+from lit_rlhf.prompts import Conversation, Message, Prompt
 
 
 def split_prompt(

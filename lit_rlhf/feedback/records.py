@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_rlhf.feedback.fields import (
-    Conversation,
-    Prompt,
     Record,
     is_present,
     missing_fields,
@@ -23,6 +21,7 @@ from lit_rlhf.feedback.fields import (
     wrong_field,
 )
 from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt
+from lit_rlhf.prompts import Conversation, Prompt
 
 LabelerScores = tuple[float | None, ...]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards import LearnedReward, RewardSource
 
 _NUM_EXTRA_COLUMNS = 8
@@ -53,12 +54,19 @@ def rollout_padding_gaps(
     mask = (columns > 0) & (columns < batch.lengths[:, None])
     rows = TokenRows(batch.input_ids, batch.lengths, mask)
     gaps = {
-        f"the score of {name}": source.padding_gap(batch.prompts[0], batch.lengths.device)
+        f"the score of {name}": _score_gap(source, batch.prompts[0])
         for name, source in sources.items()
         if isinstance(source, LearnedReward) and batch.prompts
     }
     gap = padding_gap(lambda rows: policy(rows).logprobs, rows)
     return {"the policy's log-probabilities": gap, **gaps}
+
+
+def _score_gap(reward: LearnedReward, prompt: Prompt) -> float:
+    """Compare the score of a response by itself with its score beside a longer one."""
+    short, long = "yes", "yes " * 16
+    alone, together = reward([prompt], [short])[0], reward([prompt] * 2, [short, long])[0]
+    return float((alone - together).abs())
 
 
 def _pad(rows: TokenRows) -> TokenRows:

@@ -13,6 +13,7 @@ from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.modules.metrics import Reduction
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
 from lit_rlhf.objectives import kl_k1, kl_per_response
+from lit_rlhf.prompts import prompt_text
 from lit_rlhf.rewards import RewardSource
 
 
@@ -92,7 +93,7 @@ def sample_records(
     """
     return [
         {
-            "prompt": samples.prompts[row],
+            "prompt": prompt_text(samples.prompts[row]),
             "response": samples.responses[row],
             **{name: round(float(values[row]), 4) for name, values in columns.items()},
         }

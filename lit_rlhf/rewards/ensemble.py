@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards.learned import LearnedReward
 from lit_rlhf.rewards.source import RewardSource, origins_of
 
@@ -56,7 +57,7 @@ class EnsembleReward(RewardSource):
             raise ConfigError(f"EnsembleReward.penalty is {self.penalty}; expected a number >= 0")
         learned = [member for member in self.members if isinstance(member, LearnedReward)]
         for member in learned[1:]:
-            member.stand_on(learned[0])
+            member.share_trunk(learned[0])
 
     @property
     def origins(self) -> dict[str, str]:
@@ -69,13 +70,13 @@ class EnsembleReward(RewardSource):
         return ("disagreement",)
 
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> Tensor:
         """Score each response, see `RewardSource`."""
         return self.score_in_detail(prompts, responses, batch)[0]
 
     def score_in_detail(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Score each response and say how far the members are apart, see `RewardSource`."""
         scores = [member(prompts, responses, batch).float() for member in self.members]

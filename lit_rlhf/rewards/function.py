@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards.source import RewardSource
 
-RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Iterable[float]]
 
 
 @dataclass(frozen=True)
 class FunctionReward(RewardSource):
     """Score responses by a function `(prompts, responses) -> list of numbers`.
+
+    The function gets each prompt as its record has it: text, or a chat as a sequence of messages.
 
     Attributes:
         function: its dotted path, as in `my_package.my_module.my_function`.
@@ -31,26 +34,28 @@ class FunctionReward(RewardSource):
         self.resolve()
 
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> Tensor:
         """Score each response, see `RewardSource`.
 
         Raises:
-            ConfigError: the function returned another number of scores than there are responses.
+            ConfigError: the function did not return one number for each response.
         """
-        scores = list(self.resolve()(prompts, responses))
+        returned = self.resolve()(prompts, responses)
+        try:
+            scores = [float(score) for score in returned]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"reward function {self.function} returned {returned!r:.80}; it must return one "
+                "number for each response"
+            ) from error
         if len(scores) != len(responses):
             raise ConfigError(
                 f"reward function {self.function} returned {len(scores)} scores "
                 f"for {len(responses)} responses"
             )
-        try:
-            return torch.tensor(scores, dtype=torch.float32, device=batch.rows.lengths.device)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"reward function {self.function} returned {scores[0]!r} for the first response; "
-                "it must return one number for each"
-            ) from error
+        device = None if batch is None else batch.rows.lengths.device
+        return torch.tensor(scores, dtype=torch.float32, device=device)
 
     def resolve(self) -> RewardFunction:
         """Return the function itself.

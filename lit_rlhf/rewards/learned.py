@@ -1,28 +1,32 @@
-"""A trained reward model as a reward."""
+"""The one way to score a response by a reward model."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import SampleBatch, TokenRows
-from lit_rlhf.data.chat_template import RenderedText, TextPiece
+from lit_rlhf.data.chat_template import Template, render_response
 from lit_rlhf.data.collation import collate_rows, padding_id
-from lit_rlhf.data.tokenization import Row, tokenize_rows
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.data.tokenization import Row, fit_length, tokenize_rows
 from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.handover import (
+    context_length,
     load_reward_model,
     load_tokenizer,
     require_fitting_tokenizer,
 )
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.models.sharing import share_frozen
+from lit_rlhf.prompts import Prompt, prompt_text
+from lit_rlhf.ranges import require
 from lit_rlhf.rewards.source import RewardSource
 
 
@@ -36,6 +40,8 @@ class _Loaded:
         tokenizer: the model's own.
         donor: the module whose frozen weights it may stand on, or the reward that loads it.
         lends: another reward may stand on its weights.
+        context_length: tokens that the model reads, or None where it does not say.
+        num_cut: responses that were cut so far.
     """
 
     model: ScalarModel | None = None
@@ -43,82 +49,121 @@ class _Loaded:
     tokenizer: PreTrainedTokenizerBase | None = None
     donor: nn.Module | LearnedReward | None = None
     lends: bool = False
+    context_length: int | None = None
+    num_cut: int = 0
 
 
 @dataclass(frozen=True)
 class LearnedReward(RewardSource):
-    """Score responses by a reward model, normalised to the reference policy's samples.
+    """Score responses by a reward model.
 
-    The texts are tokenised by the reward model's own tokenizer as for its training, prompt and
-    response apart, and closed by its EOS: the model was trained on complete responses, and a
-    response that was cut is judged as if it ended there (the missing-EOS rule of PPO deals with
-    the cut itself).
+    Prompt and response become tokens as in the reward model's training: rendered by its own chat
+    template, split by its own tokenizer, closed by its EOS. The model learned from complete
+    responses, so one that was cut is scored as if it ended there (PPO's missing-EOS rule deals
+    with the cut itself).
     The model is held outside of the trained module: not saved with it, sharded or updated. Where
     both it and the policy are adapters on the same weights, those are held once.
 
     Attributes:
         model: a reward checkpoint, or a sequence-classification folder.
         batch_size: responses scored in one forward.
+        template: how prompts become text, as `data.template` in the reward model's training.
+        max_length: most tokens of prompt and response; null for as many as the model reads.
+        overlong: what becomes of a longer response: "truncate" cuts its end and counts it,
+            "error" refuses it.
+        normalize: scores with mean 0 and deviation 1 on the reference policy's samples, where the
+            model has a normaliser; false leaves them raw: a difference is the log-odds of a
+            preference.
     """
 
     model: str
     batch_size: int = 64
+    template: Template = "auto"
+    max_length: int | None = None
+    overlong: Literal["error", "truncate"] = "truncate"
+    normalize: bool = True
     _loaded: _Loaded = field(default_factory=_Loaded, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse a batch without rows."""
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        """Refuse a batch without rows, and rows without room for a response."""
+        require("LearnedReward.batch_size", self.batch_size, least=1)
+        require("LearnedReward.max_length", self.max_length, least=2, is_optional=True)
 
     @property
     def origins(self) -> dict[str, str]:
         """The reward model."""
         return {"": self.model}
 
+    @property
+    def num_cut(self) -> int:
+        """Responses that were longer than the limit, and cut, so far."""
+        return self._loaded.num_cut
+
     @torch.no_grad()
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> Tensor:
-        """Score each response, see `RewardSource`."""
-        device = batch.rows.lengths.device
-        return self.score_texts(prompts, responses, device)
+        """Score each response, see `RewardSource`.
 
-    def share_trunk(self, policy: nn.Module) -> None:
-        """Stand on the policy's frozen weights, where they are those under the adapter."""
-        self._loaded.donor = policy
-
-    def stand_on(self, other: LearnedReward) -> None:
-        """Stand on another reward model's frozen weights, where they are those under the adapter.
-
-        Args:
-            other: loaded before this one; a policy that is offered later comes in its place.
+        Raises:
+            CheckpointError: `model` is not there, or not a reward model.
+            DataError: the chat template refuses a prompt, a prompt alone fills the limit, or a
+                response is too long and `overlong` is "error".
         """
-        if other is not self:
-            self._loaded.donor = other
-            other._loaded.lends = True
-
-    @torch.no_grad()
-    def score_texts(
-        self, prompts: Sequence[str], responses: Sequence[str], device: torch.device
-    ) -> Tensor:
-        """Return the normalised score of each response: `[B]` float32."""
+        device = _preferred_device() if batch is None else batch.rows.lengths.device
         model, tokenizer = self._load(device)
-        rows = _tokenize(tokenizer, prompts, responses)
+        rows = self._rows(tokenizer, prompts, responses)
         # Rows of like length share a forward.
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         scores = torch.empty(len(rows), device=device)
         for start in range(0, len(order), self.batch_size):
             places = order[start : start + self.batch_size]
-            batch_rows = collate_rows([rows[place] for place in places], padding_id(tokenizer))
-            scores[places] = model.normalize(self._raw_scores(model, batch_rows.to(device)))
+            tokens = collate_rows([rows[place] for place in places], padding_id(tokenizer))
+            raw = self._raw_scores(model, tokens.to(device))
+            scores[places] = model.normalize(raw) if self.normalize else raw
         return scores
 
-    def padding_gap(self, prompt: str, device: torch.device) -> float:
-        """Score a response by itself and beside a longer one: the difference must be nought."""
-        short, long = "yes", "yes " * 16
-        (alone,) = self.score_texts([prompt], [short], device).tolist()
-        together = self.score_texts([prompt] * 2, [short, long], device)
-        return float(abs(alone - float(together[0])))
+    def share_trunk(self, policy: nn.Module | LearnedReward) -> None:
+        """Stand on the frozen weights of a policy, or of another reward model, where they agree.
+
+        Args:
+            policy: the module, or a reward that loads before this one. A later offer replaces an
+                earlier one.
+        """
+        if policy is self:
+            return
+        self._loaded.donor = policy
+        if isinstance(policy, LearnedReward):
+            policy._loaded.lends = True
+
+    def unload(self) -> None:
+        """Give the model's memory back; the next call loads it again."""
+        self._loaded.model = self._loaded.tokenizer = self._loaded.dtype = None
+
+    def _rows(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+    ) -> list[Row]:
+        places = [f"{self.model}: prompt {prompt_text(prompt)[:60]!r}" for prompt in prompts]
+        texts = [
+            render_response(tokenizer, prompt, response, self.template, place)
+            for prompt, response, place in zip(prompts, responses, places, strict=True)
+        ]
+        rows = tokenize_rows(tokenizer, texts)
+        fitted = fit_length(
+            rows,
+            places,
+            max_length=self.max_length or sys.maxsize,
+            overlong=self.overlong,
+            context_length=self._loaded.context_length,
+        )
+        kept = [row for row in fitted if row is not None]  # nothing is dropped
+        self._loaded.num_cut += sum(
+            len(row.input_ids) > len(cut.input_ids) for row, cut in zip(rows, kept, strict=True)
+        )
+        return kept
 
     def _raw_scores(self, model: ScalarModel, rows: TokenRows) -> Tensor:
         dtype, device = self._loaded.dtype, rows.lengths.device
@@ -142,23 +187,13 @@ class LearnedReward(RewardSource):
                 donor = donor._load(device)[0]
             if donor is not None:
                 share_frozen(model, donor)
-            self._loaded.model = model
             tokenizer = load_tokenizer(self.model)
             require_fitting_tokenizer(tokenizer, model.transformers_config, self.model)
-            self._loaded.tokenizer = tokenizer
+            self._loaded.context_length = context_length(self.model)
+            self._loaded.model, self._loaded.tokenizer = model, tokenizer
         self._loaded.model.to(device)
         return self._loaded.model, self._loaded.tokenizer
 
 
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
-) -> list[Row]:
-    texts = [
-        RenderedText(_pieces(prompt, response), is_chat=False)
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
-    return tokenize_rows(tokenizer, texts)
-
-
-def _pieces(prompt: str, response: str) -> tuple[TextPiece, TextPiece]:
-    return TextPiece(prompt, is_response=False), TextPiece(response, is_response=True)
+def _preferred_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
+from lit_rlhf.prompts import Prompt
 
 
 class RewardSource(abc.ABC):
@@ -15,14 +16,15 @@ class RewardSource(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> Tensor:
         """Score each response.
 
         Args:
-            prompts: `B` texts, as rendered for the policy.
+            prompts: `B` prompts as the records have them: text, or chat messages.
             responses: `B` texts, without special tokens.
-            batch: the same samples as tokens, with lengths, masks and the records' fields.
+            batch: the same samples as tokens, with lengths, masks and the records' fields. None
+                where there are texts alone: in `lit-rlhf evaluate` and `lit-rlhf chat`.
 
         Returns:
             `[B]` float32, one score a response; higher is better.
@@ -30,20 +32,20 @@ class RewardSource(abc.ABC):
 
     @property
     def origins(self) -> dict[str, str]:
-        """The models that the score comes from: role -> hub name, folder or checkpoint.
+        """The models that the score comes from: role -> hub name or folder.
 
-        They stand in the lineage of what is trained with the source; "" is the role of an only
-        one. A source without a model keeps this property, which names none.
+        They are listed in the lineage of what you train with the source; "" is the role of an
+        only one. A source without a model keeps this property.
         """
         return {}
 
     @property
     def details(self) -> tuple[str, ...]:
-        """Names of what `score_in_detail` says beside the score; nothing by default."""
+        """Names of what `score_in_detail` returns beside the score; none by default."""
         return ()
 
     def score_in_detail(
-        self, prompts: Sequence[str], responses: Sequence[str], batch: SampleBatch
+        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Score each response and say more about it, such as how sure the score is.
 
@@ -60,8 +62,7 @@ class RewardSource(abc.ABC):
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.
 
-        A source that stands on the same frozen weights need not hold a copy of them; others keep
-        this method, which does nothing.
+        A source on the same frozen weights need not hold a copy of them; others ignore the offer.
         """
 
 

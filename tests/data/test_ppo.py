@@ -28,7 +28,7 @@ def test_a_batch(word_folder, write_rows):
     ]
     assert batch.lengths.tolist() == [2, 5, 4]
     assert batch.prompt_ids.tolist() == [0, 1, 2]
-    assert list(batch.prompts) == ["one", "one two three four", "<s>[INST] two [/INST]"]
+    assert list(batch.prompts) == ["one", "one two three four", tuple(ROWS[2]["prompt"])]
     assert list(batch.fields) == [{"answer": "yes"}, {}, {"answer": "no"}]
 
 

@@ -9,7 +9,7 @@ import pytest
 from lit_rlhf.evaluation.pairwise import Verdicts
 from lit_rlhf.evaluation.policies import Judgments, judge_policies, outcomes_of, policy_figures
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
-from lit_rlhf.evaluation.scoring import Scorer
+from lit_rlhf.rewards import FunctionReward
 from tests.support.figures import values
 
 RANDOM = np.random.default_rng(8)
@@ -140,15 +140,19 @@ def test_best_of_n_by_the_first_judge_meets_every_policy_by_the_other_judges():
     }
 
 
-class Lengths(Scorer):
-    def score(self, prompts, texts):
-        assert len(prompts) == len(texts)
-        return np.array([float(len(text)) for text in texts])
+def characters(prompts, texts):
+    assert len(prompts) == len(texts)
+    return [len(text) for text in texts]
 
 
 def test_scores_come_back_in_their_places():
     policies = [responses("one", 3), responses("other", 2)]
     prompts = [SourcedPrompt(f"p{index}", "") for index in range(NUM_PROMPTS)]
-    judgments = judge_policies(policies, prompts, {"length": Lengths()}, {})
+    judgments = judge_policies(
+        policies,
+        prompts,
+        {"length": FunctionReward("tests.evaluation.test_policies.characters")},
+        {},
+    )
     for policy, scores in zip(policies, judgments.scores["length"], strict=True):
         assert np.array_equal(scores, policy.characters)

@@ -6,10 +6,10 @@ import pytest
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.responses import (
     is_response_file,
-    prompt_text,
     read_prompts,
     read_responses,
 )
+from lit_rlhf.prompts import prompt_text
 
 CHAT = [{"role": "user", "content": "hi"}]
 ROWS = [

@@ -6,7 +6,7 @@ import pytest
 from lit_rlhf.data.sources import SourcedRecord, read_records
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.reward_models import read_judged, reward_figures, score_judged
-from lit_rlhf.evaluation.scoring import FunctionScorer
+from lit_rlhf.rewards import FunctionReward
 from tests.support.figures import values
 from tests.support.phases import judged_groups, write_rows
 
@@ -135,8 +135,8 @@ def test_agreement_between_seeds():
 def test_a_python_function_may_judge(tmp_path):
     rows = read_records(write_rows(tmp_path / "bench.jsonl", BENCH))
     judged = read_judged(rows)
-    scores = score_judged(judged, {"f": FunctionScorer("tests.support.toy_rewards.length")})
-    assert scores["f"].tolist() == [len(text) / 10 for text in judged.texts]
+    scores = score_judged(judged, {"f": FunctionReward("tests.support.toy_rewards.length")})
+    assert scores["f"] == pytest.approx([len(text) / 10 for text in judged.texts])
 
 
 def test_rows_without_a_pair_are_refused():

@@ -3,18 +3,15 @@
 import json
 import math
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lit_rlhf.errors import CheckpointError, ConfigError, DataError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
-from lit_rlhf.evaluation.scoring import FunctionScorer, RewardModelScorer
-from lit_rlhf.models import ScalarModel, load_tokenizer, load_trunk
-from lit_rlhf.rewards import LearnedReward
-from tests.models.examples import save_policy, write_reward_checkpoint
+from lit_rlhf.models import load_tokenizer
+from tests.models.examples import save_policy
 
 PROMPTS = [SourcedPrompt(f"tell me {index}", f"rows:{index}") for index in range(5)]
 SETTINGS = SamplingSettings(samples=3, max_new_tokens=6)
@@ -23,11 +20,7 @@ SETTINGS = SamplingSettings(samples=3, max_new_tokens=6)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    paths = [str(save_policy(folder / f"p{seed}", seed=seed)) for seed in (1, 2)]
-    scorer = ScalarModel(load_trunk(paths[0]))
-    scorer.set_normalizer(0.5, 2.0)
-    paths.append(str(write_reward_checkpoint(folder / "reward.ckpt", scorer, paths[0])))
-    return paths
+    return [str(save_policy(folder / f"p{seed}", seed=seed)) for seed in (1, 2)]
 
 
 def plain_logprobs(folder, prompt, response_ids, temperature=1.0):
@@ -117,50 +110,3 @@ def test_perplexity_by_transformers(folders, tmp_path):
     assert estimate.value == pytest.approx(math.exp(total / count), rel=1e-4)
     assert estimate.low < estimate.value < estimate.high
     assert estimate.n == 6
-
-
-def test_a_reward_model_scores_as_in_training(folders):
-    prompts = [SourcedPrompt(f"say {index}: ", "") for index in range(70)]
-    texts = ["yes" * (1 + index % 5) for index in range(70)]
-    scores = RewardModelScorer(folders[2]).score(prompts, texts)
-    expected = LearnedReward(folders[2]).score_texts(
-        [prompt for prompt, _ in prompts], texts, torch.device("cpu")
-    )
-    assert scores == pytest.approx(expected.numpy(), abs=1e-5)
-    raw = RewardModelScorer(folders[2], normalize=False).score(prompts, texts)
-    assert raw == pytest.approx(scores * 2.0 + 0.5, abs=1e-5)
-
-
-def test_what_is_too_long_is_cut_and_counted(folders):
-    scorer = RewardModelScorer(folders[2], max_length=16)
-    scores = scorer.score(PROMPTS[:2], ["a" * 100_000, "a"])
-    assert np.isfinite(scores).all()
-    assert scorer.num_cut == [1]
-    with pytest.raises(DataError, match="rows:0: the prompt alone fills"):
-        RewardModelScorer(folders[2], max_length=3).score(PROMPTS[:1], ["a"])
-
-
-def test_a_policy_is_no_reward_model(folders):
-    with pytest.raises(CheckpointError, match="a reward model is needed"):
-        RewardModelScorer(folders[0]).score(PROMPTS[:1], ["a"])
-
-
-def nothing(prompts, responses):
-    return [float("nan")] * len(responses)
-
-
-def words(prompts, responses):
-    return ["good"] * len(responses)
-
-
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("tests.support.toy_rewards.nowhere", "cannot be imported"),
-        ("tests.evaluation.test_sampling.nothing", "no finite number"),
-        ("tests.evaluation.test_sampling.words", "no list of numbers"),
-    ],
-)
-def test_functions_that_give_no_scores(path, message):
-    with pytest.raises(ConfigError, match=message):
-        FunctionScorer(path).score(PROMPTS[:1], ["a"])

@@ -71,6 +71,29 @@ def test_a_path_to_nothing_is_refused_at_once(path):
         FunctionReward(path)
 
 
+def nested(prompts, responses):
+    return [[1.0, 2.0]] * len(responses)
+
+
+def missing(prompts, responses):
+    return None
+
+
+def roles(prompts, responses):
+    return [sum(turn["role"] == "user" for turn in p if isinstance(p, tuple)) for p in prompts]
+
+
+@pytest.mark.parametrize("name", ["nested", "missing"])
+def test_what_is_no_list_of_numbers_is_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} returned .* one number for each response"):
+        score(name)
+
+
+def test_chats_are_handed_on_as_messages():
+    chat = ({"role": "user", "content": "hi"},)
+    assert FunctionReward(f"{HERE}.roles")([chat, "hi"], ["a", "b"]).tolist() == [1, 0]
+
+
 def test_another_number_of_scores_is_refused():
     with pytest.raises(ConfigError, match="too_few returned 1 scores for 3 responses"):
         score("too_few")

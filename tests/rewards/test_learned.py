@@ -3,7 +3,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 from lit_rlhf.models import ScalarModel, export, load_reward_model, load_trunk
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import (
@@ -146,14 +146,43 @@ def test_under_autocast_scores_stay_near_and_in_float32(reward_file):
     assert torch.equal(source(PROMPTS, RESPONSES, SAMPLES), scores)
 
 
-def test_texts_are_scored_on_the_device_asked_for(reward_file):
+def test_texts_alone_are_enough_and_the_memory_comes_back(reward_file):
     source = LearnedReward(reward_file)
-    scores = source.score_texts(PROMPTS, RESPONSES, torch.device("cpu"))
+    scores = source(PROMPTS, RESPONSES)
     assert torch.equal(scores, source(PROMPTS, RESPONSES, SAMPLES))
+    source.unload()
+    assert source._loaded.model is None
+    assert torch.equal(source(PROMPTS, RESPONSES), scores)
+
+
+def test_raw_scores_are_the_models_own(reward_file):
+    raw = score(reward_file, normalize=False)
+    torch.testing.assert_close(raw, score(reward_file) * 1.7 + 0.3, **close)
+
+
+def test_what_is_too_long_is_cut_and_counted_or_refused(reward_file):
+    source = LearnedReward(reward_file, max_length=16)
+    prompts, responses = ["tell me 0", "hi"], ["a" * 5000, "a"]
+    scores = source(prompts, responses)
+    assert scores.isfinite().all()
+    assert source.num_cut == 1
+    rows = closed(tiny_tokenizer(), prompts, responses)
+    expected = scores_by_hand(reward_file, [row[:16] for row in rows])
+    torch.testing.assert_close(scores, expected, **close)
+    with pytest.raises(DataError, match="prompt 'tell me 0': the prompt alone fills"):
+        score(reward_file, ["tell me 0"], ["a"], max_length=2)
+    with pytest.raises(DataError, match=r"prompt 'tell me 0': has .* tokens, more than max_length"):
+        score(reward_file, prompts, responses, max_length=16, overlong="error")
+
+
+def test_a_response_beyond_the_models_context_is_cut(reward_file):
+    source = LearnedReward(reward_file)
+    assert source(["hi"], ["a" * 5000]).isfinite().all()
+    assert source.num_cut == 1
 
 
 def test_what_cannot_score_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="batch_size is 0; it must be at least 1"):
         LearnedReward("somewhere", batch_size=0)
     with pytest.raises(CheckpointError, match="no such model"):
         score(str(tmp_path / "none.ckpt"))
