@@ -1,8 +1,10 @@
 """Every name that a package exports exists, says what it is for, and is annotated."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +67,19 @@ def test_exported_names_are_documented_and_annotated(package, name):
 
 def test_something_is_exported():
     assert {"lit_rlhf.objectives", "lit_rlhf.callbacks"} <= {package for package, _ in EXPORTED}
+
+
+def test_the_package_itself_names_what_its_type_checkers_see():
+    """The names under TYPE_CHECKING, those of `__all__`, and what you get are one and the same."""
+    (block,) = (
+        node
+        for node in ast.parse(Path(lit_rlhf.__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If)
+    )
+    homes = {alias.name: part.module for part in block.body for alias in part.names}
+    assert sorted(homes) == sorted(lit_rlhf.__all__)
+    for name, home in homes.items():
+        assert getattr(lit_rlhf, name) is getattr(importlib.import_module(home), name)
+    assert set(lit_rlhf.__all__) <= set(dir(lit_rlhf))
+    with pytest.raises(AttributeError, match="no attribute 'PPOTrainer'"):
+        lit_rlhf.PPOTrainer  # noqa: B018 - looked up on purpose
