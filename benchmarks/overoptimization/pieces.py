@@ -17,15 +17,15 @@ from torch import nn
 
 from benchmarks.overoptimization.files import write_whole
 from benchmarks.overoptimization.looks import LOOKS_FILE, score, score_looks
+from benchmarks.overoptimization.processes import CleanProcesses
 from benchmarks.overoptimization.scale import PPORun, Scale
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.demo.processes import CleanProcesses
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.phase_cli import run_phase
-from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 from lit_rlhf.shipped import configs_folder
+from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 Floats = npt.NDArray[np.float64]
 GROUP_SIZE = 32  # texts of a judged group, as `lit_rlhf.demo.datasets` writes them

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.datasets import write_datasets
-from lit_rlhf.demo.figures import PERPLEXITY_FALL_NAME
 from lit_rlhf.demo.loop import SCALES, run_loop
 from lit_rlhf.demo.model import prepare_model
-from lit_rlhf.demo.report import write_report
+from lit_rlhf.demo.report import PERPLEXITY_FALL, make_report, write_report
 from lit_rlhf.errors import TrainingError
 
 # The order of the data files' lines; the run's own seed draws from them.
@@ -25,7 +24,7 @@ def demo_command(arguments: list[str]) -> int:
         arguments: those after `lit-rlhf demo`.
 
     Returns:
-        0: figures that fall short of their targets stand in the report, they are no error.
+        0: figures that fall short of their targets are in the report, and not an error.
 
     Raises:
         TrainingError: the perplexity did not even fall; the report is written all the same.
@@ -56,10 +55,11 @@ def demo_command(arguments: list[str]) -> int:
         return 0
     scale = SCALES["smoke" if options.smoke else "full" if options.full else "quick"]
     folder = options.output or Path("runs") / scale.folder
-    report = run_loop(scale, folder, options.seed)
+    report = make_report(run_loop(scale, folder, options.seed), folder)
     path = write_report(report, folder)
     sys.stdout.write(f"{path.read_text(encoding='utf-8')}\nreport: {path}\n")
-    fall = next(figure.value for figure in report.figures if figure.name == PERPLEXITY_FALL_NAME)
+    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
+    fall = figures[PERPLEXITY_FALL]
     if not fall > 0:
         raise TrainingError(
             f"fine-tuning did not lower the held-out perplexity (it fell by {fall:.1f} %): "

@@ -4,19 +4,18 @@ import pytest
 
 from lit_rlhf.cli import main
 from lit_rlhf.demo import command
-from lit_rlhf.demo.figures import PERPLEXITY_FALL_NAME
 from lit_rlhf.demo.loop import SCALES
-from lit_rlhf.demo.report_schema import Figure
+from lit_rlhf.demo.report import PERPLEXITY_FALL
 
 
-class _Report:
-    """A report of which the command reads one figure."""
+def the_report(fall):
+    """Return a report of which the command reads one figure."""
+    return {
+        "figures": [{"name": "another", "value": 1.0}, {"name": PERPLEXITY_FALL, "value": fall}]
+    }
 
-    def __init__(self, fall):
-        self.figures = (Figure("another", 1.0), Figure(PERPLEXITY_FALL_NAME, fall))
 
-
-THE_REPORT = _Report(fall=30.0)
+THE_REPORT = the_report(fall=30.0)
 
 
 @pytest.fixture
@@ -35,7 +34,8 @@ def calls(monkeypatch, tmp_path):
     stand_ins = {
         "prepare_model": lambda: made.append(("model",)) or tmp_path / "cache" / "model",
         "write_datasets": lambda folder, seed: made.append(("data", folder, seed)),
-        "run_loop": lambda *asked: made.append(("loop", *asked)) or THE_REPORT,
+        "run_loop": lambda *asked: made.append(("loop", *asked)) or "what ran",
+        "make_report": lambda run, folder: made.append(("read", run, str(folder))) or THE_REPORT,
         "write_report": write_report,
     }
     for name, stand_in in stand_ins.items():
@@ -65,7 +65,7 @@ def test_help_names_the_options(capsys, calls):
 )
 def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, scale, folder, seed):
     assert main(["demo", *options]) == 0
-    model, data, loop, report = calls
+    model, data, loop, read, report = calls
     assert model == ("model",)
     assert data == ("data", tmp_path / "cache" / "data", command.DATA_SEED)
     name, asked_scale, asked_folder, asked_seed = loop
@@ -75,6 +75,7 @@ def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, sc
         folder,
         seed,
     )
+    assert read == ("read", "what ran", folder)
     assert report == ("report", THE_REPORT, folder)
     shown = capsys.readouterr().out
     assert "# All of it" in shown
@@ -83,9 +84,9 @@ def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, sc
 
 @pytest.mark.parametrize("fall", [0.0, -3.0, float("nan")])
 def test_a_perplexity_that_does_not_fall_fails_after_the_report(monkeypatch, capsys, calls, fall):
-    monkeypatch.setattr(command, "run_loop", lambda *_: _Report(fall))
+    monkeypatch.setattr(command, "make_report", lambda *_: the_report(fall))
     assert main(["demo", "--smoke"]) == 1
-    assert [call[0] for call in calls] == ["model", "data", "report"]
+    assert [call[0] for call in calls] == ["model", "data", "loop", "report"]
     assert "did not lower the held-out perplexity" in capsys.readouterr().err
 
 

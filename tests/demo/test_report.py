@@ -1,193 +1,229 @@
-import dataclasses
+"""The demonstration's page from real evaluations of tiny models."""
+
 import json
 import math
 import re
 
 import pytest
+import torch
 
-from lit_rlhf.demo.report import write_report
-from lit_rlhf.demo.report_schema import (
-    CalibrationBin,
-    Curve,
-    Figure,
-    Match,
-    Phase,
-    PPOCurves,
-    Report,
-    Sample,
-    SampleResponse,
-    Standing,
-    parse_report,
-)
+from lit_rlhf.cli import main
+from lit_rlhf.demo.report import Evaluation, make_report, read_curves, write_report
 from lit_rlhf.errors import DataError
+from lit_rlhf.models import ScalarModel, load_trunk
+from tests.models.examples import save_policy, write_reward_checkpoint
+from tests.support.phases import demonstrations, judged_groups, prompts, write_rows
 
-EVERY = tuple(range(1, 21))
-
-
-def curve(start, step, iterations=EVERY):
-    return Curve(iterations, tuple(start + step * iteration for iteration in iterations))
-
-
-REPORT = Report(
-    title="The loop on movie reviews",
-    figures=(
-        Figure("gain", 0.91, "standard deviations", "at least 0.8", True, (0.7, 1.1), 256),
-        Figure("fall", 20.0, "%", "at least 25 %", False),
-        Figure("plain", 1 / 3),
-    ),
-    curves=PPOCurves(
-        reward=curve(0, 0.1),
-        validation_reward=curve(0, 0.08, (1, 10, 20)),
-        vader=curve(0.1, 0.02),
-        kl=curve(0, 0.4),
-        kl_coefficient=curve(0.05, 0.002),
-        kl_target=6.0,
-    ),
-    calibration=tuple(CalibrationBin(p / 10, p / 12, 10.0 * p) for p in range(10)),
-    samples=(
-        Sample(
-            "Movie review: A | B",
-            (
-                SampleResponse("SFT", " plain\ntext", {"VADER": 0.1}),
-                SampleResponse("PPO", "", {"VADER": 0.9, "validation reward": 1.5}),
-                SampleResponse("DPO", " <b>*bold*</b> `code` [x](y) $1$", {"VADER": math.nan}),
-            ),
-        ),
-    ),
-    phases=(Phase("SFT", 60.2, 3.456), Phase("PPO", 299.8, 2.9)),
-    precision="bf16-mixed",
-    seed=17,
-    commands=("lit-rlhf sft fit --config configs/sft.yaml", "lit-rlhf ppo fit"),
-    versions={"torch": "2.13.0", "lightning": "2.6.6"},
-    notes=("The fall is short: too few steps.",),
-    standings=(
-        Standing("SFT", 0.0, -0.1, (Match("PPO", 0.25, (0.2, 0.3), 256),)),
-        Standing("PPO", 5.4321, 1.25, (Match("SFT", 0.75, (0.7, 0.8), 256),)),
-    ),
-)
+METRICS = """\
+step,train/ppo/reward,train/ppo/kl,train/ppo/kl_coef,train/ppo/first_log_ratio,val/ppo/validation,val/ppo/vader
+0,,,,,-0.1,0.05
+0,0.1,0.0,0.2,0.0,,
+7,0.2,2.5,0.3,0.0001,,
+7,,,,,0.4,0.1
+14,0.4,4.5,0.25,0.0,,
+"""
+RUN = {
+    "scale": "quick",
+    "seed": 17,
+    "precision": "32-true",
+    "commands": ["lit-rlhf sft fit --config configs/sft.yaml", "lit-rlhf ppo fit"],
+    "phases": [
+        {"name": "SFT", "seconds": 60.2, "peak_memory_gib": 3.456},
+        {"name": "PPO", "seconds": 299.8, "peak_memory_gib": 2.9},
+    ],
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report") / "new"
-    assert write_report(REPORT, folder) == folder / "report.md"
+    """What the commands of a run leave, but for the phases'."""
+    folder = tmp_path_factory.mktemp("run")
+    policies = {
+        name: str(save_policy(folder / name, seed=seed))
+        for seed, name in enumerate(("ppo", "dpo", "sft", "base"))
+    }
+    rewards = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = ScalarModel(load_trunk(policies["base"]))
+        path = folder / f"reward{seed}.ckpt"
+        rewards.append(str(write_reward_checkpoint(path, model, policies["base"])))
+    groups = write_rows(folder / "groups.jsonl", judged_groups(8))
+    words = [
+        *("rewards", f"reward={rewards[0]}", f"--data={groups}", "--rating-gap=1"),
+        *("--precision=32-true", f"--output={folder}/evaluate/rewards"),
+    ]
+    assert main(["evaluate", *words]) == 0
+    words = [
+        *("policies", *(f"{name}={source}" for name, source in policies.items())),
+        *(f"--judge=reward={rewards[0]}", f"--judge=validation={rewards[1]}"),
+        "--judge=vader=function:lit_rlhf.demo.vader.vader_scores",
+        *(f"--reference={policies['sft']}", "--samples=sft=17", "--max-new-tokens=5"),
+        f"--prompts={write_rows(folder / 'prompts.jsonl', prompts(7))}",
+        f"--perplexity-data={write_rows(folder / 'texts.jsonl', demonstrations(5))}",
+        *("--precision=32-true", f"--output={folder}/evaluate/policies"),
+    ]
+    assert main(["evaluate", *words]) == 0
+    (folder / "ppo" / "metrics.csv").write_text(METRICS)
     return folder
 
 
-def test_json_holds_everything_and_reads_back(folder):
-    text = (folder / "report.json").read_text(encoding="utf-8")
-    assert "NaN" not in text
-    data = json.loads(text)
-    assert data["seed"] == 17
-    assert data["figures"][0]["interval"] == [0.7, 1.1]
-    assert data["samples"][0]["responses"][2]["scores"]["VADER"] is None
-    again = parse_report(data)
-    assert dataclasses.replace(again, samples=()) == dataclasses.replace(REPORT, samples=())
+@pytest.fixture
+def change(folder):
+    """Change a figure of an evaluation for the length of a test."""
+    kept = {}
+
+    def change(name, **wanted):
+        file = folder / "evaluate" / name / "report.json"
+        kept.setdefault(file, file.read_text())
+        content = json.loads(file.read_text())
+        values = wanted.pop("values")
+        (found,) = [
+            row for row in content["figures"] if all(row[key] == wanted[key] for key in wanted)
+        ]
+        found.update(values)
+        file.write_text(json.dumps(content))
+
+    yield change
+    for file, text in kept.items():
+        file.write_text(text)
+
+
+def figures(folder, **changes):
+    report = make_report({**RUN, **changes}, folder)
+    return {figure["name"]: figure for figure in report["figures"]}
 
 
 def table_with(text, header):
     """Return the rows of the table that starts with `header`, as lists of cells."""
     lines = text[text.index(header) :].split("\n\n")[0].splitlines()
-    return [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def test_figures_stand_with_interval_target_and_verdict(folder):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in row] for row in table_with(text, "| figure |")]
-    assert rows[0] == ["figure", "value", "95 % interval", "n", "target", "met"]
-    assert rows[2:] == [
-        ["gain", "0.91 standard deviations", "0.7 to 1.1", "256", "at least 0.8", "yes"],
-        ["fall", "20 %", "", "", "at least 25 %", "**no**"],
-        ["plain", "0.3333", "", "", "", ""],
+def test_figures_are_those_of_the_evaluations(folder):
+    policies = Evaluation(folder / "evaluate" / "policies")
+    found = figures(folder)
+    rate = found["DPO: win rate against SFT by the validation reward"]
+    (row,) = [
+        row
+        for row in policies.figures
+        if (row["subject"], row["against"], row["judge"]) == ("dpo", "sft", "validation")
+        and row["metric"] == "win_rate"
     ]
-    assert "1 of 2 targets met. Seed 17, 6.0 minutes, 3.46 GiB" in text
-    assert "The fall is short" in text
-
-
-def test_standings_are_a_table_of_all_against_all(folder, tmp_path):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    rows = [[cell.strip() for cell in row] for row in table_with(text, "| policy | KL")]
-    assert rows[0][3:] == ["against SFT", "against PPO"]
-    assert rows[2:] == [
-        ["SFT", "0.00", "-0.1", "", "25 % (20 to 30; 256)"],
-        ["PPO", "5.43", "1.25", "75 % (70 to 80; 256)", ""],
-    ]
-    without = write_report(dataclasses.replace(REPORT, standings=()), tmp_path)
-    assert "Who is ahead" not in without.read_text(encoding="utf-8")
-
-
-def test_samples_cannot_break_the_table(folder):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    rows = table_with(text, "| prompt |")
-    assert {len(row) for row in rows} == {5}
-    cells = [[cell.strip() for cell in row] for row in rows[2:]]
-    assert cells[0] == ["Movie review: A \\| B", "SFT", "plain<br>text", "0.1", "–"]  # noqa: RUF001
-    assert cells[1] == ["", "PPO", "(nothing)", "0.9", "1.5"]
-    assert cells[2][2] == ("&lt;b&gt;\\*bold\\*&lt;/b&gt; \\`code\\` \\[x\\](y) \\$1\\$")
-
-
-def test_run_is_described(folder):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    for part in (*REPORT.commands, "| SFT | 60 |", "| torch | 2.13.0 |"):
-        assert part in text
-
-
-def test_pictures_are_there_and_named_by_relative_path(folder):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    names = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
-    assert names == ["ppo.png", "kl_coefficient.png", "calibration.png"]
-    for name in names:
-        content = (folder / name).read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert len(content) > 5000
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        [*names, "report.md", "report.json"]
-    )
-
-
-def test_the_picture_of_the_monitor_is_shown_where_the_run_left_one(tmp_path):
-    picture = tmp_path / "ppo" / "overoptimization" / "curves.png"
-    picture.parent.mkdir(parents=True)
-    picture.touch()
-    text = write_report(REPORT, tmp_path).read_text(encoding="utf-8")
-    assert "](ppo/overoptimization/curves.png)" in text
-
-
-def test_plain_data_give_the_same_files(folder, tmp_path):
-    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    data["samples"][0]["responses"][2]["scores"]["VADER"] = math.nan
-    write_report(data, tmp_path)
-    for name in ("report.md", "report.json"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
-def test_a_short_run_without_measured_values_is_written(tmp_path):
-    nothing = Curve((), ())
-    report = dataclasses.replace(
-        REPORT,
-        figures=(Figure("gain", math.nan, target="at least 1", met=False),),
-        curves=PPOCurves(curve(0, 1, (1,)), nothing, nothing, nothing, nothing, None),
-        calibration=(CalibrationBin(math.nan, math.nan, 0.0),),
-        samples=(),
-    )
-    text = write_report(report, tmp_path).read_text(encoding="utf-8")
-    assert "| gain | – |" in text  # noqa: RUF001
-    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert data["figures"][0]["value"] is None
-    assert math.isnan(parse_report(data).figures[0].value)
+    assert (rate["value"], rate["n"], rate["unit"]) == (100 * row["value"], 7, "%")
+    assert rate["interval"] == (100 * row["low"], 100 * row["high"])
+    before, after = (found[f"SFT: held-out perplexity {when}"] for when in ("before", "after"))
+    fall = 100 * (1 - after["value"] / before["value"])
+    assert found["SFT: fall of the perplexity"]["value"] == pytest.approx(fall)
+    assert found["PPO: iterations that raised the KL coefficient"]["value"] == 1
+    assert found["PPO: iterations that lowered the KL coefficient"]["value"] == 1
+    assert found["PPO: KL coefficient at the end"]["value"] == 0.25
+    assert found["PPO: largest absolute log ratio of a first minibatch"]["met"] is True
+    with pytest.raises(DataError, match="0 figures with"):
+        policies.find("", metric="no such metric")
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("evaluation", "wanted", "name", "target"),
     [
-        (lambda data: data.pop("curves"), "curves"),
-        (lambda data: data.update(colour="red"), "colour"),
-        (lambda data: data["figures"][0].update(units="m"), "units"),
-        (lambda data: data["curves"].pop("kl"), "kl"),
+        ("rewards", {"section": "Accuracy"}, "Reward model: held-out pairs in people's order", 76),
+        ("rewards", {"against": "over 1 apart"}, "Reward model: the same, pairs more than 1", 86),
+        (
+            "policies",
+            {"metric": "standardized_difference", "judge": "validation"},
+            "PPO: gain in validation reward over SFT",
+            0.8,
+        ),
+        (
+            "policies",
+            {"metric": "score_difference", "judge": "vader"},
+            "PPO: gain in VADER score over SFT",
+            0.15,
+        ),
+        (
+            "policies",
+            {"metric": "win_rate", "judge": "validation", "subject": "dpo", "against": "sft"},
+            "DPO: win rate against SFT",
+            65,
+        ),
+        ("policies", {"metric": "kl", "subject": "ppo"}, "PPO: KL to SFT at the end", 3.15),
     ],
 )
-def test_data_that_do_not_fit_are_named(change, message):
-    data = dataclasses.asdict(REPORT)
-    change(data)
-    with pytest.raises(DataError, match=message):
-        parse_report(data)
+def test_each_target_is_met_from_its_value_on(folder, change, evaluation, wanted, name, target):
+    if wanted.get("metric", "").endswith("difference"):
+        wanted = {**wanted, "subject": "ppo", "against": "sft"}
+    unit = 100 if target > 5 else 1
+    for shift, is_met in ((1e-6, True), (-1e-2, False), (math.nan, False)):
+        value = None if math.isnan(shift) else target / unit * (1 + shift)
+        ends = {"low": value and value * 0.9, "high": value and value * 1.1}
+        change(evaluation, **wanted, values={"value": value, **ends})
+        (figure,) = [row for key, row in figures(folder).items() if key.startswith(name)]
+        assert figure["met"] is is_met
+        assert figure["target"]
+
+
+def test_a_gain_that_is_not_sure_is_not_enough(folder, change):
+    wanted = {"metric": "score_difference", "judge": "vader", "subject": "ppo", "against": "sft"}
+    change("policies", **wanted, values={"value": 0.2, "low": -0.01, "high": 0.4})
+    assert figures(folder)["PPO: gain in VADER score over SFT"]["met"] is False
+
+
+def test_the_full_run_asks_more_of_the_reward_model(folder, change):
+    change("rewards", section="Accuracy", values={"value": 0.8})
+    change("rewards", against="over 1 apart", values={"value": 0.9})
+    for scale, is_met in (("quick", True), ("full", False)):
+        found = figures(folder, scale=scale)
+        asked = [row for name, row in found.items() if name.startswith("Reward") and row["target"]]
+        assert [row["met"] for row in asked] == [is_met, is_met]
+
+
+def test_curves_are_over_iterations(folder):
+    curves = read_curves(folder / "ppo" / "metrics.csv")
+    assert curves["kl"] == {"iterations": [1, 2, 3], "values": [0.0, 2.5, 4.5]}
+    assert curves["validation_reward"] == {"iterations": [1, 2], "values": [-0.1, 0.4]}
+
+
+def test_the_page_and_its_files(folder, change):
+    change("policies", metric="kl", subject="ppo", values={"value": None, "low": None})
+    report = make_report(RUN, folder)
+    report["samples"][0]["ppo"] = " <b>*bold*</b> `code` | [x](y)"
+    path = write_report(report, folder)
+    text = path.read_text(encoding="utf-8")
+    assert "Seed 17, 6.0 minutes, 3.46 GiB at the peak, precision 32-true." in text
+    for part in (*RUN["commands"], "| SFT | 60 | 3.46 |", "| torch |"):
+        assert part in text
+    rows = table_with(text, "| figure |")
+    assert {len(row) for row in rows} == {6}
+    (kl,) = [row for row in rows if row[0] == "PPO: KL to SFT at the end"]
+    assert kl == [kl[0], "- nats per response", "", "7", "within 30 % of 4.5", "**no**"]
+    sample = table_with(text, "| prompt |")[2]
+    assert sample[3] == r"&lt;b&gt;\*bold\*&lt;/b&gt; \`code\` \| \[x\](y)"
+    names = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    files = ["ppo.png", "evaluate/rewards/reliability.png", "evaluate/policies/win_rates.png"]
+    assert names == files
+    for name in names:
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert data["seed"] == 17
+    assert [row["value"] for row in data["figures"] if row["name"] == kl[0]] == [None]
+
+
+def test_everyone_meets_everyone(folder):
+    report = make_report(RUN, folder)
+    rows = {row["policy"]: row for row in report["standings"]}
+    best = ["sft, best of 4 by reward", "sft, best of 16 by reward"]
+    assert set(rows) == {"base", "sft", "dpo", "ppo", *best}
+    assert [row["kl"] for row in report["standings"]] == sorted(row["kl"] for row in rows.values())
+    assert rows["sft"]["kl"] == pytest.approx(0, abs=1e-5)
+    assert rows[best[0]]["kl"] == pytest.approx(math.log(4) - 3 / 4)
+    for one, row in rows.items():
+        others = set(rows) - {one} - (set(best) if one in best else set())
+        assert set(row["against"]) == others
+        for other, rate in row["against"].items():
+            turned = rows[other]["against"][one]
+            assert rate["value"] + turned["value"] == pytest.approx(100)
+            low, high = turned["interval"]
+            assert rate["interval"] == pytest.approx((100 - high, 100 - low))
+    cells = table_with(write_report(report, folder).read_text(encoding="utf-8"), "| policy | KL")
+    assert cells[0][3:] == [f"vs {row['policy']}" for row in report["standings"]]
+    assert all(re.fullmatch(r"(\d+ % \(\d+ to \d+; 7\))?", cell) for cell in cells[2][3:])

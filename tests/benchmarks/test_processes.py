@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_rlhf.demo.processes import CleanProcesses
+from benchmarks.overoptimization.processes import CleanProcesses
 from lit_rlhf.errors import ConfigError, TrainingError
 
 processes = CleanProcesses([])
@@ -52,7 +52,7 @@ def test_a_killed_process_is_an_error_that_names_the_phase():
 
 def test_a_process_ends_when_the_one_that_asked_for_it_is_killed(tmp_path):
     file = tmp_path / "pid"
-    script = "from tests.demo.test_processes import processes, stay\n"
+    script = "from tests.benchmarks.test_processes import processes, stay\n"
     script += f"if __name__ == '__main__': processes.run('sft', stay, {str(file)!r})"
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
     pid = wait_for(lambda: int(file.read_text()) if file.exists() and file.read_text() else None)
