@@ -24,8 +24,8 @@ from lit_rlhf.data import PPODataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.phase_cli import run_phase
-from lit_rlhf.shipped import configs_folder
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
+from lit_rlhf.shipped import configs_folder
 
 Floats = npt.NDArray[np.float64]
 GROUP_SIZE = 32  # texts of a judged group, as `lit_rlhf.demo.datasets` writes them
