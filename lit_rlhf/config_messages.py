@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from lit_rlhf.renamed import new_name
+from lit_rlhf.renamed import GONE, RENAMED, new_name
 
 # What the parser says about the alternatives of a type that were not meant, and its lists.
 _NOISE = re.compile(
@@ -56,6 +56,10 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
     """
     if "Problems parsing config" in message and (broken := _broken_file(config_files(arguments))):
         return broken
+    known = set(options)
+    for old in (name for name in (*RENAMED, *GONE) if name not in known):
+        if place := _place_of(old, config_files(arguments)):  # before what is missing without it
+            return f"{place}there is no option '{old}'{new_name(old)}"
     short = short_message(message)
     if match := _UNKNOWN_ARGUMENT.search(message):
         argument = f"{match[1].rpartition('.')[2]}.{match[2]}"
@@ -70,7 +74,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
     if match := _UNKNOWN_OPTION.search(message):
         name = (match[1] or match[2]).partition("=")[0]
         place = _place_of(name, config_files(arguments))
-        return f"{place}{short}{new_name(name) or _did_you_mean(name, list(options))}"
+        return f"{place}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
     return short
 
 

@@ -56,7 +56,7 @@ class Workplace:
 
     def fit(self, phase, *files, options=()):
         """Train two batches by the phase's own file and others behind it."""
-        for name in ("ppo", "dpo", "csv"):  # of earlier tests
+        for name in ("ppo", "dpo", "lora"):  # of earlier tests
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
         files = [f"--config={CONFIGS / name}" for name in (f"{phase}.yaml", *files)]
         fast = f"--config={CONFIGS / 'debug' / 'fast.yaml'}"

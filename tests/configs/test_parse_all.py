@@ -21,7 +21,6 @@ PHASES_OF = {
     "critic": ("ppo",),
     "generator": ("ppo",),
     "reward": ("ppo",),
-    "loss": ("dpo",),
 }
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 PAIRS = [
@@ -69,6 +68,28 @@ def test_a_file_behind_its_phase_says_what_counts(phase, file):
     assert stands_in(yaml.safe_load((CONFIGS / file).read_text()), options)
 
 
+def leaves(tree, prefix=""):
+    """Yield the dotted name and the value of each plain setting."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and "class_path" not in value:
+            yield from leaves(value, f"{prefix}{key}.")
+        elif not isinstance(value, dict | list):
+            yield f"{prefix}{key}", value
+
+
+@pytest.mark.parametrize(
+    ("phase", "file"), [pair for pair in PAIRS if not pair[1].startswith(("demo", "debug"))]
+)
+def test_a_file_restates_no_default(phase, file):
+    if file == f"{phase}.yaml":
+        before = vars(phase_cli(phase).fit_parser.get_defaults().as_flat())
+    else:
+        assert parse(phase, f"{phase}.yaml", file) != parse(phase, f"{phase}.yaml")
+        before = dict(leaves(parse(phase, f"{phase}.yaml")))
+    written = dict(leaves(yaml.safe_load((CONFIGS / file).read_text())))
+    assert {name: value for name, value in written.items() if before.get(name) == value} == {}
+
+
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_a_file_begins_with_a_comment(file):
     assert (CONFIGS / file).read_text().startswith("# ")
@@ -98,8 +119,8 @@ def test_fragments_of_different_folders_compose():
     model, trainer = options["model"], options["trainer"]
     assert class_names([model["advantage"], model["reward"]]) == ["RLOO", "VaderReward"]
     assert (trainer["strategy"], trainer["devices"]) == ("fsdp2", 2)
-    alone = parse("ppo", "ppo.yaml")["trainer"]["limit_train_batches"]
-    assert trainer["limit_train_batches"] == alone is not None  # no fragment speaks of it
+    alone = parse("ppo", "ppo.yaml")["trainer"]["val_check_interval"]
+    assert trainer["val_check_interval"] == alone == 0.1  # no fragment speaks of it
 
 
 def test_a_callbacks_fragment_replaces_the_list():
@@ -134,17 +155,15 @@ def test_callbacks_plus_appends(tmp_path):
 
 
 def test_later_files_and_options_win(tmp_path):
-    sizes = write(tmp_path, "data: {batch_size: 3}\nmodel: {optimizer: {learning_rate: 0.5}}")
+    sizes = write(tmp_path, "trainer: {max_epochs: 3}\nmodel: {optimizer: {learning_rate: 0.5}}")
     options = parse("sft", "sft.yaml", sizes, options=["--model.optimizer.learning_rate=0.25"])
-    assert (options["data"]["batch_size"], options["model"]["optimizer"]["learning_rate"]) == (
-        3,
-        0.25,
-    )
-    assert parse("sft", sizes, "sft.yaml")["data"]["batch_size"] == 32
+    assert options["trainer"]["max_epochs"] == 3
+    assert options["model"]["optimizer"]["learning_rate"] == 0.25
+    assert parse("sft", sizes, "sft.yaml")["trainer"]["max_epochs"] == 1
 
 
 def test_another_class_drops_the_settings_that_it_does_not_have():
-    options = parse("ppo", "ppo.yaml", "advantage/gae.yaml", "advantage/rloo.yaml")
+    options = parse("ppo", "ppo.yaml", "advantage/grpo.yaml", "advantage/rloo.yaml")
     assert options["model"]["advantage"]["init_args"] == {"k": 4}
     options = parse("ppo", "ppo.yaml", "reward/function.yaml")
     assert options["model"]["reward"]["init_args"].keys() == {"function"}
@@ -153,13 +172,11 @@ def test_another_class_drops_the_settings_that_it_does_not_have():
 def test_another_class_keeps_the_settings_that_it_has():
     logger = parse("sft", "sft.yaml", "logger/wandb.yaml")["trainer"]["logger"]["init_args"]
     assert (logger["name"], logger["project"]) == ("sft", "lit-rlhf")
-    reward = parse("ppo", "ppo.yaml", options=["--model.reward.init_args.batch_size=8"])
-    assert reward["model"]["reward"]["init_args"] == {
-        "model": "runs/reward/checkpoints/reward.ckpt",
-        "batch_size": 8,
-    }
+    shipped = parse("ppo", "ppo.yaml")["model"]["reward"]["init_args"]
+    changed = parse("ppo", "ppo.yaml", options=["--model.reward.init_args.batch_size=8"])
+    assert changed["model"]["reward"]["init_args"] == {**shipped, "batch_size": 8}
 
 
-def test_the_judges_of_a_rule_are_named_anew():
+def test_a_rule_as_reward_leaves_the_learned_judge():
     judges = parse("ppo", "ppo.yaml", "reward/vader.yaml")["model"]["judges"]
     assert judges.keys() == {"validation"}
