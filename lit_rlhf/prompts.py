@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 
@@ -13,7 +14,7 @@ class Message(TypedDict):
 
 
 Conversation = tuple[Message, ...]
-Prompt = str | Conversation
+Prompt = str | Sequence[Message]
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -33,10 +33,13 @@ class RenderedText(NamedTuple):
     Attributes:
         pieces: the text in order; the first is never a response.
         is_chat: a chat template wrote it, with all the special tokens that it wants.
+        is_whole: two pieces that are all that the template writes; tokenised as one text, and
+            nothing is appended.
     """
 
     pieces: tuple[TextPiece, ...]
     is_chat: bool
+    is_whole: bool = False
 
 
 def render_prompt(
@@ -91,6 +94,29 @@ def render_response(
     return _render_turns(tokenizer, chat, [len(messages)], where)
 
 
+def render_for_reward(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    response: str,
+    template: Template,
+    where: str,
+) -> RenderedText:
+    """Render what a reward model reads; arguments and errors as in `render_response`.
+
+    Of a chat that is the whole text that its template writes, to the last line break, as
+    transformers gives it to a reward model: the score belongs to the last token.
+    """
+    messages = _as_chat(prompt, template, where)
+    if messages is None:
+        return render_response(tokenizer, prompt, response, template, where)
+    chat = (*messages, Message(role="assistant", content=response))
+    opened = _apply(tokenizer, messages, where, opens_turn=True)
+    whole = _apply(tokenizer, chat, where, opens_turn=False)
+    _check_begins(whole, opened, where)
+    pieces = (TextPiece(opened, is_response=False), TextPiece(whole[len(opened) :], True))
+    return RenderedText(pieces, is_chat=True, is_whole=True)
+
+
 def render_demonstration(
     tokenizer: PreTrainedTokenizerBase, record: Demonstration, template: Template, where: str
 ) -> RenderedText:
@@ -120,7 +146,7 @@ def _as_chat(prompt: Prompt, template: Template, where: str) -> Conversation | N
             f"{where}: this row is a list of chat messages, but template is 'plain'; "
             "set template to 'auto' or 'chat'."
         )
-    return prompt
+    return tuple(prompt)
 
 
 def _render_turns(

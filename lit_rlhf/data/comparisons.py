@@ -7,10 +7,10 @@ anybody judged are used; its responses are tokenised once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lit_rlhf.batches import ComparisonBatch
-from lit_rlhf.data.chat_template import RenderedText, render_response
+from lit_rlhf.data.chat_template import RenderedText, render_for_reward, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
 from lit_rlhf.data.sources import SourcedRecord
@@ -22,10 +22,22 @@ from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
 
 
 class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
-    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
+    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups.
+
+    Attributes:
+        is_for_reward: render what a reward model reads; else what a policy learns to say.
+    """
 
     storage = GROUPS
-    preparation = ("template", "max_length", "overlong", "append_eos", "empty_responses")
+    preparation = (
+        "template",
+        "max_length",
+        "overlong",
+        "append_eos",
+        "empty_responses",
+        "is_for_reward",
+    )
+    is_for_reward: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -120,8 +132,9 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         responses = judgment.responses
         self._check_responses(responses, where)
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
+        render = render_for_reward if self.is_for_reward else render_response
         texts = [
-            render_response(self.tokenizer, judgment.prompt, responses[i], self.template, where)
+            render(self.tokenizer, judgment.prompt, responses[i], self.template, where)
             for i in judged
         ]
         new_index = {old: new for new, old in enumerate(judged)}

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from lit_rlhf.data.chat_template import RenderedText
+from lit_rlhf.data.chat_template import RenderedText, Template, render_for_reward
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,9 +63,22 @@ def tokenize_rows(
     Raises:
         ConfigError: the tokenizer lacks a special token that is needed.
     """
-    ids = _tokenize_unique(tokenizer, (piece.text for text in texts for piece in text.pieces))
+    ids = _tokenize_unique(tokenizer, (part for text in texts for part in _parts(text)))
     leading = leading_tokens(tokenizer)
     return [_join(tokenizer, text, ids, leading=leading, append_eos=append_eos) for text in texts]
+
+
+def rows_for_reward(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    template: Template,
+    places: Sequence[str],
+) -> list[Row]:
+    """Return what a reward model reads of `n` prompts and responses, see `render_for_reward`."""
+    records = zip(prompts, responses, places, strict=True)
+    texts = [render_for_reward(tokenizer, p, r, template, where) for p, r, where in records]
+    return tokenize_rows(tokenizer, texts)
 
 
 def tokenize_prompts(
@@ -173,6 +188,12 @@ def _join(
     leading: list[int],
     append_eos: bool,
 ) -> Row:
+    if text.is_whole:
+        prompt, whole = (ids[part] for part in _parts(text))
+        # A token that spans the boundary belongs to the response.
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
+        start = sum(1 for _ in shared)
+        return Row(whole, [index >= start for index in range(len(whole))])
     tokens = _opening(text, ids, leading)
     mask = [False] * len(tokens)
     for piece in text.pieces:
@@ -185,6 +206,12 @@ def _join(
         tokens.insert(0, start_token(tokenizer))
         mask.insert(0, False)
     return Row(tokens, mask)
+
+
+def _parts(text: RenderedText) -> list[str]:
+    """Return the texts that are tokenised: the pieces, or the prompt and the whole text."""
+    parts = [piece.text for piece in text.pieces]
+    return [parts[0], "".join(parts)] if text.is_whole else parts
 
 
 def _opening(text: RenderedText, ids: Mapping[str, list[int]], leading: list[int]) -> list[int]:

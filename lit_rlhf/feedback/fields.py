@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.prompts import Conversation, Message, Prompt
+from lit_rlhf.prompts import Conversation, Message
 
 Record = Mapping[str, object]
 
@@ -102,7 +102,7 @@ def _read_message(value: object, field: str, where: str) -> Message:
     return cast("Message", kept)
 
 
-def read_text_or_conversation(value: object, field: str, where: str) -> Prompt:
+def read_text_or_conversation(value: object, field: str, where: str) -> str | Conversation:
     """Return a text as it stands, or a list of chat messages."""
     if isinstance(value, str):
         return read_text(value, field, where)

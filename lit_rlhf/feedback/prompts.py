@@ -65,7 +65,7 @@ def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversati
 
 
 def _split_chats(
-    prompt: Prompt | None, chats: Mapping[str, Conversation], row: Record, where: str
+    prompt: str | Conversation | None, chats: Mapping[str, Conversation], row: Record, where: str
 ) -> tuple[Conversation, tuple[str, ...]]:
     shared = _shared_beginning(list(chats.values()))
     texts = tuple(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.batches import SampleBatch, TokenRows
+from lit_rlhf.batches import TokenRows
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.models.handover import load_tokenizer
+from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.collation import collate_rows, padding_id
+from lit_rlhf.data.tokenization import rows_for_reward
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reference
 from lit_rlhf.ranges import require
@@ -29,6 +32,7 @@ class NormalizerConfig:
         max_new_tokens: longest response.
         max_prompt_length: longest prompt in tokens.
         seed: of the samples.
+        template: how prompts become text, as `data.template`.
     """
 
     prompts: str
@@ -37,6 +41,7 @@ class NormalizerConfig:
     max_new_tokens: int = 32
     max_prompt_length: int = 512
     seed: int = 0
+    template: Template = "auto"
 
     def __post_init__(self) -> None:
         """Refuse numbers of which no deviation can be taken, by name."""
@@ -46,21 +51,30 @@ class NormalizerConfig:
 
 
 def draw_reference_samples(
-    config: NormalizerConfig, default_policy: str, device: torch.device
+    config: NormalizerConfig,
+    default_policy: str,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
 ) -> TokenRows:
     """Sample the reference policy once, before the reward model trains.
 
+    Args:
+        config: which prompts and policy.
+        default_policy: where the config names none.
+        tokenizer: the reward model's, which may differ from the policy's.
+        device: where to sample.
+
     Returns:
-        Rows of `num_samples` prompts and responses, each closed by EOS.
+        What the reward model reads of `num_samples` prompts and responses.
     """
     source = config.policy or default_policy
-    tokenizer = load_tokenizer(source)
     policy = build_reference(source, frozen_dtype=None, packing_width=None).to(device)
     data = PPODataModule(
         source,
         test=config.prompts,
         eval_batch_size=config.num_samples,
         max_prompt_length=config.max_prompt_length,
+        template=config.template,
     )
     data.setup("test")
     prompts = next(iter(data.test_dataloader())).to(device)
@@ -68,12 +82,13 @@ def draw_reference_samples(
         policy,
         TorchGenerator(),
         prompts,
-        tokenizer,
+        data.tokenizer,
         Sampling(max_new_tokens=config.max_new_tokens),
         seed=config.seed,
     )
-    assert tokenizer.eos_token_id is not None
-    return _close(samples, tokenizer.eos_token_id)
+    places = [f"{config.prompts}: response {index}" for index in range(len(samples.responses))]
+    rows = rows_for_reward(tokenizer, samples.prompts, samples.responses, config.template, places)
+    return collate_rows(rows, padding_id(tokenizer)).to(device)
 
 
 @torch.no_grad()
@@ -85,15 +100,3 @@ def refresh_normalizer(reward_model: ScalarModel, rows: TokenRows, batch_size: i
     ]
     scores = torch.cat(parts)
     reward_model.set_normalizer(float(scores.mean()), float(scores.std()))
-
-
-def _close(samples: SampleBatch, eos_id: int) -> TokenRows:
-    """Append EOS to the rows that were cut: a reward model reads complete responses only."""
-    rows = samples.rows
-    input_ids = torch.nn.functional.pad(rows.input_ids, (0, 1))
-    response_mask = torch.nn.functional.pad(rows.response_mask, (0, 1))
-    is_cut = ~samples.finished
-    places = (is_cut.nonzero().squeeze(-1), rows.lengths[is_cut])
-    input_ids = input_ids.index_put(places, torch.tensor(eos_id, device=input_ids.device))
-    response_mask = response_mask.index_put(places, torch.tensor(True, device=input_ids.device))
-    return TokenRows(input_ids, rows.lengths + is_cut.long(), response_mask)

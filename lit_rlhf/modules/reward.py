@@ -108,7 +108,7 @@ class RewardModule(PhaseModule):
         if self.normalizer is not None:
             with self.trainer.precision_plugin.forward_context():
                 self._reference_rows = draw_reference_samples(
-                    self.normalizer, self.source, self.device
+                    self.normalizer, self.source, self.tokenizer, self.device
                 )
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:

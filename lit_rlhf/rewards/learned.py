@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import SampleBatch, TokenRows
-from lit_rlhf.data.chat_template import Template, render_response
+from lit_rlhf.data.chat_template import Template
 from lit_rlhf.data.collation import collate_rows, padding_id
-from lit_rlhf.data.tokenization import Row, fit_length, tokenize_rows
+from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
 from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.handover import (
     context_length,
@@ -57,8 +57,8 @@ class _Loaded:
 class LearnedReward(RewardSource):
     """Score responses by a reward model.
 
-    Prompt and response become tokens as in the reward model's training: rendered by its own chat
-    template, split by its own tokenizer, closed by its EOS. The model learned from complete
+    Prompt and response become tokens as in the reward model's training: a chat is all that its
+    own chat template writes, a text is closed by its EOS. The model learned from complete
     responses, so one that was cut is scored as if it ended there (PPO's missing-EOS rule deals
     with the cut itself).
     The model is held outside of the trained module: not saved with it, sharded or updated. Where
@@ -147,11 +147,7 @@ class LearnedReward(RewardSource):
         responses: Sequence[str],
     ) -> list[Row]:
         places = [f"{self.model}: prompt {prompt_text(prompt)[:60]!r}" for prompt in prompts]
-        texts = [
-            render_response(tokenizer, prompt, response, self.template, place)
-            for prompt, response, place in zip(prompts, responses, places, strict=True)
-        ]
-        rows = tokenize_rows(tokenizer, texts)
+        rows = rows_for_reward(tokenizer, prompts, responses, self.template, places)
         fitted = fit_length(
             rows,
             places,

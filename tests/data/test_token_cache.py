@@ -111,11 +111,11 @@ def test_numbers_that_nearly_agree_survive():
     assert_same(token_cache.unpack_groups(token_cache.pack_groups(groups)), groups)
 
 
-def test_reward_models_and_dpo_share_their_tokens(word_folder, write_rows, num_prepared):
+def test_reward_models_and_dpo_have_tokens_of_their_own(word_folder, write_rows, num_prepared):
     file = write_rows("x.jsonl", GROUPS)
     examples(RewardDataModule, word_folder, file)
     examples(DPODataModule, word_folder, file)
-    assert len(num_prepared) == 1
+    assert len(num_prepared) == 2
 
 
 # What neither rows nor `prepare` depend on, or only through the rows as read.
@@ -142,7 +142,7 @@ def test_every_setting_of_the_preparation_counts(
     for one in module_class.__mro__:
         if one.__module__.startswith("lit_rlhf.data"):
             settings |= set(inspect.signature(one.__init__).parameters) - IRRELEVANT
-    assert settings == set(module_class.preparation)
+    assert settings == set(module_class.preparation) - {"is_for_reward"}
     plain = [row for row in CASES[module_class] if isinstance(row.get("prompt"), str)]
     file = write_rows("x.jsonl", plain)
     examples(module_class, word_folder, file)

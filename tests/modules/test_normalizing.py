@@ -17,8 +17,8 @@ def config(tmp_path):
 
 
 def test_samples_answer_the_first_prompts_and_end_with_eos(config, policy):
-    rows = draw_reference_samples(config, policy, CPU)
     tokenizer = load_tokenizer(policy)
+    rows = draw_reference_samples(config, policy, tokenizer, CPU)
     assert len(rows.lengths) == 5
     for row in range(5):
         length = int(rows.lengths[row])
@@ -38,12 +38,12 @@ def test_samples_answer_the_first_prompts_and_end_with_eos(config, policy):
 
 
 def test_samples_depend_on_the_seed_and_on_nothing_else(config, policy):
-    first = draw_reference_samples(config, policy, CPU)
+    tokenizer = load_tokenizer(policy)
+    first = draw_reference_samples(config, policy, tokenizer, CPU)
     torch.manual_seed(123)
-    again = draw_reference_samples(config, policy, CPU)
-    other = draw_reference_samples(
-        NormalizerConfig(config.prompts, num_samples=5, max_new_tokens=4, seed=1), policy, CPU
-    )
+    again = draw_reference_samples(config, policy, tokenizer, CPU)
+    seeded = NormalizerConfig(config.prompts, num_samples=5, max_new_tokens=4, seed=1)
+    other = draw_reference_samples(seeded, policy, tokenizer, CPU)
     assert torch.equal(first.input_ids, again.input_ids)
     assert first.input_ids.tolist() != other.input_ids.tolist()
 

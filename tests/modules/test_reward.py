@@ -130,7 +130,9 @@ def test_the_saved_model_is_normalised_on_the_reference_samples(
     trainer.fit(module, data(batch_size=2))
     trainer.save_checkpoint(tmp_path / "reward.ckpt")
     loaded = load_reward_model(str(tmp_path / "reward.ckpt"))
-    samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
+    samples = draw_reference_samples(
+        normalizer, policy, load_tokenizer(policy), torch.device("cpu")
+    )
     with torch.no_grad():
         raw, kept = loaded(samples), module.reward_model(samples)
         scores = loaded.normalize(raw)
@@ -148,7 +150,9 @@ def test_a_checkpoint_inside_an_epoch_is_normalised_too(policy, data, tmp_path, 
     )
     with pytest.raises(Killed):
         trainer.fit(module, data(batch_size=2))
-    samples = draw_reference_samples(normalizer, policy, torch.device("cpu"))
+    samples = draw_reference_samples(
+        normalizer, policy, load_tokenizer(policy), torch.device("cpu")
+    )
     moments = set()
     for step in (1, 2):
         loaded = load_reward_model(str(tmp_path / f"saved/step={step}.ckpt"))
