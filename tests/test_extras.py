@@ -8,10 +8,10 @@ import pytest
 
 from lit_rlhf.cli import main
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability
 from lit_rlhf.evaluation.policies import BEST_OF_N
-from lit_rlhf.evaluation.statistics import Estimate
 from lit_rlhf.extras import EXTRAS, can_draw, require_extra
 
 

@@ -8,22 +8,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special, stats
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.statistics import Estimate, Floats
+
+Floats = npt.NDArray[np.float64]
 
 NUM_RESAMPLES = 2_000
 CONFIDENCE = 0.95
 
 _MAX_DRAWS_AT_ONCE = 1 << 21  # bounds the memory to some 50 MB
-_SMALLEST_T = 3  # below as many degrees of freedom the expansion of Student's quantile is poor
 
 # How often each unit counts in each resample, `[R, n]`, to the statistic of each, `[R]`.
 Statistic = Callable[[Floats], Floats]
+
+
+class Estimate(NamedTuple):
+    """A value and the interval that holds it with the stated confidence.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval.
+        high: upper end.
+        n: sample size behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
 
 
 def bootstrap(
@@ -72,7 +89,8 @@ def bootstrap(
             for done in range(0, num_resamples, block)
         ]
     )
-    tail = _expanded_tail(confidence, num_units)
+    t = special.stdtrit(num_units - 1, (1 + confidence) / 2)
+    tail = special.ndtr(-math.sqrt(num_units / (num_units - 1)) * t)
     low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n)
 
@@ -154,10 +172,9 @@ def share(
     num_counted = int((weight > 0).sum())
     if num_counted == 0 or estimate.value not in (0.0, 1.0):
         return estimate
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    width = z * z / (num_counted + z * z)
-    low, high = (0.0, width) if estimate.value == 0 else (1 - width, 1.0)
-    return estimate._replace(low=low, high=high)
+    test = stats.binomtest(round(estimate.value * num_counted), num_counted)
+    low, high = test.proportion_ci(CONFIDENCE, method="wilson")
+    return estimate._replace(low=float(low), high=float(high))
 
 
 def cluster_sums(values: npt.ArrayLike, clusters: npt.ArrayLike, num_clusters: int) -> Floats:
@@ -175,31 +192,6 @@ def cluster_sums(values: npt.ArrayLike, clusters: npt.ArrayLike, num_clusters: i
     sums = np.zeros((num_clusters, *column.shape[1:]))
     np.add.at(sums, np.asarray(clusters, np.int64), column)
     return sums
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """Return Student's quantile, by the expansion around the normal one.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5. Within 1 % at 95 %
-    from 3 degrees of freedom on.
-
-    Args:
-        probability: in (0, 1).
-        degrees: of freedom; fewer than 3 count as 3.
-    """
-    z, nu = NormalDist().inv_cdf(probability), max(degrees, _SMALLEST_T)
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(float(term / nu**power) for power, term in enumerate(terms, 1))
-
-
-def _expanded_tail(confidence: float, n: int) -> float:
-    t = t_quantile((1 + confidence) / 2, n - 1)
-    return NormalDist().cdf(-math.sqrt(n / (n - 1)) * t)
 
 
 def _counts(random: np.random.Generator, num_resamples: int, num_units: int) -> Floats:

@@ -7,14 +7,15 @@ so, `weight [M]` how much the pair counts. Pairs of one prompt are resampled tog
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import bootstrap, cluster_sums, ratio
-from lit_rlhf.evaluation.statistics import Estimate, Floats
+from lit_rlhf.evaluation.bootstrap import Estimate, Floats, bootstrap, cluster_sums, ratio
+from lit_rlhf.modules.metrics import both_orders
 
 NUM_BINS = 10
 
@@ -119,14 +120,9 @@ def reliability(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> list[R
     return table
 
 
-def _both_orders(
-    pairs: JudgedPredictions, num_bins: int
-) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
-    predicted = np.concatenate([pairs.predicted, 1 - pairs.predicted])
-    human = np.concatenate([pairs.human, 1 - pairs.human])
-    half = np.tile(pairs.weight, 2) / 2
-    bins = np.minimum((predicted * num_bins).astype(np.int64), num_bins - 1)  # 1 is in the last
-    return bins, predicted, human, half
+def _both_orders(pairs: JudgedPredictions, num_bins: int) -> list[npt.NDArray[Any]]:
+    predicted, human, weight = (torch.from_numpy(column) for column in pairs[:3])
+    return [column.numpy() for column in both_orders(predicted, human, weight, num_bins)]
 
 
 def _by_prompt(pairs: JudgedPredictions, values: Floats) -> Floats:

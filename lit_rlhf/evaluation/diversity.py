@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy import special
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import CONFIDENCE, bootstrap, t_quantile
-from lit_rlhf.evaluation.statistics import Estimate
+from lit_rlhf.evaluation.bootstrap import CONFIDENCE, Estimate, bootstrap
 
 Gram = tuple[str, ...]
 
@@ -80,7 +80,7 @@ def distinct_n_estimate(texts: Sequence[str], n: int = 2) -> Estimate:
         rest = total - count.total()
         without[index] = (len(everywhere) - own) / rest if rest else 0.0
     error = math.sqrt((num - 1) / num * float(((without - without.mean()) ** 2).sum()))
-    half = t_quantile((1 + CONFIDENCE) / 2, num - 1) * error
+    half = float(special.stdtrit(num - 1, (1 + CONFIDENCE) / 2)) * error
     return Estimate(value, max(0.0, value - half), min(1.0, value + half), num)
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from lit_rlhf.evaluation.statistics import Estimate
+from lit_rlhf.evaluation.bootstrap import Estimate
 
 
 class Figure(NamedTuple):

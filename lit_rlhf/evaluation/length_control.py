@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import NUM_RESAMPLES, Statistic, bootstrap
-from lit_rlhf.evaluation.statistics import Estimate, Floats
+from lit_rlhf.evaluation.bootstrap import NUM_RESAMPLES, Estimate, Floats, Statistic, bootstrap
 
 # A weak pull of both coefficients to 0, in pseudo-observations: it keeps the fit finite where one
 # side always wins, or always wins when it is the longer one, and moves others by under 0.1 %.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.endpoint import Endpoint, EndpointError
 from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.prompts import prompt_text
 
 INSTRUCTIONS = (

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_rlhf.evaluation import bootstrap
+from lit_rlhf.evaluation.bootstrap import Estimate, Floats
 from lit_rlhf.evaluation.diversity import distinct_n_estimate, self_bleu
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.length_control import length_controlled_win_rate
 from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt
 from lit_rlhf.evaluation.scoring import score_texts
-from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.overoptimization import best_of_n_kl, best_of_n_scores
 from lit_rlhf.rewards import RewardSource
 

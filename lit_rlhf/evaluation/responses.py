@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lit_rlhf.data.sources import FILE_SUFFIXES, SourcedRecord, read_records
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.statistics import Floats
+from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.feedback import Prompt, parse_prompt
 from lit_rlhf.feedback.fields import is_present, read_list, read_text, wrong_field
 from lit_rlhf.feedback.prompts import split_prompt

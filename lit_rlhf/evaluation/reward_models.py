@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from lit_rlhf.data.sources import SourcedRecord
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import cluster_sums, ratio, share
+from lit_rlhf.evaluation.bootstrap import Estimate, Floats, cluster_sums, ratio, share
 from lit_rlhf.evaluation.calibration import (
     JudgedPredictions,
     ReliabilityBin,
@@ -26,7 +26,6 @@ from lit_rlhf.evaluation.calibration import (
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.scoring import score_texts
-from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.feedback import (
     Comparison,
     JudgedGroup,

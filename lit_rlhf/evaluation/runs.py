@@ -12,6 +12,7 @@ import numpy as np
 
 from lit_rlhf.data.sources import digest_source, read_records
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.options import (
     Named,
@@ -38,7 +39,6 @@ from lit_rlhf.evaluation.reward_models import (
     score_judged,
 )
 from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
-from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.prompts import prompt_text

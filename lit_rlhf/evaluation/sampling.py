@@ -16,9 +16,8 @@ from lit_rlhf.data.chat_template import Template, render_prompt
 from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.tokenization import tokenize_prompts
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.evaluation.bootstrap import ratio
+from lit_rlhf.evaluation.bootstrap import Estimate, Floats, ratio
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
-from lit_rlhf.evaluation.statistics import Estimate, Floats
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.statistics import Floats
 from lit_rlhf.rewards import LearnedReward, RewardSource
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -143,6 +143,39 @@ class ReliabilityTable(NamedTuple):
     weight: Float[Tensor, " num_bins"]
 
 
+class BothOrders(NamedTuple):
+    """Pairs both ways round, and where each prediction lies.
+
+    Attributes:
+        bins: `[2M]` bin of the predicted probability.
+        predicted: `[2M]` predicted probability that the one response is better, then the other.
+        human: `[2M]` share of people who said so.
+        weight: `[2M]` half of each pair's.
+    """
+
+    bins: Int[Tensor, " 2M"]
+    predicted: Float[Tensor, " 2M"]
+    human: Float[Tensor, " 2M"]
+    weight: Float[Tensor, " 2M"]
+
+
+def both_orders(
+    predicted: Float[Tensor, " M"],
+    human: Float[Tensor, " M"],
+    weight: Float[Tensor, " M"],
+    num_bins: int,
+) -> BothOrders:
+    """Put pairs into bins of equal width, each both ways round, for training and evaluation alike.
+
+    A probability on an edge is in the upper bin. Up to a millionth below counts as on it: so the
+    rounding of float32 and of float64 leads to the same bin.
+    """
+    predicted = torch.cat([predicted, 1 - predicted])
+    # The clamp puts a probability of exactly 1 into the last bin.
+    bins = ((predicted + 1e-6) * num_bins).long().clamp(0, num_bins - 1)
+    return BothOrders(bins, predicted, torch.cat([human, 1 - human]), weight.repeat(2) / 2)
+
+
 class CalibrationError(Metric):
     """The expected calibration error: how far predicted probabilities are from people's shares.
 
@@ -175,15 +208,11 @@ class CalibrationError(Metric):
         weight: Float[Tensor, " M"],
     ) -> None:
         """Add a batch of pairs."""
-        predicted, human = probability_predicted.float(), probability_human.float()
-        predicted = torch.cat([predicted, 1 - predicted])  # [2M]
-        human = torch.cat([human, 1 - human])
-        half = weight.float().repeat(2) / 2
-        # The clamp puts a probability of exactly 1 into the last bin.
-        index = (predicted * self.num_bins).long().clamp(0, self.num_bins - 1)
-        self.predicted.index_add_(0, index, half * predicted)
-        self.human.index_add_(0, index, half * human)
-        self.weight.index_add_(0, index, half)
+        pairs = probability_predicted.float(), probability_human.float(), weight.float()
+        bins, predicted, human, half = both_orders(*pairs, self.num_bins)
+        self.predicted.index_add_(0, bins, half * predicted)
+        self.human.index_add_(0, bins, half * human)
+        self.weight.index_add_(0, bins, half)
 
     def compute(self) -> Tensor:
         """Return the error in [0, 1]."""

@@ -52,6 +52,20 @@ def test_values_against_plain_loops_and_against_the_metrics_of_training():
         assert row.low <= row.predicted <= row.high
 
 
+def test_on_the_edges_of_bins_training_and_evaluation_agree():
+    """On each edge and within the rounding of float32 around it."""
+    edges = np.arange(11) / 10
+    predicted = np.concatenate([edges, np.nextafter(edges, 0), np.float32(edges)]).clip(0, 1)
+    human = np.where(np.arange(33) % 2, 0.9, 0.2)
+    pairs = JudgedPredictions(predicted, human, np.ones(33), np.arange(33), 33)
+    metric = CalibrationError()
+    metric.update(*(torch.tensor(column, dtype=torch.float32) for column in pairs[:3]))
+    assert calibration_error(pairs).value == pytest.approx(float(metric.compute()), abs=1e-6)
+    table = metric.reliability_table()
+    found = {round(row.low * 10): row.human.n for row in reliability(pairs)}
+    assert found == {place: round(2 * float(w)) for place, w in enumerate(table.weight) if w > 0}
+
+
 def test_which_response_stands_first_does_not_matter():
     pairs = random_pairs()
     turned = pairs._replace(predicted=1 - pairs.predicted, human=1 - pairs.human)

@@ -1,7 +1,7 @@
 import math
 
+from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure, sections
-from lit_rlhf.evaluation.statistics import Estimate
 
 
 def figure(value=0.615, low=0.52, high=0.701, unit="%", **changes):

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.page import Page, PageRow, embedded_json, render_page
-from lit_rlhf.evaluation.statistics import Estimate
 from tests.support import chromium
 
 HOSTILE = [
