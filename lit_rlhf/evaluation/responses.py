@@ -30,14 +30,13 @@ class TokenFacts(NamedTuple):
 
     Attributes:
         lengths: `[P, K]` tokens, the stop token included.
-        summed_entropy: `[P, K]` nats, of the next-token distributions, summed over a response's
-            tokens; None at temperature 0.
+        entropy: `[P, K]` nats, summed over a response's tokens; None at temperature 0.
         kl: `[P, K]` nats per response, `log policy - log reference` of the sampled tokens; None
             without a reference or at temperature 0.
     """
 
     lengths: Floats
-    summed_entropy: Floats | None
+    entropy: Floats | None
     kl: Floats | None
 
 
