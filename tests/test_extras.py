@@ -9,6 +9,7 @@ import pytest
 from lit_rlhf.cli import main
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Estimate
+from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability
 from lit_rlhf.evaluation.policies import BEST_OF_N
@@ -39,6 +40,12 @@ def test_each_extra_is_that_of_the_package(without, extra):
     without(named[0])
     with pytest.raises(ConfigError, match=rf"^this needs {named[0]}: .*lit-rlhf\[{extra}\]"):
         require_extra(extra, "this")
+
+
+def test_a_judge_behind_an_endpoint_names_its_extra(without):
+    without("openai")
+    with pytest.raises(ConfigError, match=r'needs openai: pip install "lit-rlhf\[endpoint\]"'):
+        Endpoint("http://127.0.0.1:8000/v1", "judge")
 
 
 def test_pictures_are_left_out_and_said_once(without, tmp_path):

@@ -48,7 +48,7 @@ class OveroptimizationMonitor(Callback):
     """Tests at every validation whether the validation reward falls while the reward rises.
 
     Everything is taken from the validation that takes place anyway: held-out prompts, each from
-    its fixed random stream, by `model.reward`, all `model.judges`, KL, entropy, length and
+    its fixed random stream, by `model.reward`, all `model.judges`, KL, surprisal, length and
     repetition. The test is `lit_rlhf.overoptimization.sequential_test`, which also says what its
     false-alarm rate rests on. Every process comes to the same decision. With
     `trainer.num_sanity_val_steps: -1` the policy before training is the first look.

@@ -197,8 +197,10 @@ def _response_figures(policy: Responses) -> Iterator[Figure]:
     if facts is not None:
         if facts.kl is not None:
             yield figure("kl", bootstrap.mean(facts.kl.mean(1)), "nats per response")
-        if facts.entropy is not None:
-            estimate = bootstrap.ratio(facts.entropy.sum(1), facts.lengths.sum(1), n=num_texts)
+        if facts.summed_entropy is not None:
+            estimate = bootstrap.ratio(
+                facts.summed_entropy.sum(1), facts.lengths.sum(1), n=num_texts
+            )
             yield figure("entropy", estimate, "nats per token")
         yield figure("length", bootstrap.mean(facts.lengths.mean(1), n=num_texts), "tokens")
     characters = bootstrap.mean(policy.characters.mean(1), n=num_texts)

@@ -30,13 +30,14 @@ class TokenFacts(NamedTuple):
 
     Attributes:
         lengths: `[P, K]` tokens, the stop token included.
-        entropy: `[P, K]` nats, summed over a response's tokens; None at temperature 0.
+        summed_entropy: `[P, K]` nats, of the next-token distributions, summed over a response's
+            tokens; None at temperature 0.
         kl: `[P, K]` nats per response, `log policy - log reference` of the sampled tokens; None
             without a reference or at temperature 0.
     """
 
     lengths: Floats
-    entropy: Floats | None
+    summed_entropy: Floats | None
     kl: Floats | None
 
 

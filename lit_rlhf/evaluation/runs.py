@@ -38,7 +38,7 @@ from lit_rlhf.evaluation.reward_models import (
     reward_figures,
     score_judged,
 )
-from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
+from lit_rlhf.evaluation.sampling import SamplingConfig, perplexity, sample_responses
 from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.prompts import prompt_text
@@ -61,7 +61,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     """
     named = read_named(options.policies, "policies")
     judges = read_judges(options.judge, options)
-    settings = _sampling_settings(options)
+    settings = _sampling_config(options)
     samples = _samples_of(options.samples, named)
     for _, source in named:
         if not is_response_file(source):
@@ -133,10 +133,10 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
     )
 
 
-def _sampling_settings(options: argparse.Namespace) -> SamplingSettings:
+def _sampling_config(options: argparse.Namespace) -> SamplingConfig:
     if not options.temperature >= 0:
         raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
-    return SamplingSettings(
+    return SamplingConfig(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
         seed=options.seed,
@@ -169,7 +169,7 @@ def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
 def _responses_of(
     policy: Named,
     prompts: Sequence[SourcedPrompt],
-    settings: SamplingSettings,
+    settings: SamplingConfig,
     reference: str | None,
 ) -> Responses:
     if is_response_file(policy.source):

@@ -27,7 +27,7 @@ BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingConfig:
     """How policies respond.
 
     Attributes:
@@ -83,7 +83,7 @@ def sample_responses(
     name: str,
     source: str,
     prompts: Sequence[SourcedPrompt],
-    settings: SamplingSettings,
+    settings: SamplingConfig,
     reference: str | None = None,
 ) -> Responses:
     """Let a policy respond to each prompt, each response from its own random stream.
@@ -191,7 +191,7 @@ def perplexity(
 
 
 def _token_scores(
-    policy: PolicyModel, samples: SampleBatch, settings: SamplingSettings
+    policy: PolicyModel, samples: SampleBatch, settings: SamplingConfig
 ) -> tuple[Tensor, Tensor]:
     """Return log-probabilities and entropies of the sampled tokens, `[B, L]` each."""
     rows = torch.arange(len(samples.finished), device=samples.finished.device)

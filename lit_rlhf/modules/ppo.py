@@ -162,7 +162,7 @@ class PPOModule(PhaseModule):
         kl = [] if kl_coef is None else ["kl"]
         scores = score_names(self._sources)
         self.validation_means = NamedMeans(
-            [*scores, *kl, "entropy", "length", "finished", "repetition"]
+            [*scores, *kl, "surprisal", "length", "finished", "repetition"]
         )
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))

@@ -44,7 +44,7 @@ def iteration_means(
 def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     """Return `[B]` values, one a response, by the names of their metrics.
 
-    KL and entropy are in nats; the KL is there where the reference has looked at the rollout.
+    KL and surprisal are in nats; the KL is there where the reference has looked at the rollout.
     """
     mask = rollout.samples.response_mask
     metrics = {"reward": rollout.scores}
@@ -53,7 +53,7 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
         metrics["kl"] = kl_per_response(token_kl, mask)
     metrics["length"] = mask.sum(1).float()
     metrics["finished"] = rollout.samples.finished.float()
-    metrics["entropy"] = -(rollout.old_logprobs * mask).sum(1)
+    metrics["surprisal"] = -(rollout.old_logprobs * mask).sum(1)
     return metrics
 
 
@@ -63,7 +63,7 @@ def held_out_columns(
     logprobs: Tensor,
     token_kl: Tensor | None,
 ) -> dict[str, Tensor]:
-    """Return `[B]` values of held-out samples by name: scores, KL, entropy, length and so on.
+    """Return `[B]` values of held-out samples by name: scores, KL, surprisal, length and so on.
 
     Args:
         samples: `B` samples.
@@ -74,7 +74,7 @@ def held_out_columns(
     columns = score_columns(sources, samples)
     if token_kl is not None:
         columns["kl"] = kl_per_response(token_kl, samples.rows.response_mask)
-    columns["entropy"] = -logprobs.sum(1)
+    columns["surprisal"] = -logprobs.sum(1)
     columns["length"] = samples.response_mask.sum(1).float()
     columns["finished"] = samples.finished.float()
     columns["repetition"] = repetition(samples.rows)

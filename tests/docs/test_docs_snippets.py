@@ -195,7 +195,7 @@ LISTS_OF_NAMES = {
         ("ppo.py", "_report"),
         ("ppo_metrics.py", "iteration_means"),
         ("ppo_update.py", "means"),
-        ("sampler_gap.py", "means"),
+        ("sampler_gap.py", "sampler_gap"),
     ],
     "val/ppo/{name}": [("ppo.py", "NamedMeans")],
     "train/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],

@@ -83,7 +83,7 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
         ]
         assert main(arguments) == 0
         assert len(server.requests) == 3 * 6 * 2
-        assert server.requests[0][1]["Authorization"] == f"Bearer {KEY}"
+        assert server.requests[0][1]["authorization"] == f"Bearer {KEY}"
     printed = capsys.readouterr().out
     report = json.loads((output / "report.json").read_text())
     for figure in report["figures"]:

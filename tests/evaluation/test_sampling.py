@@ -9,12 +9,12 @@ from transformers import AutoModelForCausalLM
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.sampling import SamplingSettings, perplexity, sample_responses
+from lit_rlhf.evaluation.sampling import SamplingConfig, perplexity, sample_responses
 from lit_rlhf.models import load_tokenizer
 from tests.models.examples import save_policy
 
 PROMPTS = [SourcedPrompt(f"tell me {index}", f"rows:{index}") for index in range(5)]
-SETTINGS = SamplingSettings(samples=3, max_new_tokens=6)
+SETTINGS = SamplingConfig(samples=3, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def plain_logprobs(folder, prompt, response_ids, temperature=1.0):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_kl_and_entropy_by_transformers(folders, temperature):
-    settings = SamplingSettings(max_new_tokens=3, temperature=temperature)
+    settings = SamplingConfig(max_new_tokens=3, temperature=temperature)
     prompts = [SourcedPrompt(f"say {index}", "") for index in range(20)]
     responses = sample_responses("p", folders[0], prompts, settings, folders[1])
     tokenizer = load_tokenizer(folders[0])
@@ -52,7 +52,7 @@ def test_kl_and_entropy_by_transformers(folders, temperature):
         kl = (own.gather(1, picked) - other.gather(1, picked)).sum()
         entropy = -(own.exp() * own).sum()
         assert responses.tokens.kl[index, 0] == pytest.approx(float(kl), abs=1e-3)
-        assert responses.tokens.entropy[index, 0] == pytest.approx(float(entropy), abs=1e-3)
+        assert responses.tokens.summed_entropy[index, 0] == pytest.approx(float(entropy), abs=1e-3)
         checked += 1
     assert checked >= 5
 
@@ -64,24 +64,24 @@ def test_samples_have_their_own_streams_and_lengths(folders):
     again = sample_responses("p", folders[0], PROMPTS, SETTINGS)
     assert again.texts == first.texts
     # One sample is the first of three, whoever else is drawn.
-    one = sample_responses("p", folders[0], PROMPTS[:2], SamplingSettings(max_new_tokens=6))
+    one = sample_responses("p", folders[0], PROMPTS[:2], SamplingConfig(max_new_tokens=6))
     assert [row[0] for row in one.texts] == [row[0] for row in first.texts[:2]]
     assert ((first.tokens.lengths == 6) | first.finished).all()
     assert first.tokens.kl is None
 
 
 def test_the_likeliest_tokens_have_neither_kl_nor_entropy(folders):
-    settings = SamplingSettings(max_new_tokens=4, temperature=0.0)
+    settings = SamplingConfig(max_new_tokens=4, temperature=0.0)
     responses = sample_responses("p", folders[0], PROMPTS[:2], settings, folders[1])
     assert responses.tokens.kl is None
-    assert responses.tokens.entropy is None
+    assert responses.tokens.summed_entropy is None
 
 
 def test_settings_that_make_no_sense():
     with pytest.raises(ConfigError, match="samples must be"):
-        SamplingSettings(samples=0)
+        SamplingConfig(samples=0)
     with pytest.raises(ConfigError, match="all samples of a prompt are the same"):
-        SamplingSettings(samples=2, temperature=0)
+        SamplingConfig(samples=2, temperature=0)
 
 
 def test_another_vocabulary_has_no_kl(folders, tmp_path):

@@ -459,7 +459,7 @@ def test_an_entropy_bonus_keeps_the_policy_diverse(run):
     entropies = []
     for coefficient in (0.0, 5.0):
         module = run(3, update=UpdateConfig(num_epochs=4, entropy_coef=coefficient))
-        entropies.append(module.recorder.values("train/ppo/entropy")[-1])
+        entropies.append(module.recorder.values("train/ppo/surprisal")[-1])
     assert entropies[1] > entropies[0]
 
 
@@ -475,7 +475,7 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
     held_out = module.recorder.held_out
     assert set(held_out) == {
         f"val/ppo/{name}"
-        for name in ("reward", "judge", "kl", "entropy", "length", "finished", "repetition")
+        for name in ("reward", "judge", "kl", "surprisal", "length", "finished", "repetition")
     }
     samples = module.validation_samples
     assert [sample["prompt"] for sample in samples] == [row["prompt"] for row in prompts(12)]
@@ -490,7 +490,7 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
     lengths = torch.cat([values["length"] for values in module.validation_values])
     assert lengths.tolist() == [sample["length"] for sample in samples]
     # The policy's own surprise at what it said: at least that of the likeliest tokens.
-    assert all(sample["entropy"] > 0 for sample in samples)
+    assert all(sample["surprisal"] > 0 for sample in samples)
 
 
 def test_members_of_an_ensemble_disagree_on_each_response(run):
@@ -518,7 +518,9 @@ def test_validation_samples_keep_their_random_streams(run):
     frozen = OptimizerConfig(learning_rate=1e-12, schedule="constant", warmup_fraction=0.0)
     one, other = (validation(run, optimizer=frozen, seed=seed) for seed in (0, 5))
     assert one.validation_samples == other.validation_samples
-    assert one.recorder.values("train/ppo/entropy") != other.recorder.values("train/ppo/entropy")
+    assert one.recorder.values("train/ppo/surprisal") != other.recorder.values(
+        "train/ppo/surprisal"
+    )
 
 
 def test_the_schedule_counts_iterations(run):

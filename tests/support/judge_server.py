@@ -11,7 +11,7 @@ class JudgeServer:
 
     Attributes:
         address: of the API.
-        requests: `(path, headers, content)` of each request.
+        requests: `(path, headers, content)` of each request, headers in lower case.
         answer: called with the request's content; returns a text (of a completion), a tuple
             `(status, headers, body)`, or None to close the connection without an answer.
     """
@@ -27,7 +27,8 @@ class JudgeServer:
                 size = int(self.headers.get("Content-Length") or 0)
                 content = json.loads(self.rfile.read(size) or "{}")
                 with owner.lock:
-                    owner.requests.append((self.path, dict(self.headers), content))
+                    headers = {name.lower(): value for name, value in self.headers.items()}
+                    owner.requests.append((self.path, headers, content))
                     reply = owner.answer(content)
                 if reply is None:
                     self.close_connection = True
