@@ -82,34 +82,26 @@ def _policies_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "policies", help="policies against each other", description=_POLICIES
     )
     parser.add_argument("policies", nargs="+", metavar="[NAME=]SOURCE", help="two or more, or one")
-    parser.add_argument("--prompts", help="data with prompts (default: those of the first file)")
-    parser.add_argument("--num-prompts", type=int, help="take the first so many")
-    parser.add_argument(
-        "--judge", action="append", default=[], metavar="[NAME=]KIND:WHERE", help="may be repeated"
+    for option, form, text in (
+        ("--judge", "[NAME=]KIND:WHERE", "may be repeated"),
+        ("--samples", "[NAME=]N", "responses to each prompt, default 1; above 1: best of n"),
+    ):
+        parser.add_argument(option, action="append", default=[], metavar=form, help=text)
+    _add(
+        parser,
+        ("--prompts", str, None, "data with prompts (default: those of the first file)"),
+        ("--num-prompts", int, None, "take the first so many"),
+        ("--reference", str, None, "policy that the KL of sampled policies is to"),
+        ("--perplexity-data", str, None, "held-out demonstrations or texts"),
+        ("--perplexity-rows", int, None, "take the first so many of them"),
+        ("--max-new-tokens", int, 128, "a response that reaches it is truncated"),
+        ("--temperature", float, 1.0, "of the samples; at 0 there is no KL and no entropy"),
+        ("--seed", int, 0, "of the samples"),
+        ("--tie-margin", float, 0.0, "scores at most this far apart are a tie"),
+        ("--endpoint-key-variable", str, "OPENAI_API_KEY", "environment variable with the key"),
+        ("--endpoint-connections", int, 4, "requests under way together"),
+        ("--endpoint-timeout", float, 60.0, "in seconds"),
     )
-    parser.add_argument("--reference", help="policy that the KL of sampled policies is to")
-    parser.add_argument("--perplexity-data", help="held-out demonstrations or texts")
-    parser.add_argument("--perplexity-rows", type=int, help="take the first so many of them")
-    parser.add_argument(
-        "--samples",
-        action="append",
-        default=[],
-        metavar="[NAME=]N",
-        help="responses to each prompt (default: 1), of all policies or of one; above 1: best of n",
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument(
-        "--tie-margin", type=float, default=0.0, help="scores at most this far apart are a tie"
-    )
-    parser.add_argument(
-        "--endpoint-key-variable",
-        default="OPENAI_API_KEY",
-        help="environment variable with the endpoint's key (default: OPENAI_API_KEY)",
-    )
-    parser.add_argument("--endpoint-connections", type=int, default=4)
-    parser.add_argument("--endpoint-timeout", type=float, default=60.0, help="in seconds")
     _add_shared(parser, "runs/evaluate/policies")
     return parser
 
@@ -120,12 +112,11 @@ def _rewards_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("models", nargs="+", metavar="[NAME=]SOURCE", help="one or more")
     parser.add_argument("--data", required=True, help="judged pairs or groups")
-    parser.add_argument("--num-rows", type=int, help="take the first so many rows")
-    parser.add_argument(
-        "--rating-gap", type=float, help="accuracy of pairs whose mean ratings are further apart"
-    )
-    parser.add_argument(
-        "--domain-field", default="subset", help="field with a row's domain (default: subset)"
+    _add(
+        parser,
+        ("--num-rows", int, None, "take the first so many rows"),
+        ("--rating-gap", float, None, "accuracy of pairs whose mean ratings are further apart"),
+        ("--domain-field", str, "subset", "field with a row's domain"),
     )
     _add_shared(parser, "runs/evaluate/rewards")
     return parser
@@ -133,21 +124,22 @@ def _rewards_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of these options")
-    parser.add_argument(
-        "--template",
-        choices=("auto", "chat", "plain"),
-        default="auto",
-        help="how prompts become text, as in the data modules (default: auto)",
+    for option, choices, text in (
+        ("--template", ("auto", "chat", "plain"), "how prompts become text, as in training"),
+        ("--precision", ("auto", "32-true", "bf16-mixed"), "auto: the faster of this machine"),
+    ):
+        parser.add_argument(option, choices=choices, default="auto", help=text)
+    _add(
+        parser,
+        ("--max-length", int, 1024, "tokens that are scored; longer rows are cut"),
+        ("--output", Path, Path(output), "folder of the report"),
+        ("--page-samples", int, 500, "samples on the HTML page"),
+        ("--wandb", str, None, "project of Weights & Biases to log the report to"),
     )
-    parser.add_argument(
-        "--max-length", type=int, default=1024, help="tokens that are scored; longer rows are cut"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "32-true", "bf16-mixed"),
-        default="auto",
-        help="auto: the faster one of this machine",
-    )
-    parser.add_argument("--output", type=Path, default=Path(output), help=f"(default: {output})")
-    parser.add_argument("--page-samples", type=int, default=500, help="samples on the HTML page")
-    parser.add_argument("--wandb", metavar="PROJECT", help="log the report to Weights & Biases")
+
+
+def _add(parser: argparse.ArgumentParser, *options: tuple[str, type, object, str]) -> None:
+    """Add options by name, type, default and help; the help names the default."""
+    for name, kind, default, text in options:
+        shown = text if default is None else f"{text} (default: {default})"
+        parser.add_argument(name, type=kind, default=default, help=shown)

@@ -45,9 +45,9 @@ class Figure(NamedTuple):
             "against": self.against or None,
             "judge": self.judge or None,
             "metric": self.metric,
-            "value": _or_none(value),
-            "low": _or_none(low),
-            "high": _or_none(high),
+            "value": finite_or_none(value),
+            "low": finite_or_none(low),
+            "high": finite_or_none(high),
             "n": n,
             "unit": self.unit or None,
         }
@@ -79,5 +79,6 @@ def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
     return tables
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite_or_none(value: float) -> float | None:
+    """Return a value that JSON has."""
+    return float(value) if math.isfinite(value) else None

@@ -122,12 +122,10 @@ def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
     for name in found.config:
         for key, value in _read_yaml(Path(name)).items():
             action = _action_of(parser, str(key), name)
-            values = _as_words(value)
-            if not action.option_strings:
-                positionals += values
-                continue
-            for word in values:
-                options += [f"{action.option_strings[-1]}={word}"]
+            if action.option_strings:
+                options += [f"{action.option_strings[-1]}={word}" for word in _as_words(value)]
+            else:
+                positionals += _as_words(value)
     return [*options, *positionals, *rest]
 
 
@@ -174,20 +172,13 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
 
 
 def _action_of(parser: argparse.ArgumentParser, key: str, file: str) -> argparse.Action:
+    # argparse has no public list of them.
+    actions = {action.dest: action for action in parser._actions}
+    actions = {name: actions[name] for name in actions if name not in ("help", "config")}
     wanted = key.replace("-", "_")
-    actions = {
-        _long_name(action): action
-        for action in parser._actions  # argparse has no public list of them
-        if action.dest not in ("help", "config")
-    }
     if wanted not in actions:
         raise ConfigError(f"--config {file}: no option '{key}'; there are: {', '.join(actions)}")
     return actions[wanted]
-
-
-def _long_name(action: argparse.Action) -> str:
-    names = action.option_strings
-    return names[-1].lstrip("-").replace("-", "_") if names else action.dest
 
 
 def _as_words(value: object) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.calibration import ReliabilityBin
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.policies import AGAINST, BEST_OF_N
@@ -25,13 +26,8 @@ def draw_reliability(tables: Mapping[str, Sequence[ReliabilityBin]], path: Path)
     canvas, panel = _panel()
     panel.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
     for name, bins in tables.items():
-        _with_intervals(
-            panel,
-            [row.predicted for row in bins],
-            [row.human.value for row in bins],
-            [(row.human.low, row.human.high) for row in bins],
-            name,
-        )
+        places = [row.predicted for row in bins]
+        _with_intervals(panel, places, [row.human for row in bins], name)
     panel.set(xlim=(0, 1), ylim=(0, 1))
     panel.set(xlabel="predicted probability of being preferred", ylabel="share of people")
     panel.legend(fontsize=8)
@@ -53,13 +49,8 @@ def draw_best_of_n(figures: Sequence[Figure], path: Path) -> bool:
         return False
     canvas, panel = _panel()
     for name, points in curves.items():
-        _with_intervals(
-            panel,
-            [int(point.metric.removeprefix("best_of_")) for point in points],
-            [point.estimate.value for point in points],
-            [(point.estimate.low, point.estimate.high) for point in points],
-            name,
-        )
+        sizes = [int(point.metric.removeprefix("best_of_")) for point in points]
+        _with_intervals(panel, sizes, [point.estimate for point in points], name)
     panel.set_xscale("log", base=2)
     panel.set(xlabel="n: the best of n samples", ylabel="score")
     panel.legend(fontsize=8)
@@ -95,27 +86,19 @@ def draw_win_rates(figures: Sequence[Figure], path: Path) -> bool:
 
 
 def _panel(height: float = 4.5) -> tuple[Canvas, Axes]:
-    from matplotlib.axes import Axes  # noqa: PLC0415 - optional
-    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - optional
 
     canvas = Canvas(figsize=(7, height), dpi=_DOTS_PER_INCH, layout="constrained")
-    panel = canvas.subplots()
-    assert isinstance(panel, Axes)  # a single one
+    panel = canvas.add_subplot()
     panel.grid(alpha=0.3)
     return canvas, panel
 
 
 def _with_intervals(
-    panel: Axes,
-    places: Sequence[float],
-    values: Sequence[float],
-    ends: Sequence[tuple[float, float]],
-    name: str,
+    panel: Axes, places: Sequence[float], estimates: Sequence[Estimate], name: str
 ) -> None:
-    (line,) = panel.plot(places, values, marker="o", markersize=4, label=_literal(name))
-    for place, (low, high) in zip(places, ends, strict=True):
-        panel.plot([place, place], [low, high], color=line.get_color(), alpha=0.5)
-
-
-def _literal(name: str) -> str:
-    return name.replace("$", r"\$")  # matplotlib would set what stands between two as a formula
+    # matplotlib would set what is between two dollars as a formula.
+    label = name.replace("$", r"\$")
+    values, lows, highs, _ = zip(*estimates, strict=True)
+    (line,) = panel.plot(places, values, marker="o", markersize=4, label=label)
+    panel.vlines(places, lows, highs, color=line.get_color(), alpha=0.5)

@@ -109,18 +109,12 @@ def outcomes_of(first: Floats, second: Floats, tie_margin: float) -> tuple[Float
         tie_margin: scores at most this far apart are a tie.
 
     Returns:
-        `[P]` share of wins, ties counted half, and `[P]` share of ties.
+        `[P, K]` how often each sample of the first wins, ties counted half, and `[P]` the share
+        of ties.
     """
     gaps = first[:, :, None] - second[:, None, :]  # [P, K, K']
     ties = np.abs(gaps) <= tie_margin
-    return _wins(first, second, tie_margin).mean(1), ties.mean((1, 2))
-
-
-def _wins(first: Floats, second: Floats, tie_margin: float) -> Floats:
-    """Return how each sample of one policy does against all of another's: `[P, K]`."""
-    gaps = first[:, :, None] - second[:, None, :]  # [P, K, K']
-    wins: Floats = np.where(np.abs(gaps) <= tie_margin, 0.5, gaps > 0).mean(2)
-    return wins
+    return np.where(ties, 0.5, gaps > 0).mean(2), ties.mean((1, 2))
 
 
 def _pair_figures(
@@ -134,14 +128,11 @@ def _pair_figures(
 
     for judge, scores in judgments.scores.items():
         one, other = scores[pair[0]], scores[pair[1]]
-        outcome, ties = outcomes_of(one, other, tie_margin)
-        outcomes[judge] = outcome
+        wins, ties = outcomes_of(one, other, tie_margin)
+        outcomes[judge] = wins.mean(1)
         lengths = first.characters.mean(1), second.characters.mean(1)
-        yield from (
-            figure(name, estimate, unit, judge)
-            for name, estimate, unit in _outcome_estimates(outcome, *lengths)
-        )
-        yield figure("ties", bootstrap.share(ties), "%", judge)
+        for estimate in _outcome_estimates(outcomes[judge], ties, lengths):
+            yield figure(*estimate, judge)
         difference, deviation = one.mean(1) - other.mean(1), other.std()
         yield figure("score_difference", bootstrap.mean(difference), "", judge)
         if deviation > 0:
@@ -151,13 +142,10 @@ def _pair_figures(
         outcome, consistent, position = verdicts[pair]
         outcomes[judge] = outcome
         known = ~np.isnan(outcome)
-        lengths = first.characters[known, 0], second.characters[known, 0]
-        yield from (
-            figure(name, estimate, unit, judge)
-            for name, estimate, unit in _outcome_estimates(outcome[known], *lengths)
-        )
         ties = consistent[known] * (outcome[known] == 0.5)
-        yield figure("ties", bootstrap.share(ties), "%", judge)
+        lengths = first.characters[known, 0], second.characters[known, 0]
+        for estimate in _outcome_estimates(outcome[known], ties, lengths):
+            yield figure(*estimate, judge)
         yield figure("same_in_both_orders", bootstrap.share(consistent[known]), "%", judge)
         yield figure("first_position_wins", bootstrap.share(position[known]), "%", judge)
         yield figure("answers_readable", bootstrap.share(known.astype(float)), "%", judge)
@@ -171,12 +159,13 @@ def _pair_figures(
 
 
 def _outcome_estimates(
-    outcome: Floats, lengths: Floats, opponent_lengths: Floats
+    outcome: Floats, ties: Floats, lengths: tuple[Floats, Floats]
 ) -> Iterator[tuple[str, Estimate, str]]:
     yield "win_rate", bootstrap.share(outcome), "%"
-    controlled = length_controlled_win_rate(outcome, lengths, opponent_lengths)
+    controlled = length_controlled_win_rate(outcome, *lengths)
     yield "length_controlled_win_rate", controlled.win_rate, "%"
     yield "length_effect", controlled.length_effect, ""
+    yield "ties", bootstrap.share(ties), "%"
 
 
 def _agreement(one: Floats, other: Floats) -> Estimate | None:
@@ -248,7 +237,7 @@ def _best_of_n_against(
         opponent = judgments.scores[judge][place]
         if place == index:
             proxy, own, opponent = proxy[:, :-1], own[:, :-1], own[:, -1:]
-        wins = _wins(own, opponent, tie_margin)
+        wins, _ = outcomes_of(own, opponent, tie_margin)
         for n, outcome in best_of_n_scores(proxy, wins, _sizes(proxy.shape[1])[1:]).items():
             yield Figure(
                 BEST_OF_N_AGAINST,

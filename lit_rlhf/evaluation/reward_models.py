@@ -46,13 +46,20 @@ BY_RATING_GAP = "Accuracy by gap of the mean ratings"
 CALIBRATION = "Calibration"
 BETWEEN_MODELS = "Agreement between models"
 
-# Upper ends of the share of people who agree, and what the level is called; 1 is its own.
-_AGREEMENT_LEVELS = ((0.6, "50 to 60 %"), (0.75, "60 to 75 %"), (0.9, "75 to 90 %"))
+# Upper ends of the share of people who agree, and what the level is called.
+_AGREEMENT_LEVELS = (
+    (0.6, "50 to 60 % agree"),
+    (0.75, "60 to 75 % agree"),
+    (0.9, "75 to 90 % agree"),
+    (math.nextafter(1, 0), "over 90 % agree"),
+    (1.0, "all agree"),
+)
 _LENGTH_LEVELS = (
     (-0.5, "much shorter preferred"),
     (-0.1, "shorter preferred"),
     (0.1, "about as long"),
     (0.5, "longer preferred"),
+    (math.inf, "much longer preferred"),
 )
 
 
@@ -185,8 +192,9 @@ def _accuracies(
         (BY_DOMAIN, _domain_parts(judged)),
         (BY_RATING_GAP, _rating_gap_parts(judged, rating_gap)),
     ):
-        if len(parts) > 1:  # one part is the whole once more
-            for part, inside in parts.items():
+        filled = {name: inside for name, inside in parts.items() if inside.any()}
+        if len(filled) > 1:  # one part is the whole once more
+            for part, inside in filled.items():
                 estimate = _accuracy(judged, gap, inside)
                 yield Figure(section, name, "accuracy", estimate, "%", against=part)
 
@@ -196,12 +204,9 @@ def _accuracy(judged: JudgedResponses, gap: Floats, inside: Bools | None = None)
 
     Pairs on which people are evenly divided are left out.
     """
-    counts = (judged.human > 0.5) & (judged.weight > 0)
-    if inside is not None:
-        counts &= inside
-    weight = judged.weight * counts
+    counts = (judged.human > 0.5) & (judged.weight > 0) & (True if inside is None else inside)
     correct = (1 + np.sign(gap)) / 2
-    return _by_group(judged, correct, weight, int(counts.sum()))
+    return _by_group(judged, correct, judged.weight * counts, int(counts.sum()))
 
 
 def _by_group(judged: JudgedResponses, values: Floats, weight: Floats, n: int) -> Estimate:
@@ -215,13 +220,7 @@ def _by_group(judged: JudgedResponses, values: Floats, weight: Floats, n: int) -
 
 
 def _agreement_parts(judged: JudgedResponses) -> dict[str, Bools]:
-    parts, low = {}, 0.5
-    for high, name in _AGREEMENT_LEVELS:
-        parts[f"{name} agree"] = (judged.human > low) & (judged.human <= high)
-        low = high
-    parts["over 90 % agree"] = (judged.human > low) & (judged.human < 1)
-    parts["all agree"] = judged.human == 1
-    return _filled(parts)
+    return _levels(judged.human, 0.5, _AGREEMENT_LEVELS)
 
 
 def _length_parts(judged: JudgedResponses) -> dict[str, Bools]:
@@ -229,18 +228,21 @@ def _length_parts(judged: JudgedResponses) -> dict[str, Bools]:
     lengths = np.array([len(text) for text in judged.texts], np.float64)
     chosen, rejected = lengths[judged.chosen], lengths[judged.rejected]
     difference = (chosen - rejected) / np.maximum(np.maximum(chosen, rejected), 1)
-    parts, low = {}, -np.inf
-    for high, name in _LENGTH_LEVELS:
-        parts[name] = (difference > low) & (difference <= high)
-        low = high
-    parts["much longer preferred"] = difference > low
-    return _filled(parts)
+    return _levels(difference, -math.inf, _LENGTH_LEVELS)
+
+
+def _levels(values: Floats, low: float, levels: Sequence[tuple[float, str]]) -> dict[str, Bools]:
+    """Part values by the upper ends of levels, the first of which begins above `low`."""
+    lows = [low, *(high for high, _ in levels)]
+    return {
+        name: (values > low) & (values <= high)
+        for low, (high, name) in zip(lows[:-1], levels, strict=True)
+    }
 
 
 def _domain_parts(judged: JudgedResponses) -> dict[str, Bools]:
     domains = np.array(judged.domains)
-    names = sorted(set(judged.domains))
-    return _filled({name or "(none)": domains == name for name in names})
+    return {name or "(none)": domains == name for name in sorted(set(judged.domains))}
 
 
 def _rating_gap_parts(judged: JudgedResponses, rating_gap: float | None) -> dict[str, Bools]:
@@ -250,11 +252,7 @@ def _rating_gap_parts(judged: JudgedResponses, rating_gap: float | None) -> dict
     if np.isnan(gaps).all():
         raise DataError("--rating-gap: the data hold rankings or comparisons, and no ratings")
     apart = f"{rating_gap:g} apart"
-    return _filled({f"at most {apart}": gaps <= rating_gap, f"over {apart}": gaps > rating_gap})
-
-
-def _filled(parts: Mapping[str, Bools]) -> dict[str, Bools]:
-    return {name: inside for name, inside in parts.items() if inside.any()}
+    return {f"at most {apart}": gaps <= rating_gap, f"over {apart}": gaps > rating_gap}
 
 
 def _between(

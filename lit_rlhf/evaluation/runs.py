@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lit_rlhf.data.sources import digest_source, read_records
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Floats
-from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.figures import Figure, finite_or_none
 from lit_rlhf.evaluation.options import (
     Named,
     check_model,
@@ -67,16 +65,17 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
         if not is_response_file(source):
             check_model(source, "policy")
     prompts = read_prompts(_prompt_source(named, options.prompts), options.num_prompts)
-    policies = [
-        _responses_of(
-            policy, prompts, replace(settings, samples=samples[policy.name]), options.reference
-        )
-        for policy in named
-    ]
+    policies = []
+    for name, source in named:
+        if is_response_file(source):
+            policies.append(read_responses(name, source, prompts))
+        else:
+            own = replace(settings, samples=samples[name])
+            policies.append(sample_responses(name, source, prompts, own, options.reference))
     with autocast(options.precision):
         judgments = judge_policies(policies, prompts, judges.rewards, judges.pair_judges)
     figures = policy_figures(policies, judgments, tie_margin=options.tie_margin)
-    figures += _perplexities(named, options)
+    figures += _perplexities(named, options, settings)
     pictures = {}
     if draw_win_rates(figures, folder / "win_rates.png"):
         pictures["Win rates, with 95 % intervals"] = "win_rates.png"
@@ -166,38 +165,14 @@ def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
     return prompts or files[0]
 
 
-def _responses_of(
-    policy: Named,
-    prompts: Sequence[SourcedPrompt],
-    settings: SamplingConfig,
-    reference: str | None,
-) -> Responses:
-    if is_response_file(policy.source):
-        return read_responses(policy.name, policy.source, prompts)
-    return sample_responses(policy.name, policy.source, prompts, settings, reference)
-
-
-def _perplexities(named: Sequence[Named], options: argparse.Namespace) -> list[Figure]:
-    if options.perplexity_data is None:
-        return []
-    return [
-        Figure(
-            RESPONSES,
-            name,
-            "perplexity",
-            perplexity(
-                source,
-                options.perplexity_data,
-                options.template,
-                options.precision,
-                options.max_length,
-                options.perplexity_rows,
-            ),
-            "per token",
-        )
-        for name, source in named
-        if not is_response_file(source)
-    ]
+def _perplexities(
+    named: Sequence[Named], options: argparse.Namespace, settings: SamplingConfig
+) -> Iterator[Figure]:
+    data, limits = options.perplexity_data, (options.max_length, options.perplexity_rows)
+    for name, source in named:
+        if data is not None and not is_response_file(source):
+            estimate = perplexity(source, data, settings, *limits)
+            yield Figure(RESPONSES, name, "perplexity", estimate, "per token")
 
 
 def _origins(models: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Lineage | None]]:
@@ -245,7 +220,7 @@ def _policy_rows(
             ],
             {
                 number: {
-                    f"{a}-{b}": _or_none(verdicts.outcomes[index])
+                    f"{a}-{b}": finite_or_none(verdicts.outcomes[index])
                     for (a, b), verdicts in pairs.items()
                 }
                 for number, pairs in enumerate(
@@ -284,7 +259,3 @@ def _pair_rows(judged: JudgedResponses, scores: Mapping[str, Floats]) -> list[Pa
             )
         )
     return rows
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)

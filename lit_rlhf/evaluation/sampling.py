@@ -141,8 +141,7 @@ def sample_responses(
 def perplexity(
     source: str,
     data: str,
-    template: Template,
-    precision: Precision,
+    settings: SamplingConfig,
     max_length: int,
     num_rows: int | None = None,
 ) -> Estimate:
@@ -154,8 +153,7 @@ def perplexity(
     Args:
         source: the policy.
         data: demonstrations or texts, as `sft` takes them.
-        template: how they become text.
-        precision: of the forward.
+        settings: how prompts become text, and the precision of the forward.
         max_length: tokens in a row; what is longer is cut.
         num_rows: take the first so many; None for all.
 
@@ -166,19 +164,19 @@ def perplexity(
         source,
         validation=data,
         limit_validation=num_rows,
-        template=template,
+        template=settings.template,
         max_length=max_length,
         overlong="truncate",
         batch_size=BATCH_ROWS,
         cache_tokens=False,
     )
     module.setup("validate")
-    policy = load_policy(source, precision)
+    policy = load_policy(source, settings.precision)
     device = next(policy.parameters()).device
     sums, counts = [], []
     for rows in module.val_dataloader():
         assert isinstance(rows, TokenRows)
-        with autocast(precision):
+        with autocast(settings.precision):
             logprobs = policy(rows.to(device)).logprobs
         sums.append(-logprobs.sum(1).double().cpu())
         counts.append(rows.response_mask.sum(1).double())

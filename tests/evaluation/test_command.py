@@ -223,7 +223,7 @@ def test_an_option_that_is_none_in_a_file(tmp_path, capsys):
     config.write_text("polices: [a]\n")
     assert main(["evaluate", "policies", "--config", str(config)]) == 1
     error = capsys.readouterr().err
-    assert "no option 'polices'; there are: policies, prompts," in error
+    assert "no option 'polices'; there are: policies, judge," in error
     config.write_text("just text\n")
     assert main(["evaluate", "policies", "--config", str(config)]) == 1
     assert "expected options as KEY: VALUE" in capsys.readouterr().err

@@ -98,7 +98,7 @@ def test_perplexity_by_transformers(folders, tmp_path):
     rows = [{"prompt": "say ", "response": "yes"}, {"text": "no, never"}] * 3
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    estimate = perplexity(folders[0], str(data), "auto", "32-true", 64)
+    estimate = perplexity(folders[0], str(data), SamplingConfig(), 64)
     tokenizer = load_tokenizer(folders[0])
     total, count = 0.0, 0
     for prompt, text in (("say ", "yes"), ("", "no, never")):
