@@ -54,7 +54,7 @@ def rollout_padding_gaps(
     mask = (columns > 0) & (columns < batch.lengths[:, None])
     rows = TokenRows(batch.input_ids, batch.lengths, mask)
     gaps = {
-        f"the score of {name}": _score_gap(source, batch.prompts[0])
+        f"the score of {name}": _score_gap(source, batch.prompts[0], batch.lengths.device)
         for name, source in sources.items()
         if isinstance(source, LearnedReward) and batch.prompts
     }
@@ -62,10 +62,11 @@ def rollout_padding_gaps(
     return {"the policy's log-probabilities": gap, **gaps}
 
 
-def _score_gap(reward: LearnedReward, prompt: Prompt) -> float:
+def _score_gap(reward: LearnedReward, prompt: Prompt, device: torch.device) -> float:
     """Compare the score of a response by itself with its score beside a longer one."""
     short, long = "yes", "yes " * 16
-    alone, together = reward([prompt], [short])[0], reward([prompt] * 2, [short, long])[0]
+    alone = reward.score([prompt], [short], device)[0]
+    together = reward.score([prompt] * 2, [short, long], device)[0]
     return float((alone - together).abs())
 
 

@@ -79,18 +79,9 @@ class EnsembleReward(RewardSource):
         self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Score each response and say how far the members are apart, see `RewardSource`."""
-        scores = [member(prompts, responses, batch).float() for member in self.members]
-        return self.combined(torch.stack(scores))
-
-    def combined(self, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Combine scores that are there already.
-
-        Args:
-            scores: `[K, B]` of the members.
-
-        Returns:
-            `[B]` scores, and `disagreement` `[B]`.
-        """
+        members = [member(prompts, responses, batch).float() for member in self.members]
+        # Of texts alone, a function's scores are on the CPU and a reward model's may not be.
+        scores = torch.stack([each.to(members[0].device) for each in members])  # [K, B]
         mean, deviation = scores.mean(0), scores.std(0, correction=0)
         combined = {
             "mean": mean,

@@ -99,18 +99,26 @@ class LearnedReward(RewardSource):
         """Responses that were longer than the limit, and cut, so far."""
         return self._loaded.num_cut
 
-    @torch.no_grad()
     def __call__(
         self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
     ) -> Tensor:
-        """Score each response, see `RewardSource`.
+        """Score each response, see `RewardSource`; texts alone on the GPU, where there is one."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return self.score(
+            prompts, responses, device if batch is None else batch.rows.lengths.device
+        )
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], device: torch.device
+    ) -> Tensor:
+        """Score each response on a device: `[B]` float32.
 
         Raises:
             CheckpointError: `model` is not there, or not a reward model.
             DataError: the chat template refuses a prompt, a prompt alone fills the limit, or a
                 response is too long and `overlong` is "error".
         """
-        device = _preferred_device() if batch is None else batch.rows.lengths.device
         model, tokenizer = self._load(device)
         rows = self._rows(tokenizer, prompts, responses)
         # Rows of like length share a forward.
@@ -189,7 +197,3 @@ class LearnedReward(RewardSource):
             self._loaded.model, self._loaded.tokenizer = model, tokenizer
         self._loaded.model.to(device)
         return self._loaded.model, self._loaded.tokenizer
-
-
-def _preferred_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
