@@ -26,6 +26,7 @@ from benchmarks.workloads import (
     named,
 )
 from lit_rlhf.batches import PromptBatch, TokenRows
+from lit_rlhf.callbacks import KLControl
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm
 from lit_rlhf.models.backbone import LoRAConfig
@@ -145,7 +146,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             reward=FunctionReward("benchmarks.workloads.score_length"),
             advantage=GRPO(k=samples),
             update=UpdateConfig(num_epochs=1, micro_batch_size=32 // workload.micro_batches),
-            kl_coef=None,  # as TRL's beta 0: no reference
+            kl_penalty=False,  # as TRL's beta 0: no reference
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
     reward = REWARD_ADAPTER if lora else ROWS / "reward-model"
@@ -166,6 +167,7 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
         num_rows = data.batch_size * workload.micro_batches
         data._examples["train"] = data._examples["train"][:num_rows]
     manual = workload.phase in ("ppo", "grpo")
+    kl = [KLControl(target=None, coefficient=0.05)] if manual else []  # TRL's
     trainer = Trainer(
         accelerator="cpu",
         precision="32-true" if check else PRECISION,
@@ -179,7 +181,7 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
         num_sanity_val_steps=0,
         limit_val_batches=0,
         use_distributed_sampler=False,
-        callbacks=[_Gated(gate), _FixedStart()],
+        callbacks=[_Gated(gate), _FixedStart(), *kl],
     )
     trainer.fit(module, data)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lit_rlhf.callbacks import (
-        AdaptiveKLCallback,
+        KLControl,
         LastCheckpoint,
         OveroptimizationMonitor,
         ResumableCSVLogger,
@@ -55,7 +55,6 @@ __all__ = [
     "GRPO",
     "RLOO",
     "AdaptiveKL",
-    "AdaptiveKLCallback",
     "AdvantageEstimator",
     "Advantages",
     "DPODataModule",
@@ -64,6 +63,7 @@ __all__ = [
     "FixedKL",
     "FunctionReward",
     "Generator",
+    "KLControl",
     "KLController",
     "LastCheckpoint",
     "LearnedReward",

@@ -11,7 +11,12 @@ RENAMED: dict[str, str] = {
 }
 
 # What is gone, and what to do instead: a sentence without its subject.
-GONE: dict[str, str] = {}
+GONE: dict[str, str] = {
+    "AdaptiveKLCallback": "take it out of the callbacks, and set kl.target, kl.coefficient and "
+    "kl.horizon (kl.target null keeps the coefficient as it is)",
+    "model.kl_coef": "set kl.coefficient, with kl.target null for one that stays, or "
+    "model.kl_penalty false for no penalty",
+}
 
 
 def new_name(old: str) -> str | None:

@@ -179,9 +179,10 @@ class Proof:
             "reward": reward,
             "judges": {"vader": {"class_path": "lit_rlhf.demo.vader.VaderReward"}},
         }
+        kl = {"target": None, "coefficient": run.kl_coef}
         config = self.folder / f"{run.name}.yaml"
         config.write_text(
-            yaml.safe_dump({"trainer": {"callbacks": _callbacks(run.kl_coef)}, "model": model}),
+            yaml.safe_dump({"trainer": {"callbacks": _callbacks()}, "kl": kl, "model": model}),
             encoding="utf-8",
         )
         options: dict[str, object] = {
@@ -296,11 +297,7 @@ def _ensemble(members: list[dict[str, object]], combine: str) -> dict[str, objec
     return {"class_path": "lit_rlhf.rewards.EnsembleReward", "init_args": arguments}
 
 
-def _callbacks(kl_coef: float) -> list[dict[str, object]]:
-    fixed = {
-        "class_path": "lit_rlhf.objectives.FixedKL",
-        "init_args": {"coefficient": kl_coef},
-    }
+def _callbacks() -> list[dict[str, object]]:
     checkpoint = {
         "filename": "policy",
         "enable_version_counter": False,
@@ -311,10 +308,6 @@ def _callbacks(kl_coef: float) -> list[dict[str, object]]:
         {
             "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
             "init_args": checkpoint,
-        },
-        {
-            "class_path": "lit_rlhf.callbacks.AdaptiveKLCallback",
-            "init_args": {"controller": fixed},
         },
         {"class_path": "benchmarks.overoptimization.looks.KeepLooks"},
     ]

@@ -1,7 +1,7 @@
 """What watches or steers a run from outside: Lightning callbacks and loggers."""
 
-from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
 from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
+from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.logger_guard import guard_loggers
 from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
@@ -11,7 +11,7 @@ from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 
 __all__ = [
-    "AdaptiveKLCallback",
+    "KLControl",
     "LastCheckpoint",
     "OveroptimizationMonitor",
     "RankWatchCallback",

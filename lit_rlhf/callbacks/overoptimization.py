@@ -12,18 +12,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from lit_rlhf.callbacks.adaptive_kl import AdaptiveKLCallback
+from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.report import write_report
 from lit_rlhf.overoptimization.sequential_test import DivergenceTest
+from lit_rlhf.ranges import require
 
-Action = Literal["warn", "tighten", "stop", "roll_back"]
+Action = Literal["warn", "tighten", "stop", "roll_back", "off"]
 
+JUDGE = "validation"  # that is tested, if no other one is named
 PROXY = "reward"  # the name of the optimised reward among the validation values
 FOLDER = "overoptimization"
 _LARGE_RUN = 10  # tests; with fewer prompts than such a run needs for an alarm, the run is told
@@ -41,7 +44,7 @@ class HasValidationValues(Protocol):
 
     validation_values: list[dict[str, Tensor]]
     judges: dict[str, Any]
-    kl_coef: float | None
+    kl_penalty: bool
 
 
 class OveroptimizationMonitor(Callback):
@@ -60,12 +63,13 @@ class OveroptimizationMonitor(Callback):
     Args:
         validation: the judge that is tested, by its name in `model.judges`: a reward (best an
             `EnsembleReward`) of other texts and raters, which the policy never trains against.
+            null for the one called `validation`; the monitor is off in a run without it.
         false_alarm_rate: bound for the probability of any false alarm in the whole run.
         min_fall: a fall that is no alarm yet, in deviations of the validation reward over the
             prompts at the first look.
-        action: at an alarm, "warn"; "tighten" the target of `AdaptiveKLCallback`; "stop" training;
-            or "roll_back": put back the weights of the checkpoint with the best validation reward,
-            and stop.
+        action: at an alarm, "warn"; "tighten" the target of `KLControl`; "stop" training; or
+            "roll_back": put back the weights of the checkpoint with the best validation reward,
+            and stop. "off" tests nothing.
         tighten_factor: the KL target is multiplied by it, in (0, 1).
 
     Raises:
@@ -74,7 +78,7 @@ class OveroptimizationMonitor(Callback):
 
     def __init__(
         self,
-        validation: str = "validation",
+        validation: str | None = None,
         false_alarm_rate: float = 0.05,
         min_fall: float = 0.0,
         action: Action = "warn",
@@ -82,10 +86,12 @@ class OveroptimizationMonitor(Callback):
     ) -> None:
         DivergenceTest(false_alarm_rate, min_fall)  # refuses what is out of range
         if action not in get_args(Action):
-            raise ConfigError(f"action is {action!r}; expected one of {get_args(Action)}")
-        if not 0 < tighten_factor < 1:
-            raise ConfigError(f"tighten_factor is {tighten_factor}; expected a number in (0, 1)")
-        self.validation = validation
+            raise ConfigError(f"monitor.action is {action!r}; expected one of {get_args(Action)}")
+        require("monitor.tighten_factor", tighten_factor, above=0, below=1)
+        self.validation = validation or JUDGE
+        self.is_on = action != "off"
+        # By default it is on wherever it can be; asked for by name, it is on or refused.
+        self._is_default = validation is None and action == "warn"
         self.false_alarm_rate = false_alarm_rate
         self.min_fall = min_fall
         self.action: Action = action
@@ -105,32 +111,42 @@ class OveroptimizationMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a run that cannot be watched, or on which the action could not be taken.
 
+        A run without the default judge is not watched, and a line says so.
+
         Raises:
-            ConfigError: the judge or the KL is missing; or "tighten" without an adaptive target,
-                or "roll_back" without a checkpoint callback that keeps the best.
+            ConfigError: a judge that was asked for or the KL is missing; or "tighten" without an
+                adaptive target, or "roll_back" without a checkpoint callback that keeps the best.
         """
-        if stage != "fit":
+        if stage != "fit" or not self.is_on:
             return
-        without = "or run without the monitor: --config configs/callbacks/unmonitored.yaml"
         if not isinstance(pl_module, HasValidationValues):
             raise ConfigError(
                 "callbacks: OveroptimizationMonitor reads `validation_values`, but "
                 f"{type(pl_module).__name__} has none; use it with PPOModule only"
             )
+        can_watch = self.validation in pl_module.judges and pl_module.kl_penalty
+        if self._is_default and not can_watch:
+            self.is_on = False
+            rank_zero_info(
+                "Over-optimisation is not watched: that needs a KL penalty and a reward called "
+                f"'{JUDGE}' in model.judges, which the policy never trains against; or name "
+                "another judge by --monitor.validation"
+            )
+            return
         if self.validation not in pl_module.judges:
             known = ", ".join(pl_module.judges) or "none"
             raise ConfigError(
-                f"callbacks: OveroptimizationMonitor tests the judge '{self.validation}', but "
-                f"model.judges has {known}; name a reward there that the policy never trains "
-                f"against, {without}"
+                f"monitor.validation: the judge '{self.validation}' is not in model.judges, which "
+                f"has {known}; name one of them, or add a reward that the policy never trains "
+                "against"
             )
-        if pl_module.kl_coef is None:
+        if not pl_module.kl_penalty:
             raise ConfigError(
-                "callbacks: OveroptimizationMonitor draws its curves against the KL, which "
-                f"model.kl_coef null does not compute; set it to a number (0 is one), {without}"
+                "monitor: its curves are drawn against the KL, which model.kl_penalty false does "
+                "not compute; set it to true (kl.coefficient may be 0), or monitor.action to off"
             )
         if self.action == "tighten":
-            _adaptive_kl(trainer).check_target()
+            _kl_control(trainer).check_target()
         if self.action == "roll_back":
             _best_checkpoint(trainer, self.metric)
 
@@ -142,13 +158,13 @@ class OveroptimizationMonitor(Callback):
         """
         if self.action == "roll_back" and pl_module.device_mesh is not None:
             raise ConfigError(
-                "callbacks: OveroptimizationMonitor.action roll_back does not go with weights that "
-                "are sharded over processes; use stop, and start again from the best checkpoint"
+                "monitor.action roll_back does not go with weights that are sharded over "
+                "processes; use stop, and start again from the best checkpoint"
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the look and test it."""
-        if not _is_look(trainer):
+        if not self.is_on or not _is_look(trainer):
             return
         assert isinstance(pl_module, HasValidationValues)  # seen in `setup`
         values = _gather(pl_module)
@@ -164,7 +180,7 @@ class OveroptimizationMonitor(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, and act on an alarm."""
-        if not _is_look(trainer):
+        if not self.is_on or not _is_look(trainer):
             return
         picture = self._write(trainer, with_picture=self._is_new_alarm)
         if not self._is_new_alarm:
@@ -175,7 +191,7 @@ class OveroptimizationMonitor(Callback):
             _log.warning("%s", alarm.text())
             _log_to_wandb(trainer, picture, alarm)
         if self.action == "tighten":
-            _adaptive_kl(trainer).tighten(self.tighten_factor)
+            _kl_control(trainer).tighten(self.tighten_factor)
         elif self.action == "roll_back":
             _roll_back(trainer, pl_module, _best_checkpoint(trainer, self.metric).best_model_path)
         if self.action in {"stop", "roll_back"}:
@@ -183,7 +199,7 @@ class OveroptimizationMonitor(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the last picture."""
-        if self.history.looks:
+        if self.is_on and self.history.looks:
             picture = self._write(trainer, with_picture=True)
             if trainer.is_global_zero:
                 _log_to_wandb(trainer, picture, None)
@@ -289,13 +305,13 @@ def _gather(module: HasValidationValues) -> dict[str, Any]:
     return {name: value[counts].double().numpy() for name, value in flat.items()}
 
 
-def _adaptive_kl(trainer: Trainer) -> AdaptiveKLCallback:
+def _kl_control(trainer: Trainer) -> KLControl:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if isinstance(callback, AdaptiveKLCallback):
+        if isinstance(callback, KLControl):
             return callback
     raise ConfigError(
-        "callbacks: OveroptimizationMonitor.action tighten lowers the target of "
-        "AdaptiveKLCallback, and there is none; add one, or choose another action"
+        "monitor.action tighten lowers the target of KLControl, and the Trainer has none; add one, "
+        "or choose another action"
     )
 
 
@@ -308,7 +324,7 @@ def _best_checkpoint(trainer: Trainer, metric: str) -> ModelCheckpoint:
         ):
             return callback
     raise ConfigError(
-        "callbacks: OveroptimizationMonitor.action roll_back needs a ModelCheckpoint with monitor "
+        "monitor.action roll_back needs a ModelCheckpoint with monitor "
         f"{metric} and mode max, whose best checkpoint it goes back to"
     )
 

@@ -6,11 +6,13 @@ import math
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
+from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel, TokenScores
@@ -29,10 +31,12 @@ from lit_rlhf.modules.ppo_metrics import (
 )
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
+    refuse_reserved_names,
     refuse_uneven_deal,
     refuse_unfilled_minibatches,
     refuse_unfit_rollouts,
     refuse_unused_critic,
+    tell_max_steps,
 )
 from lit_rlhf.modules.ppo_rollout import Models, evaluate_samples
 from lit_rlhf.modules.ppo_update import (
@@ -94,8 +98,8 @@ class PPOModule(PhaseModule):
         sampling: length, temperature and truncation of responses.
         generator: the engine that draws responses.
         missing_eos: what a response scores that did not end by itself.
-        kl_coef: weight of the KL penalty, in score per nat, until a callback sets it; null for no
-            penalty, and then no reference computes and no KL is logged.
+        kl_penalty: subtract the KL to the reference from the rewards, with the coefficient of
+            `KLControl`; false for none, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
@@ -127,7 +131,7 @@ class PPOModule(PhaseModule):
         sampling: Sampling = Sampling(),
         generator: Generator = TorchGenerator(),
         missing_eos: MissingEOS = MissingEOS(),
-        kl_coef: float | None = 0.05,
+        kl_penalty: bool = True,
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
@@ -138,8 +142,8 @@ class PPOModule(PhaseModule):
         super().__init__(
             policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
         )
-        require("model.kl_coef", kl_coef, least=0, is_optional=True)
         refuse_unused_critic(critic, critic_source, advantage)
+        refuse_reserved_names(judges or {})
         self.reward = reward
         self.judges = judges or {}
         self.critic_kind = critic
@@ -149,7 +153,8 @@ class PPOModule(PhaseModule):
         self.sampling = sampling
         self.generator = generator
         self.missing_eos = missing_eos
-        self.kl_coef = kl_coef
+        self.kl_penalty = kl_penalty
+        self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
@@ -159,7 +164,7 @@ class PPOModule(PhaseModule):
         self.critic: ScalarModel | None = None
         self.validation_samples: list[dict[str, Any]] = []
         self.validation_values: list[dict[str, Tensor]] = []
-        kl = [] if kl_coef is None else ["kl"]
+        kl = ["kl"] if kl_penalty else []
         scores = score_names(self._sources)
         self.validation_means = NamedMeans(
             [*scores, *kl, "surprisal", "length", "finished", "repetition"]
@@ -196,6 +201,12 @@ class PPOModule(PhaseModule):
             )
         return num_iterations
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring KL control and the over-optimisation monitor where the Trainer has none."""
+        present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        kinds = (KLControl, OveroptimizationMonitor)
+        return [kind() for kind in kinds if not any(isinstance(one, kind) for one in present)]
+
     def setup(self, stage: str) -> None:
         """Refuse to train on samples that are not the policy's own."""
         if stage == "fit":
@@ -213,7 +224,7 @@ class PPOModule(PhaseModule):
             packing_width=self.packing_width,
             value_head=shares_trunk,
         )
-        if self.lora is None and self.kl_coef is not None:
+        if self.lora is None and self.kl_penalty:
             self.reference = build_reference(
                 self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
             )
@@ -230,6 +241,7 @@ class PPOModule(PhaseModule):
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
         super().on_fit_start()
+        tell_max_steps(self.trainer, self.update)
         refuse_unfit_rollouts(self.trainer, self.sampling)
 
     def on_train_start(self) -> None:
@@ -298,7 +310,7 @@ class PPOModule(PhaseModule):
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
         mask = rollout.samples.response_mask
-        rewards = shape_rewards(rollout, self.missing_eos, self.kl_coef or 0.0)
+        rewards = shape_rewards(rollout, self.missing_eos, self.kl_coef)
         advantages, returns = self.advantage(
             rewards, rollout.values, mask, rollout.samples.group_ids
         )
@@ -351,7 +363,7 @@ class PPOModule(PhaseModule):
             rollout, targets, statistics, counts.float(), reduction
         )
         means |= sampler_gap(rollout, self.update.sampler_correction_cap, reduction)
-        if self.kl_coef is not None:
+        if self.kl_penalty:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means["skipped_steps"] = float(self.guard.num_skipped)
         for name, value in means.items():
@@ -363,14 +375,14 @@ class PPOModule(PhaseModule):
 
     @property
     def _models(self) -> Models:
-        reference = None if self.kl_coef is None else self._reference_logprobs
+        reference = self._reference_logprobs if self.kl_penalty else None
         return Models(self._forward, reference, self.reward, self.advantage.requires_values)
 
     @property
     def _needs_old_logprobs(self) -> bool:
         """Whether the targets of the update depend on a forward of policy and critic."""
-        has_penalty, cap = self.kl_coef is not None, self.update.sampler_correction_cap
-        return has_penalty or self.advantage.requires_values or cap is not None
+        needs_them = self.kl_penalty or self.advantage.requires_values
+        return needs_them or self.update.sampler_correction_cap is not None
 
     def _forward(self, rows: TokenRows) -> TokenScores:
         """Score response tokens with policy and critic as they are now."""
@@ -421,7 +433,7 @@ class PPOModule(PhaseModule):
             )
         token_kl = None
         logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
-        if self.kl_coef is not None:
+        if self.kl_penalty:
             token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
         columns = held_out_columns(samples, self._sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
@@ -10,6 +14,12 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import AdvantageEstimator
 from lit_rlhf.rollout import Sampling
+
+# What is reported of held-out samples beside the judges' scores.
+_RESERVED = {
+    *("reward", "kl", "surprisal", "length", "finished", "repetition", "overoptimization_p"),
+    *("step", "prompt", "prompt_id", "response"),
+}
 
 
 def refuse_unused_critic(
@@ -29,6 +39,29 @@ def refuse_unused_critic(
         raise ConfigError(
             f"model.critic_source={critic_source} is only read with model.critic separate; set "
             "that, or leave it out"
+        )
+
+
+def refuse_reserved_names(judges: Iterable[str]) -> None:
+    """Refuse judges whose scores would take the place of something else that is reported.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
+    if taken := sorted(_RESERVED.intersection(judges)):
+        raise ConfigError(
+            f"model.judges.{taken[0]}: the reports have another column of this name; call the "
+            f"judge something else than {', '.join(sorted(_RESERVED))}"
+        )
+
+
+def tell_max_steps(trainer: Trainer, update: UpdateConfig) -> None:
+    """Say in iterations what `max_steps` means beside `max_epochs`, which counts them."""
+    if trainer.max_steps > 0 and (trainer.max_epochs or 0) > 0:
+        rank_zero_info(
+            f"trainer.max_steps={trainer.max_steps} counts optimizer steps: the run ends after "
+            f"{math.ceil(trainer.max_steps / update.num_steps)} iterations of {update.num_steps} "
+            f"steps, unless trainer.max_epochs={trainer.max_epochs} ends it before"
         )
 
 

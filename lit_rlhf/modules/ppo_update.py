@@ -103,14 +103,15 @@ def shape_rewards(rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float
     """Return a reward a token `[B, T]`: the KL penalty, and the score at the last one.
 
     Args:
-        rollout: `B` samples; without reference log-probabilities the KL counts as zero.
+        rollout: `B` samples; without reference log-probabilities there is no penalty.
         missing_eos: what a response scores that did not end by itself.
         kl_coef: score per nat.
     """
-    token_kl = torch.zeros_like(rollout.old_logprobs)
-    if rollout.reference_logprobs is not None:
-        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
     scores = missing_eos.apply(rollout.scores, rollout.samples.finished)
+    if rollout.reference_logprobs is None:  # no penalty
+        token_kl, kl_coef = torch.zeros_like(rollout.old_logprobs), 0.0
+    else:
+        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
     return token_rewards(scores, token_kl, rollout.samples.response_mask, kl_coef)
 
 

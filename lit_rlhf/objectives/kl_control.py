@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.ranges import require
 
 
 class KLState(NamedTuple):
@@ -61,10 +61,7 @@ class FixedKL(KLController):
     coefficient: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 <= self.coefficient < math.inf:
-            raise ConfigError(
-                f"kl_controller.coefficient is {self.coefficient}; expected a number >= 0"
-            )
+        require("kl.coefficient", self.coefficient, least=0)
 
     def initial_state(self) -> KLState:
         """Return the fixed coefficient with no updates."""
@@ -102,14 +99,10 @@ class AdaptiveKL(KLController):
     max_error: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("initial", "target", "horizon"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ConfigError(f"kl_controller.{name} is {value}; expected a number > 0")
-        if not 0 < self.max_error < 1:
-            raise ConfigError(
-                f"kl_controller.max_error is {self.max_error}; expected a number in (0, 1)"
-            )
+        require("kl.coefficient", self.initial, above=0)
+        require("kl.target", self.target, above=0)
+        require("kl.horizon", self.horizon, above=0)
+        require("kl.controller.max_error", self.max_error, above=0, below=1)
 
     def initial_state(self) -> KLState:
         """Return the initial coefficient with no updates."""

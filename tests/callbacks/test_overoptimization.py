@@ -10,9 +10,8 @@ import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lit_rlhf.callbacks import AdaptiveKLCallback, OveroptimizationMonitor, WandbAutoLogger
+from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor, WandbAutoLogger
 from lit_rlhf.errors import ConfigError, DataError, TrainingError
-from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL
 from tests.support import wandb_files
 from tests.support.reporting import quiet_trainer
 from tests.support.two_processes import run_in_two_processes
@@ -40,7 +39,7 @@ class Watched(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.num_prompts = num_prompts
         self.healthy = healthy
-        self.kl_coef = 1.0
+        self.kl_penalty, self.kl_coef = True, 1.0
         self.judges = {"validation": None, "other": None}
         self.validation_values = []
         self.coefficients = []
@@ -158,7 +157,7 @@ def test_roll_back_ends_it_with_the_best_weights(tmp_path):
 
 
 def test_tighten_lowers_the_target_of_the_controller(tmp_path):
-    control = AdaptiveKLCallback(AdaptiveKL(initial=1.0, target=4.0, horizon=100.0))
+    control = KLControl(target=4.0, coefficient=1.0, horizon=100.0)
     monitor = OveroptimizationMonitor(action="tighten", tighten_factor=0.5)
     _, module = watch(tmp_path, monitor, callbacks=[control], max_epochs=6)
     step = monitor.alarms[0].step
@@ -166,7 +165,7 @@ def test_tighten_lowers_the_target_of_the_controller(tmp_path):
     before = np.diff(module.coefficients[: step + 1])
     assert (before < 0).all()
     assert module.coefficients[step + 1] > module.coefficients[step]
-    resumed = AdaptiveKLCallback(AdaptiveKL(initial=1.0, target=4.0, horizon=100.0))
+    resumed = KLControl(target=4.0, coefficient=1.0, horizon=100.0)
     resumed.load_state_dict(control.state_dict())
     assert resumed.state_dict() == control.state_dict()
     assert resumed.state_dict()["target_factor"] <= 0.5
@@ -254,10 +253,19 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({"validation": "gold"}, {}, "tests the judge 'gold', but model.judges has validation"),
-        ({}, {"kl_coef": None}, "model.kl_coef null"),
+        (
+            {"validation": "gold"},
+            {},
+            "'gold' is not in model.judges, which has validation",
+        ),
+        (
+            {"action": "stop"},
+            {"judges": {"gold": None}},
+            "'validation' is not in .* has gold",
+        ),
+        ({"validation": "other"}, {"kl_penalty": False}, "model.kl_penalty false"),
         ({"action": "roll_back"}, {}, "needs a ModelCheckpoint with monitor val/ppo/validation"),
-        ({"action": "tighten"}, {}, "there is none; add one"),
+        ({"action": "tighten"}, {}, "the Trainer has none; add one"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(tmp_path, settings, change, message):
@@ -268,12 +276,31 @@ def test_what_cannot_be_watched_is_refused(tmp_path, settings, change, message):
         watch(tmp_path, OveroptimizationMonitor(**settings), module)
 
 
+@pytest.mark.parametrize("change", [{"judges": {"gold": None}}, {"kl_penalty": False}])
+def test_a_run_without_the_default_judge_or_kl_is_not_watched_and_says_so(tmp_path, caplog, change):
+    module = Watched()
+    for name, value in change.items():
+        setattr(module, name, value)
+    with caplog.at_level(logging.INFO):
+        monitor, _ = watch(tmp_path, module=module, max_epochs=2)
+    told = [one.message for one in caplog.records if "is not watched" in one.message]
+    assert len(told) == 1
+    assert "--monitor.validation" in told[0]
+    assert monitor.history.looks == []
+    assert not (tmp_path / "overoptimization").exists()
+
+
+def test_off_watches_nothing(tmp_path):
+    monitor, _ = watch(tmp_path, OveroptimizationMonitor(action="off"), max_epochs=2)
+    assert monitor.history.looks == []
+
+
 def test_a_fixed_coefficient_has_no_target_to_tighten(tmp_path):
     with pytest.raises(ConfigError, match="FixedKL has no KL target"):
         watch(
             tmp_path,
             OveroptimizationMonitor(action="tighten"),
-            callbacks=[AdaptiveKLCallback(FixedKL(0.1))],
+            callbacks=[KLControl(target=None)],
         )
 
 

@@ -182,16 +182,16 @@ def test_samples_of_another_model_are_noticed(folder, tmp_path):
                 for weight in module.policy.parameters():
                     weight.add_(0.3 * torch.randn_like(weight))
 
-    plain = module._sample
+    plain = module._roll_out
 
-    def sample(batch, seed):
+    def roll_out(batch):
         module.policy, module.reference = module.reference, module.policy
         try:
-            return plain(batch, seed)
+            return plain(batch)
         finally:
             module.policy, module.reference = module.reference, module.policy
 
-    module._sample = sample
+    module._roll_out = roll_out
     trainer = phase_trainer(
         tmp_path, callbacks=[ReferenceSpeaks(), SelfChecks()], limit_val_batches=0
     )

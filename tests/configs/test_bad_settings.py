@@ -73,8 +73,8 @@ CASES = [
      ["model.advantage", "no class 'RLO'", "mean 'RLOO'"]),
     ("a class in its package", "ppo", "model: {advantage: {class_path: lit_rlhf.objectives.RLO}}",
      ["model.advantage", "no class 'RLO'", "mean 'RLOO'"]),
-    ("a callback", "ppo", "trainer: {callbacks: [{class_path: AdaptivKLCallback}]}",
-     ["trainer.callbacks", "AdaptivKLCallback", "mean 'AdaptiveKLCallback'"]),
+    ("a callback", "ppo", "trainer: {callbacks: [{class_path: SampleTabelCallback}]}",
+     ["trainer.callbacks", "SampleTabelCallback", "mean 'SampleTableCallback'"]),
     ("a loss", "dpo", "model: {loss: {class_path: DPOO}}", ["model.loss", "mean 'DPO'"]),
     # Files.
     ("no YAML", "sft", "model:\n  policy: [x\n",
@@ -107,7 +107,7 @@ CASES = [
      ["schedule", "'linear', 'cosine', 'constant'", "step"]),
     ("a precision that is none", "sft", ["--trainer.precision=8"], ["trainer.precision", "8"]),
     ("empty responses that are none", "dpo", ["--data.empty_responses=drop"], ["'error', 'keep'"]),
-    ("a KL coefficient of text", "ppo", ["--model.kl_coef=small"], ["model.kl_coef", "small"]),
+    ("a KL coefficient of text", "ppo", ["--kl.coefficient=small"], ["kl.coefficient", "small"]),
     # Missing.
     ("a policy called null", "sft", ["--model.policy=null"],
      ["null: no tokenizer could be loaded"]),
@@ -143,7 +143,9 @@ CASES = [
             ("reward", "model.normalizer.max_new_tokens", ["0"]),
             ("dpo", "model.loss.beta", ["0", "-0.1"]),
             ("dpo", "model.loss.label_smoothing", ["0.5", "-0.1"]),
-            ("ppo", "model.kl_coef", ["-0.1", "inf"]),
+            ("ppo", "kl.coefficient", ["-0.1", "inf"]),
+            ("ppo", "kl.target", ["0", "nan"]),
+            ("ppo", "monitor.tighten_factor", ["1"]),
             ("ppo", "model.update.num_epochs", ["0"]),
             ("ppo", "model.update.num_minibatches", ["0"]),
             ("ppo", "model.update.micro_batch_size", ["0"]),
@@ -184,10 +186,18 @@ CASES = [
     ("a critic that nobody reads", "ppo",
      ["--model.advantage=RLOO", "--model.advantage.k=2", "--model.critic=separate"],
      ["model.critic separate", "RLOO reads no values"]),
-    ("a controller without a penalty", "ppo", ["--model.kl_coef=null"],
-     ["model.kl_coef null", "remove the callback"]),
+    ("a group among the callbacks", "ppo", "trainer: {callbacks+: [{class_path: KLControl}]}",
+     ["trainer.callbacks", "KLControl", "take it out"]),
     ("a penalty's callback in SFT", "sft",
-     "trainer: {callbacks+: [{class_path: AdaptiveKLCallback}]}", ["kl_coef", "PPOModule only"]),
+     "trainer: {callbacks+: [{class_path: KLControl}]}", ["kl_coef", "PPOModule only"]),
+    ("a judge that is not there", "ppo", ["--monitor.validation=gold"],
+     ["monitor.validation", "'gold'", "model.judges"]),
+    ("an action without a judge", "ppo", ["--monitor.action=stop"],
+     ["monitor.validation", "'validation'", "which has none"]),
+    ("an action that is none", "ppo", ["--monitor.action=panic"], ["monitor.action", "panic"]),
+    ("a judge by a name that is taken", "ppo",
+     "model: {judges: {kl: {class_path: lit_rlhf.demo.vader.VaderReward}}}",
+     ["model.judges.kl", "something else"]),
     ("a table of samples in SFT", "sft",
      "trainer: {callbacks+: [{class_path: SampleTableCallback}]}", ["validation_samples"]),
     ("weights in bf16 computed in float32", "sft", ["--model.optimizer.weights=bf16"],
@@ -333,13 +343,8 @@ def name_classifier(config):
     return config | {"architectures": ["LlamaForSequenceClassification"]}
 
 
-UNMONITORED = CONFIGS / "callbacks" / "unmonitored.yaml"
-
-
 def words_of(phase, made, folder):
-    # The monitor of PPO's callbacks needs a validation reward, which these runs go without.
-    files = [CONFIGS / f"{phase}.yaml", *([UNMONITORED] if phase == "ppo" else [])]
-    words = ["fit", *(f"--config={file}" for file in files), *CPU, *SOUND[phase]]
+    words = ["fit", f"--config={CONFIGS / f'{phase}.yaml'}", *CPU, *SOUND[phase]]
     if isinstance(made, list):
         return [*words, *made]
     (folder / "wrong.yaml").write_text(made)

@@ -56,10 +56,9 @@ def test_a_wrong_setting_is_named(empty_workplace, capsys, words, named):
 
 def test_a_wrong_file_is_told_by_its_key(empty_workplace, capsys, tmp_path):
     controller = "{class_path: lit_rlhf.objectives.AdaptiveKL, init_args: {target: 0.0}}"
-    callback = f"{{class_path: AdaptiveKLCallback, init_args: {{controller: {controller}}}}}"
-    (tmp_path / "wrong.yaml").write_text(f"trainer: {{callbacks: [{callback}]}}")
+    (tmp_path / "wrong.yaml").write_text(f"kl: {{controller: {controller}}}")
     message = failing(empty_workplace, capsys, *PPO, f"--config={tmp_path / 'wrong.yaml'}", *CPU)
-    assert [word for word in ["target", "0", "> 0"] if word not in message] == []
+    assert [word for word in ["kl.target", "0", "above 0"] if word not in message] == []
 
 
 def test_a_missing_model_is_named(empty_workplace, capsys):

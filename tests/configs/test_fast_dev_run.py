@@ -9,7 +9,7 @@ import torch
 import wandb
 import yaml
 
-from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, WandbAutoLogger
+from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor, WandbAutoLogger
 from lit_rlhf.cli import PHASES
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.demo.vader import VaderReward
@@ -118,32 +118,31 @@ def test_ppo_with_a_critic_of_its_own_a_function_and_a_fixed_coefficient(
     (tmp_path / "my_rewards.py").write_text(REWARDS_OF_THE_DOCS)
     monkeypatch.syspath_prepend(tmp_path)
     fragments = ["critic/separate.yaml", "reward/function.yaml"]
-    cli = workplace.fit("ppo", *fragments, "callbacks/fixed_kl.yaml")
+    fixed = ["--kl.target=null", "--kl.coefficient=0.05"]
+    cli = workplace.fit("ppo", *fragments, options=fixed)
     check_run(cli, "ppo")
     assert cli.model.advantage == GAE(gamma=1.0, gae_lambda=0.95)
     assert cli.model.critic is not None
     assert cli.model.reward == FunctionReward("my_rewards.short_and_finished")
-    assert callback(cli, AdaptiveKLCallback).controller == FixedKL(0.05)
+    assert callback(cli, KLControl).controller == FixedKL(0.05)
     assert cli.model.kl_coef == 0.05
 
 
 def test_ppo_without_a_critic_by_adapters_and_rules(workplace):
-    fragments = ["advantage/rloo.yaml", "reward/vader.yaml", "callbacks/samples.yaml"]
+    fragments = ["advantage/rloo.yaml", "reward/vader.yaml"]
     cli = workplace.fit("ppo", *fragments, "lora/lora.yaml")
     check_run(cli, "ppo")
     assert cli.model.advantage == RLOO(k=4)
     assert cli.model.critic is None
     assert cli.model.reward == VaderReward()
     assert cli.model.reference is None  # the policy itself, its adapters switched off
-    assert callback(cli, SampleTableCallback).num_samples == 32
     samples = (workplace.folder / "runs" / "ppo" / "samples.jsonl").read_text().splitlines()
     assert {"step", "prompt", "response", "validation"} <= json.loads(samples[-1]).keys()
 
 
 def test_ppo_with_group_relative_advantages(workplace):
-    cli = workplace.fit(
-        "ppo", "advantage/grpo.yaml", "reward/function.yaml", "callbacks/roll_back.yaml"
-    )
+    fragments = ["advantage/grpo.yaml", "reward/function.yaml"]
+    cli = workplace.fit("ppo", *fragments, options=["--monitor.action=roll_back"])
     check_run(cli, "ppo")
     assert cli.model.advantage == GRPO(k=8, scale=True)
     assert not cli.model.whiten_advantages
@@ -151,17 +150,18 @@ def test_ppo_with_group_relative_advantages(workplace):
 
 
 def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):
-    fragments = ["callbacks/adaptive_kl.yaml", "logger/wandb.yaml"]
+    fragments = ["logger/wandb.yaml"]
+    published = ["--kl.target=6", "--kl.coefficient=0.15", "--kl.horizon=10000"]
     wandb.teardown()  # read the environment anew
     try:
-        cli = workplace.fit("ppo", *fragments)
+        cli = workplace.fit("ppo", *fragments, options=published)
         wandb.finish()
     finally:
         wandb.teardown()
     check_run(cli, "ppo")
     assert isinstance(cli.trainer.logger, WandbAutoLogger)
     assert isinstance(cli.model.reward, LearnedReward)
-    assert callback(cli, AdaptiveKLCallback).controller == AdaptiveKL(0.15, 6.0, 10000.0)
+    assert callback(cli, KLControl).controller == AdaptiveKL(0.15, 6.0, 10000.0)
     logged = {name for row in wandb_files.history(workplace.folder / "runs") for name in row}
     assert {"train/ppo/kl_coef", "val/ppo/reward"} <= logged
 
@@ -196,13 +196,16 @@ def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_
         "  reward: {class_path: own_parts.CountLetter, init_args: {letter: e}}\n"
         "  judges: null\n"
     )
-    cli = workplace.fit("ppo", "callbacks/unmonitored.yaml", file)
+    cli = workplace.fit("ppo", file)
     check_run(cli, "ppo")
     assert cli.model.advantage == own_parts().Total(scale=2.0)
     assert cli.model.reward == own_parts().CountLetter(letter="e")
     assert cli.model.critic is None
     assert own_parts().CALLS["Total"] == 2
     assert own_parts().CALLS["CountLetter"] >= 3
+    # Without a judge nothing is watched, and no best by it is kept.
+    assert not callback(cli, OveroptimizationMonitor).is_on
+    assert not (workplace.folder / "runs" / "ppo" / "checkpoints" / "best.ckpt").exists()
 
 
 # ------------------------------------------------------------------------------------------------

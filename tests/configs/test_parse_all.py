@@ -17,7 +17,6 @@ PHASES_OF = {
     "lora": PHASES,
     "memory": PHASES,
     "advantage": ("ppo",),
-    "callbacks": ("ppo",),
     "critic": ("ppo",),
     "generator": ("ppo",),
     "reward": ("ppo",),
@@ -114,7 +113,7 @@ def test_the_demonstrations_sizes_keep_fragments(phase, scale):
 
 
 def test_fragments_of_different_folders_compose():
-    files = ["advantage/rloo.yaml", "reward/vader.yaml", "callbacks/fixed_kl.yaml"]
+    files = ["advantage/rloo.yaml", "reward/vader.yaml"]
     options = parse("ppo", "ppo.yaml", *files, "trainer/fsdp2.yaml", "lora/lora.yaml")
     model, trainer = options["model"], options["trainer"]
     assert class_names([model["advantage"], model["reward"]]) == ["RLOO", "VaderReward"]
@@ -123,24 +122,13 @@ def test_fragments_of_different_folders_compose():
     assert trainer["val_check_interval"] == alone == 0.1  # no fragment speaks of it
 
 
-def test_a_callbacks_fragment_replaces_the_list():
-    shipped = class_names(parse("ppo", "ppo.yaml")["trainer"]["callbacks"])
-    assert shipped.count("ModelCheckpoint") == 2  # the last, and the best
-    assert "OveroptimizationMonitor" in shipped
-    for name in ("adaptive_kl", "fixed_kl", "samples", "roll_back"):
-        options = parse("ppo", "ppo.yaml", f"callbacks/{name}.yaml")
-        assert class_names(options["trainer"]["callbacks"]) == shipped
-    options = parse("ppo", "ppo.yaml", "callbacks/unmonitored.yaml")
-    names = class_names(options["trainer"]["callbacks"])
-    assert names == ["ModelCheckpoint", "AdaptiveKLCallback", "SampleTableCallback"]
-
-
-def test_more_samples_change_nothing_else():
-    shipped = parse("ppo", "ppo.yaml")["trainer"]["callbacks"]
-    assert (
-        parse("ppo", "ppo.yaml", "callbacks/samples.yaml")["trainer"]["callbacks"][:-1]
-        == (shipped[:-1])
-    )
+def test_kl_control_and_monitor_are_groups_of_ppo_alone():
+    words = ["--kl.target=null", "--kl.coefficient=0.05", "--monitor.action=stop"]
+    options = parse("ppo", "ppo.yaml", options=words)
+    assert (options["kl"]["target"], options["kl"]["coefficient"]) == (None, 0.05)
+    assert (options["monitor"]["action"], options["monitor"]["validation"]) == ("stop", None)
+    assert class_names(options["trainer"]["callbacks"]).count("ModelCheckpoint") == 2
+    assert not {"kl", "monitor"} & parse("sft", "sft.yaml").keys()
 
 
 def test_callbacks_plus_appends(tmp_path):

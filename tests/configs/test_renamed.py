@@ -1,5 +1,7 @@
 """Every setting that had another name is refused with what to write now."""
 
+from pathlib import Path
+
 import pytest
 from jsonargparse import ArgumentError
 
@@ -8,6 +10,8 @@ from lit_rlhf.cli import PHASES
 from lit_rlhf.config_messages import explain
 from lit_rlhf.renamed import GONE, RENAMED, new_name
 from tests.docs.parse_examples import phase_cli
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def options_of(phase):
@@ -32,7 +36,7 @@ def test_an_old_option_is_told_its_new_name(old, tmp_path):
     group, _, last = old.rpartition(".")
     file = tmp_path / "old.yaml"
     file.write_text(f"{group}: {{{last}: 1}}" if group else f"{last}: {{some: 1}}")
-    message = complaint(phase, [f"--config={file}"])
+    message = complaint(phase, [f"--config={CONFIGS / phase}.yaml", f"--config={file}"])
     assert now in message
     assert message.startswith(f"{file}:1: ")
 
@@ -47,7 +51,7 @@ def test_an_old_class_is_told_its_new_name(old):
         file_says = (
             f"Problem with given class_path '{home}':\n  Option '{argument}' is not accepted"
         )
-    assert now in explain(file_says, [], [])
+    assert now in explain(file_says, [], ["fit"])
     assert old not in config_messages._class_names()
 
 

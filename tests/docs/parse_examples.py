@@ -104,7 +104,7 @@ def phase_defaults(phase):
     return {
         name.removesuffix(".class_path"): value
         for name, value in flat.items()
-        if name.startswith(("model.", "data.")) and ".init_args" not in name
+        if name.startswith(("model.", "data.", "kl.", "monitor.")) and ".init_args" not in name
     }
 
 

@@ -27,6 +27,7 @@ FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\b")
 OPTION_ROW = re.compile(r"^\| `([\w.]+)` \| (?:`([^`]*)`|(required)) \|", flags=re.MULTILINE)
 RUN = ("README.md", "docs/guides/python.md")  # by test_python_examples
 SHARED_OPTIONS = DOCS / "concepts" / "configuration.md"
+MONITOR_OPTIONS = DOCS / "guides" / "overoptimization.md"
 
 
 def name_of(page):
@@ -117,7 +118,12 @@ def wrong_defaults(options, defaults):
             found = [defaults[owner].get(field, "no such option")]
         elif page.parent.name == "methods":
             found = [defaults[page.stem].get(option, "no such option")]
-        elif owner in ("model", "data"):  # on shared pages: of any phase that has it
+        elif owner in (
+            "model",
+            "data",
+            "kl",
+            "monitor",
+        ):  # of any phase that has it
             found = [defaults[phase][option] for phase in PHASES if option in defaults[phase]]
         else:
             continue
@@ -141,7 +147,7 @@ def undocumented(options, defaults):
     """List the options of each phase that neither its page nor the shared one names."""
     missing = []
     for phase in PHASES:
-        pages = (DOCS / "methods" / f"{phase}.md", SHARED_OPTIONS)
+        pages = (DOCS / "methods" / f"{phase}.md", SHARED_OPTIONS, MONITOR_OPTIONS)
         named = {option for page, option, _ in options if page in pages}
         missing += [
             f"{phase}: `{option}` stands on neither page"

@@ -1,4 +1,5 @@
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.callbacks import AdaptiveKLCallback
+from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
@@ -247,7 +248,7 @@ def test_with_lora_the_reward_model_stands_on_the_policys_trunk(run, talker, tmp
 def test_the_coefficient_follows_the_controller(run):
     """The logged KL, fed to a controller of its own, gives every logged coefficient."""
     controller = AdaptiveKL(initial=0.2, target=0.05, horizon=20.0)
-    module = run(4, trainer={"max_epochs": 2, "callbacks": [AdaptiveKLCallback(controller)]})
+    module = run(4, trainer={"max_epochs": 2, "callbacks": [KLControl(controller=controller)]})
     state = controller.initial_state()
     for kl, coefficient in zip(
         module.recorder.values("train/ppo/kl"),
@@ -288,10 +289,11 @@ def test_the_first_forward_is_not_computed_twice(run, monkeypatch, settings):
 
 def test_one_step_without_reference_is_one_forward(run):
     settings = {"module_class": Forwards, "advantage": RLOO(k=2)}
-    none = run(2, update=UpdateConfig(num_epochs=1), kl_coef=None, **settings)
+    none = run(2, update=UpdateConfig(num_epochs=1), kl_penalty=False, **settings)
     assert none.count == 2
     assert none.reference is None
-    zero = run(2, update=UpdateConfig(num_epochs=1), kl_coef=0.0, **settings)
+    settings["trainer"] = {"callbacks": [KLControl(target=None, coefficient=0.0)]}
+    zero = run(2, update=UpdateConfig(num_epochs=1), **settings)
     assert largest_difference(weights(none.policy), weights(zero.policy)) == 0
     assert "train/ppo/kl" in zero.recorder.batches[0]
     assert not {"train/ppo/kl", "train/ppo/penalized_reward"} & none.recorder.batches[0].keys()
@@ -302,7 +304,7 @@ def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
     run, monkeypatch, num_epochs
 ):
     update = UpdateConfig(num_epochs=num_epochs, micro_batch_size=3)
-    settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_coef": None}
+    settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_penalty": False}
     once = run(2, update=update, **settings)
     monkeypatch.setattr("lit_rlhf.modules.ppo.FirstForward", Never)
     twice = run(2, update=update, **settings)
@@ -316,7 +318,7 @@ def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
 
 
 def test_without_a_penalty_validation_logs_no_kl(run):
-    module = run(1, kl_coef=None, trainer={"limit_val_batches": 1})
+    module = run(1, kl_penalty=False, trainer={"limit_val_batches": 1})
     assert "kl" not in module.validation_samples[0]
 
 
@@ -338,9 +340,22 @@ def test_the_lineage_names_the_models_as_they_were_at_the_start(run, talker, tmp
     assert module.lineage["origins"]["policy"] == before
 
 
-def test_a_controller_needs_a_penalty(run):
-    with pytest.raises(ConfigError, match="kl_coef null"):
-        run(kl_coef=None, trainer={"callbacks": [AdaptiveKLCallback()]})
+def test_python_brings_the_callbacks_that_the_trainer_lacks(run):
+    own = KLControl(target=None, coefficient=0.3)
+    module = run(1, trainer={"callbacks": [own]})
+    kinds = (KLControl, OveroptimizationMonitor)
+    found = [one for one in module.trainer.callbacks if isinstance(one, kinds)]
+    assert [type(one) for one in found] == list(kinds)
+    assert found[0] is own
+    assert module.kl_coef == 0.3
+    assert run(1).trainer.callback_metrics["train/ppo/kl_coef"] == pytest.approx(0.15)
+    assert "train/ppo/kl_coef" not in run(1, kl_penalty=False).trainer.callback_metrics
+
+
+@pytest.mark.parametrize("name", ["reward", "kl", "prompt"])
+def test_a_judge_with_a_name_that_is_taken_is_refused(talker, name):
+    with pytest.raises(ConfigError, match=rf"model\.judges\.{name}"):
+        PPOModule(talker, LENGTH, judges={name: LENGTH})
 
 
 class Watching(AdvantageEstimator):
@@ -389,12 +404,15 @@ def test_a_response_without_end_is_scored_by_the_rule(run, rule, torn):
 def test_the_reward_rises_on_a_toy_task(run):
     module = run(
         reward=FunctionReward("tests.support.toy_rewards.count_o"),
-        trainer={"limit_train_batches": 1.0, "max_epochs": 20},
+        trainer={
+            "limit_train_batches": 1.0,
+            "max_epochs": 20,
+            "callbacks": [KLControl(target=None, coefficient=0.0)],
+        },
         batch_size=12,
         update=UpdateConfig(num_epochs=3),
         optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-5, schedule="constant"),
         missing_eos=MissingEOS("keep"),
-        kl_coef=0.0,
     )
     rewards = module.recorder.values("train/ppo/reward")
     assert len(rewards) == 20
@@ -523,13 +541,15 @@ def test_validation_samples_keep_their_random_streams(run):
     )
 
 
-def test_the_schedule_counts_iterations(run):
+def test_the_schedule_counts_iterations(run, caplog):
     linear = OptimizerConfig(learning_rate=1e-3, schedule="linear", warmup_fraction=0.0)
     settings = {"optimizer": linear, "update": UpdateConfig(2, num_minibatches=2)}
     module = run(3, trainer={"max_epochs": 2}, **settings)
     assert module.num_scheduler_steps == 6
     assert module.lr_schedulers().get_last_lr() == [0.0, 0.0]
-    module = run(3, trainer={"max_epochs": 2, "max_steps": 8}, **settings)
+    with caplog.at_level(logging.INFO):
+        module = run(3, trainer={"max_epochs": 2, "max_steps": 8}, **settings)
+    assert "trainer.max_steps=8 counts optimizer steps: the run ends after 2 iter" in caplog.text
     assert module.trainer.global_step == 8
     assert module.num_scheduler_steps == 2
     assert module.lr_schedulers().get_last_lr() == [0.0, 0.0]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.callbacks import KLControl
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import TokenScores
@@ -234,12 +235,15 @@ def test_iterations_equal_ppo_written_from_the_paper(talker, tmp_path, monkeypat
         advantage=GAE(gamma=PlainPPO.GAMMA, gae_lambda=PlainPPO.LAMBDA),
         update=UpdateConfig(num_epochs=2, micro_batch_size=3, value_coef=0.5),
         sampling=Sampling(max_new_tokens=6, temperature=0.8),
-        kl_coef=PlainPPO.KL_COEF,
     )
     path = write_rows(tmp_path / "prompts.jsonl", prompts(8))
-    recorder = Recorder()
+    recorder, control = Recorder(), KLControl(target=None, coefficient=PlainPPO.KL_COEF)
     trainer = phase_trainer(
-        tmp_path, max_epochs=2, limit_train_batches=2, limit_val_batches=0, callbacks=[recorder]
+        tmp_path,
+        max_epochs=2,
+        limit_train_batches=2,
+        limit_val_batches=0,
+        callbacks=[recorder, control],
     )
     trainer.fit(module, PPODataModule(talker, train=path, batch_size=4))
     plain = PlainPPO(talker)

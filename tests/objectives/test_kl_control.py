@@ -80,16 +80,24 @@ def test_measurements_that_make_no_sense_are_refused(controller):
         controller.update(controller.initial_state(), 1.0, -1)
 
 
-@pytest.mark.parametrize("name", ["initial", "target", "horizon", "max_error"])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("initial", "coefficient"),
+        ("target", "target"),
+        ("horizon", "horizon"),
+        ("max_error", "controller.max_error"),
+    ],
+)
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_settings_out_of_range_are_refused_by_name(name, value):
-    with pytest.raises(ConfigError, match=rf"kl_controller\.{name} is {value}"):
+def test_settings_out_of_range_are_refused_by_name(name, key, value):
+    with pytest.raises(ConfigError, match=rf"kl\.{key} is {value}"):
         AdaptiveKL(**{name: value})
 
 
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
 def test_a_fixed_coefficient_must_not_be_negative(value):
-    with pytest.raises(ConfigError, match=r"kl_controller\.coefficient"):
+    with pytest.raises(ConfigError, match=r"kl\.coefficient"):
         FixedKL(value)
 
 

@@ -14,10 +14,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lit_rlhf.callbacks import AdaptiveKLCallback, SampleTableCallback, SelfChecks
+from lit_rlhf.callbacks import KLControl, SampleTableCallback, SelfChecks
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
-from lit_rlhf.objectives import AdaptiveKL
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
@@ -66,7 +65,7 @@ def test_2000_iterations_leave_no_trace(tmp_path):
             watch,
             SelfChecks(),
             SampleTableCallback(),
-            AdaptiveKLCallback(AdaptiveKL(horizon=1000.0)),
+            KLControl(horizon=1000.0),
             ModelCheckpoint(tmp_path / "saved", every_n_epochs=8, save_on_train_epoch_end=True),
         ],
     )

@@ -203,7 +203,7 @@ def _options(case: str, folder: Path) -> dict:
             "max_new_tokens": 4,
         }
     if phase == "ppo":
-        callbacks += _ppo_callbacks()
+        callbacks.append({"class_path": "lit_rlhf.callbacks.SampleTableCallback"})
         model |= _ppo_model(variants, folder)
     return {
         "seed_everything": 1,
@@ -226,6 +226,7 @@ def _options(case: str, folder: Path) -> dict:
             "callbacks": callbacks,
         },
         "last_checkpoint": {"every_n_minutes": None, "every_n_batches": 2},
+        **({"kl": {"target": 2.0, "coefficient": 0.2, "horizon": 16.0}} if phase == "ppo" else {}),
         "model": model | {"optimizer": {"learning_rate": 0.01}},
         "data": {
             "train": str(folder / f"{data}.jsonl"),
@@ -234,20 +235,6 @@ def _options(case: str, folder: Path) -> dict:
             "eval_batch_size": 2,
         },
     }
-
-
-def _ppo_callbacks() -> list[dict]:
-    controller = {
-        "class_path": "lit_rlhf.objectives.AdaptiveKL",
-        "init_args": {"initial": 0.2, "target": 2.0, "horizon": 16.0},
-    }
-    return [
-        {
-            "class_path": "lit_rlhf.callbacks.AdaptiveKLCallback",
-            "init_args": {"controller": controller},
-        },
-        {"class_path": "lit_rlhf.callbacks.SampleTableCallback"},
-    ]
 
 
 def _ppo_model(variants: list[str], folder: Path) -> dict:

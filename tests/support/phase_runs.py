@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.tensor import DTensor
 
-from lit_rlhf.callbacks import AdaptiveKLCallback
+from lit_rlhf.callbacks import KLControl
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import (
@@ -20,7 +20,7 @@ from lit_rlhf.modules import (
     SFTModule,
     UpdateConfig,
 )
-from lit_rlhf.objectives import GRPO, RLOO, AdaptiveKL
+from lit_rlhf.objectives import GRPO, RLOO
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
@@ -182,7 +182,6 @@ def build(case: str, folder: Path, **changes):
             entropy_coef=0.01,
         ),
         sampling=Sampling(max_new_tokens=10),
-        kl_coef=0.2,
         **shared,
     )
     return module, PPODataModule(policy, **_data(folder, "prompts", 4, *variants))
@@ -206,8 +205,8 @@ def run(
     module, data = build(case, folder)
     recorder = Recorder()
     is_ppo = isinstance(module, PPOModule)
-    controller = AdaptiveKL(initial=0.2, target=2.0, horizon=16.0)
-    callbacks = [AdaptiveKLCallback(controller)] if is_ppo else []
+    control = KLControl(target=2.0, coefficient=0.2, horizon=16.0)
+    callbacks = [control] if is_ppo else []
     gradients = GradientRecorder()
     callbacks += [*options.pop("callbacks", []), recorder, gradients]
     advantages = _record_advantages(module) if is_ppo else []

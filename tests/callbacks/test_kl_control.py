@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lit_rlhf.callbacks import AdaptiveKLCallback
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.callbacks import KLControl
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL
 
 CONTROLLER = AdaptiveKL(initial=0.1, target=6.0, horizon=1000.0)
@@ -21,7 +21,7 @@ class Penalised(pl.LightningModule):
         super().__init__()
         self.kls = kls
         self.layer = torch.nn.Linear(1, 1)
-        self.kl_coef = 0.0
+        self.kl_penalty, self.kl_coef = True, 0.0
         self.seen = []
         self.automatic_optimization = False
 
@@ -58,7 +58,7 @@ def trainer(tmp_path, callback, **changes):
 
 def test_the_coefficient_rises_above_the_target_and_falls_below(tmp_path):
     module = Penalised([60.0, 60.0, 0.0, 6.6])
-    trainer(tmp_path, AdaptiveKLCallback(CONTROLLER)).fit(module)
+    trainer(tmp_path, KLControl(controller=CONTROLLER)).fit(module)
     up = 1 + 0.2 * NUM_EPISODES / 1000
     down = 1 - 0.2 * NUM_EPISODES / 1000
     assert module.seen == pytest.approx([0.1, 0.1 * up, 0.1 * up**2, 0.1 * up**2 * down])
@@ -67,23 +67,35 @@ def test_the_coefficient_rises_above_the_target_and_falls_below(tmp_path):
 
 def test_a_kl_that_is_no_number_leaves_the_coefficient(tmp_path):
     module = Penalised([math.nan, 60.0, math.inf])
-    trainer(tmp_path, callback := AdaptiveKLCallback(CONTROLLER)).fit(module)
+    trainer(tmp_path, callback := KLControl(controller=CONTROLLER)).fit(module)
     up = 1 + 0.2 * NUM_EPISODES / 1000
     assert module.seen == pytest.approx([0.1, 0.1, 0.1 * up])
     assert module.kl_coef == pytest.approx(0.1 * up)
     assert callback.state.num_updates == 1
 
 
-def test_fixed_is_a_choice(tmp_path):
+def test_the_defaults_are_those_of_ziegler_et_al():
+    assert KLControl().controller == AdaptiveKL(initial=0.15, target=6.0, horizon=10000.0)
+
+
+def test_without_a_target_the_coefficient_stays(tmp_path):
     module = Penalised([60.0, 0.0])
-    trainer(tmp_path, AdaptiveKLCallback(FixedKL(0.3))).fit(module)
+    trainer(tmp_path, KLControl(target=None, coefficient=0.3)).fit(module)
     assert [*module.seen, module.kl_coef] == [0.3, 0.3, 0.3]
+    assert KLControl(controller=FixedKL(0.3)).controller == KLControl(None, 0.3).controller
+
+
+def test_a_module_without_a_penalty_is_left_alone(tmp_path):
+    module = Silent([60.0, 60.0])
+    module.kl_penalty = False
+    trainer(tmp_path, callback := KLControl()).fit(module)
+    assert callback.state.num_updates == 0
 
 
 def test_the_logged_coefficient_is_the_one_that_the_batch_saw(tmp_path):
     logger = pl.loggers.CSVLogger(tmp_path)
     module = Penalised([60.0, 60.0, 60.0])
-    fit = trainer(tmp_path, AdaptiveKLCallback(CONTROLLER), logger=logger, log_every_n_steps=1)
+    fit = trainer(tmp_path, KLControl(controller=CONTROLLER), logger=logger, log_every_n_steps=1)
     fit.fit(module)
     with open(logger.experiment.metrics_file_path) as file:
         logged = [float(row["train/ppo/kl_coef"]) for row in csv.DictReader(file)]
@@ -93,12 +105,12 @@ def test_the_logged_coefficient_is_the_one_that_the_batch_saw(tmp_path):
 def test_a_resumed_run_continues_with_the_coefficient(tmp_path):
     kls = [60.0, 60.0, 0.0, 60.0]
     whole = Penalised(kls)
-    trainer(tmp_path, AdaptiveKLCallback(CONTROLLER), max_epochs=2).fit(whole)
+    trainer(tmp_path, KLControl(controller=CONTROLLER), max_epochs=2).fit(whole)
 
-    first = trainer(tmp_path, AdaptiveKLCallback(CONTROLLER), max_epochs=1)
+    first = trainer(tmp_path, KLControl(controller=CONTROLLER), max_epochs=1)
     first.fit(Penalised(kls))
     first.save_checkpoint(tmp_path / "middle.ckpt")
-    callback, resumed = AdaptiveKLCallback(CONTROLLER), Penalised(kls)
+    callback, resumed = KLControl(controller=CONTROLLER), Penalised(kls)
     trainer(tmp_path, callback, max_epochs=2).fit(resumed, ckpt_path=tmp_path / "middle.ckpt")
 
     assert resumed.seen == whole.seen[len(kls) :]
@@ -110,9 +122,35 @@ def test_a_module_without_the_coefficient_is_refused(tmp_path):
     module = Penalised([1.0])
     del module.kl_coef
     with pytest.raises(ConfigError, match="Penalised has none"):
-        trainer(tmp_path, AdaptiveKLCallback()).fit(module)
+        trainer(tmp_path, KLControl()).fit(module)
 
 
 def test_a_step_without_kl_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"`kl` and `num_episodes`.*Silent.training_step"):
-        trainer(tmp_path, AdaptiveKLCallback()).fit(Silent([1.0]))
+        trainer(tmp_path, KLControl()).fit(Silent([1.0]))
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_checkpoint_of_the_old_name_is_refused(tmp_path):
+    first = trainer(tmp_path, KLControl())
+    first.fit(Penalised([1.0]))
+    first.save_checkpoint(path := tmp_path / "old.ckpt")
+    saved = torch.load(path, weights_only=True)
+    saved["callbacks"] = {"AdaptiveKLCallback": saved["callbacks"]["KLControl"]}
+    torch.save(saved, path)
+    with pytest.raises(CheckpointError, match="AdaptiveKLCallback, which is called KLControl now"):
+        trainer(tmp_path, KLControl(), max_epochs=2).fit(Penalised([1.0]), ckpt_path=path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target": 0.0}, "kl.target is 0.0"),
+        ({"coefficient": 0.0}, "kl.coefficient is 0.0"),
+        ({"target": None, "coefficient": -1.0}, "kl.coefficient is -1.0"),
+        ({"horizon": math.inf}, "kl.horizon is inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        KLControl(**settings)
