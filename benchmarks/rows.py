@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lit_rlhf.demo.datasets import INSTRUCTION, write_datasets
 from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, fetch
 from lit_rlhf.demo.model import prepare_model
 from lit_rlhf.demo.ratings import RatedText, read_ratings, texts_of
-from lit_rlhf.models import export, load_tokenizer
+from lit_rlhf.models import load_tokenizer
 from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.phase_cli import run_phase
 
@@ -76,7 +77,7 @@ def _write_generator() -> None:
     options.append(f"--trainer.logger.init_args.save_dir={ROWS / 'runs'}")
     options.append(f"--trainer.precision={choose_precision()}")
     run_phase("sft", ["fit", *options, "--data.limit_validation=32"])
-    export(str(ROWS / "runs" / "sft" / "checkpoints" / "policy.ckpt"), str(folder))
+    shutil.copytree(ROWS / "runs" / "sft" / "model", folder)
 
 
 def _demonstrations(texts: Iterable[RatedText]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 CACHE = Path(os.environ.get("LIT_RLHF_HOME") or "~/.cache/lit_rlhf").expanduser()
 MODEL = str(CACHE / "SmolLM2-135M-Instruct")
 ROWS = CACHE / "benchmarks"
-REWARD_ADAPTER = ROWS / "runs" / "reward" / "checkpoints" / "reward.ckpt"
+REWARD_ADAPTER = ROWS / "runs" / "reward" / "model"
 TRUNK_WEIGHTS, VOCABULARY_WEIGHTS = 106.2e6, 28.3e6  # SmolLM2-135M's
 # What both sides compute in, set by the runner: "bf16-mixed", or "32-true" on a CPU that
 # multiplies float32 faster.

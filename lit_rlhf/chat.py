@@ -15,12 +15,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.evaluation.options import check_model
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.safe_text import visible
 from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
 from lit_rlhf.feedback import Conversation, Message
 from lit_rlhf.models import PolicyModel, load_tokenizer
+from lit_rlhf.models.handover import check_kind
 from lit_rlhf.modules.precision import Precision, autocast, choose_precision
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards import LearnedReward
@@ -110,7 +110,7 @@ def chat_command(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="lit-rlhf chat",
-        description="Talk to a policy: a checkpoint, a Hugging Face folder or a hub name; with two "
+        description="Talk to a policy: a model folder or a hub name; with two "
         "of them, both answer, side by side. Messages go into the tokenizer's chat template where "
         "it has one, else they are continued as they stand.",
     )
@@ -125,9 +125,9 @@ def chat_command(arguments: list[str]) -> int:
     if len(options.policies) > 2:
         raise ConfigError(f"chat: one or two policies, got {len(options.policies)}")
     for source in options.policies:
-        check_model(source, "policy")
+        check_kind(source, "policy")
     if options.reward is not None:
-        check_model(options.reward, "reward")
+        check_kind(options.reward, "reward")
     precision = choose_precision() if options.precision == "auto" else options.precision
     sampling = Sampling(
         max_new_tokens=options.max_new_tokens,

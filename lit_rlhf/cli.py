@@ -29,8 +29,7 @@ commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
   evaluate  policies against each other, or reward models against people; writes a report
   chat      talk to a policy in the terminal, or to two side by side
-  lineage   show what a checkpoint was made from: data, models, settings, versions
-  export    write a checkpoint as a Hugging Face folder
+  lineage   show what a model folder was made from: data, models, settings, versions
 
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
 """
@@ -53,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "chat": _chat,
         "lineage": _lineage,
-        "export": _export,
     }
     if not words or words[0] in ("-h", "--help", "--version"):
         sys.stdout.write(f"lit-rlhf {__version__}\n" if "--version" in words[:1] else _HELP)
@@ -111,32 +109,16 @@ def _chat(arguments: list[str]) -> int:
 def _lineage(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-rlhf lineage",
-        description="Show what a checkpoint was made from: data with their hashes, the models it "
-        "started from with their own lineage, settings, versions.",
+        description="Show what a model was made from: data with their hashes, the models it "
+        "started from and what those were made from, settings, versions.",
     )
-    parser.add_argument("checkpoint", help="a .ckpt file of a phase")
+    parser.add_argument("folder", help="a model folder of a phase, such as runs/sft/model")
     parser.add_argument("--json", action="store_true", help="all of it, settings included")
     options = parser.parse_args(arguments)
     from lit_rlhf.evaluation.safe_text import visible  # noqa: PLC0415 - seconds of imports
-    from lit_rlhf.models.card import read_card  # noqa: PLC0415
-    from lit_rlhf.models.lineage import render_lineage  # noqa: PLC0415
+    from lit_rlhf.models.lineage import read_lineage, render_lineage  # noqa: PLC0415
 
-    card = read_card(options.checkpoint)
-    lines = [json.dumps(card.lineage, indent=1)] if options.json else render_lineage(card.lineage)
+    lineage = read_lineage(options.folder)
+    lines = [json.dumps(lineage, indent=1)] if options.json else render_lineage(lineage)
     sys.stdout.writelines(f"{visible(line)}\n" for line in lines)
-    return 0
-
-
-def _export(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="lit-rlhf export",
-        description="Write a checkpoint as a folder that transformers loads: a policy as "
-        "AutoModelForCausalLM, a reward model as AutoModelForSequenceClassification.",
-    )
-    parser.add_argument("checkpoint", help="a .ckpt file of a phase")
-    parser.add_argument("folder", help="where to write; must not exist yet")
-    options = parser.parse_args(arguments)
-    from lit_rlhf.models import export  # noqa: PLC0415 - seconds of imports
-
-    sys.stdout.write(f"{export(options.checkpoint, options.folder)}\n")
     return 0

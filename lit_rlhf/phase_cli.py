@@ -14,7 +14,6 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
@@ -22,12 +21,12 @@ from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
 from lit_rlhf.callbacks import (
     KLControl,
     LastCheckpoint,
+    ModelFolder,
     OveroptimizationMonitor,
     RankWatchCallback,
     SelfChecks,
     guard_loggers,
 )
-from lit_rlhf.callbacks.overoptimization import JUDGE
 from lit_rlhf.callbacks.rank_watch import lost_process
 from lit_rlhf.config_messages import config_files, explain, repeated_key, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
@@ -228,13 +227,15 @@ class PhaseCLI(LightningCLI):
         if self.model_class is PPOModule:
             parser.add_lightning_class_args(KLControl, "kl")
             parser.add_lightning_class_args(OveroptimizationMonitor, "monitor")
+        parser.add_lightning_class_args(ModelFolder, "save_model")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(RankWatchCallback, "rank_watch")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.
         if config.get("enable_checkpointing") is False:
-            callbacks = [one for one in callbacks if not isinstance(one, LastCheckpoint)]
+            kept = (LastCheckpoint, ModelFolder)
+            callbacks = [one for one in callbacks if not isinstance(one, kept)]
         listed = config.get("callbacks") or []
         listed = listed if isinstance(listed, list) else [listed]
         for group in callbacks:
@@ -243,18 +244,8 @@ class PhaseCLI(LightningCLI):
                     f"trainer.callbacks: {type(group).__name__} is there without being listed: "
                     "take it out, and set its options by their group (--help lists them)"
                 )
-        config["callbacks"] = [one for one in listed if not self._keeps_best_of_no_judge(one)]
         trainer: Trainer = super()._instantiate_trainer(config, callbacks)
         return trainer
-
-    def _keeps_best_of_no_judge(self, callback: Callback) -> bool:
-        """Tell a checkpoint of the best by a validation reward in a run that has none."""
-        return (
-            isinstance(callback, ModelCheckpoint)
-            and callback.monitor == f"val/ppo/{JUDGE}"
-            and isinstance(self.model, PPOModule)
-            and JUDGE not in self.model.judges
-        )
 
     def _parse_ckpt_path(self) -> None:
         """Read no hyper-parameters: there are none, and the file has not been verified yet."""

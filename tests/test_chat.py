@@ -13,7 +13,7 @@ from lit_rlhf.cli import main
 from lit_rlhf.models import ScalarModel, load_tokenizer, load_trunk
 from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling
-from tests.models.examples import save_policy, write_reward_checkpoint
+from tests.models.examples import save_policy, write_reward_model
 
 SHORT = Sampling(max_new_tokens=5)
 
@@ -28,9 +28,7 @@ def models(tmp_path_factory):
     (plain / "chat_template.jinja").unlink(missing_ok=True)
     tokenizer.save_pretrained(plain)
     torch.manual_seed(0)
-    reward = write_reward_checkpoint(
-        folder / "reward.ckpt", ScalarModel(load_trunk(str(base))), base
-    )
+    reward = write_reward_model(folder / "reward", ScalarModel(load_trunk(str(base))), base)
     return str(base), str(plain), str(reward)
 
 
@@ -107,9 +105,9 @@ def test_the_command_with_piped_input(models):
     ("words", "message"),
     [
         (["{0}", "{0}", "{0}"], "one or two policies, got 3"),
-        (["nowhere.ckpt"], "no such model"),
-        (["{2}"], "a policy model is needed"),
-        (["{0}", "--reward", "nowhere.ckpt"], "no such model"),
+        (["./nowhere"], "no such model"),
+        (["{2}"], "a policy is needed"),
+        (["{0}", "--reward", "./nowhere"], "no such model"),
         (["{0}", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
     ],
 )

@@ -55,7 +55,7 @@ def score_looks(looks: Path, models: Mapping[str, Path], file: Path) -> None:
 
     Args:
         looks: what `KeepLooks` wrote.
-        models: checkpoints by name.
+        models: their folders by name.
         file: gets a line a look: `step`, `prompt_ids`, a list for each value that the run logged
             and for each model, `response` the texts. `History` reads it, but for these.
     """

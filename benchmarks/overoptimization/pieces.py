@@ -37,7 +37,7 @@ class Proof:
 
     Attributes:
         scale: the grid.
-        folder: of models and checkpoints; what is there is not made again.
+        folder: of models and runs; what is there is not made again.
         base: Hugging Face folder of the model that everything starts from.
         data: folder of the data files, see `lit_rlhf.demo.datasets`, and `gold/train.jsonl`.
         results: folder of what was measured, small, from which the page is made. What is there is
@@ -58,7 +58,7 @@ class Proof:
     # Models ----------------------------------------------------------------------------------
 
     def model(self, name: str) -> Path:
-        """Return the checkpoint of a model, trained now if it is not there.
+        """Return the folder of a model, trained now if it is not there.
 
         Args:
             name: "sft", "gold", "judge-N", or that of `proxy_name`.
@@ -120,9 +120,8 @@ class Proof:
         seed: int = 1,
         config: Path | None = None,
     ) -> Path:
-        """Run a phase, unless its checkpoint is there, and return the checkpoint."""
-        kind = "reward" if phase == "reward" else "policy"
-        checkpoint = self.folder / name / "checkpoints" / f"{kind}.ckpt"
+        """Run a phase, unless its model is there, and return the model's folder."""
+        model = self.folder / name / "model"
         paths = {f"data.{split}": self.data / phase / f"{split}.jsonl" for split in _SPLITS}
         settings = {
             "seed_everything": seed,
@@ -138,8 +137,8 @@ class Proof:
         configs = [*shipped, *([] if config is None else [config])]
         words = [f"--config={file}" for file in configs]
         words += [f"--{key}={value}" for key, value in settings.items()]
-        self._once(checkpoint, name, fit, phase, words)
-        return checkpoint
+        self._once(model, name, fit, phase, words)
+        return model
 
     # Best of n ---------------------------------------------------------------------------------
 
@@ -239,7 +238,7 @@ def cut_layers(policy: Path, depth: int, folder: Path) -> None:
     """Write a policy's first layers, its embedding and its last norm as a Hugging Face folder.
 
     Args:
-        policy: checkpoint.
+        policy: its folder.
         depth: number of layers kept.
         folder: to write.
     """
@@ -258,7 +257,7 @@ def draw_samples(policy: Path, prompts: Path, sizes: tuple[int, int, int], file:
     """Draw samples of the first prompts and keep them as texts.
 
     Args:
-        policy: checkpoint.
+        policy: its folder.
         prompts: data file.
         sizes: prompts, samples a prompt, most tokens of a response.
         file: `{"prompts": [P * N texts], "responses": [P * N], "shape": [P, N]}`.
@@ -298,16 +297,4 @@ def _ensemble(members: list[dict[str, object]], combine: str) -> dict[str, objec
 
 
 def _callbacks() -> list[dict[str, object]]:
-    checkpoint = {
-        "filename": "policy",
-        "enable_version_counter": False,
-        "save_on_train_epoch_end": True,
-        "save_weights_only": True,
-    }
-    return [
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": checkpoint,
-        },
-        {"class_path": "benchmarks.overoptimization.looks.KeepLooks"},
-    ]
+    return [{"class_path": "benchmarks.overoptimization.looks.KeepLooks"}]

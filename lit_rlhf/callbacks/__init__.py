@@ -4,6 +4,7 @@ from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
 from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.logger_guard import guard_loggers
+from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
 from lit_rlhf.callbacks.rank_watch import RankWatchCallback
 from lit_rlhf.callbacks.samples import SampleTableCallback
@@ -13,6 +14,7 @@ from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 __all__ = [
     "KLControl",
     "LastCheckpoint",
+    "ModelFolder",
     "OveroptimizationMonitor",
     "RankWatchCallback",
     "ResumableCSVLogger",

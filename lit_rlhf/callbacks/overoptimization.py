@@ -9,15 +9,15 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_rlhf.callbacks.kl_control import KLControl
-from lit_rlhf.checkpoints import read_verified
+from lit_rlhf.callbacks.model_folder import ModelFolder, SavesModel
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.handover import BEST_FOLDER, is_adapter
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.report import write_report
@@ -68,7 +68,7 @@ class OveroptimizationMonitor(Callback):
         min_fall: a fall that is no alarm yet, in deviations of the validation reward over the
             prompts at the first look.
         action: at an alarm, "warn"; "tighten" the target of `KLControl`; "stop" training; or
-            "roll_back": put back the weights of the checkpoint with the best validation reward,
+            "roll_back": put back the weights of `best/`, which have the best validation reward,
             and stop. "off" tests nothing.
         tighten_factor: the KL target is multiplied by it, in (0, 1).
 
@@ -115,7 +115,8 @@ class OveroptimizationMonitor(Callback):
 
         Raises:
             ConfigError: a judge that was asked for or the KL is missing; or "tighten" without an
-                adaptive target, or "roll_back" without a checkpoint callback that keeps the best.
+                adaptive target, or "roll_back" without a `best/` by the validation reward, or with
+                merged adapters.
         """
         if stage != "fit" or not self.is_on:
             return
@@ -148,7 +149,7 @@ class OveroptimizationMonitor(Callback):
         if self.action == "tighten":
             _kl_control(trainer).check_target()
         if self.action == "roll_back":
-            _best_checkpoint(trainer, self.metric)
+            _best_folder(trainer, pl_module, self.metric)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to roll back weights that are spread over processes.
@@ -159,7 +160,7 @@ class OveroptimizationMonitor(Callback):
         if self.action == "roll_back" and pl_module.device_mesh is not None:
             raise ConfigError(
                 "monitor.action roll_back does not go with weights that are sharded over "
-                "processes; use stop, and start again from the best checkpoint"
+                "processes; use stop, and start again from best/"
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -193,7 +194,7 @@ class OveroptimizationMonitor(Callback):
         if self.action == "tighten":
             _kl_control(trainer).tighten(self.tighten_factor)
         elif self.action == "roll_back":
-            _roll_back(trainer, pl_module, _best_checkpoint(trainer, self.metric).best_model_path)
+            _roll_back(trainer, pl_module, _best_folder(trainer, pl_module, self.metric))
         if self.action in {"stop", "roll_back"}:
             trainer.should_stop = True
 
@@ -315,32 +316,31 @@ def _kl_control(trainer: Trainer) -> KLControl:
     )
 
 
-def _best_checkpoint(trainer: Trainer, metric: str) -> ModelCheckpoint:
-    for callback in trainer.checkpoint_callbacks:
-        if (
-            isinstance(callback, ModelCheckpoint)
-            and callback.monitor == metric
-            and callback.mode == "max"
-        ):
+def _best_folder(trainer: Trainer, module: LightningModule, metric: str) -> ModelFolder:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(callback, ModelFolder) and callback.metric(module) == metric:
+            assert isinstance(module, SavesModel)
+            if module.lora is not None and (callback.merge or is_adapter(module.source)):
+                raise ConfigError(
+                    "monitor.action roll_back cannot take merged "
+                    "adapters apart; set save_model.merge to false and start from a model that "
+                    "is not a folder of adapters, or choose another action"
+                )
             return callback
     raise ConfigError(
-        "monitor.action roll_back needs a ModelCheckpoint with monitor "
-        f"{metric} and mode max, whose best checkpoint it goes back to"
+        "monitor.action roll_back goes back to best/, which the run does not keep by this "
+        f"metric; set save_model.monitor to {metric}"
     )
 
 
-def _roll_back(trainer: Trainer, module: LightningModule, path: str) -> None:
-    if not path:
+def _roll_back(trainer: Trainer, module: LightningModule, best: ModelFolder) -> None:
+    if best.best_score is None:
         _log.warning("the best look was before training: nothing to roll back to, see model.policy")
         return
-    # Rank zero reads it: other machines may not see its disk.
-    state = None
-    if trainer.is_global_zero:
-        state = read_verified(Path(path), map_location="cpu")["state_dict"]
-    state = trainer.strategy.broadcast(state)
-    assert state is not None
-    module.load_state_dict(state, strict=False)
-    _log.info("weights are those of %s again", path)
+    folder = best.folder(trainer, BEST_FOLDER)
+    assert isinstance(module, SavesModel)
+    module.load_saved(folder)
+    _log.info("weights are those of %s again", folder)
 
 
 def _log_to_wandb(trainer: Trainer, picture: Path, alarm: Alarm | None) -> None:

@@ -40,6 +40,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         tokenizer: the loaded tokenizer, from `setup` on.
         context_length: tokens that the tokenizer's model can look at, from `setup` on; None where
             it does not say.
+        tokenizer_source: where the tokenizer is loaded from.
         storage: how examples are kept on disk.
         preparation: the settings that `prepare` depends on: a new one gives other examples.
     """
@@ -70,7 +71,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
                 On the command line it is the model's.
             train: training data: a `.jsonl` or `.json` file, a Hugging Face data set folder or a
                 hub name, with `#SPLIT` behind it where it has several splits and another one than
@@ -116,7 +117,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.cache_tokens = cache_tokens
         self.id_field = id_field
         self.context_length: int | None = None
-        self._tokenizer_source = tokenizer
+        self.tokenizer_source = tokenizer
         self._tokenizer_digest: str | None = None
         self._sources = {"train": train, "validation": validation, "test": test}
         self._limits = {"train": limit_train, "validation": limit_validation}
@@ -286,8 +287,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             # Late, so that --help and configuration errors do not wait for it.
             from lit_rlhf.models.handover import context_length, load_tokenizer  # noqa: PLC0415
 
-            self.tokenizer = load_tokenizer(self._tokenizer_source)
-            self.context_length = context_length(self._tokenizer_source)
+            self.tokenizer = load_tokenizer(self.tokenizer_source)
+            self.context_length = context_length(self.tokenizer_source)
 
     @property
     def _rank(self) -> int:

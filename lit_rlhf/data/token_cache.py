@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import accumulate, pairwise
@@ -93,9 +94,11 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Call it before the tokenizer is used: padding leaves traces in it.
     """
-    from lit_rlhf.models.card import tokenizer_files  # noqa: PLC0415 - seconds of imports
-
-    parts: list[object] = [type(tokenizer).__name__, sorted(tokenizer_files(tokenizer).items())]
+    with tempfile.TemporaryDirectory() as folder:
+        # Chat templates inside the configuration: as files they may lie in a folder of their own.
+        tokenizer.save_pretrained(folder, save_jinja_files=False)
+        files = [(path.name, path.read_text("utf-8")) for path in sorted(Path(folder).iterdir())]
+    parts: list[object] = [type(tokenizer).__name__, files]
     if "strftime_now" in str(tokenizer.chat_template):
         parts.append(datetime.datetime.now().astimezone().date().isoformat())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

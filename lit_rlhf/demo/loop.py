@@ -125,9 +125,8 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def model_of(folder: Path, name: str) -> str:
-    """Return the model that a phase of the run leaves."""
-    kind = "reward" if name in ("reward", "judge") else "policy"
-    return str(folder / name / "checkpoints" / f"{kind}.ckpt")
+    """Return the model folder that a phase of the run leaves."""
+    return str(folder / name / "model")
 
 
 def _phase_options(phase: str, names: dict[str, Any]) -> list[str]:

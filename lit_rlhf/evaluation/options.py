@@ -12,7 +12,7 @@ import yaml
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
-from lit_rlhf.models.card import is_checkpoint, read_card, resolve_source
+from lit_rlhf.models.handover import check_kind
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
 
 
@@ -94,17 +94,6 @@ def read_rewards(words: Sequence[str], options: argparse.Namespace) -> dict[str,
     }
 
 
-def check_model(source: str, kind: str) -> None:
-    """Refuse a model that is not there or of the other kind, before anything is computed.
-
-    Raises:
-        CheckpointError: that is so. What a folder holds shows when it is loaded.
-    """
-    path = resolve_source(source)
-    if is_checkpoint(path):
-        read_card(path, kind)
-
-
 def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """Replace `--config FILE` by the options that the file holds; those of the line come last.
 
@@ -139,7 +128,7 @@ def _make_reward(
 ) -> RewardSource:
     if kind == "function":
         return FunctionReward(where)
-    check_model(where, "reward")
+    check_kind(where, "reward")
     return LearnedReward(
         where, template=options.template, max_length=options.max_length, normalize=normalize
     )

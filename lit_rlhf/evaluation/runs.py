@@ -14,7 +14,6 @@ from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.figures import Figure, finite_or_none
 from lit_rlhf.evaluation.options import (
     Named,
-    check_model,
     read_judges,
     read_named,
     read_rewards,
@@ -37,6 +36,7 @@ from lit_rlhf.evaluation.reward_models import (
     score_judged,
 )
 from lit_rlhf.evaluation.sampling import SamplingConfig, perplexity, sample_responses
+from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.prompts import prompt_text
@@ -63,7 +63,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     samples = _samples_of(options.samples, named)
     for _, source in named:
         if not is_response_file(source):
-            check_model(source, "policy")
+            check_kind(source, "policy")
     prompts = read_prompts(_prompt_source(named, options.prompts), options.num_prompts)
     policies = []
     for name, source in named:

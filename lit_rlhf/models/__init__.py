@@ -1,8 +1,14 @@
 """Policies, reward models and critics, and how they pass from phase to phase."""
 
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora, freeze
-from lit_rlhf.models.export import export
-from lit_rlhf.models.handover import load_causal_lm, load_reward_model, load_tokenizer, load_trunk
+from lit_rlhf.models.handover import (
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    load_trunk,
+    save_policy,
+    save_reward_model,
+)
 from lit_rlhf.models.policy import PolicyModel, TokenScores
 from lit_rlhf.models.scalar_head import ScalarHead, ScalarModel
 
@@ -13,10 +19,11 @@ __all__ = [
     "ScalarModel",
     "TokenScores",
     "apply_lora",
-    "export",
     "freeze",
     "load_causal_lm",
     "load_reward_model",
     "load_tokenizer",
     "load_trunk",
+    "save_policy",
+    "save_reward_model",
 ]

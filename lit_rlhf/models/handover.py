@@ -1,22 +1,39 @@
-"""How models pass from phase to phase: hub names, Hugging Face folders, Lightning checkpoints.
+"""How models pass from phase to phase and to other tools: folders that `from_pretrained` loads.
 
-What a checkpoint carries beside the weights stands in its card, see `models.card`.
+A policy's folder is a causal language model with its tokenizer and chat template. A reward
+model's is a sequence classifier with one label, whose logit is the raw score; the moments that
+normalise it are in `config.json` under `lit_rlhf_normalizer`. With LoRA a folder is what peft
+writes: adapters, and the name of the model under them. A hub name is read like a folder.
 """
 
 from __future__ import annotations
 
-import tempfile
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from peft import PeftModel
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -27,39 +44,89 @@ from transformers import (
 
 from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.models.backbone import LoRAConfig, apply_lora, forget_padding_token, zero_dropout
-from lit_rlhf.models.card import (
-    is_checkpoint,
-    parse_config,
-    read_card,
-    read_checkpoint,
-    resolve_source,
-)
+from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
 from lit_rlhf.models.scalar_head import ScalarModel
 
-# The normaliser of an exported reward model stands in its config.json under this key.
+# What a run leaves in its folder: the model it ends with, and the best at a validation.
+MODEL_FOLDER = "model"
+BEST_FOLDER = "best"
 NORMALIZER_KEY = "lit_rlhf_normalizer"
-POLICY_PREFIX = "policy.model."
-REWARD_PREFIX = "reward_model."
+ModelKind = Literal["policy", "reward"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_ADAPTED = "base_model.model."  # peft's prefix of every name
+_CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
+_HEAD = "score"  # transformers' name of the classifiers' linear layer
+
+
+def resolve_source(source: str) -> str:
+    """Expand `~`; refuse a local path that does not exist, before transformers asks a hub.
+
+    Raises:
+        CheckpointError: it looks like a path and nothing is there; it is a checkpoint; or nothing
+            was given.
+    """
+    if not source:
+        raise CheckpointError("no model given: name a hub model or a Hugging Face folder")
+    path = Path(source).expanduser()
+    if source.endswith(".ckpt"):
+        run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        folder = run / (BEST_FOLDER if path.stem.startswith(BEST_FOLDER) else MODEL_FOLDER)
+        raise CheckpointError(
+            f"{source}: a checkpoint only continues its own run (--ckpt_path) and is not a model; "
+            f"name the model folder that the run leaves: {folder}"
+        )
+    looks_local = source.startswith(("/", "~", "./", "../"))
+    if path.exists():
+        return str(path)
+    if looks_local or source.count("/") > 1:
+        raise CheckpointError(f"{source}: no such model folder")
+    return source
+
+
+def is_adapter(source: str) -> bool:
+    """Tell a folder of adapters, as peft writes it, from a whole model."""
+    return Path(source).expanduser().joinpath(_ADAPTER_CONFIG).is_file()
+
+
+def check_kind(source: str, kind: ModelKind) -> None:
+    """Refuse a model that is not there or of the other kind, before its weights are read.
+
+    Raises:
+        CheckpointError: that is so.
+    """
+    path = resolve_source(source)
+    if is_adapter(path):
+        is_reward = _adapter_config(path).task_type == _CLASSIFICATION
+        found = "an adapter"
+    else:
+        names = _read_config(path).architectures or []
+        is_reward = any(name.endswith("ForSequenceClassification") for name in names)
+        found = str(names)
+    if is_reward and kind == "policy":
+        raise CheckpointError(f"{source}: a policy is needed here, but this is a reward model")
+    if not is_reward and kind == "reward":
+        raise CheckpointError(f"{source}: a reward model is needed here, but this is {found}")
+
+
+# Loading -------------------------------------------------------------------------------------
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a hub model, a Hugging Face folder or a checkpoint.
+    """Load the tokenizer of a hub model or a Hugging Face folder.
 
     Raises:
         CheckpointError: there is none.
     """
     path = resolve_source(source)
-    if not is_checkpoint(path):
-        return _tokenizer_from_folder(path, source)
-    card = read_card(path)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in card.tokenizer.items():
-            # Only a plain file name: a path in a foreign checkpoint must not leave the folder.
-            if name in {"", ".."} or name != Path(name).name:
-                raise CheckpointError(f"{source}: '{name}' is no name for a tokenizer's file")
-            (Path(folder) / name).write_text(text, encoding="utf-8")
-        return _tokenizer_from_folder(folder, source)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
+    return tokenizer
 
 
 def require_fitting_tokenizer(
@@ -86,19 +153,17 @@ def require_fitting_tokenizer(
 
 
 def context_length(source: str) -> int | None:
-    """Return how many tokens a model can look at, or None where it does not say.
+    """Return how many tokens a model can read, or None where it does not say.
 
     Args:
-        source: hub model, Hugging Face folder (that may hold a tokenizer alone) or checkpoint.
+        source: hub model or Hugging Face folder (that may hold a tokenizer alone).
     """
     path = resolve_source(source)
-    if is_checkpoint(path):
-        config = parse_config(read_card(path).config)
+    if is_adapter(path):
+        path = _base_of(path)
     elif Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         return None
-    else:
-        config = _read_config(path)
-    text_config = config.get_text_config()
+    text_config = _read_config(path).get_text_config()
     length = getattr(text_config, "max_position_embeddings", None)
     if not isinstance(length, int):
         return None
@@ -109,29 +174,18 @@ def context_length(source: str) -> int | None:
 
 
 def load_causal_lm(source: str) -> PreTrainedModel:
-    """Load a policy in float32: hub name, Hugging Face folder or policy checkpoint.
+    """Load a policy in float32: hub name or Hugging Face folder.
 
-    Adapters in a checkpoint are merged, so that a phase starts from plain weights.
+    Adapters are merged, so that a phase starts from plain weights.
 
     Raises:
         CheckpointError: missing, torn, or a reward model.
     """
     path = resolve_source(source)
-    if not is_checkpoint(path):
-        config = _read_config(path)
-        if _is_classifier(config):
-            raise CheckpointError(f"{source}: a policy is needed here, but this is a reward model")
-        return _from_pretrained(AutoModelForCausalLM, path, config)
-    card, state = read_checkpoint(path, kind="policy")
-    weights = {
-        name.removeprefix(POLICY_PREFIX): tensor
-        for name, tensor in state.items()
-        if name.startswith(POLICY_PREFIX)
-    }
-    if card.lora is not None:
-        return _merge(_adapt(load_causal_lm(card.base), card.lora, weights, source))
-    model_class = _causal_class(parse_config(card.config))
-    return _build(model_class, card.config, weights, source)
+    check_kind(source, "policy")
+    if is_adapter(path):
+        return _merge(_load_adapter(load_causal_lm(_base_of(path)), path))
+    return _from_pretrained(AutoModelForCausalLM, path, _read_config(path))
 
 
 def load_trunk(source: str) -> PreTrainedModel:
@@ -142,42 +196,43 @@ def load_trunk(source: str) -> PreTrainedModel:
 
 
 def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
-    """Load a reward model: a reward checkpoint, or a sequence-classification folder.
+    """Load a reward model: a sequence classifier with one label and a linear head `score`.
 
     Args:
-        source: the checkpoint or folder.
-        merge: add a checkpoint's adapter to the weights under it; False keeps the two apart.
+        source: the folder or hub name.
+        merge: add adapters to the weights under them; False keeps the two apart.
 
     Raises:
-        CheckpointError: it is a policy, or has more than one output.
+        CheckpointError: missing, torn, a policy, or with more than one output.
     """
     path = resolve_source(source)
-    if not is_checkpoint(path):
-        return _scalar_from_folder(path)
-    card, state = read_checkpoint(path, kind="reward")
-    weights = {
-        name.removeprefix(REWARD_PREFIX): tensor
-        for name, tensor in state.items()
-        if name.startswith(REWARD_PREFIX)
-    }
-    trunk = {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in weights.items()
-        if name.startswith("backbone.")
-    }
-    if card.lora is not None:
-        adapted = _adapt(load_trunk(card.base), card.lora, trunk, source)
-        backbone: nn.Module = _merge(adapted) if merge else adapted
+    check_kind(source, "reward")
+    if is_adapter(path):
+        base = _base_of(path)
+        config = _read_config(base)
+        config.num_labels = 1
+        is_saved = _HEAD in (_adapter_config(path).modules_to_save or [])
+        without = {f"{_HEAD}.weight", f"{_HEAD}.bias"} if is_saved else set()
+        plain = _from_pretrained(AutoModelForSequenceClassification, base, config, without=without)
+        adapted = _load_adapter(plain, path)
+        model = _merge(adapted) if merge else adapted.get_base_model()
     else:
-        config = parse_config(card.config)
-        backbone = _build(_trunk_class(config), card.config, trunk, source)
-    model = ScalarModel(backbone)
-    own = {name: value for name, value in weights.items() if not name.startswith("backbone.")}
-    expected = {name for name in model.state_dict() if not name.startswith("backbone.")}
-    if own.keys() != expected:
-        raise CheckpointError(f"{source}: expected {sorted(expected)}, but found {sorted(own)}")
-    model.load_state_dict(own, strict=False)
-    return model
+        config = _read_config(path)
+        if config.num_labels != 1:
+            raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
+        model = _from_pretrained(AutoModelForSequenceClassification, path, config)
+    head = getattr(model, _HEAD, None)
+    if isinstance(head, ModulesToSaveWrapper):
+        head = head.modules_to_save[head.active_adapters[0]]
+    if not isinstance(head, nn.Linear):
+        raise CheckpointError(f"{path}: {config.model_type} has no linear head named '{_HEAD}'")
+    trunk = model.base_model
+    assert isinstance(trunk, nn.Module)
+    scalar = ScalarModel(trunk, bias=head.bias is not None)
+    scalar.head.linear.load_state_dict(head.state_dict())
+    if (moments := _read_normalizer(path, config)) is not None:
+        scalar.set_normalizer(moments["mean"], moments["deviation"])
+    return scalar
 
 
 def attention_for(config: PretrainedConfig) -> str:
@@ -185,16 +240,6 @@ def attention_for(config: PretrainedConfig) -> str:
     text_config = config.get_text_config()
     has_softcap = getattr(text_config, "attn_logit_softcapping", None) is not None
     return "eager" if has_softcap else ATTENTION_NAME
-
-
-def _tokenizer_from_folder(path: str, source: str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False
-        )
-    except Exception as error:  # the tokenizers library raises nothing more special
-        raise CheckpointError(f"{source}: no tokenizer could be loaded ({error})") from error
-    return tokenizer
 
 
 def _read_config(path: str) -> PretrainedConfig:
@@ -205,16 +250,22 @@ def _read_config(path: str) -> PretrainedConfig:
     return config
 
 
-def _is_classifier(config: PretrainedConfig) -> bool:
-    names = config.architectures or []
-    return any(name.endswith("ForSequenceClassification") for name in names)
+def _read_normalizer(path: str, config: PretrainedConfig) -> dict[str, float] | None:
+    if not is_adapter(path):
+        moments: dict[str, float] | None = getattr(config, NORMALIZER_KEY, None)
+        return moments
+    file = Path(path) / "config.json"  # of the adapter's own folder; a foreign one has none
+    return json.loads(file.read_text()).get(NORMALIZER_KEY) if file.is_file() else None
 
 
 def _from_pretrained(
     auto_class: Any,  # noqa: ANN401  (transformers' factories have no common type)
     path: str,
     config: PretrainedConfig,
+    *,
+    without: set[str] | frozenset[str] = frozenset(),
 ) -> PreTrainedModel:
+    """Load a model in float32 without dropout, all of its weights but those named `without`."""
     zero_dropout(config)
     model: PreTrainedModel
     try:
@@ -228,55 +279,66 @@ def _from_pretrained(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(set(report["missing_keys"]) - without):
         # transformers would go on with random numbers in their place.
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, such as {missing[:3]}")
     forget_padding_token(model)
     return model
 
 
-def _build(
-    model_class: type[PreTrainedModel], config_text: str, weights: dict[str, Tensor], source: str
-) -> PreTrainedModel:
-    config = parse_config(config_text)
-    zero_dropout(config)
-    config._attn_implementation = attention_for(config)
-    model: PreTrainedModel = model_class(config).float()
-    _load_strictly(model, weights, source)
-    model.tie_weights()
-    forget_padding_token(model)
-    return model
-
-
-def _load_strictly(model: PreTrainedModel, weights: dict[str, Tensor], source: str) -> None:
-    result = _load_state(model, weights, source)
-    # Only what this very configuration ties: untied, the same names are weights of their own.
-    tied = model.all_tied_weights_keys
-    missing = [name for name in result.missing_keys if name not in tied]
-    if missing or result.unexpected_keys:
-        raise CheckpointError(
-            f"{source}: weights do not fit the architecture; missing {missing[:3]}, "
-            f"unexpected {result.unexpected_keys[:3]}"
-        )
-
-
-def _load_state(model: nn.Module, weights: dict[str, Tensor], source: str) -> _IncompatibleKeys:
+def _adapter_config(path: str) -> LoraConfig:
     try:
-        result: _IncompatibleKeys = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # shapes that differ
-        raise CheckpointError(f"{source}: weights do not fit the architecture ({error})") from error
-    return result
+        config = PeftConfig.from_pretrained(path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}/{_ADAPTER_CONFIG}: cannot be read ({error})") from error
+    if not isinstance(config, LoraConfig):
+        raise CheckpointError(f"{path}: only LoRA adapters can be read, not {config.peft_type}")
+    return config
+
+
+def _base_of(path: str) -> str:
+    base = _adapter_config(path).base_model_name_or_path
+    if not base:
+        raise CheckpointError(f"{path}/{_ADAPTER_CONFIG}: names no base_model_name_or_path")
+    if is_adapter(base):
+        raise CheckpointError(
+            f"{path}: the model under these adapters, {base}, is a folder of adapters itself; "
+            "merge that one first, and name the merged model as base_model_name_or_path"
+        )
+    try:
+        return resolve_source(base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: the model under its adapters: {error}") from error
+
+
+def _load_adapter(model: PreTrainedModel, path: str) -> PeftModel:
+    try:
+        weights = load_peft_weights(path, device="cpu")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: its adapters cannot be read ({error})") from error
+    return _adapt(model, _adapter_config(path), weights, path)
 
 
 def _adapt(
-    base: PreTrainedModel, lora: dict[str, Any], weights: dict[str, Tensor], source: str
+    model: PreTrainedModel, config: LoraConfig, weights: dict[str, Tensor], path: str
 ) -> PeftModel:
-    adapted = apply_lora(base, LoRAConfig(**lora))
-    expected = {name for name, value in adapted.named_parameters() if value.requires_grad}
-    if missing := sorted(expected - weights.keys()):
-        raise CheckpointError(f"{source}: the adapter lacks {missing[:3]}")
-    if unexpected := _load_state(adapted, weights, source).unexpected_keys:
-        raise CheckpointError(f"{source}: weights do not fit the adapter, such as {unexpected[:3]}")
+    """Put adapters with these weights on a model."""
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:  # modules that the model does not have
+        raise CheckpointError(f"{path}: the adapters do not fit the model ({error})") from error
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if expected != weights.keys():
+        missing, more = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
+        raise CheckpointError(
+            f"{path}: the adapters do not fit the model; missing {missing[:3]}, "
+            f"unexpected {more[:3]}"
+        )
+    try:
+        set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:  # shapes that differ
+        raise CheckpointError(f"{path}: the adapters do not fit the model ({error})") from error
+    assert isinstance(adapted, PeftModel)
     return adapted
 
 
@@ -288,41 +350,201 @@ def _merge(adapted: PeftModel) -> PreTrainedModel:
     return merged
 
 
-def _causal_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    return _class_in_mapping(AutoModelForCausalLM, config)
+# Saving --------------------------------------------------------------------------------------
 
 
-def _trunk_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    return _class_in_mapping(AutoModel, config)
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to, which takes the place of `folder` once all is written.
 
+    A kill in between leaves the older folder, or none, and never half a folder.
 
-def _class_in_mapping(
-    auto_class: Any,  # noqa: ANN401  (transformers' factories have no common type)
-    config: PretrainedConfig,
-) -> type[PreTrainedModel]:
+    Raises:
+        CheckpointError: the disk is full or cannot be written to; the older folder is kept.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    older = folder.with_name(f"{folder.name}.older")
     try:
-        model_class: type[PreTrainedModel] = auto_class._model_mapping[type(config)]
-    except KeyError as error:
-        raise CheckpointError(f"transformers has no model for {config.model_type}") from error
-    return model_class
-
-
-def _scalar_from_folder(path: str) -> ScalarModel:
-    config = _read_config(path)
-    if not _is_classifier(config):
+        if older.exists() and not folder.exists():  # killed between the two renames below
+            os.replace(older, folder)
+        for left in (partial, older):
+            shutil.rmtree(left, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if folder.exists():
+            os.replace(folder, older)
+        os.replace(partial, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = "; the older one is kept" if folder.exists() else ""
         raise CheckpointError(
-            f"{path}: a reward model is needed here, but this is {config.architectures}"
-        )
-    if config.num_labels != 1:
-        raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
-    model = _from_pretrained(AutoModelForSequenceClassification, path, config)
-    head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear):
-        raise CheckpointError(f"{path}: {config.model_type} has no linear head named 'score'")
-    assert isinstance(model.base_model, nn.Module)
-    scalar = ScalarModel(model.base_model, bias=head.bias is not None)
-    scalar.head.linear.load_state_dict(head.state_dict())
-    normalizer = getattr(config, NORMALIZER_KEY, None)
-    if normalizer is not None:
-        scalar.set_normalizer(normalizer["mean"], normalizer["deviation"])
-    return scalar
+            f"{folder}: the model could not be written ({error}){kept}"
+        ) from error
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def save_policy(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    base: str,
+    merge: bool = False,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a policy as a folder that `AutoModelForCausalLM.from_pretrained` loads.
+
+    Args:
+        model: a causal language model, or a peft model around one.
+        tokenizer: written with it.
+        folder: exists, and is empty.
+        base: the model under the adapters.
+        merge: write adapters merged into `base`; False writes the folder that peft does. Where
+            `base` is a folder of adapters itself they are merged in any case: no folder holds
+            the weights under the new ones.
+        weights: of the model by their names, where they are not its own (gathered shards).
+    """
+    weights = dict(model.state_dict() if weights is None else weights)
+    tokenizer.save_pretrained(folder)
+    if not isinstance(model, PeftModel):
+        assert isinstance(model, PreTrainedModel)
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    config, adapter = _adapter_of(model, weights)
+    if merge or is_adapter(base):
+        # The weights under the adapters may be rounded in the run; those of the folder are not.
+        _merge(_adapt(load_causal_lm(base), config, adapter, base)).save_pretrained(folder)
+        return
+    config.task_type = "CAUSAL_LM"
+    _write_adapter(config, adapter, folder, base)
+
+
+def save_reward_model(
+    model: ScalarModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    base: str,
+    merge: bool = False,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a reward model as `AutoModelForSequenceClassification.from_pretrained` loads it.
+
+    The arguments are those of `save_policy`.
+
+    Raises:
+        CheckpointError: see `as_classifier`.
+    """
+    weights = dict(model.state_dict() if weights is None else weights)
+    classifier, tokenizer = as_classifier(model, tokenizer)
+    tokenizer.save_pretrained(folder)
+    prefix = "backbone."
+    trunk = {name[len(prefix) :]: own for name, own in weights.items() if name.startswith(prefix)}
+    linear = "head.linear."
+    head = {
+        f"{_HEAD}.{name[len(linear) :]}": own
+        for name, own in weights.items()
+        if name.startswith(linear)
+    }
+    moments = {name: float(weights[name]) for name in ("mean", "deviation")}
+    setattr(classifier.config, NORMALIZER_KEY, moments)
+    own_name = f"{classifier.base_model_prefix}."
+    if isinstance(model.backbone, PeftModel):
+        config, adapter = _adapter_of(model.backbone, trunk)
+        if not merge and not is_adapter(base):
+            targets = model.backbone.get_base_model().named_modules()
+            config.target_modules = [
+                own_name + name for name, module in targets if isinstance(module, BaseTunerLayer)
+            ]
+            config.task_type, config.modules_to_save = _CLASSIFICATION, [_HEAD]
+            adapter = {
+                name.replace(_ADAPTED, _ADAPTED + own_name, 1): own for name, own in adapter.items()
+            }
+            adapter |= {_ADAPTED + name: own for name, own in head.items()}
+            classifier.config.architectures = [type(classifier).__name__]
+            classifier.config.save_pretrained(folder)
+            _write_adapter(config, adapter, folder, base)
+            return
+        trunk = _merge(_adapt(load_trunk(base), config, adapter, base)).state_dict()
+        nn.Module.to(classifier, torch.float32)
+    named = {own_name + name: own for name, own in trunk.items()}
+    classifier.save_pretrained(folder, state_dict=named | head)
+
+
+def as_classifier(
+    model: ScalarModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the classifier that a reward model becomes, without weights, and its tokenizer.
+
+    Call it before training: what cannot be saved need not be trained.
+
+    Raises:
+        CheckpointError: the architecture has no classifier with a linear head, or the tokenizer
+            has no token to pad with.
+    """
+    config = copy.deepcopy(model.transformers_config)
+    tokenizer = copy.deepcopy(tokenizer)
+    config.num_labels = 1
+    # transformers reads the score at the last token that is not pad: were pad the EOS that closes
+    # a response, it would read one token too early.
+    config.pad_token_id = _pad_apart_from_eos(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+    # Learned positions (GPT-2) count from the row's first column, padding or not.
+    tokenizer.padding_side = "right"
+    try:
+        with torch.device("meta"):
+            classifier = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise CheckpointError(f"transformers has no classifier of {config.model_type}") from error
+    if not isinstance(getattr(classifier, _HEAD, None), nn.Linear):
+        raise CheckpointError(f"{config.model_type} has no classifier with a head named '{_HEAD}'")
+    # On meta: this sets what the configuration says of the weights.
+    nn.Module.to(classifier, next(model.backbone.parameters()).dtype)
+    return classifier, tokenizer
+
+
+def _pad_apart_from_eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return int(tokenizer.pad_token_id)
+    for token_id in (tokenizer.unk_token_id, *tokenizer.all_special_ids):
+        if token_id is not None and token_id != tokenizer.eos_token_id:
+            return int(token_id)
+    raise CheckpointError(
+        "the tokenizer has no special token besides EOS that could be the pad token; "
+        "add one (tokenizer.add_special_tokens) before training"
+    )
+
+
+def _adapter_of(
+    model: PeftModel, weights: dict[str, Tensor]
+) -> tuple[LoraConfig, dict[str, Tensor]]:
+    config = copy.deepcopy(model.peft_config[model.active_adapter])
+    assert isinstance(config, LoraConfig)
+    adapter = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    return config, adapter
+
+
+def _write_adapter(config: LoraConfig, adapter: dict[str, Tensor], folder: Path, base: str) -> None:
+    path = Path(resolve_source(base))
+    # Absolute, so that the folder can be read from elsewhere.
+    config.base_model_name_or_path = str(path.absolute()) if path.is_dir() else base
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    tensors = {name: own.detach().cpu().contiguous() for name, own in adapter.items()}
+    save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def load_saved_weights(model: nn.Module, folder: Path) -> None:
+    """Put the weights of a folder that `save_policy` wrote back into the policy.
+
+    Args:
+        model: a causal language model, or a peft model around one; changed in place.
+        folder: of the same model, adapters not merged.
+
+    Raises:
+        CheckpointError: the folder is not there or holds something else.
+    """
+    if isinstance(model, PeftModel):
+        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    else:
+        model.load_state_dict(load_causal_lm(str(folder)).state_dict())

@@ -1,19 +1,21 @@
-"""What a model was made from: data, models of origin with their own lineage, settings, versions.
+"""What a model was made from: data, models of origin, settings, versions.
 
-A lineage is a small dictionary of plain values. Every phase writes one into the card of its
-checkpoints; the lineage of an origin is copied into it, so that the chain can be read from the
-last checkpoint alone.
+Every phase writes its lineage as `lineage.json` into the model folder that it leaves:
 
     phase     the module's class
     data      "train", "validation", ... -> `source`, `sha256` of its content and `rows`
     origins   "policy", "reward", ... -> `source`, `sha256` or `revision`, and its `lineage`
     config    all settings of the command line, or null when the phase was run from Python
     versions  of the packages that computed
+
+Of an origin's own lineage one level is kept, without its settings: what lies further back is named
+by source and digest, and can be read in the folders themselves.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -24,10 +26,13 @@ from transformers import AutoConfig
 
 from lit_rlhf import __version__
 from lit_rlhf.cache import digest_file
-from lit_rlhf.models.card import is_checkpoint, read_card, resolve_source
+from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.handover import resolve_source
 
 Lineage = dict[str, Any]
 
+LINEAGE_FILE = "lineage.json"
+_KEYS = {"phase", "data", "origins", "config", "versions"}
 _PACKAGES = ("torch", "lightning", "transformers", "peft")
 _MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja")
 _SHORT_DIGEST = 12
@@ -40,18 +45,19 @@ def make_lineage(
     origins: Mapping[str, str],
     config: Mapping[str, Any] | None,
 ) -> Lineage:
-    """Describe a run; reads the files of the origins once, to hash them.
+    """Describe a run; reads the files of each origin once, to hash them.
 
     Args:
         phase: name of the module's class.
         data: of the data module, see `TextDataModule.provenance`.
-        origins: role -> hub name, folder or checkpoint that the run started from.
+        origins: role -> hub name or folder that the run started from.
         config: settings of the run as plain values, or None.
     """
+    described = {source: describe_origin(source) for source in set(origins.values())}
     return {
         "phase": phase,
         "data": {name: dict(entry) for name, entry in data.items()},
-        "origins": {role: describe_origin(source) for role, source in origins.items()},
+        "origins": {role: described[source] for role, source in origins.items()},
         "config": None if config is None else dict(config),
         "versions": versions(),
     }
@@ -61,32 +67,55 @@ def describe_origin(source: str) -> dict[str, Any]:
     """Say which model a source is, so that another one under the same name can be told from it.
 
     Returns:
-        `source`; `sha256` of a checkpoint file (as `sha256sum` gives it) or over the files of a
-        folder, or the `revision` of a hub's model; and the `lineage` that a checkpoint carries.
+        `source`; `sha256` over the files of a folder, or the `revision` of a hub's model; and one
+        level of the `lineage` in the folder, None where there is none.
 
     Raises:
         CheckpointError: there is no such model.
     """
     path = resolve_source(source)
-    if is_checkpoint(path):
-        digest = _digest_folder if Path(path).is_dir() else digest_file
-        lineage = read_card(path).lineage
-        return {"source": source, "sha256": digest(Path(path)), "lineage": lineage}
-    if Path(path).is_dir():
-        return {"source": source, "sha256": _digest_folder(Path(path)), "lineage": None}
-    config = AutoConfig.from_pretrained(path)
-    revision = getattr(config, "_commit_hash", None)
-    return {"source": source, "revision": revision, "lineage": None}
+    if not Path(path).is_dir():
+        config = AutoConfig.from_pretrained(path)
+        revision = getattr(config, "_commit_hash", None)
+        return {"source": source, "revision": revision, "lineage": None}
+    lineage = read_lineage(path)
+    if lineage is not None:
+        further = {
+            role: {key: value for key, value in origin.items() if key != "lineage"}
+            for role, origin in lineage["origins"].items()
+        }
+        lineage = {**lineage, "origins": further}
+        del lineage["config"]
+    return {"source": source, "sha256": _digest_folder(Path(path)), "lineage": lineage}
 
 
-def lineage_of(source: str) -> Lineage | None:
-    """Return what a checkpoint says it was made from; None for other models and older files.
+def read_lineage(folder: str) -> Lineage | None:
+    """Return what a model folder says it was made from; None for models from elsewhere.
 
     Raises:
-        CheckpointError: it is no checkpoint of ours.
+        CheckpointError: there is no such folder, or its `lineage.json` is not one of ours.
     """
-    path = resolve_source(source)
-    return read_card(path).lineage if is_checkpoint(path) else None
+    file = Path(resolve_source(folder)) / LINEAGE_FILE
+    if not file.is_file():
+        return None
+    try:
+        lineage: Lineage = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error})") from error
+    entries = (
+        [*lineage["data"].values(), *lineage["origins"].values()] if _has_keys(lineage) else [0]
+    )
+    if not all(isinstance(entry, dict) and "source" in entry for entry in entries):
+        raise CheckpointError(
+            f"{file}: not a lineage of lit_rlhf; remove the file to go on without"
+        )
+    return lineage
+
+
+def write_lineage(lineage: Lineage, folder: Path) -> None:
+    """Write a lineage into a model folder."""
+    text = json.dumps(lineage, indent=1, default=str)
+    (folder / LINEAGE_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -99,7 +128,7 @@ def render_lineage(lineage: Lineage | None, depth: int = 0) -> Iterator[str]:
     """Yield a lineage as lines of text, that of each origin indented below it.
 
     Args:
-        lineage: of a checkpoint.
+        lineage: of a model folder.
         depth: how far to indent.
     """
     indent = "  " * depth
@@ -109,14 +138,22 @@ def render_lineage(lineage: Lineage | None, depth: int = 0) -> Iterator[str]:
     installed = ", ".join(f"{name} {number}" for name, number in lineage["versions"].items())
     yield f"{indent}{lineage['phase']} ({installed})"
     for name, entry in lineage["data"].items():
-        digest = entry["sha256"][:_SHORT_DIGEST]
-        yield f"{indent}  data {name}: {entry['source']}, {entry['rows']} rows, sha256 {digest}"
+        digest = str(entry.get("sha256"))[:_SHORT_DIGEST]
+        yield f"{indent}  data {name}: {entry['source']}, {entry.get('rows')} rows, sha256 {digest}"
     for role, origin in lineage["origins"].items():
-        digest = origin.get("sha256") or origin.get("revision") or "unknown"
+        digest = str(origin.get("sha256") or origin.get("revision") or "unknown")
         name = "sha256" if origin.get("sha256") else "revision"
         yield f"{indent}  from {role}: {origin['source']}, {name} {digest[:_SHORT_DIGEST]}"
-        if origin["lineage"] is not None:
+        if origin.get("lineage") is not None:
             yield from render_lineage(origin["lineage"], depth + 2)
+
+
+def _has_keys(lineage: object) -> bool:
+    return (
+        isinstance(lineage, dict)
+        and lineage.keys() >= _KEYS
+        and all(isinstance(lineage[key], dict) for key in ("data", "origins", "versions"))
+    )
 
 
 def _digest_folder(folder: Path) -> str:

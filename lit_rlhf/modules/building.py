@@ -1,4 +1,4 @@
-"""Turning a source (hub name, folder, checkpoint) into the model of a phase."""
+"""Turning a source (hub name or folder) into the model of a phase."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.cache import entry_path
@@ -52,7 +51,7 @@ class DPOModule(PhaseModule):
     reference meets each response of the data once, before training, and is then dropped.
 
     Args:
-        policy: the SFT policy: hub name, Hugging Face folder or checkpoint.
+        policy: the SFT policy: hub name or Hugging Face folder.
         lora: train low-rank adapters; then no second model is held.
         optimizer: AdamW and its schedule.
         loss: the preference loss, by `class_path` or short name.
@@ -69,7 +68,6 @@ class DPOModule(PhaseModule):
     """
 
     phase = "dpo"
-    kind = "policy"
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
@@ -97,11 +95,10 @@ class DPOModule(PhaseModule):
         self.validation_means = NamedMeans(_METRICS + _LOGPROBS)
 
     @property
-    def model_config(self) -> PretrainedConfig:
-        """The policy's configuration."""
+    def trained_model(self) -> PolicyModel:
+        """The policy, once `configure_model` has loaded it."""
         assert self.policy is not None
-        config: PretrainedConfig = self.policy.transformers_config
-        return config
+        return self.policy
 
     def configure_model(self) -> None:
         """Load the policy and, where it computes with each batch, the frozen reference."""

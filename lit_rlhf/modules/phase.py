@@ -1,15 +1,17 @@
-"""What the four phases share: building their models late, and checkpoints that hand over."""
+"""What the four phases share: building their models late, and saving what was trained."""
 
 from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -17,19 +19,26 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.batches import TokenRows
+from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
-from lit_rlhf.models.card import CARD_KEY, make_card
-from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
-from lit_rlhf.models.lineage import Lineage, make_lineage
+from lit_rlhf.models.handover import (
+    load_saved_weights,
+    load_tokenizer,
+    require_fitting_tokenizer,
+    save_policy,
+    save_reward_model,
+    written_whole,
+)
+from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.number_guard import NumberGuard, Place, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.sharding import shard
+from lit_rlhf.modules.sharding import gathered_weights, shard
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
@@ -45,11 +54,12 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     """One phase of RLHF.
 
     Models are built in `configure_model`, once the Trainer knows precision and strategy. A
-    checkpoint holds what was trained (with LoRA: the adapters and heads alone), never the frozen
-    reference, and a model card from which the next phase starts.
+    checkpoint, from which the run itself goes on, holds what was trained (with LoRA: the adapters
+    and heads alone), never the frozen reference. The next phase starts from the folder that
+    `save_pretrained` writes; `ModelFolder`, which every run has, calls it.
 
     Args:
-        source: where the model comes from: hub name, Hugging Face folder or checkpoint.
+        source: where the model comes from: hub name or Hugging Face folder.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
@@ -65,7 +75,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     source_option = "policy"  # the constructor's name for `source`
     phase: str  # its name on the command line and in metrics
-    kind: str  # what the checkpoint holds for the next phase: "policy" or "reward"
 
     def __init__(
         self,
@@ -90,17 +99,30 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
 
     @property
     @abc.abstractmethod
+    def trained_model(self) -> PolicyModel | ScalarModel:
+        """The model that the phase trains and hands over."""
+
+    @property
     def model_config(self) -> PretrainedConfig:
-        """The configuration of the model that the checkpoint carries."""
+        """The configuration of the model that the phase trains."""
+        config: PretrainedConfig = self.trained_model.transformers_config
+        return config
 
     @property
     def origins(self) -> dict[str, str]:
-        """The models that the run starts from, by role: hub names, folders or checkpoints."""
-        return {"policy": self.source}
+        """The models that the run starts from, by role: hub names or folders."""
+        return {self.source_option: self.source}
+
+    @property
+    def best_metric(self) -> str | None:
+        """The validation metric whose largest value marks the best model, if there is one."""
+        return None
 
     @property
     def lineage(self) -> Lineage | None:
-        """What the run's checkpoints are made from; on rank zero alone, which writes them."""
+        """What the run's models are made from; on rank zero alone, which writes them."""
+        if self._trainer is None:
+            return None
         if self._lineage is None and self.trainer.is_global_zero:
             data = getattr(self.trainer, "datamodule", None)
             provenance = data.provenance if isinstance(data, TextDataModule) else {}
@@ -113,8 +135,87 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the source, loaded once."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.source)
+            data = getattr(self._trainer, "datamodule", None)
+            if isinstance(data, TextDataModule) and data.tokenizer_source == self.source:
+                self._tokenizer = data.tokenizer
+            else:
+                self._tokenizer = load_tokenizer(self.source)
         return self._tokenizer
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Let every run leave its model, unless it has a `ModelFolder` or keeps nothing.
+
+        Raises:
+            ConfigError: a callback would average weights that are not there yet.
+        """
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+            raise ConfigError(
+                "callbacks: StochasticWeightAveraging copies the module before its model is "
+                "loaded, and would average nothing; use EMAWeightAveraging"
+            )
+        has_one = any(isinstance(callback, ModelFolder) for callback in callbacks)
+        keeps_nothing = self.trainer.checkpoint_callback is None
+        return [] if has_one or keeps_nothing else [ModelFolder()]
+
+    def save_pretrained(
+        self, folder: str | Path, *, merge: bool = False, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write the trained model as a Hugging Face folder; call it on all processes.
+
+        Args:
+            folder: replaced whole, or left as it is where the disk is full.
+            merge: write adapters merged into the model under them, see `save_policy`.
+            facts: what `lineage.json` says beside the lineage.
+
+        Raises:
+            CheckpointError: the folder could not be written.
+        """
+        model = self.trained_model
+        weights = gathered_weights(model)
+        fault = None
+        if self.global_rank == 0:
+            try:
+                with written_whole(Path(folder)) as partial:
+                    self._write_model(model, weights, partial, merge=merge)
+                    if self.lineage is not None:
+                        write_lineage({**self.lineage, **(facts or {})}, partial)
+            except CheckpointError as error:
+                fault = str(error)
+        if self._trainer is not None:
+            fault = self.trainer.strategy.broadcast(fault)
+        if fault is not None:
+            raise CheckpointError(fault)
+
+    def _write_model(
+        self,
+        model: PolicyModel | ScalarModel,
+        weights: dict[str, Tensor],
+        folder: Path,
+        *,
+        merge: bool,
+    ) -> None:
+        if isinstance(model, ScalarModel):
+            save_reward_model(
+                model, self.tokenizer, folder, base=self.source, merge=merge, weights=weights
+            )
+            return
+        prefix = "model."  # the value head stays behind
+        own = {name[len(prefix) :]: of for name, of in weights.items() if name.startswith(prefix)}
+        save_policy(model.model, self.tokenizer, folder, base=self.source, merge=merge, weights=own)
+
+    def load_saved(self, folder: str | Path) -> None:
+        """Put back the weights that `save_pretrained` wrote into a folder, adapters not merged.
+
+        Call it on all processes; rank zero reads. Weights that are sharded over processes cannot
+        be put back.
+        """
+        model = self.trained_model
+        assert isinstance(model, PolicyModel)
+        if self.global_rank == 0:
+            load_saved_weights(model.model, Path(folder))
+        if self.trainer.world_size > 1:
+            model.load_state_dict(self.trainer.strategy.broadcast(model.state_dict()))
 
     @property
     def frozen_dtype(self) -> torch.dtype | None:
@@ -307,20 +408,12 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         _ = self.lineage
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what was trained, and add the model card."""
+        """Keep what was trained, how it is stored, and which phase trained it."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
         checkpoint[_STORAGE_KEY] = self._storage
         checkpoint[_PHASE_KEY] = self.phase
         checkpoint[_SKIPPED_KEY] = self.guard.num_skipped
-        checkpoint[CARD_KEY] = make_card(
-            self.kind,
-            self.model_config,
-            self.tokenizer,
-            self.lora,
-            self.source,
-            lineage=self.lineage,
-        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check by name that everything trained is there, since loading is not strict.

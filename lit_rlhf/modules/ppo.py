@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
@@ -83,7 +82,7 @@ class PPOModule(PhaseModule):
     the KL penalty inside the reward.
 
     Args:
-        policy: the SFT policy: hub name, Hugging Face folder or checkpoint. The reference is this
+        policy: the SFT policy: hub name or Hugging Face folder. The reference is this
             same model, frozen: a copy, or with LoRA the policy with its adapter switched off.
         reward: the reward that is optimised, by `class_path`.
         judges: further rewards that only look on at validation, by name: a reward model that the
@@ -113,7 +112,6 @@ class PPOModule(PhaseModule):
     """
 
     phase = "ppo"
-    kind = "policy"
     automatic_optimization = False
     checks_first_ratio = True  # switched off by the self-checks' one switch
 
@@ -185,11 +183,15 @@ class PPOModule(PhaseModule):
         return {"reward": self.reward, **self.judges}
 
     @property
-    def model_config(self) -> PretrainedConfig:
-        """The policy's configuration."""
+    def best_metric(self) -> str | None:
+        """What the judge `validation` says, where there is one."""
+        return "val/ppo/validation" if "validation" in self.judges else None
+
+    @property
+    def trained_model(self) -> PolicyModel:
+        """The policy, once `configure_model` has loaded it."""
         assert self.policy is not None
-        config: PretrainedConfig = self.policy.transformers_config
-        return config
+        return self.policy
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -202,10 +204,11 @@ class PPOModule(PhaseModule):
         return num_iterations
 
     def configure_callbacks(self) -> list[Callback]:
-        """Bring KL control and the over-optimisation monitor where the Trainer has none."""
+        """Bring KL control and the over-optimisation monitor, too, where the Trainer has none."""
         present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
         kinds = (KLControl, OveroptimizationMonitor)
-        return [kind() for kind in kinds if not any(isinstance(one, kind) for one in present)]
+        missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in present)]
+        return [*super().configure_callbacks(), *(kind() for kind in missing)]
 
     def setup(self, stage: str) -> None:
         """Refuse to train on samples that are not the policy's own."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import PretrainedConfig
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.handover import as_classifier
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reward_model
@@ -33,8 +35,8 @@ class RewardModule(PhaseModule):
     is the share of judgments for its first response.
 
     Args:
-        backbone: the policy whose transformer the reward model starts from: hub name, Hugging
-            Face folder or checkpoint.
+        backbone: the policy whose transformer the reward model starts from: hub name or
+            Hugging Face folder.
         lora: train low-rank adapters instead of all weights (the head always trains).
         optimizer: AdamW and its schedule.
         centering: weight of the penalty on the squared sum of a pair's scores; 0.01 keeps scores
@@ -50,7 +52,6 @@ class RewardModule(PhaseModule):
     """
 
     phase = "reward"
-    kind = "reward"
     source_option = "backbone"
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
@@ -82,14 +83,12 @@ class RewardModule(PhaseModule):
             },
         )
         self._reference_rows: TokenRows | None = None
-        self._normalized_step = -1  # the step whose weights the normaliser belongs to
 
     @property
-    def model_config(self) -> PretrainedConfig:
-        """The backbone's configuration."""
+    def trained_model(self) -> ScalarModel:
+        """The reward model, once `configure_model` has loaded it."""
         assert self.reward_model is not None
-        config: PretrainedConfig = self.reward_model.transformers_config
-        return config
+        return self.reward_model
 
     def configure_model(self) -> None:
         """Load the backbone and give it a fresh head."""
@@ -103,8 +102,9 @@ class RewardModule(PhaseModule):
             self.prepare(self.reward_model)
 
     def on_fit_start(self) -> None:
-        """Draw the reference policy's samples that the normaliser needs."""
+        """See that the model can be saved; draw the samples that the normaliser needs."""
         super().on_fit_start()
+        as_classifier(self.trained_model, self.tokenizer)
         if self.normalizer is not None:
             with self.trainer.precision_plugin.forward_context():
                 self._reference_rows = draw_reference_samples(
@@ -132,39 +132,25 @@ class RewardModule(PhaseModule):
         self.validation_metrics.update(predicted, batch.probability, batch.weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, calibration error and Brier score; refresh the normaliser."""
+        """Log accuracy, calibration error and Brier score."""
         for name, value in self.validation_metrics.compute().items():
             self.log(f"{self.stage}/reward/{name}", value, prog_bar=True)
         self.validation_metrics.reset()
-        self._refresh_normalizer()
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def on_train_epoch_end(self) -> None:
-        """Refresh the normaliser, before the checkpoint callback saves the epoch."""
-        self._refresh_normalizer()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the normaliser of these very weights, in the middle of an epoch, too."""
-        super().on_save_checkpoint(checkpoint)
-        self._refresh_normalizer()
-        assert self.reward_model is not None
-        for name in ("mean", "deviation"):
-            checkpoint["state_dict"][f"reward_model.{name}"] = getattr(
-                self.reward_model, name
-            ).clone()
+    def save_pretrained(
+        self, folder: str | Path, *, merge: bool = False, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Measure the normaliser of these very weights, and write the folder."""
+        if self._reference_rows is not None:
+            with self.trainer.precision_plugin.forward_context():
+                refresh_normalizer(self.trained_model, self._reference_rows)
+        super().save_pretrained(folder, merge=merge, facts=facts)
 
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
         """Return how much the scores depend on padding."""
         assert self.reward_model is not None
         with self.trainer.precision_plugin.forward_context():
             return {"the score": padding_gap(self.reward_model, batch.rows)}
-
-    def _refresh_normalizer(self) -> None:
-        if self._reference_rows is None or self._normalized_step == self.trainer.global_step:
-            return
-        assert self.reward_model is not None
-        with self.trainer.precision_plugin.forward_context():
-            refresh_normalizer(self.reward_model, self._reference_rows)
-        self._normalized_step = self.trainer.global_step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 from torchmetrics import MeanMetric
-from transformers import PretrainedConfig
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
@@ -22,7 +21,7 @@ class SFTModule(PhaseModule):
     """Fine-tune a language model on demonstrations; the loss counts response tokens only.
 
     Args:
-        policy: the base model: hub name, Hugging Face folder or checkpoint.
+        policy: the base model: hub name or Hugging Face folder.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
@@ -35,7 +34,6 @@ class SFTModule(PhaseModule):
     """
 
     phase = "sft"
-    kind = "policy"
 
     def __init__(
         self,
@@ -56,11 +54,10 @@ class SFTModule(PhaseModule):
         self.validation_nll = MeanMetric()
 
     @property
-    def model_config(self) -> PretrainedConfig:
-        """The policy's configuration."""
+    def trained_model(self) -> PolicyModel:
+        """The policy, once `configure_model` has loaded it."""
         assert self.policy is not None
-        config: PretrainedConfig = self.policy.transformers_config
-        return config
+        return self.policy
 
     def configure_model(self) -> None:
         """Load the policy."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -233,6 +234,18 @@ def gathered(model: nn.Module) -> Iterator[None]:
             # As in `shard`: the root's unit stays gathered after a forward.
             unit.set_reshard_after_forward(unit is not model, recurse=False)
             unit.reshard()
+
+
+def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights by name; those of a sharded model whole, on the CPU of rank zero.
+
+    Call it on all processes: further ones get an empty dictionary of a sharded model.
+    """
+    if not isinstance(model, FSDPModule):
+        return model.state_dict()
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    weights: dict[str, Tensor] = get_model_state_dict(model, options=whole)  # type: ignore[assignment]
+    return weights
 
 
 def _num_parameters(module: nn.Module) -> int:

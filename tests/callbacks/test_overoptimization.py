@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -10,7 +11,7 @@ import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor, WandbAutoLogger
+from lit_rlhf.callbacks import KLControl, ModelFolder, OveroptimizationMonitor, WandbAutoLogger
 from lit_rlhf.errors import ConfigError, DataError, TrainingError
 from tests.support import wandb_files
 from tests.support.reporting import quiet_trainer
@@ -80,6 +81,19 @@ class Watched(pl.LightningModule):
         return DataLoader(ids[rank::size], batch_size=32)
 
 
+class Keeping(Watched):
+    """Keeps its weight in folders, as a phase does."""
+
+    source, lora, best_metric, origins = "", None, "val/ppo/validation", {}
+
+    def save_pretrained(self, folder, *, merge=False, facts=None):
+        Path(folder).mkdir(exist_ok=True)
+        (Path(folder) / "weight").write_text(str(self.weight.item()))
+
+    def load_saved(self, folder):
+        self.weight.data.fill_(float((Path(folder) / "weight").read_text()))
+
+
 def watch(folder, monitor=None, module=None, *, callbacks=(), ckpt_path=None, **changes):
     """Fit with a monitor; return it and the module."""
     monitor = monitor or OveroptimizationMonitor()
@@ -94,12 +108,6 @@ def watch(folder, monitor=None, module=None, *, callbacks=(), ckpt_path=None, **
     )
     trainer.fit(module, ckpt_path=ckpt_path)
     return monitor, module
-
-
-def best_checkpoint(folder):
-    return ModelCheckpoint(
-        folder, "best", monitor="val/ppo/validation", mode="max", save_on_train_epoch_end=False
-    )
 
 
 def test_a_fall_of_the_validation_reward_is_told_with_its_reason(tmp_path, caplog):
@@ -150,10 +158,20 @@ def test_stop_ends_the_run_at_the_alarm(tmp_path):
 
 
 def test_roll_back_ends_it_with_the_best_weights(tmp_path):
-    best = best_checkpoint(tmp_path)
-    monitor, module = watch(tmp_path, OveroptimizationMonitor(action="roll_back"), callbacks=[best])
+    best, module = ModelFolder(), Keeping()
+    action = OveroptimizationMonitor(action="roll_back")
+    monitor, _ = watch(tmp_path, action, module, callbacks=[best])
     assert len(monitor.alarms) == 1
     assert module.weight.item() == PEAK
+    assert float((tmp_path / "model" / "weight").read_text()) == PEAK
+
+
+def test_merged_adapters_cannot_be_rolled_back(tmp_path):
+    module = Keeping()
+    module.lora = object()
+    action = OveroptimizationMonitor(action="roll_back")
+    with pytest.raises(ConfigError, match="cannot take merged adapters apart"):
+        watch(tmp_path, action, module, callbacks=[ModelFolder(merge=True)])
 
 
 def test_tighten_lowers_the_target_of_the_controller(tmp_path):
@@ -264,7 +282,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path):
             "'validation' is not in .* has gold",
         ),
         ({"validation": "other"}, {"kl_penalty": False}, "model.kl_penalty false"),
-        ({"action": "roll_back"}, {}, "needs a ModelCheckpoint with monitor val/ppo/validation"),
+        ({"action": "roll_back"}, {}, "does not keep by this metric"),
         ({"action": "tighten"}, {}, "the Trainer has none; add one"),
     ],
 )

@@ -11,7 +11,7 @@ from lit_rlhf.callbacks import SelfChecks
 from lit_rlhf.callbacks.self_checks import LOWEST_TOTAL_KL, frozen_checksum
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.rewards import LearnedReward
-from tests.models.examples import write_reward_checkpoint
+from tests.models.examples import write_reward_model
 from tests.support.phase_runs import build, run, write_inputs
 from tests.support.phases import phase_trainer
 
@@ -118,7 +118,7 @@ def test_what_depends_on_padding_stops_the_run_before_a_step(folder, tmp_path, c
 def test_a_learned_reward_that_depends_on_padding_is_named(folder, tmp_path, monkeypatch):
     module, _ = build("reward", folder)
     module.configure_model()
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", module.reward_model, folder)
+    path = write_reward_model(tmp_path / "reward", module.reward_model, folder)
     ppo, _ = build("ppo", folder)
     ppo.reward = LearnedReward(str(path))
     fit(folder, tmp_path, "ppo", SelfChecks(), module=ppo)

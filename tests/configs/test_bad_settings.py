@@ -7,13 +7,12 @@ once, for all of its rows; what follows is what the command does.
 
 import json
 import os
+import shutil
 
 import pytest
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_rlhf.errors import LitRLHFError
-from lit_rlhf.models.card import CARD_KEY
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
 from tests.configs.conftest import CONFIGS, QUIET
 from tests.docs.parse_examples import ParserOnly
@@ -229,23 +228,18 @@ CASES = [
      ["math.pi", "no function", "dotted path"]),
     # Unknown paths, and models that are something else.
     ("no such model", "sft", ["--model.policy=./nowhere"], ["./nowhere", "no such model folder"]),
-    ("no such checkpoint", "sft", ["--model.policy=nowhere.ckpt"], ["nowhere.ckpt", "no such"]),
     ("no such data", "sft", ["--data.train=data/nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),
     ("no such validation data", "dpo", ["--data.validation=nowhere.jsonl"], ["nowhere.jsonl"]),
     ("no such run to go on with", "sft", ["--ckpt_path=nowhere.ckpt"],
      ["ckpt_path", "nowhere.ckpt"]),
-    ("no such reward model", "ppo", [*LEARNED, "--model.reward.model=nowhere.ckpt"],
-     ["nowhere.ckpt", "no such"]),
+    ("no such reward model", "ppo", [*LEARNED, "--model.reward.model=./nowhere"],
+     ["./nowhere", "no such"]),
     ("no such prompts of a normaliser", "reward", ["--model.normalizer.prompts=nowhere.jsonl"],
      ["nowhere.jsonl", "no such file"]),
-    ("a checkpoint that is none", "sft", ["--model.policy=text.ckpt"],
-     ["text.ckpt", "torn, or no checkpoint"]),
-    ("a checkpoint of elsewhere", "sft", ["--model.policy=foreign.ckpt"],
-     ["foreign.ckpt", "not written by a lit_rlhf phase"]),
-    ("a checkpoint with a foreign card", "sft", ["--model.policy=card.ckpt"],
-     ["card.ckpt", "another version"]),
-    ("a reward model as policy", "sft", ["--model.policy=reward.ckpt"],
-     ["reward.ckpt", "a policy model is needed"]),
+    ("a checkpoint as a model", "sft", ["--model.policy=runs/sft/checkpoints/last.ckpt"],
+     ["last.ckpt", "only continues its own run", "runs/sft/model"]),
+    ("a reward model as policy", "sft", ["--model.policy=runs/reward/model"],
+     ["runs/reward/model", "a policy is needed"]),
     ("a reward model's folder as policy", "sft", ["--model.policy=./classifier"],
      ["classifier", "a policy is needed", "reward model"]),
     ("a policy as reward", "ppo", [*LEARNED, f"--model.reward.model={MODEL}"],
@@ -300,11 +294,7 @@ def place(empty_workplace, first_runs):
     """The workplace, with models and checkpoints in it that are not what they should be."""
     folder = empty_workplace.folder
     runs = folder / "runs"
-    (folder / "sft.ckpt").write_bytes((runs / "sft/checkpoints/policy.ckpt").read_bytes())
-    (folder / "reward.ckpt").write_bytes((runs / "reward/checkpoints/reward.ckpt").read_bytes())
-    (folder / "text.ckpt").write_text("no checkpoint")
-    torch.save({"state_dict": {}}, folder / "foreign.ckpt")
-    torch.save({"state_dict": {}, CARD_KEY: {"kind": "policy", "new": 1}}, folder / "card.ckpt")
+    shutil.copy(runs / "sft/checkpoints/last.ckpt", folder / "sft.ckpt")
     for name in ("no_weights", "other_weights", "no_tokenizer", "large_tokenizer", "own_code"):
         save_policy(folder / name)
     (folder / "no_weights/model.safetensors").unlink()

@@ -8,14 +8,16 @@ import pytest
 import torch
 import wandb
 import yaml
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor, WandbAutoLogger
 from lit_rlhf.cli import PHASES
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.demo.vader import VaderReward
-from lit_rlhf.models.lineage import lineage_of
+from lit_rlhf.models.lineage import read_lineage
 from lit_rlhf.objectives import DPO, GAE, GRPO, RLOO, AdaptiveKL, FixedKL
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
+from tests.models.examples import plain_model
 from tests.support import wandb_files
 
 HERE = Path(__file__).parent
@@ -47,12 +49,15 @@ def callback(cli, kind):
 def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
     check_run(first_runs[phase] if phase in first_runs else workplace.fit(phase), phase)
     run = workplace.folder / "runs" / phase
-    kept = "reward" if phase == "reward" else "policy"
-    assert (run / "checkpoints" / f"{kept}.ckpt").is_file()
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    auto_class = AutoModelForSequenceClassification if phase == "reward" else AutoModelForCausalLM
+    assert plain_model(run / "model", auto_class).config.architectures == [
+        "LlamaForSequenceClassification" if phase == "reward" else "LlamaForCausalLM"
+    ]
     assert (run / "metrics.csv").is_file()
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert settings["seed_everything"] == 1
-    lineage = lineage_of(str(run / "checkpoints" / f"{kept}.ckpt"))
+    lineage = read_lineage(str(run / "model"))
     assert lineage["config"]["model"] == settings["model"]
     assert lineage["data"]["train"]["rows"] == 8 if phase in ("sft", "ppo") else 6
     if phase == "ppo":  # the chain: PPO, its policy and its reward, and the model under both
@@ -60,7 +65,7 @@ def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
         assert origins.keys() == {"policy", "reward", "validation"}
         sft, reward = (origins[role]["lineage"] for role in ("policy", "reward"))
         assert (sft["phase"], reward["phase"]) == ("SFTModule", "RewardModule")
-        assert sft["origins"]["policy"] == reward["origins"]["policy"]
+        assert sft["origins"]["policy"] == reward["origins"]["backbone"]
         assert len(sft["origins"]["policy"]["sha256"]) == 64
 
 
@@ -82,7 +87,7 @@ def test_ppo_by_an_ensemble_of_members_with_other_raters_and_texts(workplace):
     assert json.loads(samples[-1])["reward_disagreement"] > 0
     watched = (folder / "overoptimization" / "values.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in watched] == [0, STEPS["ppo"]]
-    assert (folder / "checkpoints" / "best.ckpt").is_file()
+    assert read_lineage(str(folder / "best"))["step"] == STEPS["ppo"]
 
 
 @pytest.mark.parametrize("phase", ["sft", "reward", "dpo"])
@@ -205,7 +210,7 @@ def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_
     assert own_parts().CALLS["CountLetter"] >= 3
     # Without a judge nothing is watched, and no best by it is kept.
     assert not callback(cli, OveroptimizationMonitor).is_on
-    assert not (workplace.folder / "runs" / "ppo" / "checkpoints" / "best.ckpt").exists()
+    assert not (workplace.folder / "runs" / "ppo" / "best").exists()
 
 
 # ------------------------------------------------------------------------------------------------

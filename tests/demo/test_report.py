@@ -11,7 +11,7 @@ from lit_rlhf.cli import main
 from lit_rlhf.demo.report import Evaluation, make_report, read_curves, write_report
 from lit_rlhf.errors import DataError
 from lit_rlhf.models import ScalarModel, load_trunk
-from tests.models.examples import save_policy, write_reward_checkpoint
+from tests.models.examples import save_policy, write_reward_model
 from tests.support.phases import demonstrations, judged_groups, prompts, write_rows
 
 METRICS = """\
@@ -46,8 +46,8 @@ def folder(tmp_path_factory):
     for seed in (1, 2):
         torch.manual_seed(seed)
         model = ScalarModel(load_trunk(policies["base"]))
-        path = folder / f"reward{seed}.ckpt"
-        rewards.append(str(write_reward_checkpoint(path, model, policies["base"])))
+        path = folder / f"reward{seed}"
+        rewards.append(str(write_reward_model(path, model, policies["base"])))
     groups = write_rows(folder / "groups.jsonl", judged_groups(8))
     words = [
         *("rewards", f"reward={rewards[0]}", f"--data={groups}", "--rating-gap=1"),

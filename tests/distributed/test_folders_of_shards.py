@@ -1,14 +1,10 @@
 """Folders to which each process wrote its part are read as the one file would be."""
 
 import pytest
-import torch
 
 from lit_rlhf.checkpoints import read_verified
-from lit_rlhf.models import export, load_causal_lm, load_reward_model
-from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
-from tests.models.examples import random_rows
 from tests.support.comparing_runs import assert_close, largest_differences
 from tests.support.phase_cases import (
     NUM_BATCHES,
@@ -97,21 +93,3 @@ def test_a_folder_holds_what_the_file_does(folder, by_rank, case):
     )
     for one, other in zip(moments, of_file, strict=True):
         assert_close(one, other, 0)
-
-
-def test_a_folder_is_exported_and_has_a_lineage(folder, by_rank, case, tmp_path):
-    path = str(shards_of(folder, case))
-    rows = random_rows([3, 4], [5, 2])
-    load = load_reward_model if case == "reward" else load_causal_lm
-    models = [load(source) for source in (str(folder / f"{case}-file.ckpt"), path)]
-    models.append(load(str(export(path, str(tmp_path / "exported")))))
-    with torch.no_grad():
-        outputs = [
-            model.normalize(model(rows)) if case == "reward" else model(rows.input_ids).logits
-            for model in models
-        ]
-    assert torch.equal(outputs[1], outputs[0])
-    torch.testing.assert_close(outputs[2], outputs[0], atol=1e-5, rtol=0)
-    origin = describe_origin(path)
-    assert origin["lineage"]["phase"] == ("RewardModule" if case == "reward" else "PPOModule")
-    assert len(origin["sha256"]) == 64

@@ -8,9 +8,8 @@ import torch
 
 from lit_rlhf.cli import main
 from lit_rlhf.models import PolicyModel, ScalarModel, load_causal_lm, load_trunk
-from lit_rlhf.models.card import CARD_KEY
-from lit_rlhf.models.lineage import make_lineage
-from tests.models.examples import save_policy, write_policy_checkpoint, write_reward_checkpoint
+from lit_rlhf.models.lineage import make_lineage, write_lineage
+from tests.models.examples import save_policy, write_policy, write_reward_model
 from tests.support import wandb_files
 from tests.support.judge_server import judge_server, shown_responses
 from tests.support.phases import demonstrations, judged_groups, write_rows
@@ -23,21 +22,19 @@ FAST = ["--precision", "32-true", "--max-new-tokens", "5"]
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     base = save_policy(folder / "base")
-    policy = write_policy_checkpoint(
-        folder / "policy.ckpt",
+    policy = write_policy(
+        folder / "policy",
         PolicyModel(load_causal_lm(str(save_policy(folder / "b", seed=3)))),
         base,
     )
-    content = torch.load(policy, weights_only=True)
     data = {"train": {"source": "demos.jsonl", "sha256": "c0ffee" * 10, "rows": 9}}
     lineage = make_lineage("SFTModule", data=data, origins={"policy": str(base)}, config=None)
-    content[CARD_KEY]["lineage"] = lineage
-    torch.save(content, policy)
+    write_lineage(lineage, policy)
     rewards = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         scorer = ScalarModel(load_trunk(str(base)))
-        rewards.append(write_reward_checkpoint(folder / f"reward{seed}.ckpt", scorer, base))
+        rewards.append(write_reward_model(folder / f"reward{seed}", scorer, base))
     rows = [
         {"prompt": f"tell me {index}", "response": f"written by hand {index}" * (index + 1)}
         for index in range(6)
@@ -189,7 +186,7 @@ def test_reward_models_from_end_to_end(models, tmp_path, capsys, monkeypatch):
         (["policies", "{file}", "--judge", "{policy}"], "a reward model is needed"),
         (["policies", "{file}", "--judge", "function:no.where"], "cannot be imported"),
         (["policies", "{file}", "--judge", "endpoint:http://h/v1"], "name the model behind a '#'"),
-        (["policies", "nowhere.ckpt", "--prompts", "{file}"], "nowhere.ckpt"),
+        (["policies", "./nowhere", "--prompts", "{file}"], "./nowhere"),
         (["policies", "{reward}", "--prompts", "{file}"], "policy"),
         (
             ["policies", "{base}", "--prompts", "{file}", "--samples", "0"],

@@ -8,7 +8,7 @@ from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.scoring import score_texts
 from lit_rlhf.models import ScalarModel, load_trunk
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
-from tests.models.examples import save_policy, write_reward_checkpoint
+from tests.models.examples import save_policy, write_reward_model
 
 PROMPTS = [SourcedPrompt(f"tell me {index}", f"rows:{index}") for index in range(5)]
 TEXTS = ["yes", "no", "", "perhaps", "well"]
@@ -23,7 +23,7 @@ def test_every_kind_of_reward_serves(tmp_path):
     source = str(save_policy(tmp_path / "policy"))
     scorer = ScalarModel(load_trunk(source))
     scorer.set_normalizer(0.5, 2.0)
-    learned = LearnedReward(str(write_reward_checkpoint(tmp_path / "r.ckpt", scorer, source)))
+    learned = LearnedReward(str(write_reward_model(tmp_path / "r", scorer, source)))
     length = FunctionReward("tests.support.toy_rewards.length")
     scores = score_texts("rm", learned, PROMPTS, TEXTS)
     assert learned._loaded.model is None  # memory for the next judge

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.models import LoRAConfig, PolicyModel, ScalarModel, load_tokenizer
-from lit_rlhf.models.card import CARD_KEY, make_card
+from lit_rlhf.models import PolicyModel, ScalarModel, handover, load_tokenizer
+from lit_rlhf.models.handover import written_whole
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
 from tests.support.tokenizer import save_tiny_tokenizer
 
@@ -73,34 +73,18 @@ def unpadded(rows: TokenRows) -> list[torch.Tensor]:
     return [row[None, :n] for row, n in zip(rows.input_ids, rows.lengths.tolist(), strict=True)]
 
 
-def write_policy_checkpoint(
-    path: Path, policy: PolicyModel, base: Path, lora: LoRAConfig | None = None
-) -> Path:
-    """Write what `PhaseModule.on_save_checkpoint` leaves of SFT, DPO or PPO."""
-    return _write(path, "policy", "policy.", policy, policy.transformers_config, base, lora)
+def write_policy(folder: Path, policy: PolicyModel, base: Path, **options) -> Path:
+    """Write what `PhaseModule.save_pretrained` leaves of SFT, DPO or PPO."""
+    tokenizer = load_tokenizer(str(base))
+    with written_whole(folder) as partial:
+        handover.save_policy(policy.model, tokenizer, partial, base=str(base), **options)
+    return folder
 
 
-def write_reward_checkpoint(
-    path: Path, reward_model: ScalarModel, base: Path, lora: LoRAConfig | None = None
-) -> Path:
-    """Write what `PhaseModule.on_save_checkpoint` leaves of reward modelling."""
-    return _write(
-        path, "reward", "reward_model.", reward_model, reward_model.transformers_config, base, lora
-    )
-
-
-def _write(path, kind, prefix, model, config, base, lora) -> Path:
-    # A tied weight has two names.
-    named = model.named_parameters(remove_duplicate=False)
-    frozen = {name for name, value in named if not value.requires_grad}
-    state = model.state_dict()
-    kept = [name for name in state if lora is None or name not in frozen]
-    checkpoint = {
-        "epoch": 0,
-        "global_step": 1,
-        "pytorch-lightning_version": "2.6.0",
-        "state_dict": {f"{prefix}{name}": state[name] for name in kept},
-        CARD_KEY: make_card(kind, config, load_tokenizer(str(base)), lora, str(base)),
-    }
-    torch.save(checkpoint, path)
-    return path
+def write_reward_model(folder: Path, model: ScalarModel, base: Path, **options) -> Path:
+    """Write what `PhaseModule.save_pretrained` leaves of reward modelling."""
+    with written_whole(folder) as partial:
+        handover.save_reward_model(
+            model, load_tokenizer(str(base)), partial, base=str(base), **options
+        )
+    return folder

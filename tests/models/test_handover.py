@@ -1,9 +1,18 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from peft import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    LoraConfig,
+    PeftConfig,
+    get_peft_model,
+)
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -20,15 +29,14 @@ from lit_rlhf.models import (
     load_tokenizer,
     load_trunk,
 )
-from lit_rlhf.models.card import (
-    CARD_KEY,
-    is_checkpoint,
-    make_card,
-    parse_config,
-    read_checkpoint,
+from lit_rlhf.models.handover import (
+    NORMALIZER_KEY,
+    check_kind,
+    context_length,
+    load_saved_weights,
     resolve_source,
+    written_whole,
 )
-from lit_rlhf.models.handover import NORMALIZER_KEY, attention_for
 from tests.models.examples import (
     ARCHITECTURES,
     lively_model,
@@ -36,13 +44,17 @@ from tests.models.examples import (
     random_rows,
     save_policy,
     shake,
-    write_policy_checkpoint,
-    write_reward_checkpoint,
+    write_policy,
+    write_reward_model,
 )
 from tests.support.tokenizer import save_tiny_tokenizer, tiny_tokenizer
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+LORA = LoRAConfig(rank=4)
+each_training = pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
 IDS = torch.tensor([[5, 9, 70, 2, 2, 33, 41, 8, 12]])
+# Of several lengths; EOS stands within them, too, and closes each of them.
+TEXTS = ["hello", "a much longer text", "b<|im_end|>c", "<|im_start|>user\nhi<|im_end|>", ""]
 
 
 def logits(model):
@@ -70,26 +82,6 @@ def trained_reward_model(folder, lora=None, normalizer=(0.7, 2.5)):
 def shake_trained(model):
     trained = [value for value in model.parameters() if value.requires_grad]
     shake(nn.ParameterList(trained), seed=5, deviation=0.1)
-
-
-def rewrite(path, change):
-    """Let `change` alter what is in a checkpoint."""
-    checkpoint = torch.load(path, weights_only=True)
-    change(checkpoint)
-    torch.save(checkpoint, path)
-    return path
-
-
-@pytest.fixture
-def policy_file(policy_folders, tmp_path):
-    folder = policy_folders("llama")
-    return write_policy_checkpoint(tmp_path / "policy.ckpt", trained_policy(folder), folder)
-
-
-@pytest.fixture
-def reward_file(policy_folders, tmp_path):
-    folder = policy_folders("llama")
-    return write_reward_checkpoint(tmp_path / "reward.ckpt", trained_reward_model(folder), folder)
 
 
 # Folders --------------------------------------------------------------------------------------
@@ -121,9 +113,9 @@ def test_a_trunk_is_the_policy_without_its_vocabulary(policy_folders):
 
 
 def test_missing_models_are_refused_before_any_hub_is_asked(tmp_path):
-    for source in (f"{tmp_path}/none", "./none", "a/b/c", "~/no-such-model", "none.ckpt"):
+    for source in (f"{tmp_path}/none", "./none", "a/b/c", "~/no-such-model"):
         for load in (load_causal_lm, load_reward_model, load_tokenizer):
-            with pytest.raises(CheckpointError, match="no such model folder or checkpoint file"):
+            with pytest.raises(CheckpointError, match="no such model folder"):
                 load(source)
     with pytest.raises(CheckpointError, match="no model given"):
         load_causal_lm("")
@@ -134,8 +126,6 @@ def test_sources_are_told_apart(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     assert resolve_source("~/model") == str(tmp_path / "model")
     assert resolve_source("owner/name") == "owner/name"  # a hub's
-    assert is_checkpoint("a/last.ckpt")
-    assert not is_checkpoint("owner/name")
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -167,103 +157,200 @@ def test_a_torn_tokenizer_is_refused(policy_folders, tmp_path):
         load_tokenizer(str(folder))
 
 
-# Checkpoints ----------------------------------------------------------------------------------
+# What a phase leaves --------------------------------------------------------------------------
 
 
 @each_architecture
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
-def test_a_checkpoint_gives_the_logits_of_the_policy(architecture, is_tied, tmp_path):
-    folder = save_policy(tmp_path / "source", architecture, tie_word_embeddings=is_tied)
-    policy = trained_policy(folder, value_head=True)
-    path = write_policy_checkpoint(tmp_path / "last.ckpt", policy, folder)
-    shutil.rmtree(folder)  # all is in the checkpoint
-    loaded = load_causal_lm(str(path))
+def test_a_policys_folder_is_read_by_transformers(architecture, is_tied, tmp_path):
+    base = save_policy(tmp_path / "source", architecture, tie_word_embeddings=is_tied)
+    policy = trained_policy(base, value_head=True)
+    folder = write_policy(tmp_path / "new" / "model", policy, base)
+    shutil.rmtree(base)  # all is in the folder
+    plain, loaded = plain_model(folder), load_causal_lm(str(folder))
+    torch.testing.assert_close(logits(plain), logits(policy.model), rtol=1e-4, atol=1e-5)
     assert torch.equal(logits(loaded), logits(policy.model))
+    assert plain.config.tie_word_embeddings is is_tied
     ties = loaded.get_input_embeddings().weight is loaded.get_output_embeddings().weight
     assert ties is is_tied
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
-    assert loaded.config._attn_implementation == policy.model.config._attn_implementation
-
-
-def test_other_models_in_the_checkpoint_are_left_alone(policy_folders, tmp_path):
-    folder = policy_folders("llama")
-    policy = trained_policy(folder, value_head=True)
-    path = write_policy_checkpoint(tmp_path / "ppo.ckpt", policy, folder)
-
-    def add_critic(checkpoint):
-        critic = trained_reward_model(folder).state_dict()
-        checkpoint["state_dict"].update({f"critic.{name}": critic[name] for name in critic})
-        checkpoint["state_dict"]["num_iterations"] = torch.tensor(3)
-
-    assert torch.equal(logits(load_causal_lm(str(rewrite(path, add_critic)))), logits(policy.model))
+    settings = (folder / "config.json").read_text()
+    assert "lit_rlhf" not in settings
+    assert "sdpa" not in settings
 
 
 @each_architecture
-def test_an_adapter_is_merged(architecture, policy_folders, tmp_path):
-    folder, lora = policy_folders(architecture), LoRAConfig(rank=4)
-    policy = trained_policy(folder, lora, value_head=True)
-    path = write_policy_checkpoint(tmp_path / "lora.ckpt", policy, folder, lora)
-    _, state = read_checkpoint(str(path))
-    assert all(".lora_" in name or ".value_head." in name for name in state)
-    loaded = load_causal_lm(str(path))
-    assert not torch.allclose(logits(loaded), logits(load_causal_lm(str(folder))), atol=0.1)
+def test_adapters_are_written_as_peft_does(architecture, policy_folders, tmp_path, monkeypatch):
+    base = policy_folders(architecture)
+    policy = trained_policy(base, LORA, value_head=True)
+    monkeypatch.chdir(base.parent)
+    folder = write_policy(tmp_path / "model", policy, Path(base.name))
+    monkeypatch.chdir(tmp_path)  # the base is found from elsewhere
+    assert {file.name for file in folder.glob("*.safetensors")} == {"adapter_model.safetensors"}
+    theirs = AutoPeftModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    torch.testing.assert_close(logits(theirs), logits(policy.model), rtol=1e-4, atol=1e-5)
+    loaded = load_causal_lm(str(folder))
+    assert not torch.allclose(logits(loaded), logits(load_causal_lm(str(base))), atol=0.1)
     torch.testing.assert_close(logits(loaded), logits(policy.model), rtol=1e-4, atol=1e-4)
     assert not [name for name in loaded.state_dict() if "lora" in name or "base_layer" in name]
+    assert context_length(str(folder)) == context_length(str(base))
+
+
+@each_architecture
+def test_adapters_are_merged_where_one_asks(architecture, policy_folders, tmp_path):
+    base = policy_folders(architecture)
+    policy = trained_policy(base, LORA)
+    folder = write_policy(tmp_path / "model", policy, base, merge=True)
+    assert not (folder / "adapter_config.json").exists()
+    torch.testing.assert_close(
+        logits(plain_model(folder)), logits(policy.model), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_adapters_on_a_folder_of_adapters_are_merged(policy_folders, tmp_path):
+    base = policy_folders("llama")
+    first = write_policy(tmp_path / "first", trained_policy(base, LORA), base)
+    second = trained_policy(first, LORA)
+    folder = write_policy(tmp_path / "second", second, first)
+    torch.testing.assert_close(
+        logits(plain_model(folder)), logits(second.model), rtol=1e-4, atol=1e-4
+    )
+    reward_model = trained_reward_model(first, LORA)
+    scored = write_reward_model(tmp_path / "reward", reward_model, first)
+    rows = random_rows([3, 5, 1], [4, 2, 6])
+    with torch.no_grad():
+        expected = reward_model(rows)
+        torch.testing.assert_close(
+            load_reward_model(str(scored))(rows), expected, atol=1e-4, rtol=0
+        )
+    assert not (scored / "adapter_config.json").exists()
+
+
+def test_merging_takes_the_weights_of_the_folder_not_the_rounded_ones(policy_folders, tmp_path):
+    base = policy_folders("llama")
+    policy = trained_policy(base, LORA)
+    for name, value in policy.named_parameters():
+        if "lora_" not in name:
+            value.data = value.data.bfloat16().float()  # as a run in bf16-mixed holds them
+    folder = write_policy(tmp_path / "model", policy, base, merge=True)
+    name = "model.norm.weight"  # without an adapter
+    own, merged = (load_file(one / "model.safetensors")[name] for one in (base, folder))
+    assert torch.equal(own, merged)
 
 
 def test_all_of_a_merged_model_can_train(policy_folders, tmp_path):
-    folder, lora = policy_folders("llama"), LoRAConfig(rank=4)
-    policy = write_policy_checkpoint(
-        tmp_path / "policy.ckpt", trained_policy(folder, lora), folder, lora
-    )
-    reward = write_reward_checkpoint(
-        tmp_path / "reward.ckpt", trained_reward_model(folder, lora), folder, lora
-    )
+    base = policy_folders("llama")
+    policy = write_policy(tmp_path / "policy", trained_policy(base, LORA), base)
+    reward = write_reward_model(tmp_path / "reward", trained_reward_model(base, LORA), base)
     for model in (load_causal_lm(str(policy)), load_reward_model(str(reward))):
         assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_an_adapter_on_an_adapter_on_a_checkpoint(policy_folders, tmp_path):
-    source, lora = policy_folders("llama"), LoRAConfig(rank=2)
-    first = write_policy_checkpoint(tmp_path / "1.ckpt", trained_policy(source), source)
-    second = trained_policy(first, lora)
-    second_file = write_policy_checkpoint(tmp_path / "2.ckpt", second, first, lora)
-    third = trained_policy(second_file, lora)
-    third_file = write_policy_checkpoint(tmp_path / "3.ckpt", third, second_file, lora)
-    torch.testing.assert_close(
-        logits(load_causal_lm(str(third_file))), logits(third.model), rtol=1e-4, atol=1e-4
-    )
+@pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
+def test_saved_weights_are_put_back(lora, policy_folders, tmp_path):
+    base = policy_folders("llama")
+    policy = trained_policy(base, lora)
+    expected = logits(policy.model)
+    folder = write_policy(tmp_path / "model", policy, base)
+    shake_trained(policy)
+    assert not torch.allclose(logits(policy.model), expected, atol=1e-3)
+    load_saved_weights(policy.model, folder)
+    assert torch.equal(logits(policy.model), expected)
+
+
+def closed_rows(tokenizer):
+    """Return the texts as rows that end with EOS, padded by EOS, as in training."""
+    ids = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in TEXTS]
+    width = max(map(len, ids))
+    padded = torch.tensor([row + [tokenizer.eos_token_id] * (width - len(row)) for row in ids])
+    lengths = torch.tensor([len(row) for row in ids])
+    return TokenRows(padded, lengths, torch.zeros_like(padded, dtype=torch.bool))
+
+
+def scores_of_transformers(folder, model=None):
+    """Score closed texts in one padded batch, as any user of transformers would."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = [text + tokenizer.eos_token for text in TEXTS]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    assert (batch["attention_mask"] == 0).any()
+    with torch.no_grad():
+        model = model or plain_model(folder, AutoModelForSequenceClassification)
+        return model(**batch).logits[:, 0]
 
 
 @each_architecture
-@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=4)], ids=["full", "lora"])
-def test_a_reward_checkpoint_gives_the_same_scores(architecture, lora, policy_folders, tmp_path):
-    folder = policy_folders(architecture)
-    reward_model = trained_reward_model(folder, lora)
-    path = write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, folder, lora)
-    loaded = load_reward_model(str(path))
-    rows = random_rows([3, 5, 1], [4, 2, 6])
+@pytest.mark.parametrize("training", ["full", "lora", "merged"])
+def test_a_reward_models_folder_is_read_by_transformers(
+    architecture, training, policy_folders, tmp_path
+):
+    assert tiny_tokenizer().pad_token_id == tiny_tokenizer().eos_token_id  # the trap
+    base, lora = policy_folders(architecture), None if training == "full" else LORA
+    reward_model = trained_reward_model(base, lora)
+    folder = tmp_path / "model"
+    write_reward_model(folder, reward_model, base, merge=training == "merged")
+    theirs = None
+    if training == "lora":
+        theirs = AutoPeftModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, attn_implementation="eager"
+        ).eval()
+        theirs.config.pad_token_id = AutoTokenizer.from_pretrained(folder).pad_token_id
+    rows = closed_rows(tiny_tokenizer())
     with torch.no_grad():
-        torch.testing.assert_close(loaded(rows), reward_model(rows), rtol=1e-4, atol=1e-4)
-    assert (float(loaded.mean), float(loaded.deviation)) == (pytest.approx(0.7), 2.5)
+        raw = reward_model(rows)
+        scores = scores_of_transformers(folder, theirs)
+        torch.testing.assert_close(scores, raw, rtol=1e-4, atol=2e-5)
+        for merge in (True, False):
+            ours = load_reward_model(str(folder), merge=merge)
+            torch.testing.assert_close(ours(rows), raw, rtol=1e-4, atol=1e-4)
+            assert (float(ours.mean), float(ours.deviation)) == (pytest.approx(0.7), 2.5)
+    assert raw.std() > 0.1
+    assert "lit_rlhf_sdpa" not in (folder / "config.json").read_text()
 
 
-def test_a_reward_model_can_start_from_a_policy_checkpoint(policy_folders, policy_file):
+def test_scores_without_padding_apart_from_eos_would_be_wrong(policy_folders, tmp_path):
+    # The opposite of the test above: were pad EOS, as in the source, the batch would be misread.
+    base = policy_folders("llama")
+    reward_model = trained_reward_model(base)
+    folder = write_reward_model(tmp_path / "model", reward_model, base)
+    tokenizer = load_tokenizer(str(folder))
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    model = plain_model(folder, AutoModelForSequenceClassification)
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    rows = closed_rows(tokenizer)
+    model.config.pad_token_id = tokenizer.eos_token_id
     with torch.no_grad():
-        states = load_trunk(str(policy_file))(IDS).last_hidden_state
-        expected = trained_policy(policy_folders("llama")).trunk(IDS).last_hidden_state
-    assert torch.equal(states, expected)
+        assert not torch.allclose(model(rows.input_ids).logits[:, 0], reward_model(rows), atol=1e-2)
 
 
-@each_architecture
-def test_configurations_survive_the_card(architecture):
-    config = lively_model(architecture).config
-    config._attn_implementation = attention_for(config)
-    card = make_card("policy", config, tiny_tokenizer(), None, "")
-    rebuilt = parse_config(card["config"])
-    assert type(rebuilt) is type(config)
-    assert rebuilt.to_dict() == config.to_dict()
-    assert ATTENTION_NAME not in card["config"]
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_reward_folder_pads_on_the_right(architecture, tmp_path):
+    base = save_policy(tmp_path / "source", architecture)
+    # As for generation; GPT-2's positions would be shifted.
+    tokenizer = left_padding_tokenizer(base)
+    tokenizer.save_pretrained(base)
+    reward_model = trained_reward_model(base)
+    folder = write_reward_model(tmp_path / "model", reward_model, base)
+    with torch.no_grad():
+        expected = reward_model(closed_rows(tokenizer))
+    torch.testing.assert_close(scores_of_transformers(folder), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pad_token_that_is_apart_is_kept(tmp_path):
+    base = save_policy(tmp_path / "source")
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = "<|im_start|>"
+    tokenizer.save_pretrained(base)
+    folder = write_reward_model(tmp_path / "model", trained_reward_model(base), base)
+    assert load_tokenizer(str(folder)).pad_token == "<|im_start|>"
+
+
+def test_a_tokenizer_with_eos_alone_cannot_pad_a_reward_model(tmp_path):
+    base = save_policy(tmp_path / "source")
+    tokenizer = tiny_tokenizer()
+    tokenizer.unk_token = tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.save_pretrained(base)
+    with pytest.raises(CheckpointError, match="no special token besides EOS"):
+        write_reward_model(tmp_path / "model", trained_reward_model(base), base)
+    assert not (tmp_path / "model").exists()
 
 
 # Tokenizers -----------------------------------------------------------------------------------
@@ -288,8 +375,11 @@ def same_tokenizer(loaded, original):
     return rendered == original.apply_chat_template(MESSAGES, tokenize=False)
 
 
-def test_the_tokenizer_travels_with_the_checkpoint(policy_file):
-    assert same_tokenizer(load_tokenizer(str(policy_file)), tiny_tokenizer())
+def test_the_tokenizer_is_in_the_folder(policy_folders, tmp_path):
+    folder = policy_folders("llama")
+    target = write_policy(tmp_path / "model", trained_policy(folder), folder)
+    assert same_tokenizer(load_tokenizer(str(target)), tiny_tokenizer())
+    assert same_tokenizer(AutoTokenizer.from_pretrained(target), tiny_tokenizer())
 
 
 def test_a_tokenizer_changed_by_its_user_travels_as_it_is(tmp_path, policy_folders):
@@ -299,25 +389,11 @@ def test_a_tokenizer_changed_by_its_user_travels_as_it_is(tmp_path, policy_folde
     templates = {"default": tokenizer.chat_template, "shout": "{{ messages[0].content | upper }}"}
     tokenizer.chat_template = templates
     tokenizer.save_pretrained(folder)
-    path = write_policy_checkpoint(tmp_path / "last.ckpt", trained_policy(folder), folder)
+    path = write_policy(tmp_path / "model", trained_policy(folder), folder)
     loaded = load_tokenizer(str(path))
     assert same_tokenizer(loaded, tokenizer)
     assert (loaded.pad_token, loaded.padding_side) == ("<pad>", "left")
     assert loaded.apply_chat_template(MESSAGES, chat_template="shout", tokenize=False) == "HI"
-
-
-@pytest.mark.parametrize("name", ["../escaped.txt", "/{}/escaped.txt", "..", "", "a/b.json"])
-def test_a_tokenizer_file_cannot_leave_its_folder(name, policy_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    name = name.format(str(tmp_path).strip("/"))
-    before = set(os.listdir(tmp_path))
-
-    def plant(checkpoint):
-        checkpoint[CARD_KEY]["tokenizer"][name] = "planted"
-
-    with pytest.raises(CheckpointError, match="is no name for a tokenizer's file"):
-        load_tokenizer(str(rewrite(policy_file, plant)))
-    assert set(os.listdir(tmp_path)) == before
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
@@ -326,14 +402,181 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         load_tokenizer(str(tmp_path))
 
 
+# Written whole --------------------------------------------------------------------------------
+
+
+def write_number(folder, number, error=None):
+    with written_whole(folder) as partial:
+        (partial / "number").write_text(str(number))
+        if error is not None:
+            raise error
+
+
+def test_a_newer_folder_takes_the_place_of_the_older_one(tmp_path):
+    folder = tmp_path / "new" / "model"
+    for number in (1, 2):
+        write_number(folder, number)
+        assert (folder / "number").read_text() == str(number)
+        assert os.listdir(folder.parent) == ["model"]
+
+
+def test_a_full_disk_keeps_the_older_folder(tmp_path):
+    folder = tmp_path / "model"
+    write_number(folder, 1)
+    with pytest.raises(CheckpointError, match=r"could not be written .*No space.*one is kept"):
+        write_number(folder, 2, OSError(28, "No space left on device"))
+    assert (folder / "number").read_text() == "1"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("at", ["writing", "first rename", "second rename"])
+def test_a_kill_leaves_no_half_folder(at, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    write_number(folder, 1)
+    replace, kills = os.replace, {"first rename": 0, "second rename": 1}
+
+    def killed(*paths, done=[]):  # noqa: B006 - counts its calls
+        if len(done) == kills.get(at):
+            os._exit(9)
+        done.append(replace(*paths))
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(os, "replace", killed)
+        with written_whole(folder) as partial:
+            (partial / "number").write_text("2")
+            if at == "writing":
+                os._exit(9)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    if at != "second rename":
+        assert (folder / "number").read_text() == "1"
+    write_number(folder, 3)  # and the next write clears what is left
+    assert (folder / "number").read_text() == "3"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_between_the_renames_the_older_folder_is_found_again(tmp_path):
+    folder = tmp_path / "model"
+    write_number(tmp_path / "model.older", 1)
+    with pytest.raises(CheckpointError, match="the older one is kept"):
+        write_number(folder, 2, OSError(28, "No space left on device"))
+    assert (folder / "number").read_text() == "1"
+
+
 # What is refused ------------------------------------------------------------------------------
 
 
-def test_the_wrong_kind_of_checkpoint_is_refused(policy_file, reward_file):
-    with pytest.raises(CheckpointError, match="holds a reward model, but a policy model"):
-        load_causal_lm(str(reward_file))
-    with pytest.raises(CheckpointError, match="holds a policy model, but a reward model"):
-        load_reward_model(str(policy_file))
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("runs/sft/checkpoints/policy.ckpt", "runs/sft/model"),
+        ("runs/reward/checkpoints/reward.ckpt", "runs/reward/model"),
+        ("runs/ppo/checkpoints/best.ckpt", "runs/ppo/best"),
+        ("runs/ppo/checkpoints/last.ckpt", "runs/ppo/model"),
+        ("elsewhere/last.ckpt", "elsewhere/model"),
+    ],
+)
+def test_a_checkpoint_as_a_model_is_refused_with_the_folder(source, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for exists in (False, True):
+        for load in (load_causal_lm, load_reward_model, load_tokenizer, context_length):
+            with pytest.raises(CheckpointError, match=rf"only continues its own run.*: {folder}$"):
+                load(source)
+        if not exists:
+            (tmp_path / source).parent.mkdir(parents=True)
+            (tmp_path / source).write_bytes(b"0")
+
+
+@each_training
+def test_the_wrong_kind_is_refused(lora, policy_folders, tmp_path):
+    base = policy_folders("llama")
+    policy = write_policy(tmp_path / "policy", trained_policy(base, lora), base)
+    reward = write_reward_model(tmp_path / "reward", trained_reward_model(base, lora), base)
+    for refuse in (load_causal_lm, lambda source: check_kind(source, "policy")):
+        with pytest.raises(CheckpointError, match="a policy is needed here, but this is a reward"):
+            refuse(str(reward))
+    for refuse in (load_reward_model, lambda source: check_kind(source, "reward")):
+        with pytest.raises(CheckpointError, match=r"reward model is needed.*(adapter|Llama)"):
+            refuse(str(policy))
+
+
+def adapter_folder(policy_folders, tmp_path):
+    base = policy_folders("llama")
+    return write_policy(tmp_path / "adapter", trained_policy(base, LORA), base)
+
+
+def rewrite_adapter(folder, change):
+    weights = load_file(folder / "adapter_model.safetensors")
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+ADAPTER = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: weights.pop(ADAPTER),
+        lambda weights: weights.update({f"{ADAPTER}2": torch.zeros(1)}),
+        lambda weights: weights.update({ADAPTER: torch.zeros(3, 3)}),
+    ],
+    ids=["missing", "more", "shape"],
+)
+def test_adapters_that_do_not_fit_are_refused(change, policy_folders, tmp_path):
+    folder = adapter_folder(policy_folders, tmp_path)
+    rewrite_adapter(folder, change)
+    with pytest.raises(CheckpointError, match="the adapters do not fit the model"):
+        load_causal_lm(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
+        ({"base_model_name_or_path": "{folder}"}, "is a folder of adapters itself"),
+        ({"base_model_name_or_path": "/none"}, "under its adapters: /none: no such model folder"),
+        ({"peft_type": "IA3"}, "only LoRA adapters"),
+        ({"peft_type": "FUTURE"}, "cannot be read"),
+        ({"target_modules": ["nothing"]}, "do not fit the model"),
+    ],
+    ids=["no base", "on itself", "base gone", "other kind", "unknown kind", "other modules"],
+)
+def test_a_folder_of_adapters_that_makes_no_sense_is_refused(
+    change, message, policy_folders, tmp_path
+):
+    folder = adapter_folder(policy_folders, tmp_path)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    if "peft_type" in change:  # of other settings, too
+        config = {"base_model_name_or_path": config["base_model_name_or_path"]}
+    for name, value in change.items():
+        config[name] = value.format(folder=folder) if isinstance(value, str) else value
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        load_causal_lm(str(folder))
+
+
+def test_a_reward_adapter_of_somebody_else(policy_folders, tmp_path):
+    base = policy_folders("llama")
+    classifier = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    settings = {"task_type": "SEQ_CLS", "r": 2, "init_lora_weights": False}
+    modules = {"target_modules": ["q_proj"], "modules_to_save": ["score"]}
+    theirs = get_peft_model(classifier, LoraConfig(**settings, **modules)).eval()
+    theirs.save_pretrained(tmp_path)
+    config = PeftConfig.from_pretrained(tmp_path)
+    config.base_model_name_or_path = str(base)
+    config.save_pretrained(tmp_path)
+    rows = random_rows([5], [4])
+    with torch.no_grad():
+        expected = theirs(rows.input_ids, attention_mask=torch.ones_like(rows.input_ids)).logits
+        ours = load_reward_model(str(tmp_path))
+        torch.testing.assert_close(ours(rows), expected[:, 0], rtol=1e-4, atol=1e-4)
+    # Without its head it would be scored by random numbers.
+    config.modules_to_save = None
+    config.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="1 weights are missing"):
+        load_reward_model(str(tmp_path))
 
 
 def save_classifier(folder, architecture="llama", **changes):
@@ -391,123 +634,6 @@ def test_a_reward_model_whose_head_is_not_linear_is_refused(tmp_path, monkeypatc
         load_reward_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.9])
-def test_a_torn_file_is_refused(share, policy_file):
-    whole = policy_file.read_bytes()
-    policy_file.write_bytes(whole[: int(share * len(whole))])
-    for load in (load_causal_lm, load_tokenizer):
-        with pytest.raises(CheckpointError, match="torn, or no checkpoint"):
-            load(str(policy_file))
-
-
-class Malice:
-    """Would write a file as soon as it is unpickled."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return (open, (self.target, "w"))
-
-
-def test_code_in_a_checkpoint_is_not_run(policy_file, tmp_path):
-    checkpoint = torch.load(policy_file, weights_only=True)
-    checkpoint["callbacks"] = Malice(str(tmp_path / "harm"))
-    torch.save(checkpoint, policy_file)
-    for load in (load_causal_lm, load_tokenizer, load_reward_model):
-        with pytest.raises(CheckpointError, match="not a readable checkpoint"):
-            load(str(policy_file))
-    assert not (tmp_path / "harm").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [{"state_dict": {}}, {CARD_KEY: {}}, [1, 2], torch.zeros(3)],
-    ids=["no card", "no weights", "list", "tensor"],
-)
-def test_a_foreign_file_is_refused(content, tmp_path):
-    torch.save(content, tmp_path / "foreign.ckpt")
-    with pytest.raises(CheckpointError, match="not written by a lit_rlhf phase"):
-        load_causal_lm(str(tmp_path / "foreign.ckpt"))
-
-
-@pytest.mark.parametrize("change", [{"kind": None}, {"future": 1}])
-def test_a_card_of_another_version_is_refused(change, policy_file):
-    def alter(checkpoint):
-        card = checkpoint[CARD_KEY] | change
-        checkpoint[CARD_KEY] = {name: value for name, value in card.items() if value is not None}
-        checkpoint[CARD_KEY].setdefault("lora", None)
-
-    with pytest.raises(CheckpointError, match="its model card is of another version"):
-        load_causal_lm(str(rewrite(policy_file, alter)))
-
-
-def without(name):
-    return lambda checkpoint: checkpoint["state_dict"].pop(name)
-
-
-def with_extra(name):
-    return lambda checkpoint: checkpoint["state_dict"].update({name: torch.zeros(1)})
-
-
-def with_other_shape(name):
-    return lambda checkpoint: checkpoint["state_dict"].update({name: torch.zeros(3, 3)})
-
-
-NORM = "policy.model.model.norm.weight"
-
-
-@pytest.mark.parametrize("change", [without(NORM), with_extra(f"{NORM}2"), with_other_shape(NORM)])
-def test_weights_that_do_not_fit_a_policy_are_refused(change, policy_file):
-    with pytest.raises(CheckpointError, match="weights do not fit the architecture"):
-        load_causal_lm(str(rewrite(policy_file, change)))
-
-
-def test_an_untied_output_that_is_missing_is_not_made_up(tmp_path):
-    folder = save_policy(tmp_path / "source", tie_word_embeddings=False)
-    path = write_policy_checkpoint(tmp_path / "last.ckpt", trained_policy(folder), folder)
-    with pytest.raises(CheckpointError, match=r"missing \['lm_head.weight'\]"):
-        load_causal_lm(str(rewrite(path, without("policy.model.lm_head.weight"))))
-
-
-def test_a_tied_output_may_be_missing(policy_file):
-    expected = logits(load_causal_lm(str(policy_file)))
-    path = rewrite(policy_file, without("policy.model.lm_head.weight"))
-    assert torch.equal(logits(load_causal_lm(str(path))), expected)
-
-
-ADAPTER = "policy.model.base_model.model.model.layers.1.mlp.up_proj.lora_B.default.weight"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (without(ADAPTER), "the adapter lacks"),
-        (with_extra(f"{ADAPTER}2"), "weights do not fit the adapter"),
-        (with_other_shape(ADAPTER), "weights do not fit the architecture"),
-    ],
-)
-def test_weights_that_do_not_fit_an_adapter_are_refused(change, message, policy_folders, tmp_path):
-    folder, lora = policy_folders("llama"), LoRAConfig(rank=4)
-    policy = trained_policy(folder, lora)
-    path = write_policy_checkpoint(tmp_path / "lora.ckpt", policy, folder, lora)
-    with pytest.raises(CheckpointError, match=message):
-        load_causal_lm(str(rewrite(path, change)))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        without("reward_model.head.linear.weight"),
-        without("reward_model.mean"),
-        with_extra("reward_model.head.more"),
-    ],
-)
-def test_a_reward_checkpoint_without_its_head_is_refused(change, reward_file):
-    with pytest.raises(CheckpointError, match=r"expected .*head.linear.weight"):
-        load_reward_model(str(rewrite(reward_file, change)))
-
-
 def test_eos_learns_also_where_it_pads(tmp_path):
     eos = 2
     folder = save_policy(tmp_path / "policy", pad_token_id=eos, eos_token_id=eos)
@@ -517,5 +643,5 @@ def test_eos_learns_also_where_it_pads(tmp_path):
     reward_model(TokenRows(ids, torch.tensor([4]), mask)).sum().backward()
     grads = reward_model.backbone.embed_tokens.weight.grad
     assert grads[ids[0]].abs().sum(1).min() > 0
-    checkpoint = write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, folder)
-    assert load_reward_model(str(checkpoint)).backbone.embed_tokens.padding_idx is None
+    saved = write_reward_model(tmp_path / "reward", reward_model, folder)
+    assert load_reward_model(str(saved)).backbone.embed_tokens.padding_idx is None

@@ -4,7 +4,7 @@ from lit_rlhf.models import LoRAConfig, ScalarModel, load_reward_model, load_tru
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.handover import load_causal_lm
 from lit_rlhf.models.sharing import share_frozen
-from tests.models.examples import random_rows, shake, write_reward_checkpoint
+from tests.models.examples import random_rows, shake, write_reward_model
 
 LORA = LoRAConfig(rank=2)
 
@@ -23,7 +23,7 @@ def reward_with_adapter(folder, path):
         for parameter in reward_model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.3 * torch.randn_like(parameter))
-    return str(write_reward_checkpoint(path / "reward.ckpt", reward_model, folder, LORA))
+    return str(write_reward_model(path / "reward", reward_model, folder))
 
 
 def test_a_reward_adapter_stands_on_the_policys_weights(policy_folders, tmp_path):

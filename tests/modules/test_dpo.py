@@ -151,7 +151,8 @@ def test_a_checkpoint_holds_the_policy_without_the_reference(trained, tmp_path):
     module.trainer.save_checkpoint(tmp_path / "policy.ckpt")
     state = torch.load(tmp_path / "policy.ckpt", weights_only=True)["state_dict"]
     assert all(name.startswith("policy.") for name in state)
-    loaded = load_causal_lm(str(tmp_path / "policy.ckpt"))
+    module.save_pretrained(tmp_path / "model")
+    loaded = load_causal_lm(str(tmp_path / "model"))
     assert largest_difference(weights(loaded), weights(module.policy.model)) == 0
 
 

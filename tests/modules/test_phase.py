@@ -1,15 +1,17 @@
+import collections
 import hashlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from transformers import modeling_utils
 
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
-from lit_rlhf.models import LoRAConfig, load_causal_lm, load_reward_model, load_tokenizer
-from lit_rlhf.models.card import CARD_KEY, read_checkpoint
-from lit_rlhf.models.lineage import lineage_of
+from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
+from lit_rlhf.models.lineage import describe_origin, read_lineage
 from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
 from tests.support.phase_runs import build, write_inputs
 from tests.support.phases import (
@@ -35,45 +37,58 @@ def checkpoint(tmp_path, policy, data):
     return tmp_path / "policy.ckpt"
 
 
-def test_a_checkpoint_carries_its_card(checkpoint, policy):
-    card, state = read_checkpoint(str(checkpoint), kind="policy")
-    assert card.lora is None
-    assert set(card.tokenizer) >= {"tokenizer.json", "tokenizer_config.json"}
-    assert load_tokenizer(str(checkpoint)).get_vocab() == load_tokenizer(policy).get_vocab()
-    assert all(name.startswith("policy.model.") for name in state)
-    with pytest.raises(CheckpointError, match="holds a policy model, but a reward model"):
-        read_checkpoint(str(checkpoint), kind="reward")
+def lineage_after(tmp_path, module, data):
+    """Return what a run of one step writes as its lineage, and its folder."""
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    trainer.fit(module, data)
+    folder = str(tmp_path / type(module).__name__)
+    module.save_pretrained(folder)
+    return read_lineage(folder), folder
 
 
-def test_a_checkpoint_says_what_it_was_made_from(tmp_path, policy, checkpoint):
-    lineage = lineage_of(str(checkpoint))
+def test_a_folder_says_what_it_was_made_from(tmp_path, policy, data):
+    made, _ = lineage_after(tmp_path, SFTModule(policy), data)
     file = tmp_path / "rows.jsonl"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     entry = {"source": str(file), "sha256": digest, "rows": 4}
-    assert lineage["data"] == {"train": entry, "validation": entry}
-    assert lineage["phase"] == "SFTModule"
-    assert lineage["config"] is None  # no command line
-    assert lineage["origins"]["policy"]["source"] == policy
-    assert lineage["versions"]["torch"] == torch.__version__
+    assert made["data"] == {"train": entry, "validation": entry}
+    assert made["phase"] == "SFTModule"
+    assert made["config"] is None  # no command line
+    assert made["origins"]["policy"]["source"] == policy
+    assert made["versions"]["torch"] == torch.__version__
 
 
-def test_the_lineage_of_the_origin_travels_along(tmp_path, checkpoint):
+def test_the_lineage_of_the_origin_travels_along(tmp_path, policy, data):
+    first, folder = lineage_after(tmp_path, SFTModule(policy), data)
     groups = write_rows(tmp_path / "groups.jsonl", judged_groups(4))
-    module = RewardModule(str(checkpoint))
-    data = RewardDataModule(str(checkpoint), train=groups, batch_size=2, limit_train=3)
-    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
-    trainer.fit(module, data)
-    trainer.save_checkpoint(tmp_path / "reward.ckpt")
-    lineage = lineage_of(str(tmp_path / "reward.ckpt"))
-    assert lineage["data"]["train"]["rows"] == 3
-    origin = lineage["origins"]["policy"]
-    assert origin["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    assert origin["lineage"] == lineage_of(str(checkpoint))
+    data = RewardDataModule(folder, train=groups, batch_size=2, limit_train=3)
+    made, _ = lineage_after(tmp_path, RewardModule(folder), data)
+    assert made["data"]["train"]["rows"] == 3
+    origin = made["origins"]["backbone"]
+    assert origin["sha256"] == describe_origin(folder)["sha256"]
+    assert origin["lineage"]["data"] == first["data"]
 
 
-def test_a_checkpoint_is_read_without_executing_code(checkpoint):
-    content = torch.load(checkpoint, weights_only=True)
-    assert CARD_KEY in content
+def test_a_folder_is_opened_once_at_the_start_of_a_phase(tmp_path, policy, data, monkeypatch):
+    opened = collections.Counter()
+
+    def counted(module, name):
+        original = getattr(module, name)
+
+        def count(source, *args, **kwargs):
+            opened[name, Path(source).name] += 1
+            return original(source, *args, **kwargs)
+
+        monkeypatch.setattr(module, name, count)
+
+    counted(lineage, "digest_file")
+    counted(handover.AutoTokenizer, "from_pretrained")
+    counted(modeling_utils, "safe_open")
+    phase_trainer(tmp_path, max_steps=1, limit_val_batches=0).fit(SFTModule(policy), data)
+    assert opened.pop(("from_pretrained", Path(policy).name)) == 1
+    assert opened["digest_file", "model.safetensors"] == 1
+    assert opened["safe_open", "model.safetensors"] == 1
+    assert set(opened.values()) == {1}
 
 
 def test_resuming_with_another_model_setting_is_refused(tmp_path, policy, data, checkpoint):
@@ -196,7 +211,7 @@ def not_compiled():
 @pytest.mark.parametrize("option", MEMORY_OPTIONS)
 @pytest.mark.usefixtures("not_compiled")
 def test_a_phase_with_a_memory_option_hands_over(runs, tmp_path, case, option):
-    """One step moves what trains, gradients clipped; the checkpoint is a model in float32."""
+    """One step moves what trains, gradients clipped; the folder is read in float32."""
     module, data = build(case, runs, **MEMORY_OPTIONS[option])
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=1, precision="bf16-mixed")
     recorder = Recorder()
@@ -212,9 +227,9 @@ def test_a_phase_with_a_memory_option_hands_over(runs, tmp_path, case, option):
     assert in_bf16 == (set(moved) - kept_wide if "weights-bf16" in option else set())
     if case.startswith("ppo"):
         assert recorder.values("train/ppo/first_log_ratio") == [0]
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    module.save_pretrained(tmp_path / "model")
     load = load_reward_model if case == "reward" else load_causal_lm
-    model = load(str(tmp_path / "model.ckpt"))
+    model = load(str(tmp_path / "model"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 

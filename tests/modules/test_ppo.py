@@ -13,9 +13,8 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
-from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_tokenizer, load_trunk
+from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_reward_model, load_trunk
 from lit_rlhf.models.backbone import apply_lora, freeze
-from lit_rlhf.models.card import CARD_KEY, make_card
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.modules.first_forward import FirstForward
@@ -23,7 +22,7 @@ from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.rollout import Sampling, TorchGenerator, UpdatePlan
-from tests.models.examples import plain_model, random_rows, shake, write_reward_checkpoint
+from tests.models.examples import plain_model, random_rows, shake, write_reward_model
 from tests.support.phases import (
     Recorder,
     largest_difference,
@@ -150,31 +149,27 @@ def test_a_shared_critic_is_a_head_on_the_policy(run, tmp_path):
     state = saved_state(module, tmp_path)
     assert "policy.value_head.linear.weight" in state
     assert not any(name.startswith(("reference.", "critic.")) for name in state)
-    loaded = load_causal_lm(str(tmp_path / "policy.ckpt"))
+    module.save_pretrained(tmp_path / "model")
+    loaded = load_causal_lm(str(tmp_path / "model"))
     assert largest_difference(weights(loaded), weights(module.policy.model)) == 0
 
 
 @pytest.fixture
-def reward_checkpoint(talker, tmp_path):
+def reward_folder(talker, tmp_path):
     """Write a reward model as its phase does."""
     reward_model = ScalarModel(load_trunk(talker))
     reward_model.set_normalizer(0.5, 2.0)
-    card = make_card(
-        "reward", reward_model.transformers_config, load_tokenizer(talker), None, talker
-    )
-    state = {f"reward_model.{name}": value for name, value in reward_model.state_dict().items()}
-    torch.save({CARD_KEY: card, "state_dict": state}, tmp_path / "reward.ckpt")
-    return str(tmp_path / "reward.ckpt")
+    return str(write_reward_model(tmp_path / "reward", reward_model, Path(talker)))
 
 
-def test_a_separate_critic_trains_and_is_saved(run, tmp_path, reward_checkpoint):
-    module = run(critic="separate", critic_source=reward_checkpoint)
+def test_a_separate_critic_trains_and_is_saved(run, tmp_path, reward_folder):
+    module = run(critic="separate", critic_source=reward_folder)
     assert module.policy.value_head is None
     state = saved_state(module, tmp_path)
     assert "critic.head.linear.weight" in state
-    before = torch.load(reward_checkpoint, weights_only=True)["state_dict"]
+    before = load_reward_model(reward_folder).state_dict()
     name = "backbone.layers.0.mlp.up_proj.weight"
-    assert (state[f"critic.{name}"] - before[f"reward_model.{name}"]).abs().max() > 1e-3
+    assert (state[f"critic.{name}"] - before[name]).abs().max() > 1e-3
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
     assert all(loss > 0 for loss in module.recorder.values("train/ppo/value_loss"))
 
@@ -233,7 +228,7 @@ def test_with_lora_no_second_model_is_held(run, talker, tmp_path):
 def test_with_lora_the_reward_model_stands_on_the_policys_trunk(run, talker, tmp_path):
     reward_model = ScalarModel(apply_lora(freeze(load_trunk(talker)), LORA))
     shake(reward_model.head, seed=3)
-    path = str(write_reward_checkpoint(tmp_path / "reward.ckpt", reward_model, Path(talker), LORA))
+    path = str(write_reward_model(tmp_path / "reward", reward_model, Path(talker)))
     reward = LearnedReward(path)
     module = run(lora=LORA, reward=reward)
     frozen = {p.data_ptr() for p in module.policy.model.parameters() if not p.requires_grad}

@@ -1,18 +1,18 @@
 import math
+import shutil
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback
 from transformers import AutoModel
 
 from lit_rlhf.data import RewardDataModule
+from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import LoRAConfig, load_reward_model, load_tokenizer
 from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
 from lit_rlhf.modules.normalizing import draw_reference_samples
 from tests.models.examples import plain_model
 from tests.support.phases import (
-    Kill,
-    Killed,
     Recorder,
     judged_groups,
     pair_shares,
@@ -20,6 +20,7 @@ from tests.support.phases import (
     prompts,
     write_rows,
 )
+from tests.support.tokenizer import tiny_tokenizer
 
 FAST = OptimizerConfig(learning_rate=3e-3, schedule="constant", warmup_fraction=0.0)
 
@@ -128,8 +129,8 @@ def test_the_saved_model_is_normalised_on_the_reference_samples(
     module = RewardModule(policy, lora=lora, optimizer=FAST, normalizer=normalizer)
     trainer = phase_trainer(tmp_path, max_epochs=1)
     trainer.fit(module, data(batch_size=2))
-    trainer.save_checkpoint(tmp_path / "reward.ckpt")
-    loaded = load_reward_model(str(tmp_path / "reward.ckpt"))
+    module.save_pretrained(tmp_path / "model")
+    loaded = load_reward_model(str(tmp_path / "model"))
     samples = draw_reference_samples(
         normalizer, policy, load_tokenizer(policy), torch.device("cpu")
     )
@@ -142,20 +143,21 @@ def test_the_saved_model_is_normalised_on_the_reference_samples(
     assert scores.std().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_checkpoint_inside_an_epoch_is_normalised_too(policy, data, tmp_path, normalizer):
+class SavesEachStep(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.save_pretrained(f"{trainer.default_root_dir}/{trainer.global_step}")
+
+
+def test_each_folder_is_normalised_by_its_own_weights(policy, data, tmp_path, normalizer):
     module = RewardModule(policy, optimizer=FAST, normalizer=normalizer)
-    saved = ModelCheckpoint(tmp_path / "saved", "{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = phase_trainer(
-        tmp_path, limit_val_batches=0, enable_checkpointing=True, callbacks=[saved, Kill(2)]
-    )
-    with pytest.raises(Killed):
-        trainer.fit(module, data(batch_size=2))
+    trainer = phase_trainer(tmp_path, limit_val_batches=0, max_steps=2, callbacks=[SavesEachStep()])
+    trainer.fit(module, data(batch_size=2))
     samples = draw_reference_samples(
         normalizer, policy, load_tokenizer(policy), torch.device("cpu")
     )
     moments = set()
     for step in (1, 2):
-        loaded = load_reward_model(str(tmp_path / f"saved/step={step}.ckpt"))
+        loaded = load_reward_model(str(tmp_path / str(step)))
         with torch.no_grad():
             scores = loaded.normalize(loaded(samples))
         assert scores.mean().item() == pytest.approx(0, abs=1e-4)
@@ -164,12 +166,23 @@ def test_a_checkpoint_inside_an_epoch_is_normalised_too(policy, data, tmp_path, 
     assert len(moments) == 2
 
 
+def test_what_cannot_be_saved_is_not_trained(policy, data, tmp_path):
+    folder = shutil.copytree(policy, tmp_path / "policy")
+    tokenizer = tiny_tokenizer()
+    tokenizer.unk_token = tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.save_pretrained(folder)
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    with pytest.raises(CheckpointError, match="no special token besides EOS"):
+        trainer.fit(RewardModule(str(folder)), data(batch_size=2))
+    assert trainer.global_step == 0
+
+
 def test_without_a_normaliser_scores_stay_raw(policy, data, tmp_path):
     module = RewardModule(policy)
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
     trainer.fit(module, data(batch_size=2))
-    trainer.save_checkpoint(tmp_path / "reward.ckpt")
-    loaded = load_reward_model(str(tmp_path / "reward.ckpt"))
+    module.save_pretrained(tmp_path / "model")
+    loaded = load_reward_model(str(tmp_path / "model"))
     assert (float(loaded.mean), float(loaded.deviation)) == (0, 1)
 
 

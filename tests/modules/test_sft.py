@@ -122,17 +122,19 @@ def test_a_lora_checkpoint_holds_adapters_alone_and_hands_over(policy, data, tmp
     tokens = torch.tensor([[5, 6, 7, 8]])
     expected = module.policy.model(tokens).logits
     plain = plain_model(policy)(tokens).logits
-    torch.testing.assert_close(load_causal_lm(str(path))(tokens).logits, expected)
+    module.save_pretrained(tmp_path / "model")
+    loaded = load_causal_lm(str(tmp_path / "model"))
+    torch.testing.assert_close(loaded(tokens).logits, expected)
     assert (expected - plain).abs().max() > 0.05
 
 
-def test_a_full_checkpoint_hands_over(policy, data, tmp_path):
+def test_a_trained_model_hands_over(policy, data, tmp_path):
     module = SFTModule(policy, optimizer=FAST)
     trainer = phase_trainer(tmp_path, max_steps=2, limit_val_batches=0)
     trainer.fit(module, data(batch_size=3))
-    trainer.save_checkpoint(tmp_path / "policy.ckpt")
+    module.save_pretrained(tmp_path / "model")
     tokens = torch.tensor([[5, 6, 7, 8]])
-    loaded = load_causal_lm(str(tmp_path / "policy.ckpt"))
+    loaded = load_causal_lm(str(tmp_path / "model"))
     assert torch.equal(loaded(tokens).logits, module.policy.model(tokens).logits)
 
 

@@ -5,7 +5,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_trunk
 from lit_rlhf.models.backbone import apply_lora
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
-from tests.models.examples import save_policy, shake, write_reward_checkpoint
+from tests.models.examples import save_policy, shake, write_reward_model
 from tests.rewards.samples import sample_batch
 
 PROMPTS, RESPONSES = ["a", "b", "c"], ["oo", "longer o", "x"]
@@ -54,7 +54,7 @@ def adapters(folder, num_members=3):
         with torch.no_grad():
             for parameter in trained:
                 parameter.add_(0.3 * torch.randn(parameter.shape))
-        path = write_reward_checkpoint(folder / f"{seed}.ckpt", reward_model, source, lora)
+        path = write_reward_model(folder / f"{seed}", reward_model, source)
         paths.append(str(path))
     return paths
 
@@ -78,7 +78,7 @@ def test_members_that_were_trained_whole_keep_their_weights(tmp_path):
     for seed in range(2):
         reward_model = ScalarModel(load_trunk(str(source)))
         shake(reward_model, seed)
-        paths.append(str(write_reward_checkpoint(tmp_path / f"{seed}.ckpt", reward_model, source)))
+        paths.append(str(write_reward_model(tmp_path / f"{seed}", reward_model, source)))
     alone = [LearnedReward(path)(PROMPTS, RESPONSES, SAMPLES) for path in paths]
     together = EnsembleReward([LearnedReward(path) for path in paths])
     expected = torch.stack(alone).mean(0)

@@ -4,15 +4,13 @@ from tokenizers.processors import TemplateProcessing
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import CheckpointError, ConfigError, DataError
-from lit_rlhf.models import ScalarModel, export, load_reward_model, load_trunk
+from lit_rlhf.models import ScalarModel, load_reward_model, load_trunk
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import (
     save_policy,
     shake,
-    write_policy_checkpoint,
-    write_reward_checkpoint,
+    write_reward_model,
 )
-from tests.models.test_handover import trained_policy
 from tests.rewards.samples import sample_batch
 from tests.support.tokenizer import tiny_tokenizer
 
@@ -30,7 +28,7 @@ def save_reward(folder, tokenizer=None):
     reward_model = ScalarModel(load_trunk(str(source)))
     shake(reward_model, seed=4)
     reward_model.set_normalizer(0.3, 1.7)
-    return str(write_reward_checkpoint(folder / "reward.ckpt", reward_model, source))
+    return str(write_reward_model(folder / "reward", reward_model, source))
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +76,6 @@ def test_a_response_is_closed_once_whether_it_was_cut_or_not(reward_file):
     cut = score(reward_file)
     finished = score(reward_file, responses=[response + "<|im_end|>" for response in RESPONSES])
     torch.testing.assert_close(finished, cut, **close)
-
-
-def test_an_exported_folder_scores_alike(reward_file, tmp_path):
-    folder = str(export(reward_file, str(tmp_path / "exported")))
-    torch.testing.assert_close(score(folder), score(reward_file), **close)
 
 
 def test_the_tokens_are_those_of_training_with_a_bos_of_the_tokenizer(tmp_path):
@@ -185,8 +178,7 @@ def test_what_cannot_score_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="batch_size is 0; it must be at least 1"):
         LearnedReward("somewhere", batch_size=0)
     with pytest.raises(CheckpointError, match="no such model"):
-        score(str(tmp_path / "none.ckpt"))
+        score(str(tmp_path / "none"))
     folder = save_policy(tmp_path / "policy")
-    path = write_policy_checkpoint(tmp_path / "policy.ckpt", trained_policy(folder), folder)
     with pytest.raises(CheckpointError, match="a reward model is needed"):
-        score(str(path))
+        score(str(folder))

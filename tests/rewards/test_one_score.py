@@ -87,19 +87,6 @@ def save_base(folder, template):
     return str(folder)
 
 
-def save_classifier(module, folder):
-    """Write a trained reward model as its users at Hugging Face would."""
-    config = LlamaConfig(**module.reward_model.transformers_config.to_dict() | {"num_labels": 1})
-    mean, deviation = float(module.reward_model.mean), float(module.reward_model.deviation)
-    config.lit_rlhf_normalizer = {"mean": mean, "deviation": deviation}
-    model = LlamaForSequenceClassification(config)
-    model.base_model.load_state_dict(module.reward_model.backbone.state_dict())
-    model.score.load_state_dict(module.reward_model.head.linear.state_dict())
-    model.save_pretrained(folder)
-    module.tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 @dataclass(frozen=True)
 class Recorded(RewardSource):
     """Asks another reward, and keeps questions and answers."""
@@ -138,7 +125,8 @@ def trained(request, tmp_path_factory):
     trainer = phase_trainer(folder, max_epochs=3)
     trainer.fit(module, RewardDataModule(base, train=path, validation=path, batch_size=2))
     module.eval()
-    return module, save_classifier(module, folder / "model"), base
+    module.save_pretrained(folder / "model")
+    return module, str(folder / "model"), base
 
 
 def scores_in_training(module, base, folder, samples):

@@ -13,7 +13,7 @@ import yaml
 from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.models import ScalarModel
 from lit_rlhf.models.handover import load_trunk
-from tests.models.examples import save_policy, write_reward_checkpoint
+from tests.models.examples import save_policy, write_reward_model
 from tests.support.fork_server import ForkServer, Job, log_of
 from tests.support.kill_points import OF_PPO_ALONE, PLACES
 from tests.support.phases import demonstrations, judged_groups, prompts, write_rows
@@ -72,7 +72,7 @@ def write_inputs(folder: Path) -> None:
     policy = save_policy(folder / "policy", eos_token_id=list(range(1, 24)))
     torch.manual_seed(3)
     reward_model = ScalarModel(load_trunk(str(policy)))
-    write_reward_checkpoint(folder / "reward.ckpt", reward_model, policy)
+    write_reward_model(folder / "reward", reward_model, policy)
     write_rows(folder / "sft.jsonl", demonstrations(10))
     write_rows(folder / "groups.jsonl", judged_groups(10))
     write_rows(folder / "prompts.jsonl", prompts(20))
@@ -182,18 +182,9 @@ def clear(folder: Path) -> None:
 def _options(case: str, folder: Path) -> dict:
     phase, *variants = case.split("-")
     data = {"sft": "sft", "reward": "groups", "dpo": "groups", "ppo": "prompts"}[phase]
-    callbacks = [
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {
-                "filename": "policy",
-                "enable_version_counter": False,
-                "save_on_train_epoch_end": True,
-            },
-        }
-    ]
+    callbacks: list[dict] = []
     strategy = next((one for one in ("ddp", "fsdp2") if one in variants), "auto")
-    model: dict = {"policy": str(folder / "policy")}
+    model: dict = {"backbone" if phase == "reward" else "policy": str(folder / "policy")}
     if "lora" in variants:
         model["lora"] = {"rank": 2, "alpha": 4.0}
     if phase == "reward":
@@ -240,7 +231,7 @@ def _options(case: str, folder: Path) -> dict:
 def _ppo_model(variants: list[str], folder: Path) -> dict:
     learned = {
         "class_path": "lit_rlhf.rewards.LearnedReward",
-        "init_args": {"model": str(folder / "reward.ckpt")},
+        "init_args": {"model": str(folder / "reward")},
     }
     function = {
         "class_path": "lit_rlhf.rewards.FunctionReward",

@@ -30,7 +30,7 @@ def run_all(folder, strategy, devices, cases=CASES):
             strategy=strategy,
             devices=devices,
             val_check_interval=2,
-            save_as=folder / f"{case}{suffix}.ckpt",
+            save_as=folder / f"{case}{suffix}",
         )
         for case in cases
     }

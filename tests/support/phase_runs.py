@@ -166,7 +166,7 @@ def build(case: str, folder: Path, **changes):
         return module, RewardDataModule(policy, **_data(folder, "groups", 2, *variants))
     assert phase == "ppo"
     if "separate" in variants:
-        shared |= {"critic": "separate", "critic_source": str(folder / "reward.ckpt")}
+        shared |= {"critic": "separate", "critic_source": str(folder / "reward")}
     for name, advantage in (("grpo", GRPO(k=3)), ("rloo", RLOO(k=2))):
         if name in variants:
             shared["advantage"] = advantage
@@ -199,7 +199,7 @@ def run(
         ckpt_path: resume from there.
         seed: of fresh heads and adapters, and of whatever else draws.
         **options: of the Trainer, but `callbacks` are added to ours; `save_as` writes a checkpoint
-            at the end.
+            at the end, or a model folder where the name does not end in `.ckpt`.
     """
     torch.manual_seed(seed)
     module, data = build(case, folder)
@@ -221,8 +221,10 @@ def run(
         **options,
     )
     trainer.fit(module, data, ckpt_path=ckpt_path)
-    if save_as is not None:
+    if save_as is not None and save_as.suffix == ".ckpt":
         trainer.save_checkpoint(save_as)
+    elif save_as is not None:
+        module.save_pretrained(save_as)
     heard = module.reward.heard if is_ppo else []
     lengths = module.reward.lengths if is_ppo else []
     optimizer = trainer.optimizers[0].state_dict()
