@@ -60,6 +60,7 @@ def runs_a_phase(folder, python, path=""):
     assert printed == f"lit-rlhf {version('lit-rlhf')}\n"
     run(folder, python, "-m", "lit_rlhf", "sft", "fit", *FILES, *OPTIONS, path=path)
     assert (folder / "runs/sft/metrics.csv").is_file()
+    assert (folder / "runs/sft/model/config.json").is_file()
 
 
 def test_the_wheel_runs_a_phase_from_any_folder(wheel, elsewhere):
