@@ -19,11 +19,10 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from lit_rlhf.errors import DataError
 
-Domain = Literal["movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets"]
 Split = Literal["train", "judge", "validation", "test"]
 
 STUDY_IN_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
@@ -61,12 +60,11 @@ class RatedText:
         return sum(self.ratings) / len(self.ratings)
 
 
-def read_ratings(archive: Path, domain: Domain = "movieReviewSnippets") -> list[RatedText]:
-    """Read one domain of the study from the package file that carries it.
+def read_ratings(archive: Path) -> list[RatedText]:
+    """Read the movie reviews of the study from the package file that carries it.
 
     Args:
         archive: `vaderSentiment-3.3.2.tar.gz`, as `lit_rlhf.demo.fetching` keeps it.
-        domain: which of the four collections of texts.
 
     Returns:
         The texts in the study's order, each text once.
@@ -74,10 +72,8 @@ def read_ratings(archive: Path, domain: Domain = "movieReviewSnippets") -> list[
     Raises:
         DataError: the archive is not the study, or a line of it is not as described.
     """
-    if domain not in get_args(Domain):
-        raise DataError(f"domain {domain!r}: expected one of {', '.join(get_args(Domain))}")
-    texts, ratings = _read_members(archive, domain)
-    return parse_ratings(texts, ratings, where=f"{archive}:{domain}")
+    texts, ratings = _read_members(archive)
+    return parse_ratings(texts, ratings, where=str(archive))
 
 
 def parse_ratings(texts: str, ratings: str, *, where: str) -> list[RatedText]:
@@ -150,14 +146,16 @@ def texts_of(texts: Iterable[RatedText], split: Split) -> list[RatedText]:
     return [rated for rated in texts if split_of(rated.text) == split]
 
 
-def _read_members(archive: Path, domain: str) -> tuple[str, str]:
+def _read_members(archive: Path) -> tuple[str, str]:
     try:
         with tarfile.open(archive) as package:
             study = _read_member(package, STUDY_IN_ARCHIVE)
         with tarfile.open(fileobj=io.BytesIO(study)) as tables:
             texts, ratings = (
                 # utf-8-sig: some of the tables start with a byte-order mark, some do not.
-                _read_member(tables, f"hutto_ICWSM_2014/{domain}_{table}.txt").decode("utf-8-sig")
+                _read_member(tables, f"hutto_ICWSM_2014/movieReviewSnippets_{table}.txt").decode(
+                    "utf-8-sig"
+                )
                 for table in ("GroundTruth", "anonDataRatings")
             )
     except (OSError, tarfile.TarError, KeyError, UnicodeDecodeError) as error:

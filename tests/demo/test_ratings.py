@@ -138,17 +138,16 @@ def test_reads_the_archive_within_the_archive(tmp_path):
     marked = "\ufeff"  # the byte-order mark
     study = packed(
         {
-            "hutto_ICWSM_2014/tweets_GroundTruth.txt": TEXTS.encode(),
-            "hutto_ICWSM_2014/tweets_anonDataRatings.txt": (marked + RATINGS).encode(),
+            "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": TEXTS.encode(),
+            "hutto_ICWSM_2014/movieReviewSnippets_anonDataRatings.txt": (marked + RATINGS).encode(),
         }
     )
     path = tmp_path / "study.tar.gz"
     path.write_bytes(packed({STUDY_IN_ARCHIVE: study}))
-    assert read_ratings(path, "tweets") == parse_ratings(TEXTS, RATINGS, where="")
+    assert read_ratings(path) == parse_ratings(TEXTS, RATINGS, where="")
+    path.write_bytes(packed({STUDY_IN_ARCHIVE: packed({"another.txt": b""})}))
     with pytest.raises(DataError, match="not the archive"):
-        read_ratings(path, "movieReviewSnippets")
-    with pytest.raises(DataError, match="expected one of movieReviewSnippets"):
-        read_ratings(path, "movies")
+        read_ratings(path)
 
 
 def test_another_file_is_refused(tmp_path):
