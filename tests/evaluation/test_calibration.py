@@ -12,6 +12,7 @@ from lit_rlhf.evaluation.calibration import (
     reliability,
 )
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError
+from tests.oracles import calibration as oracle
 
 RANDOM = np.random.default_rng(2)
 
@@ -23,29 +24,16 @@ def random_pairs(num_pairs=60, num_prompts=20):
     return JudgedPredictions(predicted, human, RANDOM.random(num_pairs), prompts, num_prompts)
 
 
-def by_loops(pairs, num_bins=10):
-    bins = [[0.0, 0.0, 0.0] for _ in range(num_bins)]
-    for predicted, human, weight in zip(*pairs[:3], strict=True):
-        for p, h in ((predicted, human), (1 - predicted, 1 - human)):
-            row = bins[min(int(p * num_bins), num_bins - 1)]
-            row[0] += weight / 2
-            row[1] += weight / 2 * p
-            row[2] += weight / 2 * h
-    return bins
-
-
 def test_values_against_plain_loops_and_against_the_metrics_of_training():
     pairs = random_pairs()
-    bins = by_loops(pairs)
-    total = sum(weight for weight, _, _ in bins)
-    error = sum(abs(predicted - human) for _, predicted, human in bins) / total
-    assert calibration_error(pairs).value == pytest.approx(error)
-    squares = sum(w * (p - h) ** 2 for p, h, w in zip(*pairs[:3], strict=True))
-    assert brier_score(pairs).value == pytest.approx(squares / total)
+    rows = list(zip(*pairs[:3], strict=True))
+    assert calibration_error(pairs).value == pytest.approx(oracle.error(rows))
+    squares = sum(w * (p - h) ** 2 for p, h, w in rows)
+    assert brier_score(pairs).value == pytest.approx(squares / sum(pairs.weight))
     for metric, function in ((CalibrationError(), calibration_error), (BrierScore(), brier_score)):
         metric.update(*(torch.tensor(column) for column in pairs[:3]))
         assert function(pairs).value == pytest.approx(float(metric.compute()), abs=1e-5)
-    filled = [row for row in bins if row[0]]
+    filled = [row for row in oracle.bins(rows) if row[0]]
     for (weight, predicted, human), row in zip(filled, reliability(pairs), strict=True):
         assert row.predicted == pytest.approx(predicted / weight)
         assert row.human.value == pytest.approx(human / weight)

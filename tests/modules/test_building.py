@@ -2,7 +2,6 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.models.handover import NORMALIZER_KEY
 from lit_rlhf.modules.building import (
@@ -87,8 +86,3 @@ def test_a_critic_starts_as_the_normalised_reward_model(classifier):
             values[row, num_prompt:length], scores[num_prompt - 1 : length - 1], atol=1e-5, rtol=0
         )
     assert trained(critic) == {name for name, _ in critic.named_parameters()}
-
-
-def test_a_separate_critic_needs_a_source():
-    with pytest.raises(ConfigError, match="critic_source"):
-        build_critic(None, packing_width=None)

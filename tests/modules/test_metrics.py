@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.modules.metrics import BrierScore, CalibrationError, PairAccuracy
+from tests.oracles import calibration as oracle
 from tests.support.two_processes import run_in_two_processes
 
 METRICS = [PairAccuracy, BrierScore, CalibrationError]
@@ -42,22 +43,6 @@ def brier_loop(rows):
     return sum(w * (p - h) ** 2 for p, h, w in rows) / sum(w for _, _, w in rows)
 
 
-def calibration_loop(rows, num_bins=10):
-    bins = [[] for _ in range(num_bins)]
-    for predicted, human, weight in rows:
-        for p, h in ((predicted, human), (1 - predicted, 1 - human)):
-            single = float(torch.tensor(p, dtype=torch.float32) * num_bins)  # as float32 bins it
-            bins[min(int(single), num_bins - 1)].append((p, h, weight / 2))
-    total = sum(weight for rows in bins for *_, weight in rows)
-    error = 0.0
-    for entries in filter(None, bins):
-        weight = sum(w for *_, w in entries)
-        mean_predicted = sum(p * w for p, _, w in entries) / weight
-        mean_human = sum(h * w for _, h, w in entries) / weight
-        error += weight / total * abs(mean_predicted - mean_human)
-    return error
-
-
 @pytest.mark.parametrize(
     ("metric", "expected"),
     [
@@ -84,15 +69,12 @@ def test_calibration_by_hand():
     assert table.predicted[[0, 2, 9]].isnan().all()
 
 
-@given(pairs)
-def test_accuracy_equals_the_loop(rows):
-    expected = accuracy_loop(rows)
-    assert measured(PairAccuracy(), rows) == pytest.approx(expected, abs=1e-5, nan_ok=True)
-
-
-@given(pairs)
-def test_brier_equals_the_loop(rows):
-    assert measured(BrierScore(), rows) == pytest.approx(brier_loop(rows), abs=1e-5)
+@pytest.mark.parametrize(
+    ("metric", "loop"), [(PairAccuracy, accuracy_loop), (BrierScore, brier_loop)]
+)
+@given(rows=pairs)
+def test_accuracy_and_brier_score_equal_their_loops(metric, loop, rows):
+    assert measured(metric(), rows) == pytest.approx(loop(rows), abs=1e-5, nan_ok=True)
 
 
 @given(pairs)
@@ -102,9 +84,7 @@ def test_calibration_equals_the_loop(rows):
         (p, h, w) for p, h, w in rows if all(abs(p * 10 - edge) > 1e-3 for edge in range(1, 10))
     ]
     if inside:
-        assert measured(CalibrationError(), inside) == pytest.approx(
-            calibration_loop(inside), abs=1e-5
-        )
+        assert measured(CalibrationError(), inside) == pytest.approx(oracle.error(inside), abs=1e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -126,10 +106,7 @@ def test_calibrated_predictions_have_no_error():
 
 def test_order_of_the_pair_by_people_is_no_calibration_error():
     """Calibrated coin tosses, written down with the winner first, stay calibrated."""
-    rows = []
-    for probability in (0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3):
-        wins = len(rows) < 3  # 3 of 10
-        rows.append((probability, 1.0, 1.0) if wins else (1 - probability, 1.0, 1.0))
+    rows = [(0.3, 1.0, 1.0)] * 3 + [(0.7, 1.0, 1.0)] * 7
     assert measured(CalibrationError(), rows) == pytest.approx(0, abs=1e-6)
 
 

@@ -80,11 +80,6 @@ def test_the_first_ratio_of_every_iteration_is_one_to_the_last_bit(
     assert all(kl > 0 for kl in module.recorder.values("train/ppo/approximate_kl"))
 
 
-def test_training_on_samples_of_another_distribution_is_refused(run):
-    with pytest.raises(ConfigError, match=r"model\.sampling: top_k, min_new_tokens would make"):
-        run(sampling=Sampling(max_new_tokens=6, top_k=4, min_new_tokens=2))
-
-
 def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
     module = run(update=UpdateConfig(num_epochs=3, num_minibatches=2, micro_batch_size=1))
     assert module.recorder.values("train/ppo/optimizer_steps") == [6, 6, 6]
@@ -172,11 +167,6 @@ def test_a_separate_critic_trains_and_is_saved(run, tmp_path, reward_folder):
     assert (state[f"critic.{name}"] - before[name]).abs().max() > 1e-3
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
     assert all(loss > 0 for loss in module.recorder.values("train/ppo/value_loss"))
-
-
-def test_a_separate_critic_needs_a_source(run):
-    with pytest.raises(ConfigError, match="critic_source"):
-        run(critic="separate")
 
 
 class Counting(RewardSource):

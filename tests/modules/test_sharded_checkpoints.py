@@ -16,7 +16,9 @@ from lit_rlhf.checkpoints.folders import refuse_pickled_code
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
-from tests.modules.test_sharding import LanguageModule, full_weights, trainer_for
+from tests.modules.test_sharding import LanguageModule
+from tests.support.phases import phase_trainer as trainer_for
+from tests.support.phases import weights as full_weights
 from tests.support.two_processes import run_in_two_processes
 
 

@@ -1,7 +1,6 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.strategies import StrategyRegistry
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -9,7 +8,9 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules.sharding import FSDP2Strategy, gathered, shard, transformer_layers
+from lit_rlhf.modules.sharding import gathered, shard, transformer_layers
+from tests.support.phases import phase_trainer
+from tests.support.phases import weights as full_weights
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
 from tests.support.two_processes import run_in_two_processes
 
@@ -33,13 +34,6 @@ def train(model, rank=0, num_processes=1):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def full_weights(model):
-    return {
-        name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().clone()
-        for name, value in model.named_parameters()
-    }
 
 
 def with_adapter(model):
@@ -208,22 +202,8 @@ class LanguageModule(pl.LightningModule):
         return torch.utils.data.DataLoader(list(rows), batch_size=None, num_workers=0)
 
 
-def trainer_for(folder, **changes):
-    options = {
-        "accelerator": "cpu",
-        "max_epochs": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "use_distributed_sampler": False,
-        "default_root_dir": folder,
-    }
-    return pl.Trainer(**options | changes)
-
-
 def fit_with_the_flag(folder):
-    trainer = trainer_for(folder, strategy="fsdp2", devices=2)
+    trainer = phase_trainer(folder, strategy="fsdp2", devices=2)
     module = LanguageModule()
     trainer.fit(module)
     assert isinstance(module.policy, FSDPModule)
@@ -234,13 +214,9 @@ def fit_with_the_flag(folder):
 def test_the_flag_shards_and_the_checkpoint_is_an_ordinary_file(tmp_path):
     results = run_in_two_processes(fit_with_the_flag, str(tmp_path), init_process_group=False)
     module = LanguageModule()
-    trainer_for(tmp_path).fit(module)
+    phase_trainer(tmp_path).fit(module)
     expected = full_weights(module)
     saved = torch.load(tmp_path / "sharded.ckpt", weights_only=True)["state_dict"]
     for weights in [*results, saved]:
         for name, weight in expected.items():
             torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
-
-
-def test_the_flag_is_registered():
-    assert StrategyRegistry["fsdp2"]["strategy"] is FSDP2Strategy

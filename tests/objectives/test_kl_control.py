@@ -101,10 +101,6 @@ def test_a_fixed_coefficient_must_not_be_negative(value):
         FixedKL(value)
 
 
-def test_zero_switches_the_penalty_off():
-    assert FixedKL(0.0).initial_state() == KLState(0.0, 0)
-
-
 def test_a_controller_must_say_how_it_starts_and_updates():
     with pytest.raises(TypeError, match="abstract"):
         KLController()

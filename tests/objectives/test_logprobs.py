@@ -19,12 +19,15 @@ from tests.objectives.agreement import (
 )
 from tests.oracles import logprobs as oracle
 
-# temperature, softcap, scale
-FORMS = [(1.0, None, 1.0), (0.7, None, 1.0), (1.0, 3.0, 1.0), (1.3, 2.0, 0.5)]
-each_form = pytest.mark.parametrize(("temperature", "softcap", "scale"), FORMS)
+# How logits are made of products.
+FORMS = [
+    dict(zip(("temperature", "softcap", "scale"), numbers, strict=True))
+    for numbers in [(1.0, None, 1.0), (0.7, None, 1.0), (1.0, 3.0, 1.0), (1.3, 2.0, 0.5)]
+]
+each_form = pytest.mark.parametrize("form", FORMS, ids=str)
 
 
-def full_logits(hidden, weight, bias, softcap, scale):
+def full_logits(hidden, weight, bias, *, softcap=None, scale=1.0, **_):
     raw = hidden @ weight.t()
     raw = scale * (raw if bias is None else raw + bias)
     return raw if softcap is None else softcap * torch.tanh(raw / softcap)
@@ -98,28 +101,14 @@ def test_bfloat16_logits_are_normalised_in_float32():
 @both_precisions
 @each_form
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_chunked_scores_agree_with_the_softmax(temperature, softcap, scale, has_bias, dtype):
+def test_chunked_scores_agree_with_the_softmax(form, has_bias, dtype):
     hidden, weight, bias, targets = projection(5, dtype=dtype)
     bias = bias if has_bias else None
     scores = chunked_logprobs(
-        hidden,
-        weight,
-        targets,
-        bias=bias,
-        temperature=temperature,
-        softcap=softcap,
-        scale=scale,
-        chunk_size=2,
-        with_entropy=True,
+        hidden, weight, targets, bias=bias, chunk_size=2, with_entropy=True, **form
     )
-    logits = oracle.logits(
-        hidden.detach().numpy(),
-        weight.detach().numpy(),
-        bias.detach().numpy() if has_bias else None,
-        temperature,
-        softcap,
-        scale,
-    )
+    parts = [None if part is None else part.detach().numpy() for part in (hidden, weight, bias)]
+    logits = oracle.logits(*parts, **form)
     assert_agrees(scores.logprobs, oracle.token_logprobs(logits, targets.numpy()), dtype)
     assert_agrees(scores.entropy, oracle.token_entropy(logits), dtype)
 
@@ -128,24 +117,14 @@ def test_chunked_scores_agree_with_the_softmax(temperature, softcap, scale, has_
 @each_form
 @pytest.mark.parametrize("num_rows", [0, 1, 7])
 @pytest.mark.parametrize("chunk_size", [1, 3, 512])
-def test_chunked_gradients_equal_those_through_full_logits(
-    temperature, softcap, scale, num_rows, chunk_size, dtype
-):
+def test_chunked_gradients_equal_those_through_full_logits(form, num_rows, chunk_size, dtype):
     hidden, weight, bias, targets = projection(num_rows, dtype=dtype)
     scores = chunked_logprobs(
-        hidden,
-        weight,
-        targets,
-        bias=bias,
-        temperature=temperature,
-        softcap=softcap,
-        scale=scale,
-        chunk_size=chunk_size,
-        with_entropy=True,
+        hidden, weight, targets, bias=bias, chunk_size=chunk_size, with_entropy=True, **form
     )
-    logits = full_logits(hidden, weight, bias, softcap, scale)
-    logprobs = token_logprobs(logits, targets, temperature=temperature)
-    entropy = token_entropy(logits, temperature=temperature)
+    logits = full_logits(hidden, weight, bias, **form)
+    logprobs = token_logprobs(logits, targets, temperature=form["temperature"])
+    entropy = token_entropy(logits, temperature=form["temperature"])
     assert_agrees(scores.logprobs, logprobs.detach(), dtype)
     assert_agrees(scores.entropy, entropy.detach(), dtype)
     first, second = normal(num_rows, dtype=dtype), normal(num_rows, dtype=dtype)
@@ -166,22 +145,12 @@ def test_chunked_gradients_equal_those_through_full_logits(
 
 @each_form
 @pytest.mark.parametrize("with_entropy", [True, False])
-def test_chunked_gradients_are_those_of_finite_differences(
-    temperature, softcap, scale, with_entropy
-):
+def test_chunked_gradients_are_those_of_finite_differences(form, with_entropy):
     hidden, weight, bias, targets = projection(3, width=2, vocabulary=5)
 
     def scores(hidden, weight, bias):
         result = chunked_logprobs(
-            hidden,
-            weight,
-            targets,
-            bias=bias,
-            temperature=temperature,
-            softcap=softcap,
-            scale=scale,
-            chunk_size=2,
-            with_entropy=with_entropy,
+            hidden, weight, targets, bias=bias, chunk_size=2, with_entropy=with_entropy, **form
         )
         return tuple(column for column in result if column is not None)
 
@@ -200,7 +169,7 @@ def test_only_the_gradients_that_are_needed_are_made(needed):
     if not any(needed):
         return
     logprobs.sum().backward()
-    plain = token_logprobs(full_logits(hidden, weight, bias, None, 1.0), targets)
+    plain = token_logprobs(full_logits(hidden, weight, bias), targets)
     expected = torch.autograd.grad(plain.sum(), (hidden, weight, bias))
     for tensor, wanted, gradient in zip(inputs, needed, expected, strict=True):
         if wanted:
@@ -268,7 +237,7 @@ def test_float32_weights_with_bfloat16_compute(hidden_dtype, under_autocast):
         )
         loss = (scores.logprobs + scores.entropy).sum()
     loss.backward()
-    logits = full_logits(hidden, weight, bias, None, 1.0)
+    logits = full_logits(hidden, weight, bias)
     expected = token_logprobs(logits, targets), token_entropy(logits)
     expected_grads = torch.autograd.grad(sum(expected).sum(), (hidden, weight, bias))
     # Products in float32 unless hidden or autocast says bfloat16, which has 8 bits.
@@ -307,12 +276,12 @@ def test_a_forbidden_token_keeps_scores_and_gradients_finite():
         bias[4] = -math.inf
     targets = torch.tensor([0, 1, 2])
     scores = chunked_logprobs(hidden, weight, targets, bias=bias, with_entropy=True)
-    logits = full_logits(hidden, weight, bias, None, 1.0)
+    logits = full_logits(hidden, weight, bias)
     plain = token_logprobs(logits, targets) + token_entropy(logits)
     assert_agrees(scores.logprobs + scores.entropy, plain.detach())
     actual = torch.autograd.grad((scores.logprobs + scores.entropy).sum(), (hidden, weight))
     keep = torch.arange(11) != 4
-    logits = full_logits(hidden, weight[keep], bias[keep], None, 1.0)
+    logits = full_logits(hidden, weight[keep], bias[keep])
     without = token_logprobs(logits, targets) + token_entropy(logits)
     expected = torch.autograd.grad(without.sum(), (hidden, weight))
     for actual_grad, expected_grad in zip(actual, expected, strict=True):

@@ -19,10 +19,6 @@ def test_half_precision_becomes_float32_and_more_stays(given, expected):
     assert at_least_float32(values).tolist() == [1.5, -2.0]
 
 
-def test_equal_shapes_and_absent_tensors_pass():
-    require_same_shape(a=torch.zeros(2, 3), b=torch.ones(2, 3), c=None)
-
-
 def test_shapes_that_would_broadcast_are_refused_by_name():
     with pytest.raises(ValueError, match=r"values \[4\], returns \[4, 1\]"):
         require_same_shape(values=torch.zeros(4), returns=torch.zeros(4, 1))

@@ -6,6 +6,8 @@ GRPO's standard scores come from the standard library's mean and deviation.
 import math
 import statistics
 
+from tests.oracles.masking import row_sums
+
 
 def gae_row(rewards, values, gamma, gae_lambda):
     """Advantages of one row without masked tokens: the sum, not the recursion."""
@@ -35,15 +37,8 @@ def gae(rewards, values, mask, gamma, gae_lambda):
     return advantages, returns
 
 
-def totals_of(rewards, mask):
-    return [
-        math.fsum(float(r) for r, m in zip(row, marks, strict=True) if m)
-        for row, marks in zip(rewards, mask, strict=True)
-    ]
-
-
 def grpo(rewards, mask, groups, scale):
-    totals = totals_of(rewards, mask)
+    totals = row_sums(rewards, mask)
     result = []
     for total, own, marks in zip(totals, groups, mask, strict=True):
         group = [other for other, name in zip(totals, groups, strict=True) if name == own]
@@ -55,7 +50,7 @@ def grpo(rewards, mask, groups, scale):
 
 
 def rloo(rewards, mask, groups):
-    totals = totals_of(rewards, mask)
+    totals = row_sums(rewards, mask)
     result = []
     for i, marks in enumerate(mask):
         others = [totals[j] for j in range(len(totals)) if j != i and groups[j] == groups[i]]

@@ -22,10 +22,3 @@ def exact(probabilities, reference_probabilities):
     return math.fsum(
         p * math.log(p / q) for p, q in zip(probabilities, reference_probabilities, strict=True)
     )
-
-
-def per_response(token_kl, mask):
-    return [
-        math.fsum(float(k) for k, m in zip(row, marks, strict=True) if m)
-        for row, marks in zip(token_kl, mask, strict=True)
-    ]

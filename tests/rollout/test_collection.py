@@ -37,16 +37,9 @@ def prompt_batch():
     )
 
 
-def collect(policy):
-    return collect_samples(
-        policy,
-        Canned(),
-        prompt_batch(),
-        tiny_tokenizer(),
-        Sampling(max_new_tokens=4),
-        samples_per_prompt=2,
-        seed=3,
-    )
+def collect(policy, generator, sampling):
+    options = {"samples_per_prompt": 2, "seed": 3}
+    return collect_samples(policy, generator, prompt_batch(), tiny_tokenizer(), sampling, **options)
 
 
 def test_a_response_stands_behind_its_prompt():
@@ -79,7 +72,7 @@ def test_rows_are_as_wide_as_the_longest_of_them():
 
 
 def test_samples_of_a_prompt_stand_together_with_all_that_belongs_to_them(policies):
-    samples = collect(policies())
+    samples = collect(policies(), Canned(), Sampling(max_new_tokens=4))
     assert samples.prompt_lengths.tolist() == [3, 3, 1, 1]
     assert samples.group_ids.tolist() == [0, 0, 1, 1]
     assert samples.prompts == ["one", "one", "two", "two"]
@@ -98,15 +91,7 @@ def test_samples_of_a_prompt_stand_together_with_all_that_belongs_to_them(polici
 def test_the_generator_is_told_all(policies):
     generator = Canned()
     sampling = Sampling(max_new_tokens=4, temperature=0.7)
-    collect_samples(
-        policies(),
-        generator,
-        prompt_batch(),
-        tiny_tokenizer(),
-        sampling,
-        samples_per_prompt=2,
-        seed=3,
-    )
+    collect(policies(), generator, sampling)
     assert generator.asked == ([tiny_tokenizer().eos_token_id], 2, 3, sampling)
 
 
@@ -137,28 +122,18 @@ def test_real_samples_are_read_back_as_their_texts(policies):
     ("own", "configured", "expected"),
     [("<|im_end|>", 2, [2]), ("<|im_end|>", [0, 5], [0, 2, 5]), (None, 7, [7]), ("a", None, [3])],
 )
-def test_stop_tokens_are_those_of_tokenizer_and_model(own, configured, expected, policies):
+def test_stop_tokens_are_those_of_tokenizer_and_model(
+    monkeypatch, own, configured, expected, policies
+):
     tokenizer, policy = tiny_tokenizer(), policies()
     tokenizer.eos_token = own
-    with configured_eos(policy, configured):
-        assert stop_token_ids(tokenizer, policy) == expected
+    monkeypatch.setattr(policy.transformers_config, "eos_token_id", configured)
+    assert stop_token_ids(tokenizer, policy) == expected
 
 
-def test_a_model_that_could_never_stop_is_refused(policies):
+def test_a_model_that_could_never_stop_is_refused(policies, monkeypatch):
     tokenizer, policy = tiny_tokenizer(), policies()
     tokenizer.eos_token = None
-    with configured_eos(policy, None), pytest.raises(ConfigError, match="names an EOS token"):
+    monkeypatch.setattr(policy.transformers_config, "eos_token_id", None)
+    with pytest.raises(ConfigError, match="names an EOS token"):
         stop_token_ids(tokenizer, policy)
-
-
-class configured_eos:  # noqa: N801  (reads as a statement)
-    """Give the shared policy other stop tokens for a while."""
-
-    def __init__(self, policy, value):
-        self.config, self.value = policy.transformers_config, value
-
-    def __enter__(self):
-        self.before, self.config.eos_token_id = self.config.eos_token_id, self.value
-
-    def __exit__(self, *_):
-        self.config.eos_token_id = self.before

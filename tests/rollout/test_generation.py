@@ -63,6 +63,19 @@ def responses_of_transformers(policy, prompts, stop_ids):
     return texts
 
 
+@pytest.fixture
+def asked(policies, monkeypatch):
+    """Return the shape `(rows, columns)` of each forward of the shared Llama, as they come."""
+    shapes, policy = [], policies()
+    next_logits = policy.next_logits
+    monkeypatch.setattr(
+        policy,
+        "next_logits",
+        lambda *inputs: shapes.append(tuple(inputs[0].shape)) or next_logits(*inputs),
+    )
+    return shapes
+
+
 def stops_within(free_responses):
     """Pick stop tokens that end some responses early, one at its last step, and others never."""
     return sorted({free_responses[0][2], free_responses[2][-1]})
@@ -125,29 +138,19 @@ def test_a_stop_at_the_last_step_counts_as_finished(policies):
     assert generation.lengths.tolist() == [first]
 
 
-def test_decoding_ends_when_all_responses_have(policies, monkeypatch):
-    policy, prompts = policies(), prompt_batch([4, 2])
-    calls = []
-    next_logits = policy.next_logits
-    monkeypatch.setattr(
-        policy, "next_logits", lambda *inputs: calls.append(len(inputs[0])) or next_logits(*inputs)
-    )
-    generation = generate(policy, prompts, GREEDY, list(range(96)))
+def test_decoding_ends_when_all_responses_have(policies, asked):
+    generation = generate(policies(), prompt_batch([4, 2]), GREEDY, list(range(96)))
     assert generation.lengths.tolist() == [1, 1]
-    assert calls == [2]
+    assert [rows for rows, _ in asked] == [2]
 
 
-def test_finished_rows_leave_the_batch(policies, monkeypatch):
+def test_finished_rows_leave_the_batch(policies, asked):
     policy, prompts = policies(), prompt_batch()
     stop_ids = stops_within(responses(generate(policy, prompts, GREEDY)))
-    sizes = []
-    next_logits = policy.next_logits
-    monkeypatch.setattr(
-        policy, "next_logits", lambda *inputs: sizes.append(len(inputs[0])) or next_logits(*inputs)
-    )
+    asked.clear()
     lengths = generate(policy, prompts, GREEDY, stop_ids).lengths
     expected = [int((lengths > step).sum()) for step in range(9)]
-    assert sizes == [size for size in expected if size]
+    assert [rows for rows, _ in asked] == [size for size in expected if size]
 
 
 @each_architecture
@@ -198,43 +201,32 @@ def test_a_prompt_computed_once_gives_the_samples_of_repeated_prompts(policies, 
 
 
 @pytest.mark.parametrize("max_rows", [2, 3, 128])
-def test_waiting_prompts_take_the_places_of_finished_rows(policies, monkeypatch, max_rows):
+def test_waiting_prompts_take_the_places_of_finished_rows(policies, asked, max_rows):
     policy, prompts = policies(), prompt_batch([4, 1, 7, 2, 5, 3, 6])
     stop_ids = stops_within(responses(generate(policy, prompts, GREEDY)))
     whole = generate(policy, prompts, GREEDY, stop_ids)
-    sizes = []
-    next_logits = policy.next_logits
-
-    def counted(*inputs):
-        sizes.append(tuple(inputs[0].shape))
-        return next_logits(*inputs)
-
-    monkeypatch.setattr(policy, "next_logits", counted)
+    asked.clear()
     turns = generate(policy, prompts, GREEDY, stop_ids, max_rows=max_rows)
     assert responses(turns) == responses(whole)
-    decoded = [rows for rows, columns in sizes if columns == 1]
+    decoded = [rows for rows, columns in asked if columns == 1]
     assert max(decoded) == min(max_rows, 7)
     # No row is computed once it has ended: one forward for each token but the last.
     total = int(whole.lengths.sum())
-    assert sum(rows for rows, _ in sizes) == total
+    assert sum(rows for rows, _ in asked) == total
     # With waiting prompts the batch stays full: no more steps than rows could have needed.
     if max_rows == 2:
         assert len(decoded) < total // 2 + GREEDY.max_new_tokens
 
 
-def test_the_memory_of_the_cache_bounds_the_rows(policies, monkeypatch):
+def test_the_memory_of_the_cache_bounds_the_rows(policies, asked):
     policy, prompts = policies(), prompt_batch()
     whole = responses(generate(policy, prompts, GREEDY))
-    sizes = []
-    next_logits = policy.next_logits
-    monkeypatch.setattr(
-        policy, "next_logits", lambda *inputs: sizes.append(len(inputs[0])) or next_logits(*inputs)
-    )
+    asked.clear()
     longest = max(PROMPT_LENGTHS) + GREEDY.max_new_tokens
     generator = TorchGenerator(max_cached_tokens=2 * longest)
     bounded = generator(policy, prompts, GREEDY, stop_ids=NO_STOP)
     assert responses(bounded) == whole
-    assert max(sizes) == 2
+    assert max(rows for rows, _ in asked) == 2
 
 
 @each_architecture

@@ -259,20 +259,12 @@ def test_temperature_comes_before_top_p():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
-        ({"temperature": -0.1}, "temperature must not be negative"),
-        ({"top_k": -1}, "top_k must not be negative"),
-        ({"top_p": 0.0}, "top_p must be in"),
-        ({"top_p": 1.1}, "top_p must be in"),
-        ({"min_p": 1.5}, "min_p must be in"),
         ({"min_new_tokens": 33}, "min_new_tokens must be in .*32.*, got 33"),
         ({"min_new_tokens": -1}, "min_new_tokens must be in"),
-        ({"logit_bias": {-1: 2.0}}, "logit_bias: token ids and numbers, got -1: 2.0"),
         ({"logit_bias": {1: math.nan}}, "logit_bias: token ids and numbers, got 1: nan"),
         ({"temperature": math.nan}, "temperature must not be negative"),
         ({"top_p": math.nan}, "top_p must be in"),
         ({"stop_ids": (3, -1)}, r"stop_ids must be token ids, got \[3, -1\]"),
-        ({"stop_strings": ("END", "")}, "stop_strings: an empty text would end every response"),
     ],
 )
 def test_settings_out_of_range_are_refused_by_name(settings, message):

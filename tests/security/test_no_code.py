@@ -1,6 +1,7 @@
 """Data and models execute nothing; code from a model's folder is never trusted by itself."""
 
 import ast
+import contextlib
 import json
 import pickle
 from pathlib import Path
@@ -56,13 +57,8 @@ def test_code_beside_a_model_is_not_run_and_not_asked_about(tmp_path, mark, monk
 def test_code_beside_a_tokenizer_is_not_run(tmp_path, mark, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     folder = own_code(tmp_path / "model")
-    try:
+    with contextlib.suppress(CheckpointError):  # its files may be enough
         load_tokenizer(folder)
-    except CheckpointError as error:
-        message = str(error)
-    else:
-        message = "loaded as data"  # its files are enough
-    assert message
     assert not mark.exists()
 
 

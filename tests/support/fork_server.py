@@ -52,12 +52,10 @@ class Done:
     Attributes:
         statuses: of each process, by rank; -9 after SIGKILL.
         seconds: from the signal (else from the start) to the end of the first process.
-        was_signalled: the signal was sent from outside before the end.
     """
 
     statuses: list[int]
     seconds: float
-    was_signalled: bool
 
 
 class ForkServer:
@@ -151,9 +149,7 @@ def _watch(job: Job, children: list[int]) -> Done:
                     statuses[rank] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     ended_at = ended_at or time.monotonic()
     seconds = ended_at - (signalled_at or begun)
-    return Done(
-        [statuses[rank] for rank in range(len(children))], seconds, signalled_at is not None
-    )
+    return Done([statuses[rank] for rank in range(len(children))], seconds)
 
 
 def _work(job: Job, rank: int, port: int) -> None:

@@ -37,7 +37,6 @@ CASES = (
     "dpo-ddp",
     "ppo-gae-function-fsdp2",
 )
-NUM_BATCHES = 10  # two epochs of five
 # How often a run comes to each place, at the least.
 VISITS = {
     "decoding": 40,

@@ -1,5 +1,4 @@
 import os
-import sys
 import time
 
 import pytest
@@ -7,7 +6,6 @@ import torch
 import torch.distributed as dist
 
 from tests.support.two_processes import (
-    run_command_in_two_processes,
     run_in_processes,
     run_in_two_processes,
 )
@@ -52,14 +50,3 @@ def test_the_traceback_of_the_process_that_failed_is_shown():
 def test_a_hanging_process_is_ended():
     with pytest.raises(TimeoutError, match="after 2 s"):
         run_in_two_processes(time.sleep, 600, timeout_s=2, init_process_group=False)
-
-
-def test_commands_know_their_rank():
-    script = "import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])"
-    done = run_command_in_two_processes([sys.executable, "-c", script])
-    assert [result.stdout for result in done] == ["0 2\n", "1 2\n"]
-
-
-def test_the_output_of_a_failed_command_is_shown():
-    with pytest.raises(RuntimeError, match=r"(?s)rank 0 ended with 3:\nbroken"):
-        run_command_in_two_processes([sys.executable, "-c", "print('broken'); raise SystemExit(3)"])

@@ -3,37 +3,19 @@
 The processes are forked from one that has imported torch and Lightning: seconds, paid once.
 """
 
-import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
 import queue
 import socket
-import subprocess
-import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 NUM_PROCESSES = 2
 _PRELOADED = ["torch.distributed", "lightning.pytorch", "transformers", "peft"]
-
-
-def run_in_two_processes(
-    function: Callable[..., Any],
-    *arguments: Any,
-    timeout_s: float = 300,
-    init_process_group: bool = True,
-) -> list[Any]:
-    """Call `function(*arguments)` in two fresh processes, see `run_in_processes`."""
-    return run_in_processes(
-        NUM_PROCESSES,
-        function,
-        *arguments,
-        timeout_s=timeout_s,
-        init_process_group=init_process_group,
-    )
 
 
 def run_in_processes(
@@ -71,6 +53,9 @@ def run_in_processes(
         answers.join_thread()
 
 
+run_in_two_processes = functools.partial(run_in_processes, NUM_PROCESSES)
+
+
 def start_processes(
     num_processes: int, function: Callable[..., Any], *arguments: Any
 ) -> list[multiprocessing.process.BaseProcess]:
@@ -83,50 +68,6 @@ def start_processes(
         processes.append(_context().Process(target=_work, args=arguments_of_process, daemon=False))
         processes[-1].start()
     return processes
-
-
-def run_command_in_two_processes(
-    command: Sequence[str], *, timeout_s: float = 300
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run a command twice with the environment of rank 0 and 1 (as a cluster would), and wait.
-
-    Raises:
-        RuntimeError: with the output of the first command that failed.
-        TimeoutError: when a command is not done in time; both are ended.
-    """
-    port = free_port()
-    deadline = time.monotonic() + timeout_s
-    with contextlib.ExitStack() as stack:
-        # Files rather than pipes: a full pipe would stop the process that nobody reads from yet.
-        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(NUM_PROCESSES)]
-        running = [
-            subprocess.Popen(
-                command,
-                env=os.environ | rank_environment(rank, port),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-            for rank, output in enumerate(outputs)
-        ]
-        try:
-            for process in running:
-                process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired as error:
-            raise TimeoutError(f"not done after {timeout_s} s: {command}") from error
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
-        for output in outputs:
-            output.seek(0)
-        done = [
-            subprocess.CompletedProcess(command, process.returncode, output.read())
-            for process, output in zip(running, outputs, strict=True)
-        ]
-    for rank, result in enumerate(done):
-        if result.returncode != 0:
-            raise RuntimeError(f"rank {rank} ended with {result.returncode}:\n{result.stdout}")
-    return done
 
 
 def rank_environment(rank: int, port: int, num_processes: int = NUM_PROCESSES) -> dict[str, str]:
