@@ -6,7 +6,6 @@ once, for all of its rows; what follows is what the command does.
 """
 
 import json
-import os
 import re
 import shutil
 
@@ -376,9 +375,3 @@ def test_what_stands_before_the_bad_setting_is_sound(clis, place, tmp_path, phas
     with place.entered():
         cli.run([*words_of(phase, [], tmp_path), *fast])
     assert cli.trainer.global_step > 0
-
-
-def test_a_traceback_is_shown_to_who_asks(place, monkeypatch):
-    monkeypatch.setitem(os.environ, "LIT_RLHF_TRACEBACK", "1")
-    with pytest.raises(LitRLHFError):
-        place.command("sft", "fit", "--model.polcy=x")

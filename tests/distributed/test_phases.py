@@ -1,5 +1,3 @@
-import functools
-
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
@@ -19,8 +17,7 @@ from tests.support.phase_cases import (
     within_tolerance,
     without_validation,
 )
-from tests.support.phase_runs import NUM_EPOCHS, checkpoints_after, run
-from tests.support.phases import Kill, Killed
+from tests.support.phase_runs import NUM_EPOCHS, run
 from tests.support.two_processes import run_in_two_processes
 
 KILLED = ("ppo", "ppo-lora")
@@ -37,12 +34,9 @@ pytestmark = [
 
 def run_killed(case, folder, strategy, max_batches=NUM_BATCHES):
     """Kill a run before its last batch, and go on in a new module and Trainer."""
-    saved, before = folder / strategy / case, max_batches - 1
-    go = functools.partial(run, case, folder, max_batches=max_batches, strategy=strategy, devices=2)
-    with pytest.raises(Killed):
-        go(callbacks=[checkpoints_after(saved, case, before), Kill(before)])
-    callbacks = [checkpoints_after(saved, case, before)]
-    return go(callbacks=callbacks, ckpt_path=saved / "last.ckpt", seed=999)
+    saved = folder / strategy / case
+    kill_before_the_last(case, folder, saved, strategy, 2, max_batches)
+    return go_on(case, folder, saved, strategy, 2, max_batches)
 
 
 def run_checked(folder, strategy):
@@ -142,7 +136,7 @@ def test_self_checks_find_nothing_and_change_nothing(together):
         assert_close(runs["ppo checked"].weights, runs["ppo"].weights, 0)
 
 
-@pytest.mark.parametrize("case", KILLED)
+@pytest.mark.parametrize("case", [*KILLED, "ppo-memory"])
 def test_a_killed_run_goes_on_exactly_in_two_processes(together, case):
     for runs in together:
         expected, resumed = runs[case], runs[f"{case} resumed"]
@@ -171,7 +165,8 @@ def test_sharding_changes_nothing_under_autocast(by_rank):
         ddp, fsdp2 = runs["ddp"]["ppo-bf16"], runs["fsdp2"]["ppo-bf16"]
         assert ddp.heard == fsdp2.heard
         assert_close(ddp.weights, fsdp2.weights, 1e-5)
-        assert [metrics["train/ppo/first_log_ratio"] for metrics in fsdp2.metrics] == [0, 0]
+        for one in (fsdp2, runs["ddp"]["ppo-memory"], runs["fsdp2"]["ppo-memory"]):
+            assert [metrics["train/ppo/first_log_ratio"] for metrics in one.metrics] == [0, 0]
 
 
 @pytest.mark.parametrize("case", MEMORY)
@@ -183,11 +178,3 @@ def test_weights_in_bf16_stay_equal_on_all_processes(together, case):
     wide = [name for name, value in one.weights.items() if value.dtype == torch.float32]
     assert all("head" in name or name.startswith("reward_model.") for name in wide), wide
     assert any("layers" in name for name in one.weights.keys() - set(wide))
-
-
-def test_a_run_in_bf16_goes_on_exactly_in_two_processes(together):
-    for runs in together:
-        expected, resumed = runs["ppo-memory"], runs["ppo-memory resumed"]
-        assert_close(resumed.metrics[-1], expected.metrics[-1], 0)
-        assert_close(resumed.weights, expected.weights, 0)
-        assert [metrics["train/ppo/first_log_ratio"] for metrics in expected.metrics] == [0, 0]

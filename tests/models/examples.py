@@ -68,6 +68,15 @@ def random_rows(
     return TokenRows(torch.where(is_real, ids, pad_id), lengths, response_mask)
 
 
+def response_logprobs(model, tokenizer, prompt: str, response: str) -> list[float]:
+    """Return what plain transformers gives to each token of a response, and to its EOS."""
+    start = tokenizer(prompt)["input_ids"]
+    tokens = torch.tensor([[*start, *tokenizer(response)["input_ids"], tokenizer.eos_token_id]])
+    with torch.no_grad():
+        logprobs = model(tokens).logits[0].log_softmax(-1)
+    return [float(logprobs[p - 1, tokens[0, p]]) for p in range(len(start), tokens.shape[1])]
+
+
 def unpadded(rows: TokenRows) -> list[torch.Tensor]:
     """Return the tokens of each row by themselves: `[1, length]` each."""
     return [row[None, :n] for row, n in zip(rows.input_ids, rows.lengths.tolist(), strict=True)]

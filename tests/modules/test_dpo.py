@@ -8,7 +8,7 @@ from lit_rlhf.data import DPODataModule
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_tokenizer
 from lit_rlhf.modules import DPOModule, OptimizerConfig
 from lit_rlhf.objectives import DPO
-from tests.models.examples import plain_model, random_rows
+from tests.models.examples import plain_model, random_rows, response_logprobs
 from tests.support.phases import (
     Recorder,
     judged_groups,
@@ -39,15 +39,6 @@ def data(tmp_path, policy):
         return DPODataModule(policy, train=path, validation=path, test=path, **settings)
 
     return make
-
-
-def response_logprob(model, tokenizer, group, index):
-    prompt = tokenizer(group["prompt"])["input_ids"]
-    response = [*tokenizer(group["responses"][index])["input_ids"], tokenizer.eos_token_id]
-    tokens = torch.tensor([prompt + response])
-    with torch.no_grad():
-        logprobs = model(tokens).logits[0].log_softmax(-1)
-    return sum(float(logprobs[p - 1, tokens[0, p]]) for p in range(len(prompt), tokens.shape[1]))
 
 
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
@@ -102,10 +93,13 @@ def test_held_out_metrics_equal_those_of_transformers(trained, policy):
     rows = []
     for group in judged_groups(6):
         policy_logprobs, rewards = [], []
-        for index in range(len(group["responses"])):
-            logprob = response_logprob(after, tokenizer, group, index)
-            policy_logprobs.append(logprob)
-            rewards.append(0.1 * (logprob - response_logprob(before, tokenizer, group, index)))
+        for response in group["responses"]:
+            own, other = (
+                sum(response_logprobs(model, tokenizer, group["prompt"], response))
+                for model in (after, before)
+            )
+            policy_logprobs.append(own)
+            rewards.append(0.1 * (own - other))
         for a, b, probability in pair_shares(group):
             margin = rewards[a] - rewards[b]
             nats = probability * math.log1p(math.exp(-margin))

@@ -8,7 +8,7 @@ from lit_rlhf.data import SFTDataModule
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_tokenizer
 from lit_rlhf.modules import OptimizerConfig, SFTModule
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
-from tests.models.examples import plain_model
+from tests.models.examples import plain_model, response_logprobs
 from tests.support.phases import Recorder, demonstrations, phase_trainer, weights, write_rows
 
 FAST = OptimizerConfig(learning_rate=1e-2, schedule="constant", warmup_fraction=0.0)
@@ -24,20 +24,11 @@ def data(tmp_path, policy):
     return make
 
 
-def row_nll(model, tokenizer, row):
-    """Return the negative log-likelihoods of the response and its EOS, by transformers alone."""
-    prompt = tokenizer(row["prompt"])["input_ids"]
-    response = [*tokenizer(row["response"])["input_ids"], tokenizer.eos_token_id]
-    tokens = torch.tensor([prompt + response])
-    with torch.no_grad():
-        logprobs = model(tokens).logits[0].log_softmax(-1)
-    positions = range(len(prompt), tokens.shape[1])
-    return [-float(logprobs[position - 1, tokens[0, position]]) for position in positions]
-
-
-def expected_nlls(policy, num_rows):
-    tokenizer, model = load_tokenizer(policy), plain_model(policy)
-    return [row_nll(model, tokenizer, row) for row in demonstrations(num_rows)]
+def expected_nlls(policy):
+    """Return the negative log-likelihood of each response token of the data."""
+    of_policy, rows = (plain_model(policy), load_tokenizer(policy)), demonstrations(7)
+    found = [response_logprobs(*of_policy, row["prompt"], row["response"]) for row in rows]
+    return [-logprob for row in found for logprob in row]
 
 
 @pytest.mark.parametrize("packing_width", [None, 64])
@@ -45,7 +36,7 @@ def test_the_loss_is_that_of_response_tokens_by_transformers(policy, data, tmp_p
     recorder = Recorder()
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder])
     trainer.fit(SFTModule(policy, packing_width=packing_width), data(batch_size=7))
-    tokens = [nll for row in expected_nlls(policy, 7) for nll in row]
+    tokens = expected_nlls(policy)
     (loss,) = recorder.values("train/sft/loss")
     assert loss == pytest.approx(sum(tokens) / len(tokens), abs=1e-5)
 
@@ -77,7 +68,7 @@ def test_perplexity_counts_tokens_not_batches(policy, data, tmp_path):
     recorder = Recorder()
     trainer = phase_trainer(tmp_path, callbacks=[recorder])
     trainer.test(SFTModule(policy), data(eval_batch_size=3), verbose=False)
-    tokens = [nll for row in expected_nlls(policy, 7) for nll in row]
+    tokens = expected_nlls(policy)
     mean = sum(tokens) / len(tokens)
     assert recorder.held_out["test/sft/loss"] == pytest.approx(mean, abs=1e-5)
     assert recorder.held_out["test/sft/perplexity"] == pytest.approx(math.exp(mean), rel=1e-5)
@@ -142,5 +133,5 @@ def test_validation_falls_while_training(policy, data, tmp_path):
     recorder = Recorder()
     module = SFTModule(policy, optimizer=FAST)
     phase_trainer(tmp_path, max_epochs=3, callbacks=[recorder]).fit(module, data(batch_size=2))
-    tokens = [nll for row in expected_nlls(policy, 7) for nll in row]
+    tokens = expected_nlls(policy)
     assert recorder.held_out["val/sft/loss"] < 0.7 * sum(tokens) / len(tokens)

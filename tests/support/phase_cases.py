@@ -41,29 +41,29 @@ def within_tolerance(differences):
     return all(value < TOLERANCE_OF.get(kind, TOLERANCE) for kind, value in differences.items())
 
 
-def kill_before_the_last(case, folder, saved, strategy, devices):
+def kill_before_the_last(case, folder, saved, strategy, devices, max_batches=NUM_BATCHES):
     """Leave in `saved` the checkpoint of a run that was killed before its last batch."""
-    before = NUM_BATCHES - 1
+    before = max_batches - 1
     callbacks = [checkpoints_after(saved, case, before), Kill(before)]
     with pytest.raises(Killed):
         run(
             case,
             folder,
-            max_batches=NUM_BATCHES,
+            max_batches=max_batches,
             callbacks=callbacks,
             strategy=strategy,
             devices=devices,
         )
 
 
-def go_on(case, folder, saved, strategy, devices, **options):
+def go_on(case, folder, saved, strategy, devices, max_batches=NUM_BATCHES, **options):
     """Resume a run from what `kill_before_the_last` has left, for its last batch."""
     return run(
         case,
         folder,
-        max_batches=NUM_BATCHES,
+        max_batches=max_batches,
         ckpt_path=saved / "last.ckpt",
-        callbacks=[checkpoints_after(saved, case, NUM_BATCHES - 1)],
+        callbacks=[checkpoints_after(saved, case, max_batches - 1)],
         strategy=strategy,
         devices=devices,
         seed=999,
