@@ -5,7 +5,6 @@ text of a YAML file behind it), and phrases that the message must have. A phase'
 once, for all of its rows; what follows is what the command does.
 """
 
-import json
 import re
 import shutil
 
@@ -15,7 +14,7 @@ from lit_rlhf.errors import LitRLHFError
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
 from tests.configs.conftest import CONFIGS, QUIET
 from tests.docs.parse_examples import ParserOnly
-from tests.models.examples import save_policy
+from tests.models.examples import change_json, save_own_code, save_policy
 from tests.support.tiny_models import tiny_model
 
 HOME = "~/.cache/lit_rlhf"
@@ -306,7 +305,7 @@ def place(empty_workplace, first_runs):
     folder = empty_workplace.folder
     runs = folder / "runs"
     shutil.copy(runs / "sft/checkpoints/last.ckpt", folder / "sft.ckpt")
-    for name in ("no_weights", "other_weights", "no_tokenizer", "large_tokenizer", "own_code"):
+    for name in ("no_weights", "other_weights", "no_tokenizer", "large_tokenizer"):
         save_policy(folder / name)
     (folder / "no_weights/model.safetensors").unlink()
     other = tiny_model("gpt2")
@@ -315,33 +314,15 @@ def place(empty_workplace, first_runs):
     (folder / "other_weights/model.safetensors").write_bytes(weights)
     for file in (folder / "no_tokenizer").glob("token*"):
         file.unlink()
-    change_json(folder / "large_tokenizer/tokenizer.json", add_tokens)
-    change_json(folder / "own_code/config.json", name_own_code)
-    (folder / "own_code/modeling_own.py").write_text("open('executed', 'w')\n")
-    save_policy(folder / "classifier")
-    change_json(folder / "classifier/config.json", name_classifier)
-    save_policy(folder / "unknown")
-    change_json(folder / "unknown/config.json", lambda config: config | {"model_type": "no_such"})
+    file = folder / "large_tokenizer/tokenizer.json"
+    model = change_json(file)["model"]
+    model["vocab"] |= {f"extra{index}": index for index in range(74, 200)}
+    change_json(file, model=model)
+    save_own_code(folder / "own_code")
+    own = {"architectures": ["LlamaForSequenceClassification"]}
+    change_json(save_policy(folder / "classifier") / "config.json", **own)
+    change_json(save_policy(folder / "unknown") / "config.json", model_type="no_such")
     return empty_workplace
-
-
-def change_json(path, change):
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-
-def add_tokens(tokenizer):
-    for index in range(74, 200):
-        tokenizer["model"]["vocab"][f"extra{index}"] = index
-    return tokenizer
-
-
-def name_own_code(config):
-    own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
-    return config | {"model_type": "own", "auto_map": own}
-
-
-def name_classifier(config):
-    return config | {"architectures": ["LlamaForSequenceClassification"]}
 
 
 def words_of(phase, made, folder):

@@ -4,6 +4,7 @@ The weights of `tiny_model` are so small that a token barely depends on those be
 mask or position would pass unnoticed. Here every weight, biases and norms included, is moved.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -41,6 +42,24 @@ def save_policy(folder: Path, architecture: str = "llama", **changes) -> Path:
     """Write a lively model and the tiny tokenizer, as a policy that a user brings."""
     lively_model(architecture, **changes).save_pretrained(folder)
     return save_tiny_tokenizer(folder)
+
+
+def change_json(file: Path, **changes) -> dict:
+    """Set keys of a JSON file, and return all of it."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps(content))
+    return content
+
+
+def save_own_code(folder: Path) -> str:
+    """Write a policy whose folder has code of its own, which leaves `executed` where it runs."""
+    save_policy(folder)
+    own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
+    change_json(folder / "config.json", model_type="own", auto_map=own)
+    own = {"AutoTokenizer": ["modeling_own.Tokenizer", None]}
+    change_json(folder / "tokenizer_config.json", auto_map=own)
+    (folder / "modeling_own.py").write_text("open('executed', 'w')\n")
+    return str(folder)
 
 
 def plain_model(folder: Path, auto_class=AutoModelForCausalLM) -> PreTrainedModel:

@@ -42,23 +42,6 @@ def collect(policy, generator, sampling):
     return collect_samples(policy, generator, prompt_batch(), tiny_tokenizer(), sampling, **options)
 
 
-def test_a_response_stands_behind_its_prompt():
-    rows = join_rows(PROMPTS[[0, 0, 1, 1]], torch.tensor([3, 3, 1, 1]), GENERATION)
-    assert rows.input_ids.tolist() == [
-        [11, 12, 13, 1, 2, 0, 0],
-        [11, 12, 13, 3, 4, 5, 6],
-        [21, 7, 0, 0, 0, 0, 0],
-        [21, 8, 9, 10, 0, 0, 0],
-    ]
-    assert rows.lengths.tolist() == [5, 7, 2, 4]
-    assert rows.response_mask.int().tolist() == [
-        [0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 1, 1, 1, 1],
-        [0, 1, 0, 0, 0, 0, 0],
-        [0, 1, 1, 1, 0, 0, 0],
-    ]
-
-
 def test_rows_are_as_wide_as_the_longest_of_them():
     # The prompt with the most tokens has the shortest response, and the other way round.
     generation = GENERATION._replace(lengths=torch.tensor([1, 1, 2, 3]))

@@ -13,7 +13,7 @@ from lit_rlhf.data import PPODataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, LitRLHFError
 from lit_rlhf.models import load_causal_lm, load_reward_model, load_tokenizer
 from lit_rlhf.redaction import redact
-from tests.models.examples import save_policy
+from tests.models.examples import save_own_code
 from tests.support.tokenizer import tiny_tokenizer
 
 SOURCES = sorted(Path(lit_rlhf.__file__).parent.rglob("*.py"))
@@ -33,30 +33,17 @@ class Executes:
         return open, ("executed", "w")
 
 
-def own_code(folder):
-    save_policy(folder)
-    config = json.loads((folder / "config.json").read_text())
-    own = {"AutoConfig": "modeling_own.Config", "AutoModelForCausalLM": "modeling_own.Model"}
-    config |= {"model_type": "own", "auto_map": own}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "modeling_own.py").write_text("open('executed', 'w')\n")
-    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
-    tokenizer |= {"auto_map": {"AutoTokenizer": ["modeling_own.Tokenizer", None]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    return str(folder)
-
-
 @pytest.mark.parametrize("load", [load_causal_lm, load_reward_model])
 def test_code_beside_a_model_is_not_run_and_not_asked_about(tmp_path, mark, monkeypatch, load):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever somebody would answer
     with pytest.raises(CheckpointError, match="trust_remote_code"):
-        load(own_code(tmp_path / "model"))
+        load(save_own_code(tmp_path / "model"))
     assert not mark.exists()
 
 
 def test_code_beside_a_tokenizer_is_not_run(tmp_path, mark, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    folder = own_code(tmp_path / "model")
+    folder = save_own_code(tmp_path / "model")
     with contextlib.suppress(CheckpointError):  # its files may be enough
         load_tokenizer(folder)
     assert not mark.exists()

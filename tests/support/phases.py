@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from torch.distributed.tensor import DTensor
 
+from tests.oracles.aggregation import preference_shares
 from tests.support.reporting import quiet_trainer
 
 # Lengths differ, so that means over rows, tokens and ranks differ, too.
@@ -44,18 +45,9 @@ def judged_groups(num_groups: int = 6) -> list[dict]:
 
 def pair_shares(group: dict) -> list[tuple[int, int, float]]:
     """Return `(chosen, rejected, share of judgments for chosen)` of each pair, the better first."""
-    pairs = []
-    num_responses = len(group["responses"])
-    for a in range(num_responses):
-        for b in range(a + 1, num_responses):
-            votes = [
-                1.0 if row[a] > row[b] else 0.5 if row[a] == row[b] else 0.0
-                for row in group["ratings"]
-                if row[a] is not None and row[b] is not None
-            ]
-            share = sum(votes) / len(votes)
-            pairs.append((a, b, share) if share >= 0.5 else (b, a, 1 - share))
-    return pairs
+    shares = preference_shares(group["ratings"], larger_is_better=True)
+    pairs = [(a, b, float(share)) for (a, b), share in sorted(shares.items()) if a < b]
+    return [(a, b, share) if share >= 0.5 else (b, a, 1 - share) for a, b, share in pairs]
 
 
 def prompts(num_rows: int = 8) -> list[dict]:
