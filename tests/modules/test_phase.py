@@ -13,7 +13,7 @@ from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
 from lit_rlhf.models.lineage import describe_origin, read_lineage
 from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
-from tests.support.phase_runs import build, write_inputs
+from tests.support.phase_runs import build
 from tests.support.phases import (
     Recorder,
     demonstrations,
@@ -180,13 +180,6 @@ MEMORY_OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    write_inputs(folder)
-    return folder
-
-
 @pytest.fixture
 def not_compiled():
     torch.compiler.set_stance("force_eager")
@@ -197,9 +190,9 @@ def not_compiled():
 @pytest.mark.parametrize("case", ["sft", "reward", "dpo", "ppo", "sft-lora", "ppo-lora"])
 @pytest.mark.parametrize("option", MEMORY_OPTIONS)
 @pytest.mark.usefixtures("not_compiled")
-def test_a_phase_with_a_memory_option_hands_over(runs, tmp_path, case, option):
+def test_a_phase_with_a_memory_option_hands_over(folder, tmp_path, case, option):
     """One step moves what trains, gradients clipped; the folder is read in float32."""
-    module, data = build(case, runs, **MEMORY_OPTIONS[option])
+    module, data = build(case, folder, **MEMORY_OPTIONS[option])
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=1, precision="bf16-mixed")
     recorder = Recorder()
     trainer.callbacks.append(recorder)
@@ -232,9 +225,9 @@ class Remember(pl.Callback):
                 self.weights[name] = value.detach().clone()
 
 
-def test_the_reference_of_a_policy_in_bf16_is_the_policy(runs, tmp_path):
+def test_the_reference_of_a_policy_in_bf16_is_the_policy(folder, tmp_path):
     """The same rounding on both sides: no distance before the first step."""
-    module, data = build("ppo", runs, optimizer=OptimizerConfig(weights="bf16"))
+    module, data = build("ppo", folder, optimizer=OptimizerConfig(weights="bf16"))
     recorder = Recorder()
     trainer = phase_trainer(tmp_path, precision="bf16-mixed", callbacks=[recorder], max_steps=1)
     trainer.validate(module, data)
