@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those after the program's name; None takes the process's own.
 
     Returns:
-        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 143
-        after SIGTERM, with a checkpoint saved.
+        The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 128
+        plus the number of a signal, with a checkpoint saved (143 for SIGTERM).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     commands: dict[str, Callable[[list[str]], int]] = {

@@ -28,16 +28,14 @@ class TrainingError(LitRLHFError, RuntimeError):
 
 
 class Preempted(SystemExit):
-    """A run was asked to end by SIGTERM and left a checkpoint to go on from.
+    """A run was asked to end by a signal and left a checkpoint to go on from.
 
     Attributes:
-        code: the exit status, 143 as of any process that SIGTERM ended; 0 on all ranks but the
-            first, so that no launcher takes the first one's end for a crash.
+        code: the exit status, that of a process which the signal ended: 143 for SIGTERM. It is 0
+            on all ranks but the first, so that no launcher takes their end for a crash.
         message: what was saved, and how to go on.
     """
 
-    STATUS = 143
-
-    def __init__(self, message: str, status: int = STATUS) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(status)
         self.message = message

@@ -23,11 +23,8 @@ from lit_rlhf.callbacks import (
     LastCheckpoint,
     ModelFolder,
     OveroptimizationMonitor,
-    RankWatchCallback,
     SelfChecks,
-    guard_loggers,
 )
-from lit_rlhf.callbacks.rank_watch import lost_process
 from lit_rlhf.config_messages import config_files, explain, repeated_key, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
@@ -38,6 +35,13 @@ from lit_rlhf.modules.precision import slowness_of
 from lit_rlhf.redaction import redact, redact_all
 from lit_rlhf.shipped import name_shipped_files
 
+# How collectives end when a process is gone: gloo's, and by its documentation NCCL's.
+_OF_LOST_PROCESSES = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+    "remote process exiting",
+)
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
 
@@ -79,9 +83,11 @@ def readable_errors() -> Iterator[None]:
             raise
         raise ConfigError(f"trainer: {str(error).strip()}") from error
     except RuntimeError as error:
-        # What a collective says of it names nobody.
-        if (lost := lost_process(error)) is not None:
-            raise TrainingError(f"{lost}; go on with --ckpt_path last") from error
+        if any(words in str(error) for words in _OF_LOST_PROCESSES):
+            raise TrainingError(
+                "another process of the run is gone: killed, out of memory, or ended by an error "
+                "that it has printed. Go on with --ckpt_path last"
+            ) from error
         raise
 
 
@@ -190,7 +196,6 @@ class PhaseCLI(LightningCLI):
             raise
         except ValueError as error:
             raise ConfigError(short_message(str(error))) from error
-        guard_loggers(self.trainer.loggers)
         if isinstance(self.model, PhaseModule):
             self.model.run_config = self._settings()
 
@@ -229,7 +234,6 @@ class PhaseCLI(LightningCLI):
             parser.add_lightning_class_args(OveroptimizationMonitor, "monitor")
         parser.add_lightning_class_args(ModelFolder, "save_model")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_lightning_class_args(RankWatchCallback, "rank_watch")
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.

@@ -3,10 +3,8 @@
 from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
 from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
-from lit_rlhf.callbacks.logger_guard import guard_loggers
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
-from lit_rlhf.callbacks.rank_watch import RankWatchCallback
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
@@ -16,10 +14,8 @@ __all__ = [
     "LastCheckpoint",
     "ModelFolder",
     "OveroptimizationMonitor",
-    "RankWatchCallback",
     "ResumableCSVLogger",
     "SampleTableCallback",
     "SelfChecks",
     "WandbAutoLogger",
-    "guard_loggers",
 ]

@@ -6,14 +6,15 @@ import csv
 import errno
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from torch import Tensor
 
+from lit_rlhf.checkpoints import sync
 from lit_rlhf.errors import ConfigError
 
 Row = dict[str, Any]
@@ -23,8 +24,8 @@ class ResumableCSVLogger(CSVLogger):
     """Lightning's `CSVLogger`, whose file survives kills, full disks and resuming.
 
     A new run replaces the file of an earlier one with its first row. A resumed run keeps the rows
-    that its checkpoint knows of and goes on behind them: `LastCheckpoint` tells how many. A row is
-    written whole or not at all; one that cannot be written is kept and tried again with the next.
+    that its checkpoint knows of and goes on behind them: `LastCheckpoint` tells how many. Rows
+    that cannot be written are reported, kept, and tried again with the next.
 
     Args:
         save_dir: a local folder.
@@ -61,81 +62,64 @@ class MetricsFile(ExperimentWriter):
     """
 
     def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self._path = Path(self.metrics_file_path)
+        # Not by Lightning's constructor, which deletes the file of an earlier run at once.
+        self.log_dir = log_dir
+        self.hparams = {}
+        self.metrics = []
+        self.metrics_keys = []
+        self.metrics_file_path = str(Path(log_dir) / self.NAME_METRICS_FILE)
         self._num_saved = 0  # rows of the file that belong to this run
         self._is_ours = False  # the file holds these rows and no others
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
 
     @property
     def num_rows(self) -> int:
         """Rows logged so far, those of the run that is resumed included."""
         return self._num_saved + len(self.metrics)
 
-    def resume(self, num_rows: int | None = None, next_row: Row | None = None) -> None:
-        """Go on behind rows that stand in the file.
-
-        Args:
-            num_rows: as many as the checkpoint knows of; None for all.
-            next_row: logged with the checkpoint, and perhaps not written before the kill.
-        """
-        names, rows = self._read()
-        self.metrics_keys = names
-        self._num_saved = len(rows) if num_rows is None else min(num_rows, len(rows))
-        self.metrics = [] if next_row is None else [next_row]
+    def resume(self, num_rows: int | None = None) -> None:
+        """Go on behind rows of the file: as many as the checkpoint knows of, or all (None)."""
+        self.metrics_keys, rows = self._read()
+        self._num_saved = len(rows[:num_rows])
 
     def save(self) -> None:
-        """Write what was logged since the last time.
-
-        Raises:
-            OSError: it could not be written; the file is as it was, and the rows are kept.
-        """
+        """Write what was logged since the last time, all or nothing; report where it cannot be."""
         if not self.metrics:
             return
-        has_new_names = bool(self._record_new_keys())
-        if has_new_names or not self._is_ours:
-            self._rewrite()
-        else:
-            self._append()
+        names = sorted({*self.metrics_keys, *(name for row in self.metrics for name in row)})
+        path = Path(self.metrics_file_path)
+        try:
+            if self._is_ours and names == self.metrics_keys:
+                append_whole(path, _as_csv(names, self.metrics))
+            else:
+                partial = path.with_name(f"{path.name}.partial")
+                rows = [*self._read()[1][: self._num_saved], *self.metrics]
+                partial.write_text(_as_csv(names, rows, with_header=True), newline="")
+                os.replace(partial, path)
+        except OSError as error:
+            warnings.warn(
+                f"{path} cannot be written ({error.strerror}): training goes on, the rows are kept "
+                "and tried again with the next",
+                stacklevel=1,  # told once, whoever saves
+            )
+            return
+        self.metrics_keys = names
         self._num_saved += len(self.metrics)
         self._is_ours = True
         self.metrics = []
 
     def sync(self) -> None:
         """Bring the file to the disk, so that it is no older than the checkpoint that follows."""
-        if self._path.exists():
-            handle = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-    def _rewrite(self) -> None:
-        """Replace the file by one with all columns."""
-        rows: list[Row] = [*self._read()[1][: self._num_saved], *self.metrics]
-        partial = self._path.with_name(f"{self._path.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, self._path)
-
-    def _append(self) -> None:
-        text = io.StringIO(newline="")
-        csv.DictWriter(text, fieldnames=self.metrics_keys).writerows(self.metrics)
-        append_whole(self._path, text.getvalue())
+        if self._is_ours:
+            sync(Path(self.metrics_file_path))
 
     def _read(self) -> tuple[list[str], list[Row]]:
         """Return the columns and the whole rows of the file; a torn last line is no row."""
-        if not self._path.exists():
-            return [], []
-        text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        reader = csv.DictReader(whole)
+        path = Path(self.metrics_file_path)
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
         rows: list[Row] = list(reader)
         return list(reader.fieldnames or []), rows
-
-    def _check_log_dir_exists(self) -> None:
-        """Keep the file of an earlier run until this one has something to write."""
 
 
 def append_whole(path: Path, text: str) -> None:
@@ -154,16 +138,10 @@ def append_whole(path: Path, text: str) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def plain_row(metrics: dict[str, Any], epoch: int, step: int) -> Row:
-    """Return a row as Lightning would log it, in plain numbers.
-
-    Args:
-        metrics: numbers and tensors of one element.
-        epoch: the current one.
-        step: batches trained on before.
-    """
-    numbers = {
-        name: value.item() if isinstance(value, Tensor) else value
-        for name, value in metrics.items()
-    }
-    return {"epoch": epoch, **numbers, "step": step}
+def _as_csv(names: list[str], rows: list[Row], *, with_header: bool = False) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=names)
+    if with_header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

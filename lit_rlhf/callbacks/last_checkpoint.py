@@ -1,56 +1,41 @@
 """The state that a killed run goes on from: `last.ckpt`, from which `--ckpt_path last` resumes.
 
-Exactness rests on *when* it is saved. Lightning logs a batch's metrics, and validates, after the
-hook in which checkpoints are commonly written: what had not happened yet would be missing from the
-resumed run. So a state is saved after a batch together with the row that is about to be logged;
-after the validation, where one is due; after the last batch of an epoch at the epoch's end, when
-all other checkpoints of that epoch are written.
+Exactness rests on *when* it is saved: as the next batch begins. By then the batch before has
+logged its row and was validated, so nothing of it is missing. Only the loops and the loader have
+moved on to the next batch; their place is noted where Lightning itself knows how to resume from,
+at the end of a batch or of an epoch.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.optim import Optimizer
 
-from lit_rlhf.callbacks.preemption import SigtermWatch
-from lit_rlhf.callbacks.run_state import (
-    any_rank,
-    is_run_done,
-    metrics_files,
-    next_row,
-    refuse_unwritable,
-)
-from lit_rlhf.checkpoints import LAST_NAME, link_checkpoint
+from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger
+from lit_rlhf.callbacks.preemption import SignalWatch
+from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, Preempted
-
-_VALIDATION_PROGRESS = "epoch_loop.val_loop.batch_progress"
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves `last.ckpt` from time to time, at the end of the run, and on SIGTERM.
+    """Saves `last.ckpt` from time to time, at the end of the run, and when asked to end.
 
-    The one before it is kept as `last-previous.ckpt`, and `AtomicCheckpointIO` falls back on it.
+    On SIGTERM (and SIGINT, SIGHUP, SIGUSR1) the batch is finished and saved, and the process ends
+    with 128 plus the signal's number: 143 for SIGTERM.
 
-    On SIGTERM the batch is finished and saved; a rollout or a validation that is under way on one
-    process is left, and the state before it is saved. The process ends with `Preempted.STATUS`.
-
-    Every phase of the command line has one, set by `--last_checkpoint`. In Python, put it behind
-    all other callbacks.
+    Every phase of the command line has one, set by `--last_checkpoint`.
 
     Args:
         every_n_minutes: save this long after the last time, null for never.
         every_n_batches: save after so many training batches, null for never.
         dirpath: the folder, null for `checkpoints` in the run's folder.
-        grace_s: seconds after SIGTERM until the process ends, saved or not.
 
     Raises:
         ConfigError: a number is out of range.
@@ -61,30 +46,23 @@ class LastCheckpoint(ModelCheckpoint):
         every_n_minutes: float | None = 10.0,
         every_n_batches: int | None = None,
         dirpath: str | None = None,
-        grace_s: float = 25.0,
     ) -> None:
         super().__init__(dirpath, save_top_k=0)  # nothing by Lightning's own rules
         for name, value in [
             ("every_n_minutes", every_n_minutes),
             ("every_n_batches", every_n_batches),
-            ("grace_s", grace_s),
         ]:
             if value is not None and value <= 0:
                 raise ConfigError(f"last_checkpoint.{name} is {value}; expected more than 0")
         self.every_n_minutes = every_n_minutes
         self.every_n_batches = every_n_batches
-        self._watch = SigtermWatch(grace_s, self._leave_at_once, self._last_words)
-        self._trainer: Trainer | None = None
-        self._resumed: dict[str, Any] = {}
-        # Of the last state that was consistent: what has moved on since, apart from the weights.
-        self._held: dict[str, Any] | None = None
-        self._weights_are_held = False  # no optimizer has stepped since
-        self._saves_held = False
-        self._is_validating = False
-        self._is_due = False
+        self._watch = SignalWatch()
+        self._file: MetricsFile | None = None
+        self._num_rows: int | None = None  # logged before the checkpoint that is resumed
+        self._place: dict[str, Any] | None = None  # of loops and data, behind the last batch
+        self._is_saving = False
         self._num_batches = 0
         self._saved_at = time.monotonic()
-        self._batch_ended_at = 0.0
 
     @property
     def state_key(self) -> str:
@@ -95,9 +73,7 @@ class LastCheckpoint(ModelCheckpoint):
     def path(self) -> Path:
         """Where the newest state is saved."""
         assert self.dirpath is not None
-        return Path(self.dirpath) / f"{LAST_NAME}.ckpt"
-
-    # Before and after ----------------------------------------------------------------------
+        return Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder, and see that it can be written to.
@@ -106,17 +82,17 @@ class LastCheckpoint(ModelCheckpoint):
             ConfigError: it cannot.
         """
         super().setup(trainer, pl_module, stage)
-        self._trainer = trainer
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if stage != "fit":
-            for file in metrics_files(trainer):
-                file.resume()  # what is measured goes behind what was trained
-            return
-        refuse_unwritable(self.path.parent)
+        loggers = [one for one in trainer.loggers if isinstance(one, ResumableCSVLogger)]
+        self._file = loggers[0].experiment if loggers else None
+        if stage == "fit":
+            _refuse_unwritable(self.path.parent)
+        elif self._file is not None:
+            self._file.resume()  # what is measured goes behind what was trained
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue the log behind the checkpoint's rows; listen to SIGTERM from now on."""
+        """Continue the log behind the checkpoint's rows; listen to signals from now on."""
         self._saved_at = time.monotonic()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -126,30 +102,40 @@ class LastCheckpoint(ModelCheckpoint):
                 f"{self.path} is of an earlier run and will be replaced; to go on with that run: "
                 "--ckpt_path last"
             )
-        if trainer.is_global_zero and self._resumed:
-            for file in metrics_files(trainer):
-                file.resume(self._resumed["num_rows"], self._resumed["next_row"])
+        if self._file is not None and self._num_rows is not None:
+            self._file.resume(self._num_rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows logged so far, and the one that comes next."""
-        assert self._trainer is not None
-        files = metrics_files(self._trainer)
-        return {
-            "num_rows": files[0].num_rows if files else 0,
-            "next_row": next_row(self._trainer),
-        }
+        """Return how many rows were logged so far."""
+        return {"num_rows": 0 if self._file is None else self._file.num_rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the rows for when training starts."""
-        self._resumed = state_dict
+        """Keep the number of rows for when training starts."""
+        self._num_rows = state_dict["num_rows"]
 
-    # When a state is consistent ------------------------------------------------------------
-
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """The weights are about to leave the last consistent state."""
-        self._weights_are_held = False
+        """Save what the batch before left, if this is due; end, if that was asked for.
+
+        Raises:
+            Preempted: a signal asked the run to end, and the state is saved.
+        """
+        # Gradients that wait for the next batch are in no checkpoint.
+        is_accumulating = batch_idx % trainer.accumulate_grad_batches != 0
+        # Of a run that counts steps, Lightning would end the last epoch a second time.
+        is_between_epochs = batch_idx == 0 and trainer.max_steps != -1
+        if self._place is None or is_accumulating or is_between_epochs:
+            return
+        if not any_rank(trainer, self._watch.received is not None or self._is_time()):
+            return
+        self._save(trainer)
+        if any_rank(trainer, self._watch.received is not None):
+            raise Preempted(
+                f"{self._watch.name}: saved {self.path} at step {trainer.global_step}; go on with "
+                "the same command and --ckpt_path last",
+                self._watch.status if trainer.is_global_zero else 0,
+            )
 
     def on_train_batch_end(
         self,
@@ -159,92 +145,48 @@ class LastCheckpoint(ModelCheckpoint):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Save, unless a validation or the epoch's end comes first."""
+        """Note the place behind this batch."""
         self._num_batches += 1
-        self._batch_ended_at = time.time()
-        fit_loop = trainer.fit_loop
-        if pl_module.automatic_optimization and fit_loop._should_accumulate():
-            return  # gradients that wait for the next batch are in no checkpoint
-        epoch_loop = fit_loop.epoch_loop
-        fetcher = fit_loop._data_fetcher
-        assert fetcher is not None
-        if epoch_loop._is_training_done or epoch_loop._should_check_val_fx(fetcher):
-            return
-        self._save_if_asked(trainer)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A state from here on has the whole validation before it."""
-        self._is_validating = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if self._is_validating:
-            # Of a resumed run: the batch that `on_save_checkpoint` says was begun is no more.
-            total = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-            assert isinstance(total, _ProcessedTracker)
-            total.ready = total.started = total.processed
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Leave on SIGTERM: the resumed run validates from the beginning."""
-        if self._is_validating and any_rank(trainer, self._watch.has_fired):
-            self._save_and_leave(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, if this was due after the batch, unless the epoch ends."""
-        is_fitting, self._is_validating = self._is_validating, False
-        if is_fitting and not trainer.fit_loop.epoch_loop._is_training_done:
-            self._save_if_asked(trainer)
+        self._note_place(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of the run, or if this is due; all other checkpoints are written."""
-        is_done = is_run_done(trainer)
-        self._is_due |= is_done
-        self._save_if_asked(trainer, may_leave=not is_done)
+        """Note the place between two epochs."""
+        self._note_place(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the run."""
+        if self._place is not None:
+            self._save(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save a validation as begun and not ended, or put back what moved on with a rollout."""
-        if self._saves_held and self._held is not None:
-            checkpoint.update(copy.deepcopy(self._held["state"]))
-            checkpoint["callbacks"][self.state_key] = self._held["own"]
-        elif self._is_validating:
-            progress = checkpoint["loops"]["fit_loop"][_VALIDATION_PROGRESS]
-            num_ended = progress["total"]["completed"] - progress["current"]["completed"]
-            for name in ("total", "current"):
-                ended = num_ended if name == "total" else 0
-                begun = ended + (1 if name == "total" else 0)
-                progress[name].update(ready=begun, started=begun, processed=ended, completed=ended)
+        """Put the place behind the last batch into a checkpoint of ours."""
+        if self._is_saving and self._place is not None:
+            checkpoint["loops"]["fit_loop"] = self._place["fit_loop"]
+            checkpoint.update(self._place["data"])
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save the state before the rollout that SIGTERM interrupted; errors save nothing."""
-        self._watch.stand_down()
-        if not isinstance(exception, Preempted) or not self._saves_held:
-            return
-        if self._held is None:
-            exception.message = f"{exception.message}; {self._last_words()}"
-            return
-        self._save(trainer)
-        exception.message = self._farewell(trainer)
+        """Give the signals back."""
+        self._watch.restore()
 
-    # Saving --------------------------------------------------------------------------------
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._watch.restore()
 
-    def _save_if_asked(self, trainer: Trainer, *, may_leave: bool = True) -> None:
+    def _note_place(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        has_fired = any_rank(trainer, self._watch.has_fired)
-        if has_fired and may_leave:
-            self._save_and_leave(trainer)
-        if any_rank(trainer, self._is_due or self._is_time()):
-            self._save(trainer)
-        self._hold(trainer)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        state = None if data is None else data.state_dict()
+        self._place = copy.deepcopy(
+            {
+                "fit_loop": trainer.fit_loop.state_dict(),
+                "data": {type(data).__qualname__: state} if state else {},
+            }
+        )
 
     def _is_time(self) -> bool:
         minutes, batches = self.every_n_minutes, self.every_n_batches
@@ -253,78 +195,24 @@ class LastCheckpoint(ModelCheckpoint):
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _save(self, trainer: Trainer) -> None:
-        for file in metrics_files(trainer) if trainer.is_global_zero else []:
-            file.sync()
-        if not self._link(trainer):
-            trainer.save_checkpoint(self.path)
+        if self._file is not None:
+            self._file.save()
+            self._file.sync()
+        self._is_saving = True
+        trainer.save_checkpoint(self.path)
+        self._is_saving = False
         self._saved_at = time.monotonic()
         self._num_batches = 0
-        self._is_due = False
 
-    def _link(self, trainer: Trainer) -> bool:
-        """Take over what another callback has written since this batch, if it is the same state."""
-        progress = trainer.fit_loop.epoch_progress.current
-        assert isinstance(progress, _ProcessedTracker)
-        if trainer.training and progress.processed == progress.started:
-            written = [
-                Path(other._last_checkpoint_saved)
-                for other in trainer.checkpoint_callbacks
-                if isinstance(other, ModelCheckpoint)
-                and other is not self
-                and not other.save_weights_only
-                and other._last_global_step_saved == trainer.global_step
-            ]
-            is_linked = trainer.is_global_zero and any(map(self._try_link, written))
-            return any_rank(trainer, is_linked)
-        return False
 
-    def _try_link(self, written: Path) -> bool:
-        try:
-            # After a write that failed, an older content stands there.
-            if not written.is_file() or written.stat().st_mtime < self._batch_ended_at:
-                return False
-            link_checkpoint(written, self.path)
-        except OSError:
-            return False  # no hard links here, or no room: then it is written, or reported
-        return True
-
-    # SIGTERM -------------------------------------------------------------------------------
-
-    def _hold(self, trainer: Trainer) -> None:
-        """Remember this state, apart from the weights, which stay until an optimizer steps."""
-        connector = trainer._checkpoint_connector
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        state: dict[str, Any] = {"loops": copy.deepcopy(connector._get_loops_state_dict())}
-        if data is not None and (data_state := data.state_dict()):
-            state[type(data).__qualname__] = copy.deepcopy(data_state)
-        self._held = {"state": state, "own": self.state_dict()}
-        self._weights_are_held = True
-
-    def _leave_at_once(self) -> None:
-        trainer = self._trainer
-        # Other ranks are elsewhere: with several, the batch is finished.
-        if trainer is None or trainer.world_size > 1 or self._is_validating:
-            return
-        if self._weights_are_held or self._held is None:
-            self._saves_held = True
-            raise Preempted("SIGTERM")
-
-    def _save_and_leave(self, trainer: Trainer) -> None:
-        self._watch.stand_down()
-        self._save(trainer)
-        raise Preempted(self._farewell(trainer), Preempted.STATUS if trainer.is_global_zero else 0)
-
-    def _farewell(self, trainer: Trainer) -> str:
-        return (
-            f"SIGTERM: saved {self.path} at step {trainer.global_step}; go on with the same "
-            "command and --ckpt_path last"
-        )
-
-    def _last_words(self) -> str:
-        if self.path.exists():
-            age = time.time() - self.path.stat().st_mtime
-            return (
-                f"SIGTERM: the batch did not end in time. What was trained in the last {age:.0f} s "
-                f"is not saved; {self.path} is: go on with the same command and --ckpt_path last"
-            )
-        return "SIGTERM: ended before there was anything to save"
+def _refuse_unwritable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.partial"
+        probe.write_bytes(b"?")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: checkpoints cannot be written there ({error.strerror}); make room or "
+            "choose another folder (trainer.logger's save_dir, or last_checkpoint.dirpath)"
+        ) from error

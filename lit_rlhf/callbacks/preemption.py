@@ -1,63 +1,65 @@
-"""What SIGTERM asks of a run: a checkpoint, and an end within seconds."""
+"""Signals that ask a run to end: they are noted, and the run ends itself at a good moment."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
+import time
 from types import FrameType
+from typing import Any
 
-from lit_rlhf.errors import Preempted
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_AGAIN_S = 2.0  # a second Ctrl+C so long after the first is meant; launchers repeat it at once
 
 
-class SigtermWatch:
-    """Notes SIGTERM, and ends the process if the run does not do so in time.
+class SignalWatch:
+    """Notes the first signal that asks the process to end.
 
-    Lightning's own handler talks to the other ranks from within the signal, where they may be in
-    the middle of something else; this one talks to nobody. Ranks agree at the end of a batch.
-
-    Args:
-        grace_s: seconds from the signal until the process ends itself, saved or not.
-        on_signal: called from the handler, in the main thread; may raise.
-        last_words: what to say on ending without a checkpoint of this moment.
+    Lightning's own handler of SIGTERM talks to the other ranks from within the signal, where they
+    may be in the middle of something else; this one talks to nobody.
 
     Attributes:
-        has_fired: the signal was received.
+        received: the signal, None before.
     """
 
-    def __init__(
-        self, grace_s: float, on_signal: Callable[[], None], last_words: Callable[[], str]
-    ) -> None:
-        self._grace_s = grace_s
-        self._on_signal = on_signal
-        self._last_words = last_words
-        self._timer: threading.Timer | None = None
-        self.has_fired = False
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The signal's name; where only another rank received it, what it most likely is."""
+        return (self.received or signal.SIGTERM).name
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that the signal ended."""
+        return 128 + (self.received or signal.SIGTERM)
 
     def install(self) -> None:
-        """Take the signal over; Lightning gives it back when the fit ends. Main thread only."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._handle)
+        """Listen, in the main thread; a signal that somebody ignores or handles is left alone.
 
-    def stand_down(self) -> None:
-        """Stop the clock: the run is about to save and to end by itself."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.has_fired:  # launchers and clusters send it more than once
+        Those are SIGHUP under `nohup` and SIGUSR1 under Slurm's requeueing. SIGTERM is taken from
+        Lightning.
+        """
+        if threading.current_thread() is not threading.main_thread():
             return
-        self.has_fired = True
-        self._timer = threading.Timer(self._grace_s, self._give_up)
-        self._timer.daemon = True
-        self._timer.start()
-        self._on_signal()
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        for number in _SIGNALS:
+            if number == signal.SIGTERM or signal.getsignal(number) in defaults:
+                self._before[number] = signal.signal(number, self._note)
 
-    def _give_up(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(f"lit-rlhf: {self._last_words()}\n")
-            sys.stderr.flush()
-        os._exit(Preempted.STATUS)
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), now
+            os.write(2, f"lit-rlhf: {self.name}: this batch is finished and saved\n".encode())
+        elif number == self.received == signal.SIGINT and now - self._received_at > _AGAIN_S:
+            raise KeyboardInterrupt

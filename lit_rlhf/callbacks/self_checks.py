@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from lit_rlhf.callbacks.run_state import any_rank
+from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, TrainingError
 
 # If the samples are the policy's own, the KL summed over the responses of an iteration is below

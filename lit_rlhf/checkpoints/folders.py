@@ -1,30 +1,27 @@
 """Sharded checkpoints: a folder to which every process writes its part.
 
-`checksums.json` in it has the SHA-256 of each file and is written last. A folder without it, or
-without one of the files that it names, is torn. It is read whole, as if it were one file, so that
-any strategy, number of processes and later phase can go on from it.
+It is written beside its target and renamed. It is read whole, as if it were one file, so that any
+strategy and number of processes can go on from it.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import pickle
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from lit_rlhf.cache import digest_file
-from lit_rlhf.checkpoints.files import LAST_NAME, previous_of, sync
 from lit_rlhf.errors import CheckpointError
 
-_CHECKSUMS = "checksums.json"
 _INDEX = ".metadata"  # torch's, a pickle
 _META = "meta.pt"  # Lightning's: all but weights and optimizer states
 _OPTIMIZER = "optimizer_"  # Lightning's, followed by the optimizer's number
@@ -44,77 +41,65 @@ _INDEX_CLASSES = {
 
 
 def partial_of(path: Path) -> Path:
-    """Return where a folder is written before it takes its place."""
+    """Return where a file or folder is written before it takes its place."""
     return path.with_name(f"{path.name}.partial")
 
 
-def seal_folder(partial: Path, path: Path) -> None:
-    """Sign a folder that is written whole, bring it to the disk, and give it its name.
+def sync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
-    An older folder is moved away first: `previous_of(path)` keeps it where the name begins with
-    `last`. A kill in between leaves that one.
+
+def put_in_place(path: Path) -> None:
+    """Give a folder that is whole its name, once it is on the disk.
+
+    An older folder is moved aside for a moment. A kill just then leaves it as `NAME-old.ckpt`,
+    which Lightning's `--ckpt_path last` finds as well.
 
     Args:
-        partial: the folder, from `partial_of`.
-        path: its name from now on.
+        path: its name from now on; it is `partial_of(path)` until then.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    checksums = {}
-    for file in sorted(partial.iterdir()):
-        checksums[file.name] = digest_file(file)
+    partial = partial_of(path)
+    for file in partial.iterdir():
         sync(file)
-    (partial / _CHECKSUMS).write_text(json.dumps(checksums, indent=2))
-    sync(partial / _CHECKSUMS)
     sync(partial)
-    previous = previous_of(path)
-    if path.is_dir():
-        shutil.rmtree(previous, ignore_errors=True)
-        os.replace(path, previous)
+    old = path.with_name(f"{path.stem}-old{path.suffix}")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
     os.replace(partial, path)
+    if old.exists():
+        os.replace(old, partial)  # torn from here on, so no longer a checkpoint by its name
+        shutil.rmtree(partial, ignore_errors=True)
     sync(path.parent)
-    if not path.name.startswith(LAST_NAME):
-        shutil.rmtree(previous, ignore_errors=True)
 
 
-def folder_fault(path: Path) -> str | None:
-    """Read a folder through and say what is wrong with it, or None.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    if not (path / _CHECKSUMS).is_file():
-        return f"torn: the folder has no {_CHECKSUMS}, which is written last"
-    try:
-        checksums: dict[str, str] = json.loads((path / _CHECKSUMS).read_text())
-    except ValueError:
-        return f"torn: its {_CHECKSUMS} is not whole"
-    for name, digest in checksums.items():
-        if name != Path(name).name or not (path / name).is_file():
-            return f"torn: its file {name} is missing"
-        if digest_file(path / name) != digest:
-            return f"altered: its file {name} does not match its SHA-256"
-    return None
-
-
-def read_folder(path: Path, *, with_shards: bool = True) -> dict[str, Any]:
+def read_folder(path: Path) -> dict[str, Any]:
     """Put a folder's shards together to what one ordinary file of the same run would hold.
 
     No code of it is run. The shards are written to the disk once more meanwhile: room for them is
     needed in the folder of temporary files.
 
     Args:
-        path: a folder that is whole, see `folder_fault`.
-        with_shards: False leaves out the weights and optimizer states.
+        path: the folder.
 
     Raises:
-        CheckpointError: its index names code, or cannot be read.
+        CheckpointError: it is torn or altered, or its index names code.
     """
+    for name in (_META, _INDEX):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: torn: its file {name} is missing")
+    with (path / _META).open("rb") as file:
+        verify_archive(file, path / _META)
     checkpoint: dict[str, Any] = torch.load(path / _META, map_location="cpu", weights_only=True)
-    if not with_shards:
-        return checkpoint
-    refuse_pickled_code(path)
+    _verify_shards(path)
     with tempfile.TemporaryDirectory() as folder:
         together = Path(folder, "together")
         with _plain_types_alone():
@@ -126,6 +111,32 @@ def read_folder(path: Path, *, with_shards: bool = True) -> dict[str, Any]:
         states = [_number_states(shards[f"{_OPTIMIZER}{number}"]) for number in numbers]
         checkpoint["optimizer_states"] = states
     return checkpoint
+
+
+def verify_archive(file: IO[bytes], path: Path) -> None:
+    """Read what `torch.save` wrote through and compare each record with its CRC-32.
+
+    Raises:
+        CheckpointError: it is torn or altered, or no archive.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # whatever makes no sense in it
+        raise CheckpointError(f"{path}: torn, or no checkpoint: {error}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: altered: its record {damaged} does not match its CRC-32")
+
+
+def _verify_shards(path: Path) -> None:
+    """Verify each part of each shard, which is an archive of its own."""
+    for part in read_index(path).storage_data.values():
+        shard = path / part.relative_path
+        if not shard.is_file():
+            raise CheckpointError(f"{path}: torn: its file {part.relative_path} is missing")
+        with shard.open("rb") as file:
+            file.seek(part.offset)
+            verify_archive(io.BytesIO(file.read(part.length)), shard)
 
 
 def _number_states(named: dict[str, Any]) -> dict[str, Any]:
@@ -155,15 +166,15 @@ def _plain_types_alone() -> Iterator[None]:
             os.environ[_FORCED] = before
 
 
-def refuse_pickled_code(path: Path) -> None:
-    """See that torch's index of a sharded checkpoint, which it unpickles, names no code.
+def read_index(path: Path) -> Any:  # noqa: ANN401 - torch's `Metadata`
+    """Read torch's index of a sharded checkpoint, a pickle, unless it names code.
 
     Raises:
         CheckpointError: it does, or cannot be read.
     """
     try:
         with (path / _INDEX).open("rb") as file:
-            _IndexUnpickler(file).load()
+            return _IndexUnpickler(file).load()
     except CheckpointError:
         raise
     except Exception as error:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_rlhf.checkpoints import newest_whole, read_verified, write_checkpoint
+from lit_rlhf.checkpoints import read_verified, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 
 
@@ -19,7 +18,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     Lightning's own first builds the whole file in memory: with AdamW's states three times the
     model, for a moment twice, and the largest memory of the run. A remote path (`s3://...`) is
-    left to Lightning, and has no checksum.
+    left to Lightning, and is not verified.
 
     A disk that is full or a folder that became read-only is reported, and training goes on with
     the older checkpoint kept.
@@ -71,9 +70,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Verify a checkpoint and read it; pickled code in it is refused, never run.
 
-        Of a `last` checkpoint that is torn or altered, the one kept before it is read, and this is
-        reported.
-
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
             ConfigError: `weights_only` is False.
@@ -84,10 +80,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             )
         if "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only=True)
-        whole, fault = newest_whole(Path(path))
-        if fault is not None:
-            rank_zero_warn(f"{fault}. The run goes on from the one before it, {whole}")
-        checkpoint: dict[str, Any] = read_verified(whole, map_location=map_location)
+        checkpoint: dict[str, Any] = read_verified(Path(path), map_location=map_location)
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:

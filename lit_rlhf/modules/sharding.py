@@ -26,7 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from lit_rlhf.checkpoints import partial_of, seal_folder
+from lit_rlhf.checkpoints import partial_of, put_in_place
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
@@ -64,7 +64,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         filepath: str | Path,
         storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
     ) -> None:
-        """Save a checkpoint; a folder of shards takes its name once it is whole and signed.
+        """Save a checkpoint; a folder of shards takes its name once it is whole.
 
         Raises:
             CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
@@ -81,9 +81,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         write = super().save_checkpoint
         fault = self._attempt(lambda: write(checkpoint, partial, storage_options))
         if fault is None:
-            fault = self._attempt(
-                lambda: seal_folder(partial, path) if self.is_global_zero else None
-            )
+            fault = self._attempt(lambda: put_in_place(path) if self.is_global_zero else None)
         if isinstance(self.checkpoint_io, AtomicCheckpointIO):
             self.checkpoint_io.note(str(path), fault)
         elif fault is not None:
@@ -110,8 +108,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> dict[str, Any]:
         """Verify a checkpoint and load it, whatever strategy and number of processes wrote it.
 
-        No code of it is run; one that is torn or altered gives way to the one before it, see
-        `newest_whole`. Each process reads all of it, and keeps its own share.
+        No code of it is run. Each process reads all of it, and keeps its own share.
 
         Lightning's own takes the numbers of an optimizer's parameters for their places in the
         model, which they are not where there are parameter groups or frozen parameters: the

@@ -1,12 +1,14 @@
 """When states are saved; that they resume exactly stands in tests/resume."""
 
-import pytest
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+import os
+import signal
 
-from lit_rlhf.callbacks import LastCheckpoint
-from lit_rlhf.callbacks.preemption import SigtermWatch
+import pytest
+
+from lit_rlhf.callbacks import LastCheckpoint, preemption
+from lit_rlhf.callbacks.preemption import SignalWatch
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules import checkpoint_io
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from tests.support.reporting import ReportingModule, quiet_trainer
 
@@ -28,30 +30,39 @@ def fit(folder, *callbacks, **options):
     return trainer
 
 
-def step_of(path):
-    return torch.load(path, weights_only=True)["global_step"]
+def saved_steps(monkeypatch):
+    """Return a list to which the step of each state is added as it is written."""
+    steps = []
+    monkeypatch.setattr(
+        checkpoint_io, "write_checkpoint", lambda state, path: steps.append(state["global_step"])
+    )
+    return steps
 
 
-def test_a_state_is_saved_by_count_and_in_the_end(tmp_path):
+def test_a_state_is_saved_by_count_and_in_the_end(tmp_path, monkeypatch):
+    steps = saved_steps(monkeypatch)
     fit(tmp_path, LastCheckpoint(None, 3), max_epochs=2, limit_val_batches=0)
-    # After batch 3 of 4, then at the end.
-    assert step_of(tmp_path / "checkpoints" / "last-previous.ckpt") == 3
-    assert step_of(tmp_path / "checkpoints" / "last.ckpt") == 4
+    assert steps == [3, 4]
 
 
-def test_a_state_is_saved_by_time(tmp_path):
+def test_a_state_is_saved_by_time(tmp_path, monkeypatch):
+    steps = saved_steps(monkeypatch)
     fit(tmp_path, LastCheckpoint(1e-9), max_epochs=2, limit_val_batches=0)
-    assert step_of(tmp_path / "checkpoints" / "last-previous.ckpt") == 3
+    assert steps == [1, 2, 3, 4]
 
 
-def test_the_end_of_the_run_is_written_once(tmp_path):
-    policy = ModelCheckpoint(tmp_path / "saved", "policy", save_on_train_epoch_end=True)
-    fit(tmp_path, policy, LastCheckpoint(None), max_epochs=1, limit_val_batches=0)
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    assert last.samefile(tmp_path / "saved" / "policy.ckpt")
-    # Whose state has the rows of the log, too.
-    content = torch.load(last, weights_only=True)
-    assert content["callbacks"]["LastCheckpoint"] == {"num_rows": 0, "next_row": None}
+def test_between_the_epochs_of_a_run_that_counts_steps_nothing_is_saved(tmp_path, monkeypatch):
+    """Lightning, asked to resume there, ends the epoch once more and logs other steps."""
+    steps = saved_steps(monkeypatch)
+    fit(tmp_path, LastCheckpoint(1e-9), max_epochs=-1, max_steps=4, limit_val_batches=0)
+    assert steps == [1, 3, 4]
+
+
+def test_waiting_gradients_are_not_left_behind(tmp_path, monkeypatch):
+    steps = saved_steps(monkeypatch)
+    last = LastCheckpoint(1e-9)
+    fit(tmp_path, last, max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2)
+    assert steps == [1]  # of two batches, at the end
 
 
 def test_a_fast_run_of_a_developer_leaves_nothing(tmp_path):
@@ -64,7 +75,6 @@ def test_a_fast_run_of_a_developer_leaves_nothing(tmp_path):
     [
         ({"every_n_minutes": 0}, "last_checkpoint.every_n_minutes is 0; expected more than 0"),
         ({"every_n_batches": -1}, "last_checkpoint.every_n_batches is -1"),
-        ({"grace_s": 0.0}, "last_checkpoint.grace_s is 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -72,11 +82,46 @@ def test_settings_out_of_range_are_refused(settings, message):
         LastCheckpoint(**settings)
 
 
-def test_sigterm_counts_once():
-    calls = []
-    watch = SigtermWatch(60.0, lambda: calls.append("asked"), lambda: "")
-    for _ in range(2):
-        watch._handle(15, None)
-    watch.stand_down()
-    assert watch.has_fired
-    assert calls == ["asked"]
+def test_the_first_signal_counts():
+    watch = SignalWatch()
+    watch.install()
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    finally:
+        watch.restore()
+    assert watch.received is signal.SIGTERM
+    assert watch.status == 143
+
+
+def test_a_signal_that_others_handle_or_ignore_is_left_to_them():
+    handled = []
+    before = [
+        signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        signal.signal(signal.SIGUSR1, lambda *_: handled.append("theirs")),
+    ]
+    watch = SignalWatch()
+    watch.install()
+    try:
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+    finally:
+        watch.restore()
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGUSR1, before[1])
+    assert watch.received is None
+    assert handled == ["theirs"]
+
+
+def test_ctrl_c_once_more_ends_at_once(monkeypatch):
+    watch = SignalWatch()
+    watch.install()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # by a launcher, at once
+        monkeypatch.setattr(preemption, "_AGAIN_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        watch.restore()
+    assert watch.status == 130

@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,13 +10,7 @@ import pytest
 import torch
 
 from lit_rlhf import checkpoints
-from lit_rlhf.checkpoints import (
-    link_checkpoint,
-    previous_of,
-    read_verified,
-    verify_checkpoint,
-    write_checkpoint,
-)
+from lit_rlhf.checkpoints import read_verified, write_checkpoint
 from lit_rlhf.errors import CheckpointError
 
 CONTENT = {"step": 7, "weights": torch.arange(3000, dtype=torch.float32), "names": ["a", "b"]}
@@ -44,23 +37,24 @@ def test_other_tools_read_it_as_ever(path):
         assert archive.testzip() is None
 
 
-def test_the_checksum_survives_copying_and_renaming(path, tmp_path):
-    copy = tmp_path / "elsewhere" / "best.ckpt"
-    copy.parent.mkdir()
-    shutil.copyfile(path, copy)
-    verify_checkpoint(copy)
-
-
-def test_each_altered_byte_is_found_out(path):
+def test_no_altered_byte_is_read(path):
+    """It is refused; or it lies between the records, and what is read is what was written."""
     whole = path.read_bytes()
     random_choice = random.Random(0)
     ends = [*range(40), *range(len(whole) - 120, len(whole))]
-    for position in [*ends, *random_choice.sample(range(len(whole)), 200)]:
+    num_refused = 0
+    for position in [*ends, *random_choice.sample(range(len(whole)), 400)]:
         altered = bytearray(whole)
         altered[position] ^= 1 << random_choice.randrange(8)
         path.write_bytes(altered)
-        with pytest.raises(CheckpointError, match=r"last\.ckpt: (altered|torn)"):
-            verify_checkpoint(path)
+        try:
+            content = read_verified(path)
+        except CheckpointError:
+            num_refused += 1
+        else:
+            assert (content["step"], content["names"]) == (7, ["a", "b"])
+            assert torch.equal(content["weights"], CONTENT["weights"])
+    assert num_refused > 400
 
 
 def test_each_torn_file_is_found_out(path):
@@ -69,7 +63,7 @@ def test_each_torn_file_is_found_out(path):
     for length in [*lengths, *random.Random(0).sample(range(len(whole)), 100)]:
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError, match=r"last\.ckpt: torn, or no checkpoint"):
-            verify_checkpoint(path)
+            read_verified(path)
 
 
 def test_zeros_in_place_of_the_end_are_found_out(path):
@@ -77,68 +71,20 @@ def test_zeros_in_place_of_the_end_are_found_out(path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4096] + bytes(4096))
     with pytest.raises(CheckpointError, match="torn"):
-        verify_checkpoint(path)
+        read_verified(path)
 
 
-def test_a_checkpoint_of_somebody_else_is_verified_by_its_records(tmp_path):
-    path = tmp_path / "theirs.ckpt"
-    torch.save(CONTENT, path)
-    assert read_verified(path)["step"] == 7
+def test_an_altered_weight_is_named_by_its_record(path):
     altered = bytearray(path.read_bytes())
     altered[altered.index(CONTENT["weights"].numpy().tobytes()) + 50] ^= 1
     path.write_bytes(altered)
     with pytest.raises(CheckpointError, match=r"altered: its record .*data.* CRC-32"):
-        verify_checkpoint(path)
+        read_verified(path)
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(CheckpointError, match=r"no\.ckpt: cannot be read: No such file"):
-        verify_checkpoint(tmp_path / "no.ckpt")
-
-
-def test_the_one_before_is_kept(path):
-    for step in (8, 9):
-        write_checkpoint({"step": step}, path)
-    assert read_verified(path)["step"] == 9
-    assert read_verified(previous_of(path))["step"] == 8
-    assert sorted(one.name for one in path.parent.iterdir()) == [
-        "last-previous.ckpt",
-        "last.ckpt",
-    ]
-
-
-def test_a_torn_one_does_not_take_the_place_of_the_one_before(path):
-    write_checkpoint({"step": 8}, path)
-    path.write_bytes(path.read_bytes()[:-10])
-    write_checkpoint({"step": 9}, path)
-    assert read_verified(previous_of(path))["step"] == 7
-
-
-def test_only_the_names_of_resuming_are_kept_twice(tmp_path):
-    for step in (1, 2):
-        write_checkpoint({"step": step}, tmp_path / "policy.ckpt")
-    assert [one.name for one in tmp_path.iterdir()] == ["policy.ckpt"]
-
-
-def test_without_hard_links_the_one_before_is_kept_as_well(path, monkeypatch):
-    def refuse(*names):
-        raise OSError("no hard links")
-
-    monkeypatch.setattr(os, "link", refuse)
-    write_checkpoint({"step": 8}, path)
-    assert [read_verified(one)["step"] for one in (path, previous_of(path))] == [8, 7]
-
-
-def test_a_second_name_costs_no_second_file(path, tmp_path):
-    write_checkpoint({"step": 8}, tmp_path / "policy.ckpt")
-    link_checkpoint(tmp_path / "policy.ckpt", path)
-    assert os.path.samefile(path, tmp_path / "policy.ckpt")
-    assert read_verified(previous_of(path))["step"] == 7
-    link_checkpoint(tmp_path / "policy.ckpt", path)  # once more: nothing is left lying about
-    write_checkpoint({"step": 9}, tmp_path / "policy.ckpt")
-    assert read_verified(path)["step"] == 8
-    names = {"last.ckpt", "last-previous.ckpt", "policy.ckpt"}
-    assert {one.name for one in tmp_path.iterdir()} == names
+        read_verified(tmp_path / "no.ckpt")
 
 
 def test_a_write_that_fails_says_why_and_changes_nothing(path, monkeypatch):
@@ -186,13 +132,7 @@ def test_file_and_folder_are_synced_around_the_rename(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
     write_checkpoint(CONTENT, path)
-    assert events == ["file", "rename last-previous.ckpt", "rename last.ckpt", "folder"]
-
-
-def test_a_whole_file_is_read_through_once(path, monkeypatch):
-    verify_checkpoint(path)
-    monkeypatch.setattr(checkpoints.verifying, "file_fault", lambda *_: pytest.fail("read again"))
-    verify_checkpoint(path)
+    assert events == ["file", "rename last.ckpt", "folder"]
 
 
 class Malice:
@@ -205,11 +145,9 @@ class Malice:
         return (open, (self.target, "w"))
 
 
-@pytest.mark.parametrize("signed", [True, False])
-def test_pickled_code_is_named_and_not_run(tmp_path, signed):
+def test_pickled_code_is_named_and_not_run(tmp_path):
     path, harm = tmp_path / "last.ckpt", tmp_path / "harm"
-    content = {"callbacks": Malice(str(harm))}
-    write_checkpoint(content, path) if signed else torch.save(content, path)
+    write_checkpoint({"callbacks": Malice(str(harm))}, path)
     with pytest.raises(CheckpointError, match=r"object (_?io|builtins)\.open is pickled in it"):
         read_verified(path)
     assert not harm.exists()

@@ -12,7 +12,6 @@ from collections import Counter
 
 import pytest
 
-from lit_rlhf.checkpoints import previous_of
 from tests.proofs.table import Claim, write_claims
 from tests.support.fork_server import ForkServer, log_of
 from tests.support.kill_runs import (
@@ -32,7 +31,8 @@ NUM_KILLS = 20  # of each case
 KILLS_OF_A_RUN = 3
 # One run of each phase, killed where it hurts.
 HANDFUL = {
-    "sft": ["write:7", "rename:2"],
+    "sft": ["write:7", "batch:5", "rename:2"],  # batch 5: a batch into the second epoch
+    "sft-steps": ["batch:6", "batch:2"],  # the last state is of the end of an epoch
     "reward": ["validation:2"],
     "dpo": ["renamed:1", "row:2"],
     "ppo-gae-learned": ["decoding:9", "sample:1"],
@@ -78,35 +78,16 @@ def test_a_killed_run_goes_on_as_if_never_stopped(server, inputs, tmp_path, case
     assert bool(expected.samples) == case.startswith("ppo")
 
 
-def test_a_torn_newest_checkpoint_is_reported_and_the_one_before_is_used(server, inputs, tmp_path):
-    expected = run_whole(server, "sft", inputs, tmp_path / "whole")
-    folder = tmp_path / "killed"
-    assert run_with_kills_only(server, "sft", inputs, folder, "batch:7") == [-9]
-    newest = folder / "runs" / "run" / "checkpoints" / "last.ckpt"
+def test_from_a_torn_checkpoint_nothing_is_begun(server, inputs, tmp_path):
+    killed = server.run(job("sft", inputs, tmp_path, kill_point="batch:7"))
+    assert killed.statuses == [-9]
+    newest = tmp_path / "runs" / "run" / "checkpoints" / "last.ckpt"
     newest.write_bytes(newest.read_bytes()[:-2000])
-    done = server.run(job("sft", inputs, folder, "--ckpt_path", "last"))
-    assert done.statuses == [0], log_of(folder)
-    assert "last.ckpt: torn, or no checkpoint" in log_of(folder)
-    assert f"goes on from the one before it, {previous_of(newest)}" in log_of(folder)
-    assert_equal(outcome(folder), expected)
-
-
-def test_without_a_whole_checkpoint_nothing_is_begun(server, inputs, tmp_path):
-    assert run_with_kills_only(server, "sft", inputs, tmp_path, "batch:7") == [-9]
-    folder = tmp_path / "runs" / "run" / "checkpoints"
-    for path in folder.glob("last*.ckpt"):
-        path.write_bytes(path.read_bytes()[:-2000])
     done = server.run(job("sft", inputs, tmp_path, "--ckpt_path", "last"))
     assert done.statuses == [1]
     (error,) = [line for line in log_of(tmp_path).splitlines() if "lit-rlhf: error" in line]
     assert "last.ckpt: torn" in error
-    assert "last-previous.ckpt: torn" in error
-    assert "none to go on from" in error
     assert "Traceback" not in log_of(tmp_path)
-
-
-def run_with_kills_only(server, case, inputs, folder, point):
-    return server.run(job(case, inputs, folder, kill_point=point)).statuses
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ the N-th visit to the place is its last moment, or the one at which it is asked 
 
 import os
 import signal
-import time
 from collections.abc import Callable
+from pathlib import Path
+
+import torch
 
 # In the order of a run. "write": in the middle of a checkpoint's bytes. "renamed": the checkpoint
 # is in its place, its folder not synced and nothing logged yet.
@@ -18,7 +20,7 @@ _signal = signal.SIGKILL
 
 
 def install(point: str, number: int = signal.SIGKILL) -> None:
-    """Arm one place of `PLACES`, as "PLACE:N"; or "stall", an optimizer step that does not end.
+    """Arm one place of `PLACES`, as "PLACE:N".
 
     Args:
         point: the place, and which visit to it.
@@ -75,21 +77,6 @@ def _step(countdown):
     _before(AdamW, "step", countdown, after=True)
 
 
-def _stall(countdown):
-    from torch.optim import AdamW  # noqa: PLC0415
-
-    original = AdamW.step
-
-    def step(self, *args, **kwargs):
-        result = original(self, *args, **kwargs)
-        if countdown.is_over():
-            _die()
-            time.sleep(60)
-        return result
-
-    AdamW.step = step
-
-
 def _batch(countdown):
     from lit_rlhf.callbacks import LastCheckpoint  # noqa: PLC0415
 
@@ -104,11 +91,12 @@ def _row(countdown):
 
     def save(self):
         if self.metrics and countdown.is_over():
-            text = self._path.read_text() if self._path.exists() else ""
+            path = Path(self.metrics_file_path)
+            text = path.read_text() if path.exists() else ""
             original(self)
-            whole = self._path.read_text()
+            whole = path.read_text()
             num_new = max(2, len(whole) - len(text))
-            self._path.write_text(whole[: len(whole) - num_new // 2])
+            path.write_text(whole[: len(whole) - num_new // 2])
             _die()
         original(self)
 
@@ -119,23 +107,36 @@ def _write(countdown):
     """Die in the middle of what `torch.save` hands over at one time."""
     from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    stream = files._HashingStream
-    original = stream.write
+    class Torn:
+        def __init__(self, file):
+            self._file = file
 
-    def write(self, content):
-        if countdown.is_over():
-            self._file.write(bytes(content)[: len(bytes(content)) // 2])
+        def write(self, content):
+            if countdown.is_over():
+                self._file.write(bytes(content)[: len(bytes(content)) // 2])
+                self._file.flush()
+                _die()
+            return self._file.write(content)
+
+        def flush(self):
             self._file.flush()
-            _die()
-        return original(self, content)
 
-    stream.write = write
+    save = torch.save
+    files.torch.save = lambda content, file: save(content, Torn(file))
 
 
 def _rename(countdown):
+    """Die with the checkpoint written, in front of its rename."""
     from lit_rlhf.checkpoints import files  # noqa: PLC0415
 
-    _before(files, "_keep_previous", countdown, after=True)
+    replace = os.replace
+
+    def patched(source, target):
+        if str(target).endswith(".ckpt") and countdown.is_over():
+            _die()
+        replace(source, target)
+
+    files.os.replace = patched
 
 
 def _renamed(countdown):
@@ -173,7 +174,6 @@ def _sample(countdown):
 _ARMING = {
     "decoding": _decoding,
     "step": _step,
-    "stall": _stall,
     "batch": _batch,
     "row": _row,
     "write": _write,

@@ -23,6 +23,7 @@ CASES = (
     "sft",
     "sft-lora",
     "sft-accumulate",
+    "sft-steps",
     "reward",
     "dpo",
     "dpo-lora",
@@ -101,6 +102,9 @@ def outcome(folder: Path) -> Outcome:
     state["callbacks"] = {
         name: value for name, value in state["callbacks"].items() if "ModelCheckpoint" not in name
     }
+    # Resumed behind a validation, Lightning adds its batches to those of the one before; the next
+    # validation begins from zero again.
+    state["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"].pop("current")
     samples = run / "samples.jsonl"
     return Outcome(
         state,
@@ -130,8 +134,10 @@ def run_with_kills(
         RuntimeError: it ended in another way than by a kill or at its end; with what it printed.
     """
     places = []
-    for kill in [*kills, {}]:
-        done = server.run(job(case, inputs, folder, "--ckpt_path", "last", **kill))
+    for index, kill in enumerate([*kills, {}]):
+        # Behind each batch first, between two epochs as well; then behind each second.
+        often = f"--last_checkpoint.every_n_batches={1 + index % 2}"
+        done = server.run(job(case, inputs, folder, "--ckpt_path", "last", often, **kill))
         if done.statuses[0] == -9:
             places.append(kill.get("kill_point", "time").partition(":")[0])
         elif done.statuses[0] != 0:
@@ -203,7 +209,8 @@ def _options(case: str, folder: Path) -> dict:
             "strategy": strategy,
             "accumulate_grad_batches": 2 if "accumulate" in variants else 1,
             "precision": "32-true",
-            "max_epochs": 2,
+            "max_epochs": -1 if "steps" in variants else 2,
+            "max_steps": 10 if "steps" in variants else -1,  # two epochs of five
             "val_check_interval": 3,
             "log_every_n_steps": 1,
             "num_sanity_val_steps": 0,
