@@ -12,7 +12,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,7 @@ from transformers import (
 from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
+from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 
 # What a run leaves in its folder: the model it ends with, and the best at a validation.
@@ -384,7 +385,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def save_policy(
-    model: nn.Module,
+    policy: PolicyModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
@@ -395,7 +396,7 @@ def save_policy(
     """Write a policy as a folder that `AutoModelForCausalLM.from_pretrained` loads.
 
     Args:
-        model: a causal language model, or a peft model around one.
+        policy: its value head, if any, stays behind.
         tokenizer: written with it.
         folder: exists, and is empty.
         base: the model under the adapters.
@@ -404,7 +405,8 @@ def save_policy(
             the weights under the new ones.
         weights: of the model by their names, where they are not its own (gathered shards).
     """
-    weights = dict(model.state_dict() if weights is None else weights)
+    model: nn.Module = policy.model
+    weights = _part(weights or policy.state_dict(), "model.")
     tokenizer.save_pretrained(folder)
     if not isinstance(model, PeftModel):
         assert isinstance(model, PreTrainedModel)
@@ -435,17 +437,10 @@ def save_reward_model(
     Raises:
         CheckpointError: see `as_classifier`.
     """
-    weights = dict(model.state_dict() if weights is None else weights)
+    weights = weights or model.state_dict()
     classifier, tokenizer = as_classifier(model, tokenizer)
     tokenizer.save_pretrained(folder)
-    prefix = "backbone."
-    trunk = {name[len(prefix) :]: own for name, own in weights.items() if name.startswith(prefix)}
-    linear = "head.linear."
-    head = {
-        f"{_HEAD}.{name[len(linear) :]}": own
-        for name, own in weights.items()
-        if name.startswith(linear)
-    }
+    trunk, head = _part(weights, "backbone."), _part(weights, "head.linear.", f"{_HEAD}.")
     moments = {name: float(weights[name]) for name in ("mean", "deviation")}
     setattr(classifier.config, NORMALIZER_KEY, moments)
     own_name = f"{classifier.base_model_prefix}."
@@ -457,18 +452,14 @@ def save_reward_model(
                 own_name + name for name, module in targets if isinstance(module, BaseTunerLayer)
             ]
             config.task_type, config.modules_to_save = _CLASSIFICATION, [_HEAD]
-            adapter = {
-                name.replace(_ADAPTED, _ADAPTED + own_name, 1): own for name, own in adapter.items()
-            }
-            adapter |= {_ADAPTED + name: own for name, own in head.items()}
+            adapter = _part(adapter, _ADAPTED, _ADAPTED + own_name) | _part(head, "", _ADAPTED)
             classifier.config.architectures = [type(classifier).__name__]
             classifier.config.save_pretrained(folder)
             _write_adapter(config, adapter, folder, base)
             return
         trunk = _merge(_adapt(load_trunk(base), config, adapter, base)).state_dict()
         nn.Module.to(classifier, torch.float32)
-    named = {own_name + name: own for name, own in trunk.items()}
-    classifier.save_pretrained(folder, state_dict=named | head)
+    classifier.save_pretrained(folder, state_dict=_part(trunk, "", own_name) | head)
 
 
 def as_classifier(
@@ -515,6 +506,13 @@ def _pad_apart_from_eos(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
+def _part(weights: Mapping[str, Tensor], prefix: str, other: str = "") -> dict[str, Tensor]:
+    """Return the weights whose names begin with a prefix, with another one in its place."""
+    return {
+        other + name[len(prefix) :]: own for name, own in weights.items() if name.startswith(prefix)
+    }
+
+
 def _adapter_of(
     model: PeftModel, weights: dict[str, Tensor]
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
@@ -534,16 +532,17 @@ def _write_adapter(config: LoraConfig, adapter: dict[str, Tensor], folder: Path,
     save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
-def load_saved_weights(model: nn.Module, folder: Path) -> None:
+def load_saved_weights(policy: PolicyModel, folder: Path) -> None:
     """Put the weights of a folder that `save_policy` wrote back into the policy.
 
     Args:
-        model: a causal language model, or a peft model around one; changed in place.
+        policy: changed in place.
         folder: of the same model, adapters not merged.
 
     Raises:
         CheckpointError: the folder is not there or holds something else.
     """
+    model: nn.Module = policy.model
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
     else:

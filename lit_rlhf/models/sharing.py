@@ -30,14 +30,15 @@ def share_frozen(model: nn.Module, donor: nn.Module) -> int:
             offered.setdefault(_likeness(theirs), []).append(theirs)
     replaced: dict[nn.Parameter, nn.Parameter] = {}
     for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is None or parameter.requires_grad:
+        # A list: the loop replaces what it goes through.
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.requires_grad:
                 continue
             if parameter not in replaced:
                 twins = offered.get(_likeness(parameter), [])
                 twin = next((twin for twin in twins if torch.equal(twin, parameter)), parameter)
                 replaced[parameter] = twin
-            module._parameters[name] = replaced[parameter]
+            setattr(module, name, replaced[parameter])
     return sum(old.nbytes for old, new in replaced.items() if old is not new)
 
 

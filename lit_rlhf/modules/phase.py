@@ -172,12 +172,16 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             CheckpointError: the folder could not be written.
         """
         model = self.trained_model
+        save: Callable[..., None] = (
+            save_policy if isinstance(model, PolicyModel) else save_reward_model
+        )
         weights = gathered_weights(model)
         fault = None
         if self.global_rank == 0:
             try:
                 with written_whole(Path(folder)) as partial:
-                    self._write_model(model, weights, partial, merge=merge)
+                    options = {"base": self.source, "merge": merge, "weights": weights}
+                    save(model, self.tokenizer, partial, **options)
                     if self.lineage is not None:
                         write_lineage({**self.lineage, **(facts or {})}, partial)
             except CheckpointError as error:
@@ -186,23 +190,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             fault = self.trainer.strategy.broadcast(fault)
         if fault is not None:
             raise CheckpointError(fault)
-
-    def _write_model(
-        self,
-        model: PolicyModel | ScalarModel,
-        weights: dict[str, Tensor],
-        folder: Path,
-        *,
-        merge: bool,
-    ) -> None:
-        if isinstance(model, ScalarModel):
-            save_reward_model(
-                model, self.tokenizer, folder, base=self.source, merge=merge, weights=weights
-            )
-            return
-        prefix = "model."  # the value head stays behind
-        own = {name[len(prefix) :]: of for name, of in weights.items() if name.startswith(prefix)}
-        save_policy(model.model, self.tokenizer, folder, base=self.source, merge=merge, weights=own)
 
     def load_saved(self, folder: str | Path) -> None:
         """Put back the weights that `save_pretrained` wrote into a folder, adapters not merged.
@@ -213,7 +200,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         model = self.trained_model
         assert isinstance(model, PolicyModel)
         if self.global_rank == 0:
-            load_saved_weights(model.model, Path(folder))
+            load_saved_weights(model, Path(folder))
         if self.trainer.world_size > 1:
             model.load_state_dict(self.trainer.strategy.broadcast(model.state_dict()))
 

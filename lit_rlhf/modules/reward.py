@@ -144,13 +144,26 @@ class RewardModule(PhaseModule):
         self, folder: str | Path, *, merge: bool = False, facts: Mapping[str, Any] | None = None
     ) -> None:
         """Measure the normaliser of these very weights, and write the folder."""
-        if self._reference_rows is not None:
-            with self.trainer.precision_plugin.forward_context():
-                refresh_normalizer(self.trained_model, self._reference_rows)
+        self._refresh_normalizer()
         super().save_pretrained(folder, merge=merge, facts=facts)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the normaliser out: a run that goes on measures it when it saves the model."""
+        super().on_save_checkpoint(checkpoint)
+        for name in ("mean", "deviation"):
+            checkpoint["state_dict"].pop(f"reward_model.{name}", None)
+
+    def on_train_end(self) -> None:
+        """Leave a normalised model in memory, too."""
+        self._refresh_normalizer()
 
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
         """Return how much the scores depend on padding."""
         assert self.reward_model is not None
         with self.trainer.precision_plugin.forward_context():
             return {"the score": padding_gap(self.reward_model, batch.rows)}
+
+    def _refresh_normalizer(self) -> None:
+        if self._reference_rows is not None:
+            with self.trainer.precision_plugin.forward_context():
+                refresh_normalizer(self.trained_model, self._reference_rows)

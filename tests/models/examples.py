@@ -105,7 +105,7 @@ def write_policy(folder: Path, policy: PolicyModel, base: Path, **options) -> Pa
     """Write what `PhaseModule.save_pretrained` leaves of SFT, DPO or PPO."""
     tokenizer = load_tokenizer(str(base))
     with written_whole(folder) as partial:
-        handover.save_policy(policy.model, tokenizer, partial, base=str(base), **options)
+        handover.save_policy(policy, tokenizer, partial, base=str(base), **options)
     return folder
 
 

@@ -252,7 +252,7 @@ def test_saved_weights_are_put_back(lora, policy_folders, tmp_path):
     folder = write_policy(tmp_path / "model", policy, base)
     shake_trained(policy)
     assert not torch.allclose(logits(policy.model), expected, atol=1e-3)
-    load_saved_weights(policy.model, folder)
+    load_saved_weights(policy, folder)
     assert torch.equal(logits(policy.model), expected)
 
 
