@@ -10,24 +10,16 @@ from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows
+from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
-from lit_rlhf.models.policy import PolicyModel, TokenScores
-from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.modules.building import build_critic, build_policy, build_reference
 from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.metrics import NamedMeans, Reduction
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.padding_gap import rollout_padding_gaps
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
-from lit_rlhf.modules.ppo_metrics import (
-    held_out_columns,
-    iteration_means,
-    sample_records,
-    score_names,
-)
+from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
+from lit_rlhf.modules.ppo_metrics import held_out_names, iteration_means
+from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
     refuse_reserved_names,
@@ -37,7 +29,6 @@ from lit_rlhf.modules.ppo_requirements import (
     refuse_unused_critic,
     tell_max_steps,
 )
-from lit_rlhf.modules.ppo_rollout import Models, evaluate_samples
 from lit_rlhf.modules.ppo_update import (
     UpdateConfig,
     UpdateStatistics,
@@ -47,34 +38,15 @@ from lit_rlhf.modules.ppo_update import (
     shape_rewards,
 )
 from lit_rlhf.modules.sampler_gap import sampler_gap
-from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
-from lit_rlhf.objectives import (
-    GAE,
-    AdvantageEstimator,
-    MissingEOS,
-    Moments,
-    kl_k1,
-    masked_moments,
-    whiten,
-)
+from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
 from lit_rlhf.ranges import require
-from lit_rlhf.rewards import RewardSource, origins_of
-from lit_rlhf.rollout import (
-    Generator,
-    Sampling,
-    TorchGenerator,
-    UpdatePlan,
-    collect_samples,
-    plan_update,
-)
-
-# A validation prompt keeps its random stream whatever the training seed is.
-_VALIDATION_SEED = 20_220_304
+from lit_rlhf.rewards import RewardSource
+from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, UpdatePlan, plan_update
 
 
-class PPOModule(PhaseModule):
+class PPOModule(PPOModels):
     """Sample responses, score them, and raise the likelihood of those better than expected.
 
     Manual optimization: one training batch is one iteration (rollout, then `num_epochs` passes
@@ -157,41 +129,13 @@ class PPOModule(PhaseModule):
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.seed = seed
-        self.policy: PolicyModel | None = None
-        self.reference: PolicyModel | None = None
-        self.critic: ScalarModel | None = None
-        self.validation_samples: list[dict[str, Any]] = []
-        self.validation_values: list[dict[str, Tensor]] = []
-        kl = ["kl"] if kl_penalty else []
-        scores = score_names(self._sources)
-        self.validation_means = NamedMeans(
-            [*scores, *kl, "surprisal", "length", "finished", "repetition"]
-        )
+        self.policy = self.reference = self.critic = None
+        self.validation_means = NamedMeans(held_out_names(self.sources, has_kl=kl_penalty))
+        self.validation_samples, self.validation_values = [], []
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 
     num_iterations: Tensor
-
-    @property
-    def origins(self) -> dict[str, str]:
-        """The policy, the critic's source, and the models behind reward and judges."""
-        critic = {} if self.critic_source is None else {"critic": self.critic_source}
-        return {**super().origins, **critic, **origins_of(self._sources)}
-
-    @property
-    def _sources(self) -> dict[str, RewardSource]:
-        return {"reward": self.reward, **self.judges}
-
-    @property
-    def best_metric(self) -> str | None:
-        """What the judge `validation` says, where there is one."""
-        return "val/ppo/validation" if "validation" in self.judges else None
-
-    @property
-    def trained_model(self) -> PolicyModel:
-        """The policy, once `configure_model` has loaded it."""
-        assert self.policy is not None
-        return self.policy
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -215,32 +159,6 @@ class PPOModule(PhaseModule):
         if stage == "fit":
             refuse_distortions(self.sampling)
 
-    def configure_model(self) -> None:
-        """Load policy, reference and critic, only those that are needed."""
-        if self.policy is not None:
-            return
-        shares_trunk = self.advantage.requires_values and self.critic_kind == "shared"
-        self.policy = build_policy(
-            self.source,
-            self.lora,
-            frozen_dtype=self.frozen_dtype,
-            packing_width=self.packing_width,
-            value_head=shares_trunk,
-        )
-        if self.lora is None and self.kl_penalty:
-            self.reference = build_reference(
-                self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
-            )
-            self.prepare(self.reference)
-        if self.lora is not None and self.device_mesh is None:
-            # One trunk for all roles; the reference is the adapter switched off.
-            for source in self._sources.values():
-                source.share_trunk(self.policy)
-        if self.advantage.requires_values and self.critic_kind == "separate":
-            self.critic = build_critic(self.critic_source, self.packing_width)
-            self.prepare(self.critic)
-        self.prepare(self.policy)
-
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
         super().on_fit_start()
@@ -261,14 +179,14 @@ class PPOModule(PhaseModule):
         """
         samples, plan = self._roll_out(batch)
         first = FirstForward(plan, is_read_before=self._needs_old_logprobs)
-        rollout = evaluate_samples(samples, plan, self._models, first)
+        rollout = self.evaluate(samples, plan, first)
         targets = self._targets(rollout)
         statistics = UpdateStatistics()
         for minibatch in plan.minibatches if is_sound(self, rollout) else []:
             scale = self._token_scale(targets, minibatch)
             for rows in minibatch:
                 selected = select_targets(targets, rows)
-                forward = first.take() or self._forward(selected.rows)
+                forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
                 loss = minibatch_loss(selected, forward, self.update, statistics)
                 self.watch(selected.rows, loss, **update_numbers(selected, forward))
@@ -281,34 +199,31 @@ class PPOModule(PhaseModule):
 
     def _roll_out(self, batch: PromptBatch) -> tuple[SampleBatch, UpdatePlan]:
         """Draw responses, and which of them share an optimizer step: alike on all processes."""
-        assert self.policy is not None
         seed = self.seed + int(self.num_iterations)
+        samples_per_prompt = self.advantage.samples_per_prompt
         num_own = int((batch.prompt_ids >= 0).sum())
         num_prompts = int(self.sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
-        with gathered(self.policy):
-            samples = collect_samples(
-                self.policy,
-                self.generator,
-                batch,
-                self.tokenizer,
-                self.sampling,
-                samples_per_prompt=self.advantage.samples_per_prompt,
-                seed=seed,
-            )
+        samples = self.sample(batch, seed=seed, samples_per_prompt=samples_per_prompt)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
             num_minibatches=self.update.num_minibatches,
             micro_batch_size=self.update.micro_batch_size,
             seed=seed * 100_003,
-            samples_per_prompt=self.advantage.samples_per_prompt,
+            samples_per_prompt=samples_per_prompt,
             rank=rank,
             world_size=world_size,
         )
         # Without a prompt of a short batch this process computes along, and nothing counts.
         return samples if num_own else samples.silenced(), plan
+
+    @property
+    def _needs_old_logprobs(self) -> bool:
+        """Whether the targets of the update depend on a forward of policy and critic."""
+        needs_them = self.kl_penalty or self.advantage.requires_values
+        return needs_them or self.update.sampler_correction_cap is not None
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
@@ -373,82 +288,3 @@ class PPOModule(PhaseModule):
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
         truncated = 1.0 - means["finished"]
         return {"kl": means.get("kl"), "num_episodes": num_episodes, "truncated": truncated}
-
-    # What the models say -------------------------------------------------------------------
-
-    @property
-    def _models(self) -> Models:
-        reference = self._reference_logprobs if self.kl_penalty else None
-        return Models(self._forward, reference, self.reward, self.advantage.requires_values)
-
-    @property
-    def _needs_old_logprobs(self) -> bool:
-        """Whether the targets of the update depend on a forward of policy and critic."""
-        needs_them = self.kl_penalty or self.advantage.requires_values
-        return needs_them or self.update.sampler_correction_cap is not None
-
-    def _forward(self, rows: TokenRows) -> TokenScores:
-        """Score response tokens with policy and critic as they are now."""
-        assert self.policy is not None
-        scores: TokenScores = self.policy(
-            rows,
-            temperature=self.sampling.temperature,
-            with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
-        )
-        if self.critic is None:
-            return scores
-        return scores._replace(values=self.critic.token_values(rows))
-
-    def _reference_logprobs(self, rows: TokenRows) -> Tensor:
-        """Score response tokens with the reference: its own model, or the adapter switched off."""
-        model = self.reference or self.policy
-        assert model is not None
-        with_adapter = self.reference is not None
-        scores: TokenScores = model(
-            rows, temperature=self.sampling.temperature, with_adapter=with_adapter
-        )
-        return scores.logprobs
-
-    def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
-        """Return how much the policy's log-probabilities and learned rewards depend on padding."""
-        assert self.policy is not None
-        with self.trainer.precision_plugin.forward_context():
-            return rollout_padding_gaps(self.policy, self._sources, batch)
-
-    # Validation ----------------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the samples of the last validation."""
-        self.validation_samples = []
-        self.validation_values = []
-
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
-        """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
-        assert self.policy is not None
-        with gathered(self.policy):
-            samples = collect_samples(
-                self.policy,
-                self.generator,
-                batch,
-                self.tokenizer,
-                self.sampling,
-                seed=_VALIDATION_SEED,
-            )
-        token_kl = None
-        logprobs = self.policy(samples.rows, temperature=self.sampling.temperature).logprobs
-        if self.kl_penalty:
-            token_kl = kl_k1(logprobs, self._reference_logprobs(samples.rows))
-        columns = held_out_columns(samples, self._sources, logprobs, token_kl)
-        counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
-        self.validation_means.update(columns, counts)
-        self.validation_samples += sample_records(samples, columns, counts)
-        self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all held-out prompts."""
-        for name, mean in self.validation_means.compute().items():
-            self.log(f"{self.stage}/ppo/{name}", mean, prog_bar=name == "reward")
-
-    test_step = validation_step
-    on_test_epoch_start = on_validation_epoch_start
-    on_test_epoch_end = on_validation_epoch_end

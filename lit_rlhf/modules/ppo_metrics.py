@@ -57,6 +57,12 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     return metrics
 
 
+def held_out_names(sources: Mapping[str, RewardSource], *, has_kl: bool) -> list[str]:
+    """Return the names of the columns of `held_out_columns`."""
+    kl = ["kl"] if has_kl else []
+    return [*score_names(sources), *kl, "surprisal", "length", "finished", "repetition"]
+
+
 def held_out_columns(
     samples: SampleBatch,
     sources: Mapping[str, RewardSource],

@@ -203,7 +203,7 @@ LISTS_OF_NAMES = {
         ("ppo_update.py", "means"),
         ("sampler_gap.py", "sampler_gap"),
     ],
-    "val/ppo/{name}": [("ppo.py", "NamedMeans")],
+    "val/ppo/{name}": [("ppo_metrics.py", "held_out_names")],
     "train/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],
     "val/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],
     "val/reward/{name}": [("reward.py", "MetricCollection")],
@@ -228,7 +228,7 @@ def names_in(file, part):
     for node in ast.walk(ast.parse((MODULES / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == part:
             for statement in ast.walk(node):
-                if isinstance(statement, ast.Assign):
+                if isinstance(statement, ast.Assign | ast.Return):
                     names |= keys_and_items(statement)
         is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == part
         is_call = isinstance(node, ast.Call) and getattr(node.func, "id", None) == part

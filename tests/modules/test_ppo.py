@@ -210,7 +210,7 @@ def test_with_lora_no_second_model_is_held(run, talker, tmp_path):
     fresh.configure_model()
     with torch.no_grad():
         torch.testing.assert_close(
-            module._reference_logprobs(rows), fresh.policy(rows).logprobs, atol=1e-5, rtol=0
+            module.reference_logprobs(rows), fresh.policy(rows).logprobs, atol=1e-5, rtol=0
         )
         assert (module.policy(rows).logprobs - fresh.policy(rows).logprobs).abs().max() > 1e-2
 
@@ -251,9 +251,9 @@ class Forwards(PPOModule):
 
     count = 0
 
-    def _forward(self, rows):
+    def score(self, rows):
         self.count += 1
-        return super()._forward(rows)
+        return super().score(rows)
 
 
 class Never(FirstForward):
