@@ -163,9 +163,7 @@ def train(workload: Workload, gate: Gate, *, check: bool) -> None:
     """Run a phase, a step a round."""
     module, data = _parts(workload)
     if check:
-        data.setup("fit")
-        num_rows = data.batch_size * workload.micro_batches
-        data._examples["train"] = data._examples["train"][:num_rows]
+        data._limits["train"] = data.batch_size * workload.micro_batches
     manual = workload.phase in ("ppo", "grpo")
     kl = [KLControl(target=None, coefficient=0.05)] if manual else []  # TRL's
     trainer = Trainer(

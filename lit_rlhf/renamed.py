@@ -18,6 +18,7 @@ GONE: dict[str, str] = {
     "model.kl_penalty false for no penalty",
     "rank_watch": "leave it out: the launcher ends a run when one of its processes is gone",
     "last_checkpoint.grace_s": "leave it out: on SIGTERM the batch is finished and saved",
+    "data.cache_tokens": "tokens are always kept on the disk; leave it out",
 }
 
 

@@ -7,16 +7,16 @@ anybody judged are used; its responses are tokenised once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, ClassVar
 
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText, render_for_reward, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
-from lit_rlhf.data.sources import SourcedRecord
+from lit_rlhf.data.sources import Records, SourcedRecord
 from lit_rlhf.data.subset import Subset
-from lit_rlhf.data.token_cache import GROUPS
-from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
+from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows, tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
 
@@ -28,13 +28,11 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         is_for_reward: render what a reward model reads; else what a policy learns to say.
     """
 
-    storage = GROUPS
     preparation = (
-        "template",
-        "max_length",
-        "overlong",
+        *TextDataModule.preparation,
         "append_eos",
         "empty_responses",
+        "subset",
         "is_for_reward",
     )
     is_for_reward: ClassVar[bool] = False
@@ -76,34 +74,23 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         self.empty_responses: EmptyResponses = empty_responses
         self.subset = subset
 
-    def choose(self, name: str, rows: Sequence[SourcedRecord]) -> Sequence[SourcedRecord]:
+    def choose(self, name: str, records: Records) -> Records:
         """Return the subset of the training data, and all of the others."""
-        return self.subset.choose(rows) if name == "train" else rows
+        return self.subset.choose(records) if name == "train" else records
 
-    def prepare(self, rows: Sequence[SourcedRecord]) -> list[GroupExample]:
+    def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""
-        texts: list[RenderedText] = []
-        places: list[str] = []
-        pairs_of_groups = []
-        for row, where in rows:
-            pairs, responses = self._render_group(row, where)
-            pairs_of_groups.append((pairs, len(responses)))
-            texts += responses
-            places += [where] * len(responses)
-        fitted = iter(
-            fit_length(
-                tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos),
-                places,
-                max_length=self.max_length,
-                overlong=self.overlong,
-                context_length=self.context_length,
-            )
-        )
-        groups = [
-            (pairs, [next(fitted) for _ in range(num_responses)])
-            for pairs, num_responses in pairs_of_groups
+        groups = [self._render_group(record, where) for record, where in records]
+        texts = [text for _, responses in groups for text in responses]
+        rows = iter(tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos))
+        return [
+            GroupExample(tuple(islice(rows, len(responses))), tuple(pairs))
+            for pairs, responses in groups
         ]
-        return [example for group in groups if (example := _whole_group(*group)) is not None]
+
+    def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
+        """Return the group as it is."""
+        return group
 
     def collate(self, examples: Sequence[GroupExample]) -> ComparisonBatch:
         """Put all rows of the groups into one padded batch."""
@@ -114,9 +101,9 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         rows = (row._replace(response_mask=[False] * len(row.input_ids)) for row in example.rows)
         return GroupExample(rows=tuple(rows), pairs=())
 
-    def length(self, example: GroupExample) -> int:
-        """Return the tokens of the group's longest row."""
-        return max(len(row.input_ids) for row in example.rows)
+    def length_limit(self) -> LengthLimit:
+        """Return the most tokens of prompt and response."""
+        return limit_of_rows(self.max_length, self.context_length)
 
     def _render_group(
         self, row: dict[str, object], where: str
@@ -152,9 +139,3 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         if self.empty_responses == "error":
             for response in responses:
                 refuse_empty(response, where)
-
-
-def _whole_group(pairs: Sequence[JudgedPair], rows: Sequence[Row | None]) -> GroupExample | None:
-    """Return the group, or None if one of its rows was dropped."""
-    kept = tuple(row for row in rows if row is not None)
-    return GroupExample(kept, tuple(pairs)) if len(kept) == len(rows) else None

@@ -6,19 +6,20 @@ A phase's data module says how rows become examples and examples a batch; all el
 from __future__ import annotations
 
 import abc
-import logging
+import copy
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
-from lit_rlhf.data.sources import SourcedRecord, digest_source, read_records
-from lit_rlhf.data.token_cache import Storage, digest_tokenizer, entry_of
+from lit_rlhf.data.sources import Records, SourcedRecord, open_records
+from lit_rlhf.data.tables import TokenTable, digest_tokenizer, tokenize_records
+from lit_rlhf.data.tokenization import LengthLimit, Overlong
 from lit_rlhf.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,27 +28,25 @@ if TYPE_CHECKING:
 EmptyResponses = Literal["error", "keep"]
 SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 
-_log = logging.getLogger(__name__)
-
 
 class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
-    """Data that is read, checked and tokenised whole before a stage begins.
+    """Data that is read, checked and tokenised before a stage begins, and kept on the disk.
 
-    Every process reads all rows; the loaders deal out the global batches. Use it with
-    `Trainer(use_distributed_sampler=False)`, since there is nothing for Lightning to deal out.
+    One process does this, and all of them read the examples from its memory-mapped files. The
+    loaders deal out the global batches: use it with `Trainer(use_distributed_sampler=False)`.
 
     Attributes:
         tokenizer: the loaded tokenizer, from `setup` on.
         context_length: tokens that the tokenizer's model can look at, from `setup` on; None where
             it does not say.
         tokenizer_source: where the tokenizer is loaded from.
-        storage: how examples are kept on disk.
-        preparation: the settings that `prepare` depends on: a new one gives other examples.
+        preparation: the settings that `prepare` depends on: a new one gives other tokens.
+        overlong: what becomes of a row that is too long.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    storage: Storage[Example]
-    preparation: ClassVar[tuple[str, ...]]
+    preparation: ClassVar[tuple[str, ...]] = ("template", "columns", "id_field")
+    overlong: Overlong
 
     def __init__(  # noqa: PLR0913 - settings, given by keyword
         self,
@@ -65,8 +64,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         last_batch: LastBatch = "drop",
         limit_train: int | None = None,
         limit_validation: int | None = None,
-        cache_tokens: bool = True,
         id_field: str | None = "id",
+        num_proc: int | None = None,
+        streaming: bool = False,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -93,10 +93,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 batch of them.
             limit_train: use only the first so many rows of the training data.
             limit_validation: use only the first so many rows of the validation data.
-            cache_tokens: keep the tokens of rows on disk, where later runs find them; rows that
-                are tokenised within a second or so are not kept.
             id_field: a field that names a row where it is there: two rows of one name are an error.
                 Null: names may repeat.
+            num_proc: processes that tokenise; null for one a core, at most 8, and for one alone
+                where there are less than 10,000 records.
+            streaming: read hub names and folders of files as a stream, onto the disk as they come.
+                With `limit_train`, only so many records are fetched, before a `subset` is drawn.
 
         Raises:
             ConfigError: a number is out of range.
@@ -105,6 +107,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
         check_at_least(1, limit_train=limit_train, limit_validation=limit_validation)
+        check_at_least(1, num_proc=num_proc)
         check_at_least(0, seed=seed, length_window=length_window)
         if last_batch not in get_args(LastBatch):
             raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
@@ -114,21 +117,32 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.seed = seed
         self.length_window = length_window
         self.last_batch: LastBatch = last_batch
-        self.cache_tokens = cache_tokens
         self.id_field = id_field
+        self.num_proc = num_proc
+        self.streaming = streaming
         self.context_length: int | None = None
         self.tokenizer_source = tokenizer
-        self._tokenizer_digest: str | None = None
+        self._tokenizer_digest = ""
         self._sources = {"train": train, "validation": validation, "test": test}
         self._limits = {"train": limit_train, "validation": limit_validation}
-        self._columns = columns
-        self._examples: dict[str, list[Example]] = {}
+        self.columns = columns
+        self._examples: dict[str, TokenTable[Example]] = {}
         self._provenance: dict[str, dict[str, Any]] = {}
         self._train_loader: TrainingLoader[Example, Batch] | None = None
 
     @abc.abstractmethod
-    def prepare(self, rows: Sequence[SourcedRecord]) -> list[Example]:
-        """Check and tokenise all rows; raise a DataError at the first one that is wrong."""
+    def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
+        """Check and tokenise some records; raise a DataError at the first one that is wrong.
+
+        It may be called in other processes. Rows keep their whole length; the limit comes later.
+
+        Returns:
+            For each record its rows of tokens.
+        """
+
+    @abc.abstractmethod
+    def example(self, records: Records, index: int, group: GroupExample) -> Example:
+        """Return the example of the record at an index, of which `group` has the tokens."""
 
     @abc.abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -139,12 +153,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Return the example with nothing in it that counts."""
 
     @abc.abstractmethod
-    def length(self, example: Example) -> int:
-        """Return the tokens that the example's longest row has."""
+    def length_limit(self) -> LengthLimit:
+        """Return the most tokens that a row may have."""
 
-    def choose(self, name: str, rows: Sequence[SourcedRecord]) -> Sequence[SourcedRecord]:
-        """Return the rows of "train", "validation" or "test" that are used: all, by default."""
-        return rows
+    def choose(self, name: str, records: Records) -> Records:
+        """Return the records of "train", "validation" or "test" that are used: all, by default."""
+        return records
 
     def setup(self, stage: str) -> None:
         """Read, check and tokenise what a stage needs, once.
@@ -173,14 +187,18 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     def prepared(self, name: str) -> Sequence[Example]:
         """Return the examples of "train", "validation" or "test"; none where it is not set up."""
-        return self._examples.get(name, [])
+        return self._examples.get(name, ())
+
+    def longest(self, name: str) -> int:
+        """Return the tokens of the longest row of "train", "validation" or "test", or 0."""
+        return int(self._examples[name].lengths.max()) if name in self._examples else 0
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:
         """Where the data that were read came from.
 
         "train", "validation" or "test" -> `source`; `sha256` of the file, as `sha256sum` gives
-        it, or of the rows of a data set; `rows`, the number of those that are used.
+        it, or of a data set's columns; `rows`, the number of records that are used.
         """
         return self._provenance
 
@@ -195,7 +213,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 stand_in=self.stand_in,
                 rank=self._rank,
                 world_size=self._world_size,
-                length=self.length,
+                lengths=self._examples["train"].lengths,
                 length_window=self.length_window,
                 last_batch=self.last_batch,
             )
@@ -243,44 +261,48 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             world_size=self._world_size,
         )
 
-    def _read(self, name: str, source: str) -> list[Example]:
-        all_rows = read_records(source, split=name, columns=self._columns)
-        digest = digest_source(source, all_rows)
-        rows = self.choose(name, all_rows)[: self._limits.get(name)]
-        self._provenance[name] = {"source": source, "sha256": digest, "rows": len(rows)}
-        _refuse_repeated_ids(rows, self.id_field)
-        path = self._entry_of(rows)
-        stored = None if path is None else read_entry(path)
-        if stored is not None:
-            examples = self.storage.unpack(stored)
-            _log.info("%s: the tokens of %d examples are from %s", source, len(examples), path)
-            return examples
-        examples = self.prepare(rows)
+    def _read(self, name: str, source: str) -> TokenTable[Example]:
+        limit = self._limits.get(name)
+        records = open_records(
+            source, split=name, columns=self.columns, streaming=self.streaming, limit=limit
+        )
+        records = self.choose(name, records)
+        if limit is not None:
+            records = records.select(range(min(limit, len(records))))
+        sha256 = records.sha256
+        self._provenance[name] = {"source": source, "sha256": sha256, "rows": len(records)}
+        worker = copy.copy(self)  # other processes need neither trainer nor examples
+        worker.trainer, worker._examples = None, {}
+        table = tokenize_records(
+            records,
+            worker.prepare,
+            self._inputs(name, sha256),
+            id_field=self.id_field,
+            num_proc=self.num_proc,
+        )
+        examples = TokenTable(table, partial(self.example, records))
+        examples.fit(self.length_limit(), self.overlong, lambda index: records[index].where)
         if not examples:
             raise DataError(
-                f"{source}: all {len(rows)} rows are too long and were dropped; raise the length "
-                "limit."
+                f"{source}: all {len(records)} rows are too long and were dropped; raise the "
+                "length limit."
             )
-        if path is not None:
-            write_entry(path, self.storage.pack(examples))
         return examples
 
-    def _entry_of(self, rows: Sequence[SourcedRecord]) -> Path | None:
-        """Name the cache's entry by all that the examples depend on."""
-        maker = type(self).prepare
+    def _inputs(self, name: str, sha256: str) -> dict[str, object] | None:
+        """Return all that the tokens depend on."""
+        makers = (type(self).choose, type(self).prepare)
         # Of a class from elsewhere we do not know when its code changes.
-        if not self.cache_tokens or not maker.__module__.startswith("lit_rlhf."):
+        if not all(maker.__module__.startswith("lit_rlhf.") for maker in makers):
             return None
-        settings = {name: getattr(self, name) for name in self.preparation}
-        settings["context_length"] = self.context_length
-        return entry_of(
-            rows, self._digest_tokenizer, {"prepare": maker.__qualname__, "settings": settings}
-        )
-
-    def _digest_tokenizer(self) -> str:
-        if self._tokenizer_digest is None:
-            self._tokenizer_digest = digest_tokenizer(self.tokenizer)
-        return self._tokenizer_digest
+        return {
+            "source": sha256,
+            "name": name,
+            "limit": self._limits.get(name),
+            "makers": [maker.__qualname__ for maker in makers],
+            "settings": {setting: repr(getattr(self, setting)) for setting in self.preparation},
+            "tokenizer": self._tokenizer_digest,
+        }
 
     def _load_tokenizer(self) -> None:
         if "tokenizer" not in self.__dict__:
@@ -288,6 +310,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             from lit_rlhf.models.handover import context_length, load_tokenizer  # noqa: PLC0415
 
             self.tokenizer = load_tokenizer(self.tokenizer_source)
+            self._tokenizer_digest = digest_tokenizer(self.tokenizer)
             self.context_length = context_length(self.tokenizer_source)
 
     @property
@@ -306,22 +329,6 @@ def refuse_empty(response: str, where: str) -> None:
             f"{where}: a response has no text ({response!r}). Leave the row out, or set "
             "data.empty_responses to 'keep' if ending at once is what the row shows."
         )
-
-
-def _refuse_repeated_ids(rows: Sequence[SourcedRecord], field: str | None) -> None:
-    if field is None:
-        return
-    places: dict[str, str] = {}
-    for row, where in rows:
-        if row.get(field) is None:
-            continue
-        name = repr(row[field])
-        if name in places:
-            raise DataError(
-                f"{where}: field '{field}': {name} is the name of {places[name]} already. Give "
-                "each row a name of its own, or set data.id_field to null if names may repeat."
-            )
-        places[name] = where
 
 
 def check_at_least(least: int, **settings: int | None) -> None:

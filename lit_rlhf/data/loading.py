@@ -2,8 +2,8 @@
 
 `batch_size` counts the examples of one optimizer step over all processes. Each such global batch
 is dealt out to the processes, so that the examples of a step are the same on one process as on
-eight, and the position in the data is the same number on all of them. Everything is in memory;
-there are no worker processes.
+eight, and the position in the data is the same number on all of them. Examples are read from the
+disk's memory-mapped files as they are needed; there are no worker processes.
 
 Facts about Lightning 2.6 that shaped this file: it calls `iter` on a loader before it loads its
 state, and more than once, so `iter` alone must consume nothing; it stops after `len` batches
@@ -19,6 +19,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
+from lit_rlhf.data.tokenization import IntArray
 from lit_rlhf.errors import CheckpointError, ConfigError
 
 Example = TypeVar("Example")
@@ -46,7 +47,7 @@ class TrainingLoader(Generic[Example, Batch]):
         stand_in: Callable[[Example], Example],
         rank: int = 0,
         world_size: int = 1,
-        length: Callable[[Example], int] | None = None,
+        lengths: Sequence[int] | IntArray | None = None,
         length_window: int = 0,
         last_batch: LastBatch = "drop",
     ) -> None:
@@ -60,7 +61,7 @@ class TrainingLoader(Generic[Example, Batch]):
             stand_in: turns an example into one in which nothing counts.
             rank: this process.
             world_size: number of processes; divides `batch_size`.
-            length: an example's length, needed by `length_window`.
+            lengths: of the examples, needed by `length_window`.
             length_window: inside as many batches' worth of shuffled examples, those of like
                 length are put into one batch; the batches are shuffled again. 0 switches it off.
             last_batch: "keep" makes a short batch of the examples that fill none, "drop" leaves
@@ -80,15 +81,15 @@ class TrainingLoader(Generic[Example, Batch]):
                 "(judged groups count as one): no batch can be filled. Make batch_size smaller, "
                 "or set 'last_batch' to 'keep'."
             )
-        if length_window and length is None:
-            raise ConfigError("length_window needs the length of an example.")
+        if length_window and lengths is None:
+            raise ConfigError("length_window needs the lengths of the examples.")
         self._examples = examples
         self._collate = collate
         self._batch_size = batch_size
         self._seed = seed
         self._rank = rank
         self._world_size = world_size
-        self._length = length
+        self._lengths = lengths
         self._length_window = length_window
         self._last_batch = last_batch
         self._stand_in = stand_in
@@ -132,11 +133,11 @@ class TrainingLoader(Generic[Example, Batch]):
         generator = np.random.default_rng((self._seed, epoch))
         num_used = len(self._examples) - self.num_left_out
         order = generator.permutation(len(self._examples)).tolist()[:num_used]
-        if not self._length_window:
+        if not self._length_window or self._lengths is None:
             return _chunks(order, self._batch_size)
         batches = []
         for window in _chunks(order, self._length_window * self._batch_size):
-            batches += _chunks(sorted(window, key=self._length_of), self._batch_size)
+            batches += _chunks(sorted(window, key=self._lengths.__getitem__), self._batch_size)
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def state_dict(self) -> dict[str, int]:
@@ -168,10 +169,6 @@ class TrainingLoader(Generic[Example, Batch]):
             "length_window": self._length_window,
             "keeps_last_batch": int(self._last_batch == "keep"),
         }
-
-    def _length_of(self, index: int) -> int:
-        assert self._length is not None  # checked by the constructor
-        return self._length(self._examples[index])
 
 
 class EvaluationLoader(Generic[Example, Batch]):

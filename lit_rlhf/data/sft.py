@@ -7,19 +7,23 @@ from typing import Any
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.data.chat_template import RenderedText, render_demonstration
-from lit_rlhf.data.collation import collate_rows, padding_id
+from lit_rlhf.data.collation import GroupExample, collate_rows, padding_id
 from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
-from lit_rlhf.data.sources import SourcedRecord
-from lit_rlhf.data.token_cache import ROWS
-from lit_rlhf.data.tokenization import Overlong, Row, fit_length, tokenize_rows
+from lit_rlhf.data.sources import Records, SourcedRecord
+from lit_rlhf.data.tokenization import (
+    LengthLimit,
+    Overlong,
+    Row,
+    limit_of_rows,
+    tokenize_rows,
+)
 from lit_rlhf.feedback import parse_demonstration
 
 
 class SFTDataModule(TextDataModule[Row, TokenRows]):
     """Demonstrations as `TokenRows`; the response's tokens count, of chats every assistant turn."""
 
-    storage = ROWS
-    preparation = ("template", "max_length", "overlong", "append_eos", "empty_responses")
+    preparation = (*TextDataModule.preparation, "append_eos", "empty_responses")
 
     def __init__(
         self,
@@ -54,17 +58,15 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
         self.append_eos = append_eos
         self.empty_responses: EmptyResponses = empty_responses
 
-    def prepare(self, rows: Sequence[SourcedRecord]) -> list[Row]:
-        """Check and tokenise demonstrations."""
-        texts = [self._render(row, where) for row, where in rows]
-        fitted = fit_length(
-            tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos),
-            [where for _, where in rows],
-            max_length=self.max_length,
-            overlong=self.overlong,
-            context_length=self.context_length,
-        )
-        return [row for row in fitted if row is not None]
+    def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
+        """Check and tokenise demonstrations, one row each."""
+        texts = [self._render(record, where) for record, where in records]
+        rows = tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos)
+        return [GroupExample((row,), ()) for row in rows]
+
+    def example(self, records: Records, index: int, group: GroupExample) -> Row:
+        """Return the demonstration's one row."""
+        return group.rows[0]
 
     def _render(self, row: dict[str, object], where: str) -> RenderedText:
         record = parse_demonstration(row, where)
@@ -83,6 +85,6 @@ class SFTDataModule(TextDataModule[Row, TokenRows]):
         """Return the row with an all-False response mask."""
         return example._replace(response_mask=[False] * len(example.input_ids))
 
-    def length(self, example: Row) -> int:
-        """Return the row's tokens."""
-        return len(example.input_ids)
+    def length_limit(self) -> LengthLimit:
+        """Return the most tokens of prompt and response."""
+        return limit_of_rows(self.max_length, self.context_length)

@@ -1,25 +1,39 @@
-"""Reading rows from where people keep them: JSON files, Hugging Face folders, hub names.
+"""Reading records from where people keep them: JSON files, Hugging Face folders, hub names.
 
-Each row comes with its place, so that whatever is wrong with it later can be found and mended.
+Each record comes with its place, so that whatever is wrong with it later can be found and mended.
+Records stay in Arrow files on the disk and are read from there when they are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from lit_rlhf.cache import digest_file
+from lit_rlhf import __version__
+from lit_rlhf.cache import digest_file, keep
 from lit_rlhf.errors import DataError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict  # type: ignore[import-untyped] # has no stubs
+    # `datasets` takes half a second to import, so it is imported where it is used.
+    from datasets import Dataset, Features  # type: ignore[import-untyped] # has no stubs
 
 # A source with one of these endings is a file, there or not; it is never looked up on the hub.
 FILE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 OTHER_SUFFIXES = (".parquet", ".csv", ".tsv", ".arrow", ".txt", ".gz", ".zst")
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# The column of a table that says where in the source a record is: `:3` or `[2]`.
+PLACE = "lit_rlhf:place"
+# Counts up whenever the same inputs give other tables.
+FORMAT = 1
+_Table = TypeVar("_Table")
 
 
 class SourcedRecord(NamedTuple):
@@ -34,10 +48,72 @@ class SourcedRecord(NamedTuple):
     where: str
 
 
-def read_records(
-    source: str, split: str | None = None, columns: Mapping[str, str] | None = None
-) -> list[SourcedRecord]:
-    """Read all rows of a file, a Hugging Face data set folder or a data set of the hub.
+@dataclass(frozen=True)
+class Records(Sequence[SourcedRecord]):
+    """The records of a source, read from the disk when they are asked for.
+
+    A record that is not a JSON object, or lacks a field that `columns` names, is a DataError when
+    it is read.
+
+    Attributes:
+        table: Arrow columns on the disk, `PLACE` among them: a record's place in the source.
+        place: of the source, for error messages.
+        sha256: of the source's content: of a file as `sha256sum` gives it, of a data set of its
+            Arrow columns.
+        is_json: the table has the records as JSON text.
+        changes: of each record, in turn.
+    """
+
+    table: Dataset
+    place: str
+    sha256: str
+    is_json: bool
+    changes: tuple[Callable[[SourcedRecord], SourcedRecord], ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> SourcedRecord:  # type: ignore[override] # no slices
+        """Return one record."""
+        if index >= len(self):
+            raise IndexError(index)
+        return self.read(self.table[index : index + 1])[0]
+
+    def read(self, columns: Mapping[str, Sequence[Any]]) -> list[SourcedRecord]:
+        """Return the records that some rows of the table hold: column -> values."""
+        fields = [name for name in columns if name != PLACE]
+        records = []
+        for index, place in enumerate(columns[PLACE]):
+            where = f"{self.place}{place}"
+            values = {name: columns[name][index] for name in fields}
+            record = _read_object(values["json"], where) if self.is_json else values
+            sourced = SourcedRecord(record, where)
+            for change in self.changes:
+                sourced = change(sourced)
+            records.append(sourced)
+        return records
+
+    def select(self, indices: Sequence[int]) -> Records:
+        """Return the records at these indices, in that order."""
+        return replace(self, table=self.table.select(indices))
+
+    def changed(self, change: Callable[[SourcedRecord], SourcedRecord]) -> Records:
+        """Return the records as `change` makes them."""
+        return replace(self, changes=(*self.changes, change))
+
+
+def open_records(
+    source: str,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    streaming: bool = False,
+    limit: int | None = None,
+) -> Records:
+    """Open a file, a Hugging Face data set folder or a data set of the hub.
+
+    A file's lines, and a stream, are written into an Arrow file first, unless an earlier run did.
 
     Args:
         source: a `.jsonl` or `.json` file; a folder that `save_to_disk` wrote; a folder of
@@ -46,67 +122,109 @@ def read_records(
         split: the split to take where the data set has several and `source` names none. A data
             set with a single split is taken whole, whatever that split is called.
         columns: our field name -> the name it has in the source.
+        streaming: read folders of files and hub names as a stream, not downloaded whole first.
+        limit: of a stream, read only so many records.
 
     Returns:
-        The rows in the order of the source; at least one.
+        The records in the order of the source; at least one.
 
     Raises:
-        DataError: nothing is there, it cannot be read, holds no rows, lacks the split, or a row
-            lacks a field that `columns` names.
+        DataError: nothing is there, it cannot be read, holds no records or lacks the split.
     """
     path = Path(source).expanduser()
-    rows = list(_read_file(path)) if path.is_file() else _read_dataset(source, split)
-    if not rows:
+    records = _open_file(path) if path.is_file() else _open_dataset(source, split, streaming, limit)
+    if not records:
         raise DataError(f"{source}: holds no rows.")
-    return [_rename(row, columns) for row in rows] if columns else rows
+    return records.changed(partial(_rename, columns=columns)) if columns else records
 
 
-def digest_source(source: str, rows: Sequence[SourcedRecord]) -> str:
-    """Return the SHA-256 of a source's content, in hexadecimal digits.
+def read_records(
+    source: str, split: str | None = None, columns: Mapping[str, str] | None = None
+) -> list[SourcedRecord]:
+    """Read all records of a source at once; arguments and errors as in `open_records`."""
+    records = open_records(source, split, columns)
+    return records.read(records.table[:])
 
-    Args:
-        source: as in `read_records`. A file is hashed as it lies there, as `sha256sum` does it.
-        rows: what was read from it: they are hashed where the source is no file.
+
+def _open_file(path: Path) -> Records:
+    from datasets import Features, Value  # noqa: PLC0415 - see above
+
+    with _readable(path):
+        sha256 = digest_file(path)
+    table = _kept_table(
+        "records",
+        {"sha256": sha256, "suffix": path.suffix},
+        lambda: ({"json": text, PLACE: place} for text, place in _lines(path)),
+        Features({"json": Value("binary"), PLACE: Value("string")}),
+    )
+    return Records(table, str(path), sha256, is_json=True)
+
+
+def _kept_table(
+    kind: str,
+    inputs: Mapping[str, object],
+    generator: Callable[[], Iterator[dict[str, object]]],
+    features: Features | None,
+) -> Dataset:
+    """Write records into Arrow files as they come, unless an earlier run did."""
+    import datasets  # noqa: PLC0415 - see above
+
+    def make(folder: Path) -> Dataset:
+        try:
+            return datasets.Dataset.from_generator(
+                generator, features, str(folder), fingerprint="records"
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise error.__cause__ or error from None
+
+    return keep(kind, {"format": FORMAT, "lit_rlhf": __version__, **inputs}, make)
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, str]]:
+    """Yield the JSON text of each record and its place in the file; at least one.
+
+    Lines end at the byte 10 alone: str.splitlines would also cut at U+2028 inside a JSON text.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
-        return digest_file(path)
-    digest = hashlib.sha256()
-    for row, _ in rows:
-        # A value that JSON does not know (a date, say) by what it prints as.
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _read_file(path: Path) -> Iterator[SourcedRecord]:
     if path.suffix not in FILE_SUFFIXES:
         raise DataError(
             f"{path}: a data file ends in {', '.join(FILE_SUFFIXES)}; put files of other formats "
             "(Parquet, CSV) into a folder and give the folder's name."
         )
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # the byte-order mark of UTF-8
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its rights.") from error
-    if path.suffix == ".json" and content.lstrip().startswith(b"["):
-        return _read_array(path, content)
-    return _read_lines(path, content)
+    is_empty = True
+    with _readable(path), path.open("rb") as stream:
+        for text, place in _array(path, stream) or _numbered(stream):
+            is_empty = False
+            yield text, place
+    if is_empty:
+        raise DataError(f"{path}: holds no rows.")
 
 
-def _read_lines(path: Path, content: bytes) -> Iterator[SourcedRecord]:
-    # Lines end at the byte \n alone: str.splitlines would also cut at U+2028 inside a JSON text.
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            yield SourcedRecord(_as_object(_parse_json(line, where), where), where)
+def _numbered(stream: io.BufferedReader) -> Iterator[tuple[bytes, str]]:
+    for number, line in enumerate(stream, start=1):
+        text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
+        if text.strip():
+            yield text.removesuffix(b"\n"), f":{number}"
 
 
-def _read_array(path: Path, content: bytes) -> Iterator[SourcedRecord]:
+def _array(path: Path, stream: io.BufferedReader) -> list[tuple[bytes, str]] | None:
+    """Return the items of a JSON array; None, and the stream as it was, where there is none."""
+    if path.suffix != ".json":
+        return None
+    content = stream.read().removeprefix(_BYTE_ORDER_MARK)
+    if not content.lstrip().startswith(b"["):
+        stream.seek(0)
+        return None
     items = _parse_json(content, str(path))
     assert isinstance(items, list)  # content begins with "["
-    for index, item in enumerate(items):
-        where = f"{path}[{index}]"
-        yield SourcedRecord(_as_object(item, where), where)
+    return [(json.dumps(item).encode(), f"[{index}]") for index, item in enumerate(items)]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its rights.") from error
 
 
 def _parse_json(content: bytes, where: str) -> object:
@@ -138,7 +256,8 @@ def _object_of(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return fields
 
 
-def _as_object(value: object, where: str) -> dict[str, object]:
+def _read_object(content: bytes, where: str) -> dict[str, object]:
+    value = _parse_json(content, where)
     if not isinstance(value, dict):
         raise DataError(
             f'{where}: expected a JSON object such as {{"prompt": ...}}, found '
@@ -147,32 +266,47 @@ def _as_object(value: object, where: str) -> dict[str, object]:
     return value
 
 
-def _read_dataset(source: str, split: str | None) -> list[SourcedRecord]:
+def _open_dataset(source: str, split: str | None, streaming: bool, limit: int | None) -> Records:
+    import datasets  # noqa: PLC0415 - see above
+
     name, _, named_split = source.partition("#")
-    data = _load_dataset(name)
-    if isinstance(data, Mapping):  # DatasetDict: split name -> data set
-        data, chosen = _pick_split(data, name, named_split or None, split)
-        place = f"{name}#{chosen}"
-    elif named_split:
-        raise DataError(f"{source}: {name} is a single data set without splits; leave '#' out.")
-    else:
-        place = name
-    return [SourcedRecord(dict(row), f"{place}[{index}]") for index, row in enumerate(data)]
-
-
-def _load_dataset(name: str) -> Dataset | DatasetDict:
-    import datasets  # noqa: PLC0415 - seconds to import, and JSON files do not need it
-
     path = Path(name).expanduser()
     if not path.exists() and _looks_like_a_path(name):
         raise DataError(f"{name}: there is no such file or folder (looked at {path.absolute()}).")
+    found = str(path) if path.is_dir() else name
+    is_saved = any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+    version = ""
     try:
-        if any((path / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(str(path) if path.is_dir() else name)
+        if is_saved:
+            data = datasets.load_from_disk(found)
+        elif streaming:
+            builder = datasets.load_dataset_builder(found)
+            data = builder.as_streaming_dataset()
+            version = builder.cache_dir  # named by what tells one state of the source from the next
+        else:
+            data = datasets.load_dataset(found)
+        table, place = _pick_split(data, name, named_split or None, split)
+        if version:
+            inputs = {"version": version, "place": place, "limit": limit}
+            stream = table if limit is None else table.take(limit)
+            table = _kept_table("streams", inputs, lambda: iter(stream), table.features)
+        sha256 = _digest_table(table)
+        table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
+        return Records(table, place, sha256, is_json=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, DataError):
+            raise
         kind = "folder" if path.is_dir() else "file or folder here, and as a hub name it"
         raise DataError(f"{name}: this {kind} could not be read as a data set: {error}") from error
+
+
+def _digest_table(table: Dataset) -> str:
+    """Return the SHA-256 of a table's columns, however they are cut into chunks on the disk."""
+    digest = hashlib.sha256(str(table.features).encode())
+    for rows in table.with_format("arrow").iter(1000):
+        for batch in rows.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def _looks_like_a_path(name: str) -> bool:
@@ -186,17 +320,22 @@ def _looks_like_a_path(name: str) -> bool:
 
 
 def _pick_split(
-    splits: DatasetDict, name: str, named: str | None, wanted: str | None
-) -> tuple[Dataset, str]:
-    """Return the split that the source names, else the wanted one, else the only one."""
+    data: _Table | Mapping[str, _Table], name: str, named: str | None, wanted: str | None
+) -> tuple[_Table, str]:
+    """Return the split that the source names, else the wanted one, else the only one; its place."""
+    if not isinstance(data, Mapping):
+        if named:
+            message = f"{name}#{named}: {name} is a single data set without splits; leave '#' out."
+            raise DataError(message)
+        return data, name
     chosen = named or wanted
-    if not named and len(splits) == 1:
-        (chosen,) = splits
-    if chosen is None or chosen not in splits:
-        found = ", ".join(splits)
+    if not named and len(data) == 1:
+        (chosen,) = data
+    if chosen is None or chosen not in data:
+        found = ", ".join(data)
         asked = "has several splits" if chosen is None else f"has no split '{chosen}'"
         raise DataError(f"{name}: {asked}; there are: {found}. Name one of them: '{name}#SPLIT'.")
-    return splits[chosen], chosen
+    return data[chosen], f"{name}#{chosen}"
 
 
 def _rename(sourced: SourcedRecord, columns: Mapping[str, str]) -> SourcedRecord:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_rlhf.data.sources import SourcedRecord
+from lit_rlhf.data.sources import Records, SourcedRecord
 from lit_rlhf.errors import ConfigError, DataError
 
 _JUDGMENTS = ("ratings", "rankings")
@@ -38,20 +37,20 @@ class Subset:
                     f"data.subset.{name} is {getattr(self, name)}; expected a share in (0, 1]"
                 )
 
-    def choose(self, rows: Sequence[SourcedRecord]) -> list[SourcedRecord]:
-        """Return the rows that are used, in their order, with the labelers that are.
+    def choose(self, records: Records) -> Records:
+        """Return the records that are used, in their order, with the labelers that are.
 
-        Raises:
-            DataError: labelers are to be chosen where a row has no lists of them.
+        A record that has no lists of labelers, where they are to be chosen, is a DataError when
+        it is read.
         """
-        chosen = list(rows)
         if self.rows < 1:
-            num_kept = max(1, round(self.rows * len(rows)))
+            num_kept = max(1, round(self.rows * len(records)))
             draw = random.Random(f"{self.seed}/rows")
-            chosen = [rows[place] for place in sorted(draw.sample(range(len(rows)), num_kept))]
-        return chosen if self.raters == 1 else [self._with_fewer_raters(row) for row in chosen]
+            records = records.select(sorted(draw.sample(range(len(records)), num_kept)))
+        return records if self.raters == 1 else records.changed(self)
 
-    def _with_fewer_raters(self, sourced: SourcedRecord) -> SourcedRecord:
+    def __call__(self, sourced: SourcedRecord) -> SourcedRecord:
+        """Return a record with fewer labelers; raise a DataError where it has no lists of them."""
         field = next((name for name in _JUDGMENTS if sourced.record.get(name) is not None), None)
         labelers = None if field is None else sourced.record[field]
         if field is None or not isinstance(labelers, list | tuple):

@@ -7,9 +7,11 @@ a policy that writes after a prompt meets the very tokens that it was trained on
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from lit_rlhf.data.chat_template import RenderedText, Template, render_for_reward
 from lit_rlhf.errors import ConfigError, DataError
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["error", "truncate", "drop"]
+IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
 # Texts handed to the fast tokenizer at once: enough to keep its threads busy, while the offsets
 # that it makes for each token do not fill the memory.
 TEXTS_AT_ONCE = 1024
@@ -122,6 +125,70 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
+class LengthLimit(NamedTuple):
+    """The most tokens that a row may have, and what an error says about it.
+
+    Attributes:
+        tokens: the limit.
+        name: of the setting or the model's property that it comes from.
+        remedy: what to do about a longer row.
+        subject: of the message, where it is not the row itself.
+        noun: what the rows are called.
+    """
+
+    tokens: int
+    name: str
+    remedy: str
+    subject: str = ""
+    noun: str = "rows"
+
+    def find_longer(
+        self, lengths: IntArray, overlong: Overlong, place: Callable[[int], str]
+    ) -> IntArray:
+        """Return the indices of the rows that are too long, and log how many there are.
+
+        Args:
+            lengths: tokens of each row.
+            overlong: what becomes of a longer row; "error" raises.
+            place: index of a row -> where it came from.
+
+        Raises:
+            DataError: a row is too long and `overlong` is "error".
+        """
+        too_long = np.flatnonzero(lengths > self.tokens)
+        if len(too_long) and overlong == "error":
+            first = int(too_long[0])
+            raise DataError(
+                f"{place(first)}: {self.subject}has {lengths[first]} tokens, more than {self.name} "
+                f"(as have {len(too_long)} of {len(lengths)} {self.noun}). {self.remedy}"
+            )
+        if len(too_long):
+            counts = (len(too_long), len(lengths), self.noun, self.tokens)
+            word = "left out" if overlong == "drop" else "cut"
+            _log.warning("%d of %d %s exceed %d tokens: %s", *counts, word)
+        return too_long
+
+    def cut(self, row: Row, where: str) -> Row:
+        """Return the beginning of a row; raise a DataError where it has no response token."""
+        cut = Row(row.input_ids[: self.tokens], row.response_mask[: self.tokens])
+        if not any(cut.response_mask):
+            raise DataError(
+                f"{where}: the prompt alone fills {self.name}, so that truncation leaves no "
+                "response token. Shorten the prompt, raise the limit, or set 'overlong' to 'drop'."
+            )
+        return cut
+
+
+def limit_of_rows(max_length: int, context_length: int | None) -> LengthLimit:
+    """Return the lower of two limits: the setting `max_length`, and what the model can see."""
+    if context_length is not None and context_length < max_length:
+        name = f"the model's context of {context_length} tokens"
+        remedy = "Set 'overlong' to 'truncate' or 'drop', or use a model with a longer context."
+        return LengthLimit(context_length, name, remedy)
+    remedy = "Raise max_length, or set 'overlong' to 'truncate' or 'drop'."
+    return LengthLimit(max_length, f"max_length={max_length}", remedy)
+
+
 def fit_length(
     rows: Sequence[Row],
     places: Sequence[str],
@@ -147,37 +214,12 @@ def fit_length(
         DataError: a row is too long and `overlong` is "error", or is "truncate" and no response
             token is left before `max_length`.
     """
-    limit = f"max_length={max_length}"
-    remedy = "Raise max_length, or set 'overlong' to 'truncate' or 'drop'."
-    if context_length is not None and context_length < max_length:
-        max_length, limit = context_length, f"the model's context of {context_length} tokens"
-        remedy = "Set 'overlong' to 'truncate' or 'drop', or use a model with a longer context."
-    too_long = [i for i, row in enumerate(rows) if len(row.input_ids) > max_length]
-    if not too_long:
-        return list(rows)
-    if overlong == "error":
-        first = too_long[0]
-        raise DataError(
-            f"{places[first]}: has {len(rows[first].input_ids)} tokens, more than {limit} (as "
-            f"have {len(too_long)} of {len(rows)} rows). {remedy}"
-        )
-    word = "left out" if overlong == "drop" else "cut"
-    _log.warning("%d of %d rows exceed %d tokens: %s", len(too_long), len(rows), max_length, word)
+    limit = limit_of_rows(max_length, context_length)
+    lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
     fitted: list[Row | None] = list(rows)
-    for i in too_long:
-        is_dropped = overlong == "drop"
-        fitted[i] = None if is_dropped else _truncate(rows[i], max_length, limit, places[i])
+    for i in limit.find_longer(lengths, overlong, places.__getitem__):
+        fitted[i] = None if overlong == "drop" else limit.cut(rows[i], places[i])
     return fitted
-
-
-def _truncate(row: Row, max_length: int, limit: str, where: str) -> Row:
-    cut = Row(row.input_ids[:max_length], row.response_mask[:max_length])
-    if not any(cut.response_mask):
-        raise DataError(
-            f"{where}: the prompt alone fills {limit}, so that truncation leaves no response "
-            "token. Shorten the prompt, raise the limit, or set 'overlong' to 'drop'."
-        )
-    return cut
 
 
 def _join(

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.data.sources import digest_source, read_records
+from lit_rlhf.cache import digest_file
+from lit_rlhf.data.sources import open_records
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.figures import Figure, finite_or_none
@@ -109,7 +110,8 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
         DataError: a row is not as expected.
     """
     rewards = read_rewards(options.models, options)
-    rows = read_records(options.data, split="test")[: options.num_rows]
+    records = open_records(options.data, split="test")
+    rows = records.read(records.table[: options.num_rows])
     judged = read_judged(rows, options.domain_field)
     with autocast(options.precision):
         scores = score_judged(judged, rewards)
@@ -118,7 +120,7 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
     if draw_reliability(tables, folder / "reliability.png"):
         pictures["Predicted and human preference, with 95 % intervals"] = "reliability.png"
     origins, lineage = _origins(origins_of(rewards))
-    data = {"source": options.data, "rows": len(rows), "sha256": digest_source(options.data, rows)}
+    data = {"source": options.data, "rows": len(rows), "sha256": records.sha256}
     return Report(
         title=f"Reward models on {len(judged.human)} judged pairs of {judged.num_groups} rows",
         settings={**_settings(options), "models": origins, "data": data},
@@ -181,7 +183,7 @@ def _origins(models: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Linea
     lineage: dict[str, Lineage | None] = {}
     for name, source in models.items():
         if is_response_file(source):
-            origins[name] = {"source": source, "sha256": digest_source(source, [])}
+            origins[name] = {"source": source, "sha256": digest_file(Path(source).expanduser())}
             continue
         origin = describe_origin(source)
         lineage[name] = origin.pop("lineage")

@@ -168,7 +168,6 @@ def perplexity(
         max_length=max_length,
         overlong="truncate",
         batch_size=BATCH_ROWS,
-        cache_tokens=False,
     )
     module.setup("validate")
     policy = load_policy(source, settings.precision)

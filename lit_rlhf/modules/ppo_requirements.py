@@ -106,7 +106,7 @@ def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling) -> None:
     data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
     if not isinstance(data, PPODataModule):
         return
-    longest = max((len(one.input_ids) for one in data.prepared("train")), default=0)
+    longest = data.longest("train")
     context = data.context_length
     if context is not None and longest + sampling.max_new_tokens > context:
         raise ConfigError(

@@ -276,10 +276,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, tokenizer, monkeypatch):
     file = tmp_path / "rows.jsonl"
     file.write_text("")
 
-    def refuse(self):
-        raise PermissionError(13, "Permission denied")
+    plain = type(file).open
 
-    monkeypatch.setattr(type(file), "read_bytes", refuse)
+    def refuse(self, *args, **kwargs):
+        if self == file:
+            raise PermissionError(13, "Permission denied")
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(file), "open", refuse)
     message = message_of("sft", tokenizer, file)
     assert_has(message, [str(file), "Permission denied", "check its rights"])
 
@@ -306,7 +310,7 @@ def test_what_is_harmless_is_read_as_meant(tmp_path, tokenizer, name, content):
     for source in (plain, file):
         data = SFTDataModule(tokenizer, train=str(source), batch_size=1)
         data.setup("fit")
-        read.append(data.prepared("train"))
+        read.append(list(data.prepared("train")))
     assert read[0] == read[1]
     vocabulary = tiny_tokenizer().get_vocab()
     assert read[0][0].input_ids[-3:-1] == [vocabulary["p"], vocabulary["r"]]

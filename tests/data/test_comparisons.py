@@ -92,7 +92,7 @@ def test_an_overlong_response_can_be_cut(module_class, word_folder, write_rows):
 def test_nothing_counts_in_a_stand_in(module_class, word_folder, write_rows):
     data = module_class(word_folder, test=write_rows("x.jsonl", [GROUP]))
     data.setup("test")
-    (example,) = data._examples["test"]
+    (example,) = data.prepared("test")
     batch = data.collate([data.stand_in(example)])
     assert len(batch.chosen) == len(batch.weight) == 0
     assert batch.rows.num_response_tokens == 0
@@ -101,7 +101,8 @@ def test_nothing_counts_in_a_stand_in(module_class, word_folder, write_rows):
 def test_the_length_of_a_group_is_its_longest_row(module_class, word_folder, write_rows):
     data = module_class(word_folder, test=write_rows("x.jsonl", [COMPARISON]))
     data.setup("test")
-    assert data.length(data._examples["test"][0]) == 5
+    assert data.prepared("test").lengths.tolist() == [5]
+    assert data.longest("test") == 5
 
 
 BAD = {

@@ -10,7 +10,7 @@ MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
-    "cache_tokens", "id_field", "last_batch",
+    "id_field", "last_batch", "num_proc", "streaming",
 }  # fmt: skip
 # Lightning's own calls, which we cannot change.
 pytestmark = [
@@ -222,6 +222,7 @@ def test_a_missing_tokenizer(rows, tmp_path):
         ("limit_validation", -1, 1),
         ("seed", -1, 0),
         ("length_window", -1, 0),
+        ("num_proc", 0, 1),
     ],
 )
 def test_numbers_out_of_range(name, value, least):

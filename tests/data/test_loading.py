@@ -14,7 +14,7 @@ def training(num_examples=11, batch_size=2, seed=0, **options):
         list,
         batch_size=batch_size,
         seed=seed,
-        length=lambda x: x,
+        lengths=range(num_examples),
         stand_in=lambda x: -1 - x,
         **options,
     )

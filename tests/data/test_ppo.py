@@ -37,7 +37,7 @@ def test_a_dropped_prompt_does_not_move_the_ids_of_the_others(word_folder, write
     file = write_rows("x.jsonl", ROWS)
     batch = only_batch(PPODataModule(word_folder, test=file, max_prompt_length=4, overlong="drop"))
     assert batch.prompt_ids.tolist() == [0, 2]
-    assert "1 of 3 prompts are too long: left out" in caplog.text
+    assert "1 of 3 prompts exceed 4 tokens: left out" in caplog.text
 
 
 def test_a_long_prompt_is_an_error_that_says_what_to_do(word_folder, write_rows):
@@ -59,11 +59,11 @@ def test_a_bad_prompt_names_its_place(word_folder, write_rows):
 def test_a_stand_in_is_known_by_its_id(word_folder, write_rows):
     data = PPODataModule(word_folder, test=write_rows("x.jsonl", ROWS))
     data.setup("test")
-    example = data._examples["test"][1]
+    example = data.prepared("test")[1]
     batch = data.collate([data.stand_in(example)])
     assert batch.prompt_ids.tolist() == [-1]
     assert batch.input_ids.tolist() == [example.input_ids]
-    assert data.length(example) == 5
+    assert data.prepared("test").lengths.tolist() == [2, 5, 4]
 
 
 def test_a_length_of_zero_has_no_room(word_folder):

@@ -43,7 +43,7 @@ def test_settings_reach_the_rows(word_folder, write_rows):
 def test_nothing_counts_in_a_stand_in(word_folder, write_rows):
     data = SFTDataModule(word_folder, test=write_rows("x.jsonl", ROWS))
     data.setup("test")
-    example = data._examples["test"][0]
+    example = data.prepared("test")[0]
     stand_in = data.stand_in(example)
     assert stand_in.input_ids == example.input_ids
     assert not any(stand_in.response_mask)

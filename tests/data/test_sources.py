@@ -6,10 +6,11 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lit_rlhf.data.sources import SourcedRecord, digest_source, read_records
+from lit_rlhf.data.sources import SourcedRecord, open_records, read_records
 from lit_rlhf.errors import DataError
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"}]
+DAY = datetime.date(2024, 1, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -179,14 +180,75 @@ def test_a_file_may_have_a_hash_in_its_name(tmp_path):
     assert Path(read_records(file)[0].where).name == "a#b.jsonl:1"
 
 
-def test_a_file_is_hashed_as_it_lies_there_and_a_data_set_by_its_rows(tmp_path):
+def test_a_file_is_hashed_as_it_lies_there_and_a_data_set_by_its_columns(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"prompt": "a"}\n\n{"prompt": "b"}\n')
-    rows = read_records(str(file))
-    assert digest_source(str(file), rows) == hashlib.sha256(file.read_bytes()).hexdigest()
-    by_rows = digest_source("owner/name", rows)
-    assert by_rows != digest_source(str(file), rows)
-    assert by_rows == digest_source("other/name", [row._replace(where="") for row in rows])
-    assert by_rows != digest_source("owner/name", rows[::-1])
-    dated = SourcedRecord({"day": datetime.date(2024, 1, 1)}, "")
-    assert len(digest_source("owner/name", [dated])) == 64
+    assert open_records(str(file)).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def digest(name, rows):
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / name)
+        return open_records(str(tmp_path / name)).sha256
+
+    dated = [*ROWS, {"prompt": "c", "response": "d"}]
+    assert digest("one", ROWS) == digest("other", ROWS)
+    digests = [digest("two", rows) for rows in (ROWS, ROWS[::-1], dated, [{"day": DAY}])]
+    assert len(set(digests)) == 4
+    # How the rows are cut into pieces on the disk does not count.
+    pieces = [datasets.Dataset.from_list([row]) for row in ROWS]
+    datasets.concatenate_datasets(pieces).save_to_disk(tmp_path / "pieces", num_shards=2)
+    assert open_records(str(tmp_path / "pieces")).sha256 == digest("one", ROWS)
+
+
+def test_records_that_are_not_json_are_read_as_they_are(tmp_path):
+    datasets.Dataset.from_list([{"day": DAY}]).save_to_disk(tmp_path / "saved")
+    (record,) = read_records(str(tmp_path / "saved"))
+    assert record.record == {"day": DAY}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of two Parquet files, 10 records each."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for part in range(2):
+        rows = [{"prompt": f"{part}", "day": DAY, "n": n} for n in range(10)]
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"{part}.parquet")
+    return str(folder)
+
+
+def test_a_stream_is_what_is_read_whole(folder):
+    streamed = open_records(folder, streaming=True)
+    whole = open_records(folder)
+    assert list(streamed) == list(whole)
+    assert streamed.sha256 == whole.sha256
+    assert streamed[3].record["day"] == DAY
+
+
+def test_a_stream_is_read_once_and_no_further_than_needed(folder, monkeypatch):
+    plain = datasets.IterableDataset.__iter__
+    read = []
+
+    def counting(self):
+        for row in plain(self):
+            read.append(row)
+            yield row
+
+    monkeypatch.setattr(datasets.IterableDataset, "__iter__", counting)
+    assert len(open_records(folder, streaming=True, limit=3)) == 3
+    assert len(read) == 3
+    assert len(open_records(folder, streaming=True, limit=3)) == 3
+    assert len(read) == 3
+    new = {"prompt": "new", "day": DAY, "n": 1}
+    datasets.Dataset.from_list([new]).to_parquet(folder + "/0.parquet")
+    assert open_records(folder, streaming=True, limit=3)[0].record["prompt"] == "new"
+
+
+def test_a_stream_has_splits_and_names_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="as a hub name it could not be read"):
+        open_records("owner/none", streaming=True)
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"prompt": split}))
+    (record,) = open_records(f"{tmp_path}#test", streaming=True)
+    assert record == SourcedRecord({"prompt": "test"}, f"{tmp_path}#test[0]")
+    with pytest.raises(DataError, match="has no split 'dev'; there are: train, test"):
+        open_records(f"{tmp_path}#dev", streaming=True)

@@ -1,19 +1,17 @@
 import datetime
 import inspect
-import json
-import logging
 import math
 import os
 
+import datasets
 import pytest
 import torch
 
 from lit_rlhf.cache import cache_folder
-from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule, token_cache
-from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.token_cache import digest_tokenizer
-from lit_rlhf.data.tokenization import Row
-from lit_rlhf.feedback import JudgedPair
+from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule, tables
+from lit_rlhf.data.subset import Subset
+from lit_rlhf.data.tables import digest_tokenizer
+from lit_rlhf.errors import DataError
 from tests.data.word_tokenizer import BOS_TEMPLATE, word_tokenizer
 from tests.support.tokenizer import save_tiny_tokenizer
 from tests.support.two_processes import run_in_two_processes
@@ -42,9 +40,8 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
-    """An empty cache that keeps data of any size."""
+    """An empty cache."""
     monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(token_cache, "SMALLEST", 0)
 
 
 @pytest.fixture
@@ -66,12 +63,11 @@ def num_prepared(monkeypatch):
 def examples(module_class, tokenizer, file, **settings):
     data = module_class(tokenizer, train=file, **settings)
     data.setup("fit")
-    return data.prepared("train")
+    return list(data.prepared("train"))
 
 
 def entries():
-    folder = cache_folder() / "tokenized"
-    return sorted(folder.iterdir()) if folder.exists() else []
+    return sorted(path for path in cache_folder().glob("tokenized/*") if path.is_dir())
 
 
 def assert_same(one, other):
@@ -91,24 +87,64 @@ def assert_same(one, other):
 @pytest.mark.parametrize("module_class", CASES)
 def test_what_is_found_is_what_was_prepared(module_class, word_folder, write_rows, num_prepared):
     file = write_rows("x.jsonl", CASES[module_class])
-    plain = examples(module_class, word_folder, file, cache_tokens=False)
-    assert entries() == []
     first = examples(module_class, word_folder, file)
-    assert len(num_prepared) == 2
+    assert num_prepared == [len(CASES[module_class])]
     found = examples(module_class, word_folder, file)
-    assert len(num_prepared) == 2
+    assert len(num_prepared) == 1
     assert len(entries()) == 1
-    assert_same(first, plain)
-    assert_same(found, plain)
+    assert_same(found, first)
 
 
-def test_numbers_that_nearly_agree_survive():
-    pairs = (JudgedPair(0, 1, 1 - 2**-53, 1e-300), JudgedPair(1, 0, 0.5, 3.0))
-    groups = [
-        GroupExample((Row([5, 2**31 - 1], [False, True]), Row([1], [False])), pairs),
-        GroupExample((Row([1, 2], [False, True]),), ()),
-    ]
-    assert_same(token_cache.unpack_groups(token_cache.pack_groups(groups)), groups)
+@pytest.mark.parametrize("module_class", CASES)
+def test_several_processes_prepare_what_one_does(
+    module_class, word_folder, write_rows, tmp_path, monkeypatch
+):
+    rows = [row for row in CASES[module_class] for _ in range(3)]
+    file = write_rows("x.jsonl", rows)
+    alone = examples(module_class, word_folder, file)
+    monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "other"))
+    assert_same(examples(module_class, word_folder, file, num_proc=3), alone)
+    assert len(list(entries()[0].glob("*.arrow"))) == 3
+    # However many processes made it, it is one entry.
+    assert_same(examples(module_class, word_folder, file, num_proc=1), alone)
+    assert len(entries()) == 1
+
+
+def test_an_error_of_another_process_names_the_line(word_folder, write_rows):
+    file = write_rows("x.jsonl", [*DEMONSTRATIONS, {"prompt": 3, "response": "yes"}])
+    with pytest.raises(DataError, match=r"x\.jsonl:12: field 'prompt': expected text"):
+        examples(SFTDataModule, word_folder, file, num_proc=2)
+    assert list(cache_folder().glob("tokenized/**/*.arrow")) == []
+
+
+def test_numbers_that_nearly_agree_survive(word_folder, write_rows):
+    row = {**GROUPS[0], "probability": 1 - 2**-53, "weight": 1e-300}
+    (example,) = examples(DPODataModule, word_folder, write_rows("x.jsonl", [row]))
+    assert example.pairs == ((0, 1, 1 - 2**-53, 1e-300),)
+
+
+def test_how_many_are_tokenised_at_once_does_not_count(
+    word_folder, write_rows, monkeypatch, tmp_path
+):
+    file = write_rows("x.jsonl", DEMONSTRATIONS)
+    whole = examples(SFTDataModule, word_folder, file)
+    monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "other"))
+    monkeypatch.setattr(tables, "RECORDS_AT_ONCE", 2)
+    assert_same(examples(SFTDataModule, word_folder, file), whole)
+
+
+def test_what_a_limit_leaves_out_does_not_tokenise_again(word_folder, write_rows, num_prepared):
+    file = write_rows("x.jsonl", DEMONSTRATIONS)
+    lengths = {
+        overlong: [
+            len(row.input_ids)
+            for row in examples(SFTDataModule, word_folder, file, max_length=7, overlong=overlong)
+        ]
+        for overlong in ("drop", "truncate")
+    }
+    assert lengths["drop"] == [4, 5, 6, 7, 4]
+    assert lengths["truncate"] == [4, 5, 6, 7, *[7] * 6, 4]
+    assert len(num_prepared) == 1
 
 
 def test_reward_models_and_dpo_have_tokens_of_their_own(word_folder, write_rows, num_prepared):
@@ -120,15 +156,15 @@ def test_reward_models_and_dpo_have_tokens_of_their_own(word_folder, write_rows,
 
 # What neither rows nor `prepare` depend on, or only through the rows as read.
 IRRELEVANT = {
-    "tokenizer", "train", "validation", "test", "columns", "batch_size", "eval_batch_size", "seed",
-    "length_window", "limit_train", "limit_validation", "cache_tokens", "id_field", "last_batch",
-    "subset", "kwargs", "self",
+    "tokenizer", "train", "validation", "test", "batch_size", "eval_batch_size", "seed",
+    "length_window", "limit_train", "limit_validation", "last_batch", "num_proc", "streaming",
+    "kwargs", "self", "max_length", "max_prompt_length", "overlong",
 }  # fmt: skip
 OTHERS = {
     "template": "plain",
-    "max_length": 50,
-    "max_prompt_length": 50,
-    "overlong": "drop",
+    "columns": {"prompt": "prompt"},
+    "id_field": None,
+    "subset": Subset(rows=0.5),
     "append_eos": False,
     "empty_responses": "keep",
 }
@@ -167,7 +203,6 @@ def test_other_rows_or_tokenizers_are_prepared_anew(
     assert is_new(word_folder, rows[::-1])
     assert is_new(word_folder, [*rows[:-1], {"text": "no  no"}])
     assert is_new(word_folder, rows, limit_train=3)
-    assert not is_new(word_folder, rows[:3])
     assert is_new(str(save_tiny_tokenizer(tmp_path / "tiny")), rows)
     changed = word_tokenizer(chat_template=BOS_TEMPLATE.replace("[INST]", "three"))
     changed.save_pretrained(tmp_path / "changed")
@@ -186,7 +221,7 @@ def test_a_template_that_asks_for_the_date_is_rendered_each_day(monkeypatch):
     dated = word_tokenizer(chat_template="{{ strftime_now('%d') }}" + BOS_TEMPLATE)
     before = digest_tokenizer(plain), digest_tokenizer(dated)
     assert (digest_tokenizer(plain), digest_tokenizer(dated)) == before
-    monkeypatch.setattr(token_cache.datetime, "datetime", Tomorrow)
+    monkeypatch.setattr(tables.datetime, "datetime", Tomorrow)
     assert digest_tokenizer(plain) == before[0]
     assert digest_tokenizer(dated) != before[1]
 
@@ -194,58 +229,74 @@ def test_a_template_that_asks_for_the_date_is_rendered_each_day(monkeypatch):
 def test_a_torn_entry_is_prepared_again(word_folder, write_rows, num_prepared, caplog):
     file = write_rows("x.jsonl", GROUPS)
     expected = examples(DPODataModule, word_folder, file)
-    (entry,) = entries()
-    os.truncate(entry, 100)
-    assert_same(examples(DPODataModule, word_folder, file), expected)
-    assert "is torn or damaged" in caplog.text
-    assert_same(examples(DPODataModule, word_folder, file), expected)
+    for kind in ("tokenized", "records"):
+        (torn,) = cache_folder().glob(f"{kind}/**/*.arrow")
+        os.truncate(torn, torn.stat().st_size // 2)
+        assert_same(examples(DPODataModule, word_folder, file), expected)
+        assert "is damaged, and is made again" in caplog.text
+        caplog.clear()
+        assert_same(examples(DPODataModule, word_folder, file), expected)
+        assert caplog.text == ""
     assert len(num_prepared) == 2
 
 
-def test_small_data_are_not_kept(word_folder, write_rows, monkeypatch):
-    size = sum(len(json.dumps(row)) + 1 for row in GROUPS)
-    file = write_rows("x.jsonl", GROUPS)
-    monkeypatch.setattr(token_cache, "SMALLEST", size + 1)
-    examples(DPODataModule, word_folder, file)
-    assert entries() == []
-    monkeypatch.setattr(token_cache, "SMALLEST", size)
-    examples(DPODataModule, word_folder, file)
-    assert len(entries()) == 1
+def test_an_interrupted_run_leaves_nothing_that_counts(word_folder, write_rows, monkeypatch):
+    file = write_rows("x.jsonl", DEMONSTRATIONS)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "RECORDS_AT_ONCE", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(SFTDataModule, "_render", stop)
+        with pytest.raises(KeyboardInterrupt):
+            examples(SFTDataModule, word_folder, file)
+    assert len(examples(SFTDataModule, word_folder, file)) == len(DEMONSTRATIONS)
 
 
-def test_rows_that_are_not_json_are_not_kept(word_folder, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, logger="lit_rlhf")
-    rows = [({"prompt": "one", "day": datetime.date(2030, 1, 1)}, "x[0]")]
-    monkeypatch.setattr("lit_rlhf.data.datamodule.read_records", lambda *_, **__: rows)
-    (example,) = examples(PPODataModule, word_folder, "x")
-    assert example.fields == {"day": datetime.date(2030, 1, 1)}
-    assert entries() == []
-    assert "more than JSON can write" in caplog.text
+def test_where_the_cache_cannot_be_written_a_temporary_folder_serves(
+    word_folder, write_rows, tmp_path, caplog, num_prepared
+):
+    (tmp_path / "home").write_text("a file, not a folder")
+    file = write_rows("x.jsonl", DEMONSTRATIONS)
+    assert len(examples(SFTDataModule, word_folder, file)) == len(DEMONSTRATIONS)
+    assert len(examples(SFTDataModule, word_folder, file)) == len(DEMONSTRATIONS)
+    assert len(num_prepared) == 1
+    assert caplog.text.count("Set LIT_RLHF_HOME to a folder with room") == 1
+
+
+def test_fields_that_are_not_json_reach_the_reward(word_folder, tmp_path):
+    day = datetime.date(2030, 1, 1)
+    saved = datasets.Dataset.from_list([{"prompt": "one", "day": day}])
+    saved.save_to_disk(tmp_path / "saved")
+    for _ in range(2):
+        (example,) = examples(PPODataModule, word_folder, str(tmp_path / "saved"))
+        assert example.fields == {"day": day}
 
 
 def test_classes_from_elsewhere_are_not_kept(word_folder, write_rows):
     """Their code may change under the same name."""
 
     class Own(SFTDataModule):
-        def prepare(self, rows):
-            return super().prepare(rows)[:1]
+        def prepare(self, records):
+            return super().prepare(records[:1]) * len(records)
 
     file = write_rows("x.jsonl", DEMONSTRATIONS)
-    assert len(examples(Own, word_folder, file)) == 1
+    first, second = examples(Own, word_folder, file)[:2]
+    assert first == second
     assert entries() == []
 
 
 def prepare_together(folder, tokenizer, file):
     os.environ["LIT_RLHF_HOME"] = folder
-    token_cache.SMALLEST = 0
     torch.distributed.barrier()
     return [[*map(tuple, examples(SFTDataModule, tokenizer, file))] for _ in range(20)]
 
 
 def test_processes_that_start_together_do_not_trample_each_other(word_folder, write_rows, tmp_path):
     file = write_rows("x.jsonl", DEMONSTRATIONS)
-    expected = examples(SFTDataModule, word_folder, file, cache_tokens=False)
+    expected = [tuple(row) for row in examples(SFTDataModule, word_folder, file)]
     folder = tmp_path / "shared"
     ranks = run_in_two_processes(prepare_together, str(folder), word_folder, file)
     assert all(found == expected for rank in ranks for found in rank)
-    assert len(list((folder / "tokenized").iterdir())) == 1
+    assert len([path for path in folder.glob("tokenized/*") if path.is_dir()]) == 1

@@ -1,0 +1,224 @@
+"""Tokens on the disk: written once by `datasets.map`, read from memory-mapped Arrow files.
+
+One process tokenises while the others wait; then all of them share the same pages of memory. The
+folder of a table is named by all that the tokens depend on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from lit_rlhf import __version__
+from lit_rlhf.cache import keep
+from lit_rlhf.data.collation import GroupExample
+from lit_rlhf.data.sources import FORMAT, Records, SourcedRecord
+from lit_rlhf.data.tokenization import IntArray, LengthLimit, Overlong, Row
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback import JudgedPair
+
+if TYPE_CHECKING:
+    from datasets import Dataset  # type: ignore[import-untyped] # has no stubs
+    from transformers import PreTrainedTokenizerBase
+
+# Records that are tokenised at once.
+RECORDS_AT_ONCE = 500
+# Fewer records are tokenised before further processes would have started.
+FEW_RECORDS = 10_000
+MOST_PROCESSES = 8
+
+# The columns of a table that hold a list in each row.
+_LISTS = {
+    "input_ids": np.int32,
+    "response_mask": np.bool_,
+    "lengths": np.int32,
+    "chosen": np.int32,
+    "rejected": np.int32,
+    "probability": np.float64,
+    "weight": np.float64,
+}
+Example = TypeVar("Example")
+
+
+class TokenTable(Sequence[Example], Generic[Example]):
+    """Examples on the disk; each is read when it is asked for.
+
+    Attributes:
+        lengths: `[N]`, the tokens of each example's longest row.
+    """
+
+    def __init__(self, table: Dataset, example: Callable[[int, GroupExample], Example]) -> None:
+        """Take a table that `tokenize_records` wrote.
+
+        Args:
+            table: one row an example.
+            example: makes an example of the index of its record and its rows of tokens.
+        """
+        self._table = table.with_format("arrow")
+        self._example = example
+        self._kept: IntArray = np.arange(len(table))
+        self._limit: LengthLimit | None = None
+        lengths = self._table[:]["lengths"].combine_chunks()
+        self._row_lengths: IntArray = lengths.flatten().to_numpy()
+        self._num_rows: IntArray = lengths.value_lengths().to_numpy()
+        first_rows = np.cumsum(self._num_rows) - self._num_rows
+        self.lengths: IntArray = np.maximum.reduceat(self._row_lengths, first_rows)
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override] # no slices
+        """Read an example."""
+        place = int(self._kept[index])
+        group = self._group(place)
+        if self._limit is not None:
+            most = self._limit.tokens
+            rows = (Row(ids[:most], mask[:most]) for ids, mask in group.rows)
+            group = group._replace(rows=tuple(rows))
+        return self._example(place, group)
+
+    def fit(self, limit: LengthLimit, overlong: Overlong, where: Callable[[int], str]) -> None:
+        """Apply the length limit: leave out the groups with a longer row, or cut these rows.
+
+        Args:
+            limit: of a row.
+            overlong: what becomes of a longer row.
+            where: index of a record -> its place.
+
+        Raises:
+            DataError: as `LengthLimit` says.
+        """
+        record_of_row = np.repeat(np.arange(len(self._num_rows)), self._num_rows)
+        too_long = limit.find_longer(
+            self._row_lengths, overlong, lambda row: where(int(record_of_row[row]))
+        )
+        longer = np.unique(record_of_row[too_long])
+        if overlong == "drop":
+            self._kept = np.delete(self._kept, longer)
+            self.lengths = self.lengths[self._kept]
+        elif len(longer):
+            for place in longer.tolist():
+                for row in self._group(place).rows:
+                    limit.cut(row, where(place))
+            self._limit = limit
+            self.lengths = np.minimum(self.lengths, limit.tokens)
+
+    def _group(self, place: int) -> GroupExample:
+        """Undo `_pack` for a row of the table."""
+        row = self._table[place]
+        lists = {
+            name: row[name][0].values.to_numpy(zero_copy_only=False).tolist() for name in _LISTS
+        }
+        ends = list(accumulate(lists["lengths"], initial=0))
+        rows = (
+            Row(lists["input_ids"][start:end], lists["response_mask"][start:end])
+            for start, end in pairwise(ends)
+        )
+        pairs = zip(*(lists[name] for name in JudgedPair._fields), strict=True)
+        return GroupExample(tuple(rows), tuple(JudgedPair(*pair) for pair in pairs))
+
+
+def tokenize_records(
+    records: Records,
+    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
+    inputs: Mapping[str, object] | None,
+    *,
+    id_field: str | None,
+    num_proc: int | None,
+) -> Dataset:
+    """Return the table of all records' tokens; make it where no earlier run did.
+
+    Args:
+        records: all of them.
+        prepare: checks and tokenises some: one group of rows a record. Other processes call it.
+        inputs: all that the tokens depend on, as JSON can write it; None to keep nothing.
+        id_field: the field that names a record, or None.
+        num_proc: processes that tokenise; null for one a core, and one alone for few records.
+
+    Returns:
+        A row for each record, for `TokenTable`.
+
+    Raises:
+        DataError: a record is not as expected, or has the name of another.
+    """
+    if num_proc is None:
+        few = len(records) < FEW_RECORDS
+        num_proc = 1 if few else min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+    def make(folder: Path) -> Dataset:
+        return records.table.map(
+            partial(_prepare_batch, records, prepare, id_field),
+            batched=True,
+            batch_size=RECORDS_AT_ONCE,
+            remove_columns=records.table.column_names,
+            num_proc=num_proc if num_proc > 1 else None,  # alone, the tokenizer may use threads
+            cache_file_name=str(folder / "tokens.arrow"),
+            new_fingerprint=folder.name[:32],
+            desc="Tokenising",
+        )
+
+    versions = {name: version(name) for name in ("transformers", "tokenizers")}
+    fixed = {"format": FORMAT, "lit_rlhf": __version__, **versions}
+    table = keep("tokenized", None if inputs is None else {**fixed, **inputs}, make)
+    first: dict[str, int] = {}
+    for index, name in enumerate(table.with_format("arrow")[:]["name"].to_pylist()):
+        if name is not None and first.setdefault(name, index) != index:
+            raise DataError(
+                f"{records[index].where}: field '{id_field}': {name} is the name of "
+                f"{records[first[name]].where} already. Give each row a name of its own, or set "
+                "data.id_field to null if names may repeat."
+            )
+    return table
+
+
+def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a digest of a tokenizer: its files, chat template included, and today where it asks.
+
+    Call it before the tokenizer is used: padding leaves traces in it.
+    """
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            digest.update(path.name.encode() + path.read_bytes())
+    if "strftime_now" in str(tokenizer.chat_template):
+        digest.update(datetime.datetime.now().astimezone().date().isoformat().encode())
+    return digest.hexdigest()
+
+
+def _prepare_batch(
+    records: Records,
+    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
+    id_field: str | None,
+    batch: Mapping[str, Sequence[object]],
+) -> dict[str, list[Any]]:
+    """Return rows of the table of tokens for rows of the records' table.
+
+    Each has the tokens of a group end to end, the lengths of its rows, and its pairs.
+    """
+    sourced = records.read(batch)
+    groups = prepare(sourced)
+    names = [None if id_field is None else record.get(id_field) for record, _ in sourced]
+    columns: dict[str, list[Any]] = {"name": [None if n is None else repr(n) for n in names]}
+    for name, kind in _LISTS.items():
+        columns[name] = [np.array(_values(group, name), dtype=kind) for group in groups]
+    return columns
+
+
+def _values(group: GroupExample, name: str) -> list[Any]:
+    if name == "lengths":
+        return [len(row.input_ids) for row in group.rows]
+    if name in JudgedPair._fields:
+        return [getattr(pair, name) for pair in group.pairs]
+    return [value for row in group.rows for value in getattr(row, name)]
