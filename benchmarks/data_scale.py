@@ -76,14 +76,16 @@ def main() -> None:
     parser.add_argument("phase", choices=sorted(MODULES))
     parser.add_argument("records", type=int)
     parser.add_argument("tokenizer")
+    parser.add_argument("--folder", help="where the records are, or are to stay")
     parser.add_argument("--file", help="measure in this process alone; used by the script itself")
     options = parser.parse_args()
     if options.file:
         measure(options.phase, options.file, options.tokenizer)
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "records.jsonl"
-        write_records(file, options.phase, options.records)
+        file = Path(options.folder or folder) / f"{options.phase}.jsonl"
+        if not file.exists():
+            write_records(file, options.phase, options.records)
         sys.stdout.write(f"{options.records} records, {file.stat().st_size / 1e6:.0f} MB\n")
         command = [
             sys.executable,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,6 @@ from torch import Tensor
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.cache import entry_path
 from lit_rlhf.data.comparisons import ComparisonDataModule
-from lit_rlhf.data.tokenization import Row
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -30,8 +29,8 @@ from lit_rlhf.modules.reference_logprobs import (
     FORMAT,
     RankInfo,
     ReferenceTable,
+    UniqueRows,
     compute_logprobs,
-    unique_rows,
     weights_digest,
 )
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss
@@ -239,8 +238,8 @@ class DPOModule(PhaseModule):
                 "responses are known before training; set it to on_the_fly for other data."
             )
         for split in splits:
-            rows = unique_rows(data.prepared(split))
-            path = self._entry_of(rows) if self.reference_logprobs == "cached" else None
+            rows = UniqueRows(data.prepared(split))
+            path = self._entry_of(rows.keys) if self.reference_logprobs == "cached" else None
             self._reference_table.fill(rows, path, self._compute, self._ranks)
 
     @property
@@ -253,7 +252,7 @@ class DPOModule(PhaseModule):
             self.sum_over_ranks,
         )
 
-    def _compute(self, rows: Sequence[Row]) -> Tensor:
+    def _compute(self, rows: UniqueRows) -> Tensor:
         # Not in inference mode, under which models cannot be sharded.
         with torch.inference_mode(mode=False), torch.no_grad():
             reference = self._load_reference() if self.lora is None else None

@@ -49,9 +49,9 @@ class ReferenceTable:
 
     def fill(
         self,
-        rows: Mapping[bytes, Row],
+        rows: UniqueRows,
         path: Path | None,
-        compute: Callable[[Sequence[Row]], Tensor],
+        compute: Callable[[UniqueRows], Tensor],
         ranks: RankInfo,
     ) -> None:
         """Take the values of rows from the disk, or compute them and keep them there.
@@ -59,24 +59,24 @@ class ReferenceTable:
         Every process calls it with the same rows; rank 0 alone reads and writes.
 
         Args:
-            rows: from `unique_rows`.
+            rows: all of them.
             path: the entry of just these rows, or None to keep nothing.
             compute: rows -> `[B]` log-probabilities, equal on every process.
             ranks: the processes.
         """
-        if rows.keys() <= self._logprobs.keys():
+        if self._logprobs.keys() >= set(rows.keys):
             return
         found = read_entry(path) if path is not None and ranks.rank == 0 else None
         logprobs = ranks.broadcast(None if found is None else found["logprobs"])
         if logprobs is None:
             # It may take a while; Lightning's messages are seen without any setting.
             rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
-            logprobs = compute(list(rows.values())).cpu()
+            logprobs = compute(rows).cpu()
             if path is not None and ranks.rank == 0:
                 write_entry(path, {"logprobs": logprobs})
         else:
             rank_zero_info(f"reference log-probabilities of {len(rows)} responses: from {path}")
-        self._logprobs.update(zip(rows, logprobs.tolist(), strict=True))
+        self._logprobs.update(zip(rows.keys, logprobs.tolist(), strict=True))
 
     def look_up(self, rows: TokenRows) -> Tensor:
         """Return the value of each row, `[B]` float32 on the rows' device.
@@ -98,18 +98,44 @@ class ReferenceTable:
         return torch.tensor(values, dtype=torch.float32, device=rows.input_ids.device)
 
 
-def unique_rows(groups: Sequence[GroupExample]) -> dict[bytes, Row]:
-    """Return the distinct rows of groups by their keys, those of like length next to each other.
+class UniqueRows(Sequence[Row]):
+    """The distinct rows of groups, those of like length next to each other, read when asked for.
 
     The longest come first: what does not fit into memory shows at once. The rows of a group stay
     together, so that their prompt is computed once.
+
+    Attributes:
+        keys: of the rows, in their order.
+        lengths: their tokens.
     """
-    by_length = sorted(groups, key=lambda group: -max(len(row.input_ids) for row in group.rows))
-    return {
-        _key(np.asarray(row.input_ids, dtype=np.int64), np.asarray(row.response_mask)): row
-        for group in by_length
-        for row in group.rows
-    }
+
+    def __init__(self, groups: Sequence[GroupExample]) -> None:
+        """Read all groups once, and remember where each row is."""
+        found = []
+        for index, group in enumerate(groups):
+            lengths = [len(row.input_ids) for row in group.rows]
+            keys = [
+                _key(np.asarray(row.input_ids, dtype=np.int64), np.asarray(row.response_mask))
+                for row in group.rows
+            ]
+            found.append((-max(lengths), index, keys, lengths))
+        places: dict[bytes, tuple[int, int, int]] = {}
+        for _, index, keys, lengths in sorted(found):
+            for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+                places.setdefault(key, (index, row, length))
+        self.keys = list(places)
+        self.lengths = [length for *_, length in places.values()]
+        self._places = [(index, row) for index, row, _ in places.values()]
+        self._groups = groups
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override] # no slices
+        """Read a row."""
+        group, row = self._places[index]
+        return self._groups[group].rows[row]
 
 
 def row_keys(rows: TokenRows) -> list[bytes]:
@@ -121,7 +147,7 @@ def row_keys(rows: TokenRows) -> list[bytes]:
 
 def compute_logprobs(
     forward: Callable[[TokenRows], Tensor],
-    rows: Sequence[Row],
+    rows: UniqueRows,
     *,
     device: torch.device,
     ranks: RankInfo,
@@ -133,19 +159,20 @@ def compute_logprobs(
 
     Args:
         forward: rows -> `[B]` log-probabilities.
-        rows: in the order of `unique_rows`.
+        rows: all of them.
         device: where to compute.
         ranks: the processes; each calls `forward` equally often, as sharded models need.
 
     Returns:
         `[len(rows)]` float32, equal on every process.
     """
-    chunks = _chunks(rows)
+    chunks = _chunks(rows.lengths)
     values = torch.zeros(len(rows), device=device)
     for first in range(0, len(chunks), ranks.world_size):
         index = first + ranks.rank
         chunk = chunks[index] if index < len(chunks) else chunks[first]
-        logprobs = forward(collate_rows(rows[chunk], pad_id=0).to(device))
+        some = [rows[i] for i in range(chunk.start, chunk.stop)]
+        logprobs = forward(collate_rows(some, pad_id=0).to(device))
         if index < len(chunks):
             values[chunk] = logprobs
     return ranks.sum(values)
@@ -179,12 +206,12 @@ def _key(input_ids: np.ndarray[Any, Any], response_mask: np.ndarray[Any, Any]) -
     return digest.digest()
 
 
-def _chunks(rows: Sequence[Row]) -> list[slice]:
+def _chunks(lengths: Sequence[int]) -> list[slice]:
     """Cut rows, the longest first or nearly, into forwards of at most `TOKENS_AT_ONCE`."""
     chunks, start, longest = [], 0, 0
-    for end, row in enumerate(rows):
-        longest = max(longest, len(row.input_ids))
+    for end, length in enumerate(lengths):
+        longest = max(longest, length)
         if end > start and longest * (end - start + 1) > TOKENS_AT_ONCE:
             chunks.append(slice(start, end))
-            start, longest = end, len(row.input_ids)
-    return [*chunks, slice(start, len(rows))] if rows else []
+            start, longest = end, length
+    return [*chunks, slice(start, len(lengths))] if lengths else []

@@ -12,7 +12,7 @@ from lit_rlhf.data.tokenization import Row
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import DPOModule, OptimizerConfig, reference_logprobs
-from lit_rlhf.modules.reference_logprobs import row_keys, unique_rows
+from lit_rlhf.modules.reference_logprobs import UniqueRows, row_keys
 from tests.models.examples import plain_model, save_policy
 from tests.support.phase_runs import checkpoints_after, run, write_inputs
 from tests.support.phases import (
@@ -269,10 +269,10 @@ def test_a_key_is_of_tokens_and_mask_and_not_of_padding():
     assert len(set(keys)) == len(ROWS)
     assert row_keys(collate_rows(ROWS, pad_id=7)) == keys
     groups = [GroupExample((row,), ()) for row in ROWS]
-    assert unique_rows([*groups, *groups]).keys() == set(keys)
-    assert {keys.index(key): row for key, row in unique_rows(groups).items()} == dict(
-        enumerate(ROWS)
-    )
+    for rows in (UniqueRows(groups), UniqueRows([*groups, *groups])):
+        assert [rows[i] for i in range(4)] == [ROWS[3], ROWS[0], ROWS[1], ROWS[2]]
+        assert rows.keys == [keys[3], keys[0], keys[1], keys[2]]
+        assert rows.lengths == [4, 3, 3, 2]
 
 
 def assert_close(batches, others, tolerance):
@@ -309,4 +309,4 @@ def test_two_processes_share_the_work_and_agree_with_one(tmp_path, monkeypatch):
             assert_close([*metrics, held_out], [*expected.metrics, expected.held_out], tolerance)
     # Rank 0 alone writes, and what it has read reaches the other.
     assert (tmp_path / "ddp-0" / "reference_logprobs").is_dir()
-    assert not (tmp_path / "ddp-1").exists()
+    assert not (tmp_path / "ddp-1" / "reference_logprobs").exists()
