@@ -60,7 +60,8 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
 def held_out_names(sources: Mapping[str, RewardSource], *, has_kl: bool) -> list[str]:
     """Return the names of the columns of `held_out_columns`."""
     kl = ["kl"] if has_kl else []
-    return [*score_names(sources), *kl, "surprisal", "length", "finished", "repetition"]
+    shape = ["surprisal", "length", "finished", "repetition"]
+    return [*score_names(sources), *kl, *shape]
 
 
 def held_out_columns(

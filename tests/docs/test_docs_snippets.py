@@ -228,7 +228,7 @@ def names_in(file, part):
     for node in ast.walk(ast.parse((MODULES / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == part:
             for statement in ast.walk(node):
-                if isinstance(statement, ast.Assign | ast.Return):
+                if isinstance(statement, ast.Assign):
                     names |= keys_and_items(statement)
         is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == part
         is_call = isinstance(node, ast.Call) and getattr(node.func, "id", None) == part
