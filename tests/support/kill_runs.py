@@ -251,6 +251,8 @@ def _ppo_model(variants: list[str], folder: Path) -> dict:
     return {
         "advantage": estimators[variants[0]],
         "reward": learned if "learned" in variants else function,
+        # With it the monitor of over-optimisation counts validations.
+        "judges": {"validation": function} if "learned" in variants else {},
         "update": {"num_epochs": 2, "num_minibatches": 2},
         "sampling": {"max_new_tokens": 8},
     }
