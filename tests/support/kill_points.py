@@ -122,7 +122,12 @@ def _write(countdown):
             self._file.flush()
 
     save = torch.save
-    files.torch.save = lambda content, file: save(content, Torn(file))
+
+    def torn_save(content, file, **options):
+        # With options it is a tensor on its way to another process, and no checkpoint.
+        return save(content, file if options else Torn(file), **options)
+
+    files.torch.save = torn_save
 
 
 def _rename(countdown):
