@@ -114,6 +114,8 @@ def test_a_signal_that_others_handle_or_ignore_is_left_to_them():
 
 
 def test_ctrl_c_once_more_ends_at_once(monkeypatch):
+    # As in a terminal: who starts the tests in the background may have it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = SignalWatch()
     watch.install()
     try:
@@ -124,4 +126,5 @@ def test_ctrl_c_once_more_ends_at_once(monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         watch.restore()
+        signal.signal(signal.SIGINT, before)
     assert watch.status == 130

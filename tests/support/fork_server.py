@@ -182,6 +182,9 @@ def _prepare(job: Job, rank: int) -> None:
     from lit_rlhf.callbacks import LastCheckpoint  # noqa: PLC0415
     from tests.support import kill_points  # noqa: PLC0415
 
+    # As in a terminal: who starts the tests in the background may have them ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     started = LastCheckpoint.on_train_start
 
     def on_train_start(self, trainer, pl_module):
