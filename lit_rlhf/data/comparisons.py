@@ -13,65 +13,38 @@ from typing import Any, ClassVar
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText, render_for_reward, render_response
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
-from lit_rlhf.data.datamodule import EmptyResponses, TextDataModule, check_at_least, refuse_empty
+from lit_rlhf.data.datamodule import ResponseDataModule
 from lit_rlhf.data.sources import Records, SourcedRecord
 from lit_rlhf.data.subset import Subset
-from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows, tokenize_rows
+from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
 
 
-class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
+class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
     """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups.
 
     Attributes:
         is_for_reward: render what a reward model reads; else what a policy learns to say.
     """
 
-    preparation = (
-        *TextDataModule.preparation,
-        "append_eos",
-        "empty_responses",
-        "subset",
-        "is_for_reward",
-    )
+    preparation = (*ResponseDataModule.preparation, "subset", "is_for_reward")
     is_for_reward: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        tokenizer: str,
-        *,
-        max_length: int = 1024,
-        overlong: Overlong = "error",
-        append_eos: bool = True,
-        empty_responses: EmptyResponses = "error",
-        subset: Subset = Subset(),
-        **kwargs: Any,  # passed on as they are; the config parser finds them there
-    ) -> None:
+    def __init__(self, tokenizer: str, *, subset: Subset = Subset(), **kwargs: Any) -> None:
         """Keep the settings; nothing is read before `setup`.
 
         Args:
             tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
                 On the command line it is the model's.
-            max_length: most tokens in a row, prompt and response.
-            overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
-                the response's end, and its EOS with it; "drop" leaves out the whole group.
-            append_eos: end each response with the EOS token, where its text does not.
-            empty_responses: what becomes of a response without text: "error" stops before training;
-                "keep" takes it as it is, its EOS alone.
             subset: the share of labelers and rows of the training data that is used, drawn before
                 `limit_train`: another one for each member of an ensemble.
-            **kwargs: the settings of `TextDataModule`.
+            **kwargs: the settings of `ResponseDataModule`.
 
         Raises:
             ConfigError: a number is out of range.
         """
         super().__init__(tokenizer, **kwargs)
-        check_at_least(2, max_length=max_length)
-        self.max_length = max_length
-        self.overlong: Overlong = overlong
-        self.append_eos = append_eos
-        self.empty_responses: EmptyResponses = empty_responses
         self.subset = subset
 
     def choose(self, name: str, records: Records) -> Records:
@@ -100,10 +73,6 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
         """Return the group without its pairs, and with no response token that counts."""
         rows = (row._replace(response_mask=[False] * len(row.input_ids)) for row in example.rows)
         return GroupExample(rows=tuple(rows), pairs=())
-
-    def length_limit(self) -> LengthLimit:
-        """Return the most tokens of prompt and response."""
-        return limit_of_rows(self.max_length, self.context_length)
 
     def _render_group(
         self, row: dict[str, object], where: str
@@ -136,6 +105,4 @@ class ComparisonDataModule(TextDataModule[GroupExample, ComparisonBatch]):
                 f"{where}: all responses are the same text ({responses[0][:40]!r}), so there is "
                 "nothing to compare. Leave the row out."
             )
-        if self.empty_responses == "error":
-            for response in responses:
-                refuse_empty(response, where)
+        self.refuse_empty(responses, where)

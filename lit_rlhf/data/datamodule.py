@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args
 
@@ -19,8 +19,9 @@ from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.sources import Records, SourcedRecord, open_records
 from lit_rlhf.data.tables import TokenTable, digest_tokenizer, tokenize_records
-from lit_rlhf.data.tokenization import LengthLimit, Overlong
+from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,10 +106,13 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """
         super().__init__()
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        check_at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
-        check_at_least(1, limit_train=limit_train, limit_validation=limit_validation)
-        check_at_least(1, num_proc=num_proc)
-        check_at_least(0, seed=seed, length_window=length_window)
+        require("data.batch_size", batch_size, least=1)
+        require("data.eval_batch_size", eval_batch_size, least=1)
+        require("data.limit_train", limit_train, least=1, is_optional=True)
+        require("data.limit_validation", limit_validation, least=1, is_optional=True)
+        require("data.num_proc", num_proc, least=1, is_optional=True)
+        require("data.seed", seed, least=0)
+        require("data.length_window", length_window, least=0)
         if last_batch not in get_args(LastBatch):
             raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
         self.template: Template = template
@@ -322,17 +326,54 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         return self.trainer.world_size if self.trainer is not None else 1
 
 
-def refuse_empty(response: str, where: str) -> None:
-    """Raise a DataError for a response that is empty, or white space alone."""
-    if not response.strip():
-        raise DataError(
-            f"{where}: a response has no text ({response!r}). Leave the row out, or set "
-            "data.empty_responses to 'keep' if ending at once is what the row shows."
-        )
+class ResponseDataModule(TextDataModule[Example, Batch]):
+    """Data with responses: a row is a prompt and its response."""
 
+    preparation = (*TextDataModule.preparation, "append_eos", "empty_responses")
 
-def check_at_least(least: int, **settings: int | None) -> None:
-    """Raise a ConfigError for a setting below `least`; null passes."""
-    for name, value in settings.items():
-        if value is not None and value < least:
-            raise ConfigError(f"data.{name}={value}: must be {least} or more.")
+    def __init__(
+        self,
+        tokenizer: str,
+        *,
+        max_length: int = 1024,
+        overlong: Overlong = "error",
+        append_eos: bool = True,
+        empty_responses: EmptyResponses = "error",
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
+    ) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+                On the command line it is the model's.
+            max_length: most tokens in a row, prompt and response.
+            overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
+                the response's end, and its EOS with it; "drop" leaves the row out, and of
+                comparisons the whole group.
+            append_eos: end each response with the EOS token, where its text does not.
+            empty_responses: what becomes of a response without text: "error" stops before training;
+                "keep" takes it as it is, its EOS alone.
+            **kwargs: the settings of `TextDataModule`.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        super().__init__(tokenizer, **kwargs)
+        require("data.max_length", max_length, least=2)
+        self.max_length = max_length
+        self.overlong: Overlong = overlong
+        self.append_eos = append_eos
+        self.empty_responses: EmptyResponses = empty_responses
+
+    def length_limit(self) -> LengthLimit:
+        """Return the most tokens of prompt and response."""
+        return limit_of_rows(self.max_length, self.context_length)
+
+    def refuse_empty(self, responses: Iterable[str], where: str) -> None:
+        """Raise a DataError for a response that is empty, or white space alone, unless kept."""
+        for response in responses:
+            if self.empty_responses == "error" and not response.strip():
+                raise DataError(
+                    f"{where}: a response has no text ({response!r}). Leave the row out, or set "
+                    "data.empty_responses to 'keep' if ending at once is what the row shows."
+                )

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -25,6 +26,21 @@ from lit_rlhf.errors import CheckpointError, ConfigError
 Example = TypeVar("Example")
 Batch = TypeVar("Batch")
 LastBatch = Literal["drop", "keep"]
+
+
+@dataclass(frozen=True)
+class _Dealer(Generic[Example, Batch]):
+    """This process's share of a global batch, or a stand-in where there is none."""
+
+    examples: Sequence[Example]
+    collate: Callable[[Sequence[Example]], Batch]
+    stand_in: Callable[[Example], Example]
+    rank: int
+    world_size: int
+
+    def __call__(self, batch: list[int]) -> Batch:
+        mine = [self.examples[i] for i in batch[self.rank :: self.world_size]]
+        return self.collate(mine or [self.stand_in(self.examples[batch[0]])])
 
 
 class TrainingLoader(Generic[Example, Batch]):
@@ -84,15 +100,12 @@ class TrainingLoader(Generic[Example, Batch]):
         if length_window and lengths is None:
             raise ConfigError("length_window needs the lengths of the examples.")
         self._examples = examples
-        self._collate = collate
+        self._deal = _Dealer(examples, collate, stand_in, rank, world_size)
         self._batch_size = batch_size
         self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
         self._lengths = lengths
         self._length_window = length_window
         self._last_batch = last_batch
-        self._stand_in = stand_in
         self._epoch = 0
         self._position = 0  # batches of this epoch already handed out
 
@@ -124,8 +137,7 @@ class TrainingLoader(Generic[Example, Batch]):
         while self._position < len(self):
             batch = order[self._position]
             self._position += 1  # first: a checkpoint written during this batch counts it as done
-            mine = [self._examples[i] for i in batch[self._rank :: self._world_size]]
-            yield self._collate(mine or [self._stand_in(self._examples[batch[0]])])
+            yield self._deal(batch)
 
     def epoch_order(self, epoch: int) -> list[list[int]]:
         """Return the global batches of an epoch, as indices into the examples."""
@@ -199,11 +211,7 @@ class EvaluationLoader(Generic[Example, Batch]):
             world_size: number of processes.
         """
         self._batches = _chunks(list(range(len(examples))), batch_size)
-        self._examples = examples
-        self._collate = collate
-        self._stand_in = stand_in
-        self._rank = rank
-        self._world_size = world_size
+        self._deal = _Dealer(examples, collate, stand_in, rank, world_size)
 
     def __len__(self) -> int:
         """Return the batches of a pass."""
@@ -211,9 +219,7 @@ class EvaluationLoader(Generic[Example, Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin a new pass, however much of the last one was read."""
-        for batch in self._batches:
-            mine = [self._examples[i] for i in batch[self._rank :: self._world_size]]
-            yield self._collate(mine or [self._stand_in(self._examples[batch[0]])])
+        return map(self._deal, self._batches)
 
 
 def _chunks(items: list[int], size: int) -> list[list[int]]:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data.chat_template import render_prompt
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
-from lit_rlhf.data.datamodule import TextDataModule, check_at_least
+from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.sources import Records, SourcedRecord
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.feedback import parse_prompt
+from lit_rlhf.ranges import require
 
 
 class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
@@ -39,7 +40,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
             ConfigError: a number is out of range.
         """
         super().__init__(tokenizer, **kwargs)
-        check_at_least(1, max_prompt_length=max_prompt_length)
+        require("data.max_prompt_length", max_prompt_length, least=1)
         self.max_prompt_length = max_prompt_length
         self.overlong: Literal["error", "drop"] = overlong
 

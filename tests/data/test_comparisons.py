@@ -129,5 +129,5 @@ def test_a_bad_row_ends_the_setup_with_its_place(word_folder, write_rows, case):
 
 
 def test_a_length_of_one_has_no_room(module_class, word_folder):
-    with pytest.raises(ConfigError, match="max_length=1: must be 2 or more"):
+    with pytest.raises(ConfigError, match="max_length is 1; it must be at least 2"):
         module_class(word_folder, max_length=1)

@@ -226,7 +226,7 @@ def test_a_missing_tokenizer(rows, tmp_path):
     ],
 )
 def test_numbers_out_of_range(name, value, least):
-    with pytest.raises(ConfigError, match=f"data.{name}={value}: must be {least} or more"):
+    with pytest.raises(ConfigError, match=f"data.{name} is {value}; it must be at least {least}"):
         SFTDataModule("tokenizer", **{name: value})
 
 

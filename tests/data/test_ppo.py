@@ -67,5 +67,5 @@ def test_a_stand_in_is_known_by_its_id(word_folder, write_rows):
 
 
 def test_a_length_of_zero_has_no_room(word_folder):
-    with pytest.raises(ConfigError, match="max_prompt_length=0: must be 1 or more"):
+    with pytest.raises(ConfigError, match="max_prompt_length is 0; it must be at least 1"):
         PPODataModule(word_folder, max_prompt_length=0)

@@ -110,6 +110,15 @@ def test_several_processes_prepare_what_one_does(
     assert len(entries()) == 1
 
 
+def test_several_processes_read_a_data_set_and_name_its_rows(word_folder, tmp_path):
+    saved = str(tmp_path / "saved")
+    datasets.Dataset.from_list(DEMONSTRATIONS[:9]).save_to_disk(saved)
+    rows = examples(SFTDataModule, word_folder, saved, num_proc=2)
+    assert [len(row.input_ids) for row in rows] == list(range(4, 13))
+    with pytest.raises(DataError, match=r"saved\[8\]: has 12 tokens"):
+        examples(SFTDataModule, word_folder, saved, num_proc=2, max_length=11)
+
+
 def test_an_error_of_another_process_names_the_line(word_folder, write_rows):
     file = write_rows("x.jsonl", [*DEMONSTRATIONS, {"prompt": 3, "response": "yes"}])
     for _ in range(2):  # what was tokenised before it is no reason to let the second run pass
