@@ -14,9 +14,8 @@ SHORT_BATCHES = ("sft-short1", "reward-short1", "dpo-short1", "ppo-short1", "ppo
 SHORT_BATCHES += ("ppo-separate-short1", "ppo-grpo-short1", "ppo-rloo-short3")
 CASES = WHOLE_BATCHES + SHORT_BATCHES
 TOLERANCE = 1e-5
-# Whitening divides by the deviation of the advantages, and the rounding with them. The loss of a
-# critic of its own is steep: weights that differ by 5e-7 differ by 7e-5 in its value loss.
-TOLERANCE_OF = {"advantages": 1e-4, "metrics": 1e-4}
+# Whitening divides by the deviation of the advantages, and the rounding with them.
+TOLERANCE_OF = {"advantages": 1e-4}
 NUM_BATCHES = 3
 
 

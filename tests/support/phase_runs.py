@@ -166,7 +166,9 @@ def build(case: str, folder: Path, **changes):
         return module, RewardDataModule(policy, **_data(folder, "groups", 2, *variants))
     assert phase == "ppo"
     if "separate" in variants:
-        shared |= {"critic": "separate", "critic_source": str(folder / "reward")}
+        # With seed 0 the short batch is one response of one token, and its advantage 0.03 beside a
+        # value of 0.29: the rounding of the value is 3e-5 of the gradient.
+        shared |= {"critic": "separate", "critic_source": str(folder / "reward"), "seed": 1}
     for name, advantage in (("grpo", GRPO(k=3)), ("rloo", RLOO(k=2))):
         if name in variants:
             shared["advantage"] = advantage
