@@ -150,7 +150,7 @@ class KLControl(Callback):
             raise CheckpointError(
                 f"ckpt_path: the checkpoint keeps its KL coefficient under {_OLD_NAME}, which is "
                 "called KLControl now: finish the run with the version that began it, or start "
-                "from its weights by --model.policy"
+                "again without --ckpt_path"
             )
 
     @property

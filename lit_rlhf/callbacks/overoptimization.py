@@ -335,7 +335,9 @@ def _best_folder(trainer: Trainer, module: LightningModule, metric: str) -> Mode
 
 def _roll_back(trainer: Trainer, module: LightningModule, best: ModelFolder) -> None:
     if best.best_score is None:
-        _log.warning("the best look was before training: nothing to roll back to, see model.policy")
+        _log.warning(
+            "the best validation was before training: nothing to roll back to, see model.policy"
+        )
         return
     folder = best.folder(trainer, BEST_FOLDER)
     assert isinstance(module, SavesModel)

@@ -35,7 +35,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
                 On the command line it is the model's.
             subset: the share of labelers and rows of the training data that is used, drawn before
                 `limit_train`: another one for each member of an ensemble.

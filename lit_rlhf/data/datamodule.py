@@ -344,7 +344,7 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
                 On the command line it is the model's.
             max_length: most tokens in a row, prompt and response.
             overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts

@@ -168,7 +168,7 @@ class TrainingLoader(Generic[Example, Batch]):
                 raise CheckpointError(
                     f"The checkpoint's position in the training data was saved with {name}="
                     f"{saved}, but {name} is {value} now, so the run cannot go on exactly. "
-                    "Restore the former setting, or start a new run from the checkpoint's weights."
+                    "Restore the former setting, or start again without --ckpt_path."
                 )
         self._epoch = state["epoch"]
         self._position = state["position"]

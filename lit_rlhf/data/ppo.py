@@ -29,7 +29,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name, a Hugging Face folder or a checkpoint.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
                 On the command line it is the model's.
             max_prompt_length: most tokens in a prompt; responses come on top.
             overlong: what becomes of a longer prompt: "error" stops before training, "drop" leaves

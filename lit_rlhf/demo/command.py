@@ -32,8 +32,8 @@ def demo_command(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lit-rlhf demo",
         description="Fetch a real model (SmolLM2-135M-Instruct) and real human ratings of movie "
-        "texts, then run ratings -> SFT -> reward model -> validation reward model -> PPO -> DPO "
-        "-> evaluation, each phase by its own command and YAML file, and write a report.",
+        "texts, then run ratings -> SFT -> reward model -> reward model that judges -> PPO "
+        "-> DPO -> evaluation, each phase by its own command and YAML file, and write a report.",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(

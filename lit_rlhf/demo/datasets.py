@@ -2,7 +2,7 @@
 
     sft/{train,validation,test}.jsonl      demonstrations
     reward/{train,validation,test}.jsonl   judged groups for the training reward model
-    judge/{train,validation,test}.jsonl    judged groups for the validation reward model
+    judge/{train,validation,test}.jsonl    judged groups for the reward model that judges
     ppo/{train,validation,test}.jsonl      prompts: the first words of unseen texts
 
 Who learns from what: policy and reward model from the `train` texts, the reward model from the

@@ -22,7 +22,7 @@ COMMANDS = (
     ("SFT", "sft fit"),
     ("reward model", "reward fit --model.backbone={sft}"),
     (
-        "validation reward model",
+        "reward model that judges",
         "reward fit --model.backbone={sft} --trainer.logger.init_args.name=judge"
         " --data.train={data}/judge/train.jsonl --data.validation={data}/judge/validation.jsonl",
     ),

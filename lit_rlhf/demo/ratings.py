@@ -35,7 +35,7 @@ SPLIT_ENDS: tuple[tuple[Split, float], ...] = (
     ("validation", 0.89),
 )
 
-# The raters whom the training reward model learns from; the validation reward model ("judge")
+# The raters whom the training reward model learns from; the other one ("judge")
 # learns from all others, so that no rating stands behind both.
 TRAIN_SLOTS = range(10)
 JUDGE_SLOTS = range(TRAIN_SLOTS.stop, 1000)  # no text has that many raters
@@ -130,7 +130,7 @@ def normalised(text: str) -> str:
 def split_of(text: str) -> Split:
     """Say where a text belongs, by a hash of its normalised form; never by its place in a file.
 
-    The shares: `train` 66 % (policy and reward model), `judge` 18 % (validation reward model),
+    The shares: `train` 66 % (policy and reward model), `judge` 18 % (the reward model that judges),
     `validation` 5 % (early stopping of both), `test` 11 % (held out, for every figure).
     """
     digest = hashlib.sha256(normalised(text).encode()).digest()

@@ -23,13 +23,13 @@ _RUNS: dict[str, Callable[[argparse.Namespace, Path], Report]] = {
     "rewards": evaluate_rewards,
 }
 _POLICIES = """\
-Compare policies on the same prompts. A policy is [NAME=]SOURCE: a checkpoint, a Hugging Face
-folder or hub name, or a .jsonl file of responses (prompt, response). A judge is
+Compare policies on the same prompts. A policy is [NAME=]SOURCE: a Hugging Face folder
+or hub name, or a .jsonl file of responses (prompt, response). A judge is
 [NAME=]reward:PATH, [NAME=]function:DOTTED.PATH or [NAME=]endpoint:ADDRESS#MODEL."""
 _REWARDS = """\
 Compare reward models with people's judgments: judged groups, comparisons, or rows in
 RewardBench's format (prompt, chosen, rejected, subset), from a file, a folder or a hub name.
-A model is [NAME=]SOURCE: a checkpoint, a folder, or function:DOTTED.PATH."""
+A model is [NAME=]SOURCE: a folder or hub name, or function:DOTTED.PATH."""
 
 
 def evaluate_command(arguments: list[str]) -> int:

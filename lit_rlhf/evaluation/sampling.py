@@ -55,7 +55,7 @@ class SamplingConfig:
 
 
 def load_policy(source: str, precision: Precision) -> PolicyModel:
-    """Load a policy to sample from: hub name, folder or checkpoint."""
+    """Load a policy to sample from: hub name or folder."""
     frozen_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
@@ -90,7 +90,7 @@ def sample_responses(
 
     Args:
         name: of the policy in the report.
-        source: the policy: hub name, folder or checkpoint.
+        source: the policy: hub name or folder.
         prompts: `P` prompts.
         settings: how it responds.
         reference: the policy that the KL is to; None for no KL.

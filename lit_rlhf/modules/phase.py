@@ -413,16 +413,15 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         if phase != self.phase:
             raise CheckpointError(
                 f"ckpt_path: the checkpoint is of the phase {phase}, and {self.phase} cannot go on "
-                "with it: to start from its weights name it as "
-                f"--model.{self.source_option}, to go on use the "
-                "phase that wrote it"
+                "with it: go on with the phase that wrote it, or start from the model folder that "
+                f"it leaves, with --model.{self.source_option}"
             )
         self.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
         saved = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE)
         if saved != self._storage:
             raise CheckpointError(
                 f"the checkpoint's run had model.optimizer {saved}, this one has {self._storage}: "
-                f"go on with the same, or start again with --model.{self.source_option}"
+                "go on with the same, or start again without --ckpt_path"
             )
         if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
             return

@@ -65,7 +65,8 @@ class LearnedReward(RewardSource):
     both it and the policy are adapters on the same weights, those are held once.
 
     Attributes:
-        model: a reward checkpoint, or a sequence-classification folder.
+        model: what the reward phase left, or a sequence classifier with one label, as a folder or
+            hub name.
         batch_size: responses scored in one forward.
         template: how prompts become text, as `data.template` in the reward model's training.
         max_length: most tokens of prompt and response; null for as many as the model reads.

@@ -30,7 +30,7 @@ class InProcessEngine(Engine):
 
     Args:
         model: of the policy, for its architecture.
-        tokenizer: hub name, folder or checkpoint, or None: then no stop strings.
+        tokenizer: hub name or folder, or None: then no stop strings.
         options: further arguments of `vllm.LLM`.
 
     Raises:
@@ -67,7 +67,7 @@ class InProcessEngine(Engine):
         if parameters["stop"] and not self._has_tokenizer:
             raise ConfigError(
                 "model.generator.tokenizer: stop strings need the policy's tokenizer inside of "
-                "vLLM; name its folder, hub name or checkpoint"
+                "vLLM; name its folder or hub name"
             )
         outputs = self._llm.generate(
             [{"prompt_token_ids": ask.prompt} for ask in asks],
