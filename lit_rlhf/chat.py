@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.safe_text import visible
 from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
 from lit_rlhf.feedback import Conversation, Message
+from lit_rlhf.markdown import visible
 from lit_rlhf.models import PolicyModel, load_tokenizer
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.modules.precision import Precision, autocast, choose_precision

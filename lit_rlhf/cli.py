@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
+from lit_rlhf.markdown import visible
 
 _HELP = """\
 usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
@@ -115,8 +116,7 @@ def _lineage(arguments: list[str]) -> int:
     parser.add_argument("folder", help="a model folder of a phase, such as runs/sft/model")
     parser.add_argument("--json", action="store_true", help="all of it, settings included")
     options = parser.parse_args(arguments)
-    from lit_rlhf.evaluation.safe_text import visible  # noqa: PLC0415 - seconds of imports
-    from lit_rlhf.models.lineage import read_lineage, render_lineage  # noqa: PLC0415
+    from lit_rlhf.models.lineage import read_lineage, render_lineage  # noqa: PLC0415 - as above
 
     lineage = read_lineage(options.folder)
     lines = [json.dumps(lineage, indent=1)] if options.json else render_lineage(lineage)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.overoptimization.pieces import Proof, proxy_name
 from benchmarks.overoptimization.scale import PPORun
 from lit_rlhf.evaluation.bootstrap import mean
+from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization import (
     DivergenceTest,
     GaoFit,
@@ -22,7 +23,6 @@ from lit_rlhf.overoptimization import (
     best_of_n_scores,
     fit_best_of_n,
 )
-from lit_rlhf.overoptimization.alarm import markdown_table
 
 Floats = npt.NDArray[np.float64]
 _ALARM_PICTURE = "overoptimization-alarm.png"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from lit_rlhf.demo.pictures import Curve, draw_ppo
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.safe_text import markdown_cell
+from lit_rlhf.markdown import markdown_cell
 from lit_rlhf.overoptimization import best_of_n_kl
 
 PERPLEXITY_FALL = "SFT: fall of the perplexity"

@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_rlhf.evaluation.figures import Figure, sections
 from lit_rlhf.evaluation.page import HEAD, Page, PageRow, render_page, table_rows
-from lit_rlhf.evaluation.safe_text import markdown_cell, visible
+from lit_rlhf.markdown import markdown_cell, visible
 from lit_rlhf.models.lineage import Lineage, render_lineage, versions
 
 

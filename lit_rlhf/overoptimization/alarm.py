@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.sequential_test import Contrast
 
@@ -116,18 +117,6 @@ def explain(history: History, contrast: Contrast, names: Sequence[str]) -> tuple
         half = 1.96 * error
         rows.append(Row(name, float(before.mean()), float(now.mean()), mean - half, mean + half))
     return tuple(rows)
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table with its columns aligned, so that a terminal shows it, too."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
-    padded = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    ]
-    padded.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(padded)
 
 
 def _number(value: float) -> str:

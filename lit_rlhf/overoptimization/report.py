@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_rlhf.extras import can_draw
-from lit_rlhf.overoptimization.alarm import Alarm, markdown_table
+from lit_rlhf.markdown import markdown_table
+from lit_rlhf.overoptimization.alarm import Alarm
 from lit_rlhf.overoptimization.gao_forms import GaoFit
 from lit_rlhf.overoptimization.history import History, Look
 from lit_rlhf.overoptimization.picture import draw

@@ -4,7 +4,7 @@
 const ROWS_ON_A_PAGE = 20;
 const FIRST_CHARACTERS = 2000;
 const MORE_CHARACTERS = 100000;
-// As in safe_text.py: what would be obeyed, reorder other text or hide is shown as its escape.
+// As in lit_rlhf/markdown.py: what would be obeyed, reorder other text or hide is shown as its escape.
 const INVISIBLE = new RegExp(
   "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u00ad\\u061c\\u200b-\\u200f\\u2028-\\u202e" +
     "\\u2060-\\u206f\\ufeff\\u{d800}-\\u{dfff}\\u{e0000}-\\u{e007f}]",

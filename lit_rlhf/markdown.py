@@ -1,8 +1,9 @@
-"""Foreign text made harmless where it is shown: in a terminal, in Markdown."""
+"""What is shown in a terminal and in Markdown: foreign text made harmless, and tables."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 # C0 but tab and line feed, DEL, C1; soft hyphen; zero-width and direction marks, line and
 # paragraph separators; the byte-order mark; lone surrogates; variation tags.
@@ -28,6 +29,18 @@ def markdown_cell(text: str) -> str:
     flat = re.sub(r"\s+", " ", visible(text)).strip()
     flat = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|!])", r"\\\1", flat)
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table with its columns aligned, so that a terminal shows it, too."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(header))]
+    padded = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    padded.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(padded)
 
 
 def _escape(character: str) -> str:

@@ -3,7 +3,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_rlhf.evaluation.safe_text import markdown_cell, visible
+from lit_rlhf.markdown import markdown_cell, visible
 
 
 def test_what_a_terminal_obeys_is_escaped():
