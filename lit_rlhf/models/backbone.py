@@ -223,6 +223,9 @@ def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Modu
         for module in model.modules():
             if isinstance(module, nn.Linear) and id(module.weight) not in tied:
                 module.to(linear_dtype)
+        for parameter in model.parameters():
+            # One weight that is still a view of the loaded file keeps all of it in memory.
+            parameter.data = parameter.data.clone()
     return model
 
 

@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ from transformers import (
 )
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora, freeze
+from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora, freeze, load_causal_lm
 from lit_rlhf.models.backbone import (
     adapter_disabled,
     hidden_states,
@@ -183,6 +186,15 @@ def test_frozen_linear_layers_may_be_smaller_but_embeddings_stay(is_tied):
     assert model.model.norm.weight.dtype == torch.float32
     output = model.get_output_embeddings().weight
     assert output.dtype == (torch.float32 if is_tied else torch.bfloat16)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the process's mappings")
+def test_a_frozen_model_in_bf16_lets_go_of_the_file_it_was_read_from(policy_folders):
+    folder = policy_folders()
+    model = load_causal_lm(str(folder))
+    assert str(folder) in Path("/proc/self/maps").read_text()  # or there is nothing to let go of
+    freeze(model, torch.bfloat16)
+    assert str(folder) not in Path("/proc/self/maps").read_text()
 
 
 def test_frozen_layers_in_bf16_give_what_autocast_gives():
