@@ -22,12 +22,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors.torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from torch import Tensor
 
-_DIGEST_SIZE = hashlib.sha256().digest_size
+from lit_rlhf.checkpoints import read_verified, write_checkpoint
+from lit_rlhf.errors import CheckpointError
+
 # A folder that cannot be written to, or is full.
 _UNWRITABLE = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST
@@ -66,46 +66,29 @@ def read_entry(path: Path) -> dict[str, Tensor] | None:
         Its tensors by name; None if there is none, or what is there is not what was written
         (which is logged: it is about to be computed again).
     """
+    if not path.exists():
+        return None
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        entry: dict[str, Tensor] = read_verified(path)
+    except CheckpointError as error:
+        _log.warning("%s; it is computed again", error)
         return None
-    except OSError as error:
-        _log.warning("%s cannot be read, and is computed again: %s", path, error)
-        return None
-    digest, body = content[:_DIGEST_SIZE], content[_DIGEST_SIZE:]
-    if hashlib.sha256(body).digest() == digest:
-        try:
-            return safetensors.torch.load(body)
-        except SafetensorError as error:
-            _log.warning("%s is no entry of ours, and is computed again: %s", path, error)
-            return None
-    _log.warning("%s is torn or damaged, and is computed again", path)
-    return None
+    return entry
 
 
 def write_entry(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write an entry, whole or not at all; of several writers of the same one any may win.
+    """Write an entry, whole or not at all.
 
-    The file is a SHA-256, 32 bytes, and the safetensors file that it belongs to. Where the folder
-    cannot be written to, this is logged, and the run goes on.
+    Where the folder cannot be written to, this is logged, and the run goes on.
 
     Args:
         path: from `entry_path`.
         tensors: on the CPU, by name.
     """
-    body = safetensors.torch.save(dict(tensors))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: other processes may be writing the same entry.
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(hashlib.sha256(body).digest())
-                stream.write(body)
-            os.replace(partial, path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        with FileLock(f"{path}.lock"):  # other runs may write the same entry
+            write_checkpoint(dict(tensors), path)
     except OSError as error:
         _log.warning("%s could not be written, so it will be computed again: %s", path, error)
 

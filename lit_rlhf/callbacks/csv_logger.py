@@ -14,8 +14,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from lit_rlhf.checkpoints import sync
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.whole_files import sync, written_whole
 
 Row = dict[str, Any]
 
@@ -92,10 +92,9 @@ class MetricsFile(ExperimentWriter):
             if self._is_ours and names == self.metrics_keys:
                 append_whole(path, _as_csv(names, self.metrics))
             else:
-                partial = path.with_name(f"{path.name}.partial")
                 rows = [*self._read()[1][: self._num_saved], *self.metrics]
-                partial.write_text(_as_csv(names, rows, with_header=True), newline="")
-                os.replace(partial, path)
+                with written_whole(path) as partial:
+                    partial.write_text(_as_csv(names, rows, with_header=True), newline="")
         except OSError as error:
             warnings.warn(
                 f"{path} cannot be written ({error.strerror}): training goes on, the rows are kept "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_rlhf.callbacks.csv_logger import append_whole
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.whole_files import written_whole
 
 TABLE_KEY = "val/samples"
 FILE_NAME = "samples.jsonl"
@@ -131,10 +131,9 @@ def _drop_rows_after(path: Path, step: int) -> None:
     """Keep the rows up to a step; a line that a kill left torn goes, too."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    with path.open(encoding="utf-8", newline="\n") as file:  # a text may hold U+2028
+        lines = list(file)
     kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= step]
-    if len(kept) == len(lines):
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    os.replace(partial, path)
+    if len(kept) < len(lines):
+        with written_whole(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 
 import torch
 
-from lit_rlhf.checkpoints.folders import partial_of, read_folder, sync, verify_archive
+from lit_rlhf.checkpoints.folders import read_folder, verify_archive
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.whole_files import written_whole
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint beside its target and rename it: an older one stays whole until then.
-
-    File and folder are synced, so that it outlives a power cut.
+    """Write a checkpoint whole or not at all: an older one stays until then.
 
     Args:
         checkpoint: plain types and tensors.
@@ -29,22 +27,14 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the disk is full, or the folder cannot be written to; nothing has changed then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_of(path)
     try:
-        with partial.open("wb") as file:
+        with written_whole(path) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync(path.parent)
     except RuntimeError as error:
         # Of a full disk torch says only where in its code it noticed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever was saved

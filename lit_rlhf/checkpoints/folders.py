@@ -1,6 +1,6 @@
 """Sharded checkpoints: a folder to which every process writes its part.
 
-It is written beside its target and renamed. It is read whole, as if it were one file, so that any
+It is read whole, as if it were one file, so that any
 strategy and number of processes can go on from it.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -38,47 +37,6 @@ _INDEX_CLASSES = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
 }
-
-
-def partial_of(path: Path) -> Path:
-    """Return where a file or folder is written before it takes its place."""
-    return path.with_name(f"{path.name}.partial")
-
-
-def sync(path: Path) -> None:
-    """Bring a file's content, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def put_in_place(path: Path) -> None:
-    """Give a folder that is whole its name, once it is on the disk.
-
-    An older folder is moved aside for a moment. A kill just then leaves it as `NAME-old.ckpt`,
-    which Lightning's `--ckpt_path last` finds as well.
-
-    Args:
-        path: its name from now on; it is `partial_of(path)` until then.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written to.
-    """
-    partial = partial_of(path)
-    for file in partial.iterdir():
-        sync(file)
-    sync(partial)
-    old = path.with_name(f"{path.stem}-old{path.suffix}")
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(path, old)
-    os.replace(partial, path)
-    if old.exists():
-        os.replace(old, partial)  # torn from here on, so no longer a checkpoint by its name
-        shutil.rmtree(partial, ignore_errors=True)
-    sync(path.parent)
 
 
 def read_folder(path: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +45,7 @@ from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.whole_files import written_whole
 
 # What a run leaves in its folder: the model it ends with, and the best at a validation.
 MODEL_FOLDER = "model"
@@ -355,33 +354,21 @@ def _merge(adapted: PeftModel) -> PreTrainedModel:
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, which takes the place of `folder` once all is written.
-
-    A kill in between leaves the older folder, or none, and never half a folder.
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write a model to, which then takes the place of `folder`.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written to; the older folder is kept.
+        CheckpointError: the disk is full or cannot be written to; an older folder is kept.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    older = folder.with_name(f"{folder.name}.older")
     try:
-        if older.exists() and not folder.exists():  # killed between the two renames below
-            os.replace(older, folder)
-        for left in (partial, older):
-            shutil.rmtree(left, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if folder.exists():
-            os.replace(folder, older)
-        os.replace(partial, folder)
+        with written_whole(folder) as partial:
+            partial.mkdir()
+            yield partial
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         kept = "; the older one is kept" if folder.exists() else ""
         raise CheckpointError(
             f"{folder}: the model could not be written ({error}){kept}"
         ) from error
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def save_policy(

@@ -27,10 +27,10 @@ from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
 from lit_rlhf.models.handover import (
     load_saved_weights,
     load_tokenizer,
+    new_folder,
     require_fitting_tokenizer,
     save_policy,
     save_reward_model,
-    written_whole,
 )
 from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
 from lit_rlhf.models.policy import PolicyModel
@@ -179,7 +179,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         fault = None
         if self.global_rank == 0:
             try:
-                with written_whole(Path(folder)) as partial:
+                with new_folder(Path(folder)) as partial:
                     options = {"base": self.source, "merge": merge, "weights": weights}
                     save(model, self.tokenizer, partial, **options)
                     if self.lineage is not None:

@@ -26,10 +26,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from lit_rlhf.checkpoints import partial_of, put_in_place
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
+from lit_rlhf.whole_files import partial_of, put_in_place
 
 
 class FSDP2Strategy(ModelParallelStrategy):

@@ -3,7 +3,7 @@ import json
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from lit_rlhf.callbacks import SampleTableCallback
+from lit_rlhf.callbacks import SampleTableCallback, samples
 from lit_rlhf.errors import ConfigError
 from tests.support.reporting import ReportingModule, quiet_trainer
 
@@ -66,6 +66,14 @@ def test_a_new_run_begins_the_file_anew_and_a_torn_row_goes(tmp_path):
     path.write_text("".join(old) + '{"step": 1')
     quiet_trainer(tmp_path, callbacks=[SampleTableCallback()]).fit(ReportingModule())
     assert [row["prompt"] for row in rows(path)] == ["prompt 0", "prompt 1", "prompt 2"]
+
+
+def test_a_resumed_run_reads_rows_with_any_line_break_of_unicode(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    row = json.dumps({"step": 2, "prompt": "a\u2028b\x85c"}, ensure_ascii=False) + "\n"
+    path.write_text(row + json.dumps({"step": 9}) + "\n", encoding="utf-8")
+    samples._drop_rows_after(path, 4)
+    assert path.read_text(encoding="utf-8") == row
 
 
 def test_a_table_that_cannot_be_written_does_not_end_the_run(tmp_path):

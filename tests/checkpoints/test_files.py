@@ -1,6 +1,5 @@
 """Whole or not at all, and whatever else stands there is found out."""
 
-import os
 import random
 import re
 import zipfile
@@ -114,25 +113,6 @@ def test_a_write_that_fails_says_why_and_changes_nothing(path, monkeypatch):
     monkeypatch.undo()
     assert read_verified(path)["step"] == 7
     assert [one.name for one in path.parent.iterdir()] == ["last.ckpt"]
-
-
-def test_file_and_folder_are_synced_around_the_rename(path, monkeypatch):
-    events = []
-    sync, replace = os.fsync, os.replace
-
-    def note_sync(handle):
-        is_folder = os.path.isdir(f"/proc/self/fd/{handle}")
-        events.append("folder" if is_folder else "file")
-        sync(handle)
-
-    def note_replace(source, target):
-        events.append(f"rename {os.path.basename(target)}")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(os, "replace", note_replace)
-    write_checkpoint(CONTENT, path)
-    assert events == ["file", "rename last.ckpt", "folder"]
 
 
 class Malice:

@@ -33,8 +33,8 @@ from lit_rlhf.models.handover import (
     check_kind,
     context_length,
     load_saved_weights,
+    new_folder,
     resolve_source,
-    written_whole,
 )
 from tests.models.examples import (
     ARCHITECTURES,
@@ -383,63 +383,17 @@ def test_a_tokenizer_changed_by_its_user_travels_as_it_is(tmp_path, policy_folde
 # Written whole --------------------------------------------------------------------------------
 
 
-def write_number(folder, number, error=None):
-    with written_whole(folder) as partial:
-        (partial / "number").write_text(str(number))
-        if error is not None:
-            raise error
-
-
-def test_a_newer_folder_takes_the_place_of_the_older_one(tmp_path):
-    folder = tmp_path / "new" / "model"
+def test_a_full_disk_keeps_the_older_model(tmp_path):
+    folder = tmp_path / "model"
     for number in (1, 2):
-        write_number(folder, number)
-        assert (folder / "number").read_text() == str(number)
-        assert os.listdir(folder.parent) == ["model"]
-
-
-def test_a_full_disk_keeps_the_older_folder(tmp_path):
-    folder = tmp_path / "model"
-    write_number(folder, 1)
-    with pytest.raises(CheckpointError, match=r"could not be written .*No space.*one is kept"):
-        write_number(folder, 2, OSError(28, "No space left on device"))
-    assert (folder / "number").read_text() == "1"
+        with new_folder(folder) as partial:
+            (partial / "number").write_text(str(number))
+    full = OSError(28, "No space left on device")
+    kept = pytest.raises(CheckpointError, match=r"could not be written .*No space.*one is kept")
+    with kept, new_folder(folder):
+        raise full
+    assert (folder / "number").read_text() == "2"
     assert os.listdir(tmp_path) == ["model"]
-
-
-@pytest.mark.parametrize("at", ["writing", "first rename", "second rename"])
-def test_a_kill_leaves_no_half_folder(at, tmp_path, monkeypatch):
-    folder = tmp_path / "model"
-    write_number(folder, 1)
-    replace, kills = os.replace, {"first rename": 0, "second rename": 1}
-
-    def killed(*paths, done=[]):  # noqa: B006 - counts its calls
-        if len(done) == kills.get(at):
-            os._exit(9)
-        done.append(replace(*paths))
-
-    child = os.fork()
-    if child == 0:
-        monkeypatch.setattr(os, "replace", killed)
-        with written_whole(folder) as partial:
-            (partial / "number").write_text("2")
-            if at == "writing":
-                os._exit(9)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    if at != "second rename":
-        assert (folder / "number").read_text() == "1"
-    write_number(folder, 3)  # and the next write clears what is left
-    assert (folder / "number").read_text() == "3"
-    assert os.listdir(tmp_path) == ["model"]
-
-
-def test_between_the_renames_the_older_folder_is_found_again(tmp_path):
-    folder = tmp_path / "model"
-    write_number(tmp_path / "model.older", 1)
-    with pytest.raises(CheckpointError, match="the older one is kept"):
-        write_number(folder, 2, OSError(28, "No space left on device"))
-    assert (folder / "number").read_text() == "1"
 
 
 # What is refused ------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
 
-from lit_rlhf.checkpoints import partial_of, put_in_place, read_verified
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.checkpoints.folders import read_index
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
+from lit_rlhf.whole_files import partial_of, put_in_place
 from tests.modules.test_sharding import LanguageModule
 from tests.support.phases import phase_trainer as trainer_for
 from tests.support.phases import weights as full_weights

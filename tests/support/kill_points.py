@@ -132,7 +132,7 @@ def _write(countdown):
 
 def _rename(countdown):
     """Die with the checkpoint written, in front of its rename."""
-    from lit_rlhf.checkpoints import files  # noqa: PLC0415
+    from lit_rlhf import whole_files  # noqa: PLC0415
 
     replace = os.replace
 
@@ -141,13 +141,20 @@ def _rename(countdown):
             _die()
         replace(source, target)
 
-    files.os.replace = patched
+    whole_files.os.replace = patched
 
 
 def _renamed(countdown):
-    from lit_rlhf.checkpoints import files  # noqa: PLC0415
+    from lit_rlhf import whole_files  # noqa: PLC0415
 
-    _before(files, "sync", countdown)
+    sync = whole_files.sync
+
+    def patched(path):
+        if path.name == "checkpoints" and countdown.is_over():
+            _die()
+        sync(path)
+
+    whole_files.sync = patched
 
 
 def _validation(countdown):
