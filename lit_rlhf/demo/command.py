@@ -10,7 +10,7 @@ from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.datasets import write_datasets
 from lit_rlhf.demo.loop import SCALES, run_loop
 from lit_rlhf.demo.model import prepare_model
-from lit_rlhf.demo.report import PERPLEXITY_FALL, make_report, write_report
+from lit_rlhf.demo.report import PERPLEXITY_FALL, read_findings, write_report
 from lit_rlhf.errors import TrainingError
 
 # The order of the data files' lines; the run's own seed draws from them.
@@ -55,14 +55,14 @@ def demo_command(arguments: list[str]) -> int:
         return 0
     scale = SCALES["smoke" if options.smoke else "full" if options.full else "quick"]
     folder = options.output or Path("runs") / scale.folder
-    report = make_report(run_loop(scale, folder, options.seed), folder)
-    path = write_report(report, folder)
+    run = run_loop(scale, folder, options.seed)
+    findings = read_findings(folder, is_full=options.full)
+    path = write_report(run, findings, folder)
     sys.stdout.write(f"{path.read_text(encoding='utf-8')}\nreport: {path}\n")
-    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
-    fall = figures[PERPLEXITY_FALL]
+    (fall,) = (finding.value for finding in findings if finding.name == PERPLEXITY_FALL)
     if not fall > 0:
         raise TrainingError(
-            f"fine-tuning did not lower the held-out perplexity (it fell by {fall:.1f} %): "
+            f"fine-tuning did not lower the held-out perplexity (it fell by {100 * fall:.1f} %): "
             f"something is broken; see {path}"
         )
     return 0

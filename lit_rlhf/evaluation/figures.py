@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lit_rlhf.evaluation.bootstrap import Estimate
@@ -51,6 +51,17 @@ class Figure(NamedTuple):
             "n": n,
             "unit": self.unit or None,
         }
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Figure:
+        """Read what `as_json` returned; null becomes no number again."""
+        value, low, high = (
+            math.nan if row[name] is None else row[name] for name in ("value", "low", "high")
+        )
+        texts = {
+            name: row[name] or "" for name in ("section", "subject", "metric", "unit", "against")
+        }
+        return cls(**texts, judge=row["judge"] or "", estimate=Estimate(value, low, high, row["n"]))
 
     def shown(self) -> tuple[str, str]:
         """Return value and interval as a reader wants them, such as `61.5 %`, `52.0 to 70.1`."""

@@ -1,21 +1,24 @@
 """The command around the loop; what the loop does stands in the tests of the parts."""
 
+import math
+
 import pytest
 
 from lit_rlhf.cli import main
 from lit_rlhf.demo import command
 from lit_rlhf.demo.loop import SCALES
-from lit_rlhf.demo.report import PERPLEXITY_FALL
+from lit_rlhf.demo.report import PERPLEXITY_FALL, Finding
+from lit_rlhf.evaluation.bootstrap import Estimate
+from lit_rlhf.evaluation.figures import Figure
 
 
-def the_report(fall):
-    """Return a report of which the command reads one figure."""
-    return {
-        "figures": [{"name": "another", "value": 1.0}, {"name": PERPLEXITY_FALL, "value": fall}]
-    }
+def figures(fall):
+    """Return a report's figures, of which the command reads one."""
+    figure = Figure("", "", "", Estimate(fall, math.nan, math.nan, 0), "%")
+    return [Finding("another", figure), Finding(PERPLEXITY_FALL, figure)]
 
 
-THE_REPORT = the_report(fall=30.0)
+FIGURES = figures(fall=0.3)
 
 
 @pytest.fixture
@@ -25,8 +28,8 @@ def calls(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "cache"))
 
-    def write_report(report, folder):
-        made.append(("report", report, str(folder)))
+    def write_report(run, findings, folder):
+        made.append(("report", run, findings, str(folder)))
         folder.mkdir(parents=True)
         (folder / "report.md").write_text("# All of it\n", encoding="utf-8")
         return folder / "report.md"
@@ -35,7 +38,7 @@ def calls(monkeypatch, tmp_path):
         "prepare_model": lambda: made.append(("model",)) or tmp_path / "cache" / "model",
         "write_datasets": lambda folder, seed: made.append(("data", folder, seed)),
         "run_loop": lambda *asked: made.append(("loop", *asked)) or "what ran",
-        "make_report": lambda run, folder: made.append(("read", run, str(folder))) or THE_REPORT,
+        "read_findings": lambda folder, **full: made.append(("read", str(folder), full)) or FIGURES,
         "write_report": write_report,
     }
     for name, stand_in in stand_ins.items():
@@ -75,8 +78,8 @@ def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, sc
         folder,
         seed,
     )
-    assert read == ("read", "what ran", folder)
-    assert report == ("report", THE_REPORT, folder)
+    assert read == ("read", folder, {"is_full": "--full" in options})
+    assert report == ("report", "what ran", FIGURES, folder)
     shown = capsys.readouterr().out
     assert "# All of it" in shown
     assert shown.endswith(f"report: {folder}/report.md\n")
@@ -84,7 +87,7 @@ def test_runs_the_loop_and_shows_its_report(tmp_path, capsys, calls, options, sc
 
 @pytest.mark.parametrize("fall", [0.0, -3.0, float("nan")])
 def test_a_perplexity_that_does_not_fall_fails_after_the_report(monkeypatch, capsys, calls, fall):
-    monkeypatch.setattr(command, "make_report", lambda *_: the_report(fall))
+    monkeypatch.setattr(command, "read_findings", lambda *_, **__: figures(fall))
     assert main(["demo", "--smoke"]) == 1
     assert [call[0] for call in calls] == ["model", "data", "loop", "report"]
     assert "did not lower the held-out perplexity" in capsys.readouterr().err

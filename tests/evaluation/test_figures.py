@@ -13,6 +13,8 @@ def test_shares_are_shown_in_percent_and_kept_as_shares():
     assert figure().shown() == ("61.5 %", "52.0 to 70.1")
     assert figure().as_json()["value"] == 0.615
     assert figure().as_json()["n"] == 40
+    for one in (figure(), figure(against="", unit="")):
+        assert Figure.from_json(one.as_json()) == one
 
 
 def test_numbers_of_all_sizes():
@@ -26,6 +28,7 @@ def test_what_is_no_number_is_not_made_one():
     one = figure(2.0, math.nan, math.nan, "")
     assert one.shown() == ("2.000", "-")
     assert (one.as_json()["value"], one.as_json()["low"]) == (2.0, None)
+    assert Figure.from_json(one.as_json()).shown() == one.shown()
     assert figure(math.nan, math.nan, math.nan).shown() == ("-", "-")
 
 
