@@ -15,6 +15,7 @@ response brings the space.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,13 +39,8 @@ MIN_WORDS_FOR_PROMPT = 8
 
 Record = dict[str, Any]  # Any: JSON values of several types
 
-# File -> the split of its texts.
-SPLITS: dict[str, dict[str, Split]] = {
-    "sft": {"train": "train", "validation": "validation", "test": "test"},
-    "reward": {"train": "train", "validation": "validation", "test": "test"},
-    "judge": {"train": "judge", "validation": "validation", "test": "test"},
-    "ppo": {"train": "train", "validation": "validation", "test": "test"},
-}
+TASKS = ("sft", "reward", "judge", "ppo")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def write_datasets(
@@ -64,16 +60,15 @@ def write_datasets(
         texts = read_ratings(fetch(RATINGS_ARCHIVE))
     paths = {}
     train_prompts = {record["prompt"] for record in prompts(texts_of(texts, "train"))}
-    for task, files in SPLITS.items():
-        for name, split in files.items():
-            key = f"{task}/{name}"
-            # A stream of its own for every file: one more line here changes no other file.
-            shuffled = texts_of(texts, split)
-            random.Random(f"{seed}/{key}").shuffle(shuffled)
-            records = _records(task, name, shuffled)
-            if task == "ppo" and name != "train":  # "This is one of the" opens many a review
-                records = (record for record in records if record["prompt"] not in train_prompts)
-            paths[key] = _write_lines(folder / f"{key}.jsonl", records)
+    for task, name in itertools.product(TASKS, SPLITS):
+        key = f"{task}/{name}"
+        shuffled = texts_of(texts, "judge" if key == "judge/train" else name)
+        # A stream of its own for every file: one more line here changes no other file.
+        random.Random(f"{seed}/{key}").shuffle(shuffled)
+        records = _records(task, name, shuffled)
+        if task == "ppo" and name != "train":  # "This is one of the" opens many a review
+            records = (record for record in records if record["prompt"] not in train_prompts)
+        paths[key] = _write_lines(folder / f"{key}.jsonl", records)
     return paths
 
 

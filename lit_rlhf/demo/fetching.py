@@ -16,7 +16,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from lit_rlhf.errors import DownloadError
 
 # Read by pip 25.1 and newer, ignored by older ones; the environment's own setting goes first.
 RESUME_RETRIES = {"PIP_RESUME_RETRIES": "10"}
-NUM_LINES_QUOTED = 6  # the last of what pip wrote to standard error
 
 
 @dataclass(frozen=True)
@@ -99,40 +97,21 @@ def _download(pin: PinnedFile, path: Path) -> None:
         pinned, arrived = Path(scratch) / "requirements.txt", Path(scratch) / "arrived"
         # The only form in which pip takes a checksum.
         pinned.write_text(f"{pin.requirement} --hash=sha256:{pin.sha256}\n", encoding="utf-8")
-        options = ["--no-deps", "--require-hashes", pin.kind, pin.project, "--progress-bar", "on"]
-        _run_pip(
-            ["download", *options, "--requirement", str(pinned), "--dest", str(arrived)], pin, path
-        )
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
+        command += [pin.kind, pin.project, "--progress-bar", "on"]
+        command += ["--requirement", str(pinned), "--dest", str(arrived)]
+        done = subprocess.run(command, env={**RESUME_RETRIES, **os.environ}, check=False)
+        if done.returncode:
+            raise DownloadError(
+                f"{pin.filename} could not be fetched: pip failed with status {done.returncode}; "
+                f"what it said is above.\n  tried: {shlex.join(command)}\n"
+                "Check the network and pip's settings of index, proxy and certificates (`pip "
+                "config list`), then run the same command again. Where pip speaks of hashes, the "
+                "index or a proxy handed out another file; `pip cache purge` drops pip's own copy "
+                f"of it.\n{_by_hand(pin, path.parent)}"
+            )
         (file,) = arrived.iterdir()
         file.replace(path)
-
-
-def _run_pip(arguments: list[str], pin: PinnedFile, path: Path) -> None:
-    """Run this Python's pip in sight of the user, and keep its last words for the error."""
-    command = [sys.executable, "-m", "pip", *arguments]
-    last_lines: deque[str] = deque(maxlen=NUM_LINES_QUOTED)
-    with subprocess.Popen(
-        command,
-        env={**RESUME_RETRIES, **os.environ},
-        stderr=subprocess.PIPE,  # the progress bar goes to standard output
-        text=True,
-        errors="replace",
-    ) as pip:
-        assert pip.stderr is not None
-        for line in pip.stderr:
-            sys.stderr.write(line)
-            last_lines.append(f"    {line.rstrip()}")
-    if pip.returncode:
-        said = "\n".join(last_lines)
-        raise DownloadError(
-            f"{pin.filename} could not be fetched: pip failed with status {pip.returncode}.\n"
-            f"  tried: {shlex.join(command)}\n"
-            f"  pip's last lines:\n{said}\n"
-            "Check the network and pip's settings of index, proxy and certificates (`pip config "
-            "list`), then run the same command again. Where pip speaks of hashes, the index or a "
-            "proxy handed out another file; `pip cache purge` drops pip's own copy of it.\n"
-            f"{_by_hand(pin, path.parent)}"
-        )
 
 
 def _by_hand(pin: PinnedFile, folder: Path) -> str:

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import html
-import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lit_rlhf.errors import DataError
-
 Split = Literal["train", "judge", "validation", "test"]
 
 STUDY_IN_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-LOWEST_RATING, HIGHEST_RATING = -4, 4
 
 # Cumulative shares of the splits; what is left is `test`.
 SPLIT_ENDS: tuple[tuple[Split, float], ...] = (
@@ -63,42 +59,26 @@ class RatedText:
 def read_ratings(archive: Path) -> list[RatedText]:
     """Read the movie reviews of the study from the package file that carries it.
 
-    Args:
-        archive: `vaderSentiment-3.3.2.tar.gz`, as `lit_rlhf.demo.fetching` keeps it.
-
-    Returns:
-        The texts in the study's order, each text once.
-
-    Raises:
-        DataError: the archive is not the study, or a line of it is not as described.
-    """
-    texts, ratings = _read_members(archive)
-    return parse_ratings(texts, ratings, where=str(archive))
-
-
-def parse_ratings(texts: str, ratings: str, *, where: str) -> list[RatedText]:
-    """Join the two tables of a domain by the id in their first column.
+    What stands in it is known by its SHA-256, see `lit_rlhf.demo.fetching`, and not checked again.
 
     Args:
-        texts: lines of `id, mean, text`, separated by tabs.
-        ratings: lines of `id, mean, standard deviation, [ratings]`, in any order.
-        where: named in errors.
+        archive: `vaderSentiment-3.3.2.tar.gz`.
 
     Returns:
-        The texts in the order of `texts`; of texts that are equal when cleaned only the first.
-
-    Raises:
-        DataError: a line has other columns, a text has no ratings, a rating is out of range.
+        The texts in the study's order; of texts that are equal when cleaned only the first.
     """
-    by_id = {
-        row[0]: _parse_rating_list(row[3], f"{where}, ratings line {number}")
-        for number, row in _rows(ratings, num_columns=4, where=f"{where}, ratings")
-    }
+    with (
+        tarfile.open(archive) as package,
+        tarfile.open(fileobj=package.extractfile(STUDY_IN_ARCHIVE)) as study,
+    ):
+        texts, ratings = (
+            _rows(study, f"hutto_ICWSM_2014/movieReviewSnippets_{table}.txt")
+            for table in ("GroundTruth", "anonDataRatings")
+        )
+    by_id = {row_id: tuple(json.loads(listed)) for row_id, _, _, listed in ratings}
     first: dict[str, RatedText] = {}
-    for number, (row_id, _, text) in _rows(texts, num_columns=3, where=f"{where}, texts"):
-        if row_id not in by_id:
-            raise DataError(f"{where}, texts line {number}: id {row_id} has no line of ratings")
-        rated = RatedText(clean_text(text), by_id[row_id])
+    for row_id, _, raw in texts:
+        rated = RatedText(clean_text(raw), by_id[row_id])
         first.setdefault(rated.text, rated)
     return list(first.values())
 
@@ -146,56 +126,11 @@ def texts_of(texts: Iterable[RatedText], split: Split) -> list[RatedText]:
     return [rated for rated in texts if split_of(rated.text) == split]
 
 
-def _read_members(archive: Path) -> tuple[str, str]:
-    try:
-        with tarfile.open(archive) as package:
-            study = _read_member(package, STUDY_IN_ARCHIVE)
-        with tarfile.open(fileobj=io.BytesIO(study)) as tables:
-            texts, ratings = (
-                # utf-8-sig: some of the tables start with a byte-order mark, some do not.
-                _read_member(tables, f"hutto_ICWSM_2014/movieReviewSnippets_{table}.txt").decode(
-                    "utf-8-sig"
-                )
-                for table in ("GroundTruth", "anonDataRatings")
-            )
-    except (OSError, tarfile.TarError, KeyError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{archive}: not the archive of the VADER study that was expected ({error}); "
-            "delete it, so that it is fetched anew"
-        ) from error
-    return texts, ratings
-
-
-def _read_member(archive: tarfile.TarFile, name: str) -> bytes:
+def _rows(archive: tarfile.TarFile, name: str) -> list[list[str]]:
+    """Return the rows of a table: an id, and columns separated by tabs."""
     member = archive.extractfile(name)
-    if member is None:
-        raise KeyError(f"{name} is not a file")
-    with member:
-        return member.read()
-
-
-def _rows(table: str, *, num_columns: int, where: str) -> Iterator[tuple[int, list[str]]]:
-    # Not splitlines(): it would also cut a text at a stray Unicode line separator.
-    for number, line in enumerate(table.split("\n"), start=1):
-        row = line.rstrip("\r").split("\t")
-        if row == [""]:
-            continue
-        if len(row) != num_columns:
-            raise DataError(
-                f"{where} line {number}: {len(row)} columns separated by tabs, "
-                f"expected {num_columns}"
-            )
-        yield number, row
-
-
-def _parse_rating_list(text: str, where: str) -> tuple[int, ...]:
-    try:
-        ratings = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: {text[:60]!r} is not a list of numbers") from error
-    valid = isinstance(ratings, list) and all(
-        isinstance(rating, int) and LOWEST_RATING <= rating <= HIGHEST_RATING for rating in ratings
-    )
-    if not valid or not ratings:
-        raise DataError(f"{where}: {text[:60]!r}: expected whole numbers from -4 to 4")
-    return tuple(ratings)
+    assert member is not None  # a file, not a folder
+    # Some of the tables start with a byte-order mark, some do not. Not splitlines(): it would
+    # also cut a text at a stray Unicode line separator.
+    lines = member.read().decode("utf-8-sig").split("\n")
+    return [line.rstrip("\r").split("\t") for line in lines if line.strip()]

@@ -55,18 +55,7 @@ class VaderReward(RewardSource):
         return torch.tensor(scores, dtype=torch.float32)
 
 
-def vader_scores(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-    """Score each continued text: VADER as a plain function, for `lit-rlhf evaluate`.
-
-    Args:
-        prompts: texts, see `VaderReward`.
-        responses: their continuations.
-
-    Returns:
-        One number a response in [-1, 1].
-    """
-    scores: list[float] = VaderReward()(prompts, responses).tolist()
-    return scores
+vader_scores = VaderReward()  # callable as a plain function, for `lit-rlhf evaluate`
 
 
 def _compound(text: str) -> float:

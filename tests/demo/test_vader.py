@@ -41,5 +41,5 @@ def test_no_responses():
 def test_as_a_plain_function():
     prompts, responses = ["Movie review: this is", "x"], [" wonderful", " dull"]
     expected = VaderReward()(prompts, responses).tolist()
-    assert vader_scores(prompts, responses) == expected
+    assert list(vader_scores(prompts, responses)) == expected
     assert expected[0] > 0.5
