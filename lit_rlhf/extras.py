@@ -13,6 +13,8 @@ EXTRAS = {
     "demo": ("gguf", "vaderSentiment", "matplotlib"),
     "endpoint": ("openai",),
     "torchao": ("torchao",),
+    "feedback": ("sqlalchemy", "alembic"),
+    "postgres": ("psycopg",),
 }
 
 
@@ -25,7 +27,7 @@ def require_extra(extra: str, purpose: str) -> None:
     """Refuse to go on without an extra.
 
     Args:
-        extra: "demo", "endpoint" or "torchao".
+        extra: one of `EXTRAS`.
         purpose: what needs it, as the message begins.
 
     Raises:

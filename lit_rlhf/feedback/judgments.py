@@ -7,8 +7,10 @@ the responses and say that neither is better, the last two say nothing about the
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import math
+from typing import Literal, NamedTuple, get_args
 
+from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Prompt
 
 Outcome = Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
@@ -29,6 +31,14 @@ class Judgment(NamedTuple):
         is_gold: a judgment that the tool takes for the truth.
         comment: what the labeler wrote about it.
         duration_s: seconds from showing to submitting; None where nobody measured.
+        id: made by whoever sends the judgment, a UUID: sent twice, it is stored once. None in files
+            of other tools; the store then makes one that is the same whenever the file is read.
+        side_order: indices of the responses as the page showed them, from left to right.
+        shown_at: when the labeler saw the task, in seconds since 1970.
+        submitted_at: when the labeler decided, likewise.
+        guideline: version of the guidelines that the labeler worked by.
+        replaces: id of the labeler's earlier judgment of this task that this one corrects.
+        client: what else the client says, such as its version and the offset of its clock.
     """
 
     outcome: Outcome
@@ -40,6 +50,29 @@ class Judgment(NamedTuple):
     is_gold: bool = False
     comment: str = ""
     duration_s: float | None = None
+    id: str | None = None
+    side_order: tuple[int, ...] | None = None
+    shown_at: float | None = None
+    submitted_at: float | None = None
+    guideline: str | None = None
+    replaces: str | None = None
+    client: dict[str, object] | None = None
+
+    def positions(self, num_responses: int) -> tuple[float | None, ...] | None:
+        """Return one number a response, the smaller the better, None where it was not compared.
+
+        Ranks as they are, ratings turned round; a tie and "both bad" put all responses at 1.
+
+        Returns:
+            None where the judgment compares nothing.
+        """
+        if self.outcome in ("tie", "both_bad"):
+            return (1,) * num_responses
+        if self.outcome != "judged":
+            return None
+        if self.ranks is None and self.ratings is not None:
+            return tuple(None if rating is None else -rating for rating in self.ratings)
+        return self.ranks
 
 
 class JudgedTask(NamedTuple):
@@ -58,3 +91,35 @@ class JudgedTask(NamedTuple):
     judgments: tuple[Judgment, ...]
     models: tuple[str | None, ...] | None
     metadata: dict[str, object]
+
+
+def check_judgment(judgment: Judgment, num_responses: int) -> None:
+    """Refuse what no labeler can have meant.
+
+    Args:
+        judgment: of any labeler.
+        num_responses: of the task.
+
+    Raises:
+        DataError: the outcome is unknown, ranks, ratings or sides do not fit the responses, or
+            something was judged of which nothing is said.
+    """
+    if judgment.outcome not in get_args(Outcome):
+        known = ", ".join(get_args(Outcome))
+        raise DataError(f"outcome {judgment.outcome!r}: expected one of {known}.")
+    for name in ("ranks", "ratings"):
+        values = getattr(judgment, name)
+        if values is not None and len(values) != num_responses:
+            raise DataError(f"{name} {values}: expected {num_responses}, one for each response.")
+    if any(rank is not None and rank < 1 for rank in judgment.ranks or ()):
+        raise DataError(f"ranks {judgment.ranks}: expected positions from 1, the best.")
+    if any(rating is not None and not math.isfinite(rating) for rating in judgment.ratings or ()):
+        raise DataError(f"ratings {judgment.ratings}: expected finite numbers.")
+    if judgment.strength not in (None, 1, 2, 3):
+        raise DataError(f"strength {judgment.strength}: expected 1 slightly, 2 clearly, 3 much.")
+    sides = judgment.side_order
+    if sides is not None and sorted(sides) != list(range(num_responses)):
+        raise DataError(f"side_order {sides}: expected each response's index once, from 0.")
+    said = (judgment.ranks, judgment.ratings, judgment.edit)
+    if judgment.outcome == "judged" and said == (None, None, None):
+        raise DataError("outcome 'judged': expected ranks, ratings or an edit as well.")

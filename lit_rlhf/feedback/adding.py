@@ -1,0 +1,233 @@
+"""Putting prompts, responses, tasks and the judgments that came with them into the store.
+
+Everything has a digest of its content, so what is added twice is stored once. Rows go in by
+batches, each a transaction of its own: an import that broke off goes on when it is run again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal, NamedTuple, get_args
+
+from sqlalchemy import Connection, Table, select
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.database import Database
+from lit_rlhf.feedback.judgment_rows import Values, digest, insert_new, judgment_row
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
+from lit_rlhf.feedback.schema import (
+    judgments,
+    labelers,
+    prompts,
+    responses,
+    slots,
+    task_responses,
+    tasks,
+)
+from lit_rlhf.feedback.splits import bucket_of
+
+Kind = Literal["comparison", "ranking", "rating", "edit"]
+MOST_RANKED = 9  # as many keys as a keyboard has digits
+
+_BATCH = 500  # tasks in a transaction
+
+
+class Origin(NamedTuple):
+    """How responses were made.
+
+    Attributes:
+        policy: name of the policy, for responses whose task names no model.
+        checkpoint: the policy's folder or hub name.
+        sampling: its settings, such as temperature and seed.
+    """
+
+    policy: str | None = None
+    checkpoint: str | None = None
+    sampling: Mapping[str, object] | None = None
+
+
+class Added(NamedTuple):
+    """What a call of `add_tasks` stored that was not there before.
+
+    Attributes:
+        tasks: new tasks.
+        judgments: new judgments.
+        unasked: tasks that nobody will be asked, as two of their responses are the same text.
+    """
+
+    tasks: int = 0
+    judgments: int = 0
+    unasked: int = 0
+
+
+def kind_of(task: JudgedTask) -> Kind:
+    """Return what is asked of a task: what its judgments say, else by its number of responses."""
+    if any(judgment.edit is not None for judgment in task.judgments):
+        return "edit"
+    if any(judgment.ratings is not None for judgment in task.judgments):
+        return "rating"
+    if len(task.responses) == 1:
+        return "rating"
+    return "comparison" if len(task.responses) == 2 else "ranking"
+
+
+class _TaskRows(NamedTuple):
+    """The rows of one task, without the ids that the database gives."""
+
+    prompt: Values
+    responses: list[Values]
+    task: Values
+    judgments: tuple[Judgment, ...]
+
+
+@dataclass
+class Adder:
+    """Adds tasks to a database.
+
+    Attributes:
+        database: where to.
+        num_slots: how many labelers are to judge each task; 0 asks nobody.
+        kind: what they are asked; None for what `kind_of` says.
+        origin: how the responses were made.
+    """
+
+    database: Database
+    num_slots: int
+    kind: Kind | None
+    origin: Origin
+    _labelers: dict[str, int] = field(default_factory=dict)
+    # Judgments without a labeler that a task had already in this call: they are told apart by it.
+    _anonymous: Counter[str] = field(default_factory=Counter)
+
+    def add(self, added: Iterable[JudgedTask]) -> Added:
+        """Add tasks; arguments and errors as in `FeedbackStore.add_tasks`."""
+        total = Added()
+        stream = iter(added)
+        while batch := list(islice(stream, _BATCH)):
+            rows = [_rows_of(task, self.kind or kind_of(task), self.origin) for task in batch]
+            for row in rows:
+                _check(row, self.num_slots)
+            with self.database.writing() as connection:
+                part = self._add_batch(connection, rows)
+            total = Added(*(a + b for a, b in zip(total, part, strict=True)))
+        return total
+
+    def _add_batch(self, connection: Connection, rows: list[_TaskRows]) -> Added:
+        prompt_ids, _ = _ids(connection, prompts, [row.prompt for row in rows])
+        for row in rows:
+            for owned in (*row.responses, row.task):
+                owned["prompt_id"] = prompt_ids[row.prompt["digest"]]
+        texts = [text for row in rows for text in row.responses]
+        response_ids, _ = _ids(connection, responses, texts)
+        task_ids, num_tasks = _ids(connection, tasks, [row.task for row in rows])
+        members, places, num_unasked = [], [], 0
+        for row in rows:
+            task_id = task_ids[row.task["digest"]]
+            ids = [response_ids[text["digest"]] for text in row.responses]
+            members += [
+                {"task_id": task_id, "position": i, "response_id": id_} for i, id_ in enumerate(ids)
+            ]
+            if len({text["text"] for text in row.responses}) == len(ids):
+                places += [{"task_id": task_id, "n": n} for n in range(self.num_slots)]
+            elif self.num_slots:
+                num_unasked += 1
+        insert_new(connection, task_responses, members, "task_id", "position")
+        insert_new(connection, slots, places, "task_id", "n")
+        judged = self._judgment_rows(connection, rows, task_ids)
+        return Added(num_tasks, insert_new(connection, judgments, judged, "id"), num_unasked)
+
+    def _judgment_rows(
+        self, connection: Connection, rows: list[_TaskRows], task_ids: Mapping[str, int]
+    ) -> list[Values]:
+        now = time.time()
+        result = []
+        for row in rows:
+            valid_from: dict[str, float] = {}
+            for judgment in row.judgments:
+                key = row.task["digest"]
+                named = judgment._replace(id=judgment.id or self._made_id(judgment, key))
+                owner = self._labeler_id(connection, judgment.labeler)
+                values = judgment_row(named, task_ids[key], owner, now)
+                earlier = valid_from.get(judgment.replaces or "", values["valid_from"])
+                values["valid_from"] = max(values["valid_from"], earlier)
+                valid_from[values["id"]] = values["valid_from"]
+                result.append(values)
+        return result
+
+    def _labeler_id(self, connection: Connection, name: str | None) -> int | None:
+        if name is None:
+            return None
+        if name not in self._labelers:
+            self._labelers[name] = labeler_id(connection, name)
+        return self._labelers[name]
+
+    def _made_id(self, judgment: Judgment, task: str) -> str:
+        """Return an id that this judgment gets whenever its file is read."""
+        number = None
+        if judgment.labeler is None:
+            number = self._anonymous[task]
+            self._anonymous[task] += 1
+        return digest(task, number, list(judgment))
+
+
+def labeler_id(connection: Connection, name: str, kind: str = "person") -> int:
+    """Return the id of a labeler, who is added where the name is new."""
+    row = {"name": name, "kind": kind, "is_paused": False, "created_at": time.time()}
+    known = select(labelers.c.id).where(labelers.c.name == name)
+    found: int | None = connection.execute(known).scalar()
+    if found is None:
+        insert_new(connection, labelers, [row], "name")
+        found = connection.execute(known).scalar_one()
+    return found
+
+
+def _rows_of(task: JudgedTask, kind: Kind, origin: Origin) -> _TaskRows:
+    content = task.prompt if isinstance(task.prompt, str) else list(task.prompt)
+    prompt = {"digest": digest(content), "content": content, "bucket": bucket_of(task.prompt)}
+    sampling = None if origin.sampling is None else dict(origin.sampling)
+    made = {"checkpoint": origin.checkpoint, "sampling": sampling}
+    texts: list[Values] = []
+    models = task.models or (None,) * len(task.responses)
+    for text, model in zip(task.responses, models, strict=True):
+        response = {"text": text, "model": model or origin.policy, **made}
+        texts.append({"digest": digest(prompt["digest"], response), **response})
+    row = {
+        "digest": digest(kind, prompt["digest"], [text["digest"] for text in texts]),
+        "kind": kind,
+        "metadata": task.metadata or None,
+        "created_at": time.time(),
+    }
+    return _TaskRows(prompt, texts, row, task.judgments)
+
+
+def _check(rows: _TaskRows, num_slots: int) -> None:
+    """Raise a DataError if a task cannot be stored, or not be asked."""
+    kind, num_responses = rows.task["kind"], len(rows.responses)
+    if kind not in get_args(Kind):
+        raise DataError(f"a task's kind is one of {', '.join(get_args(Kind))}, not {kind!r}.")
+    least, most = {"comparison": (2, 2), "ranking": (2, MOST_RANKED)}.get(kind, (1, MOST_RANKED))
+    if not num_responses or (num_slots and not least <= num_responses <= most):
+        raise DataError(
+            f"a {kind} of {num_responses} responses cannot be asked; it takes {least} to {most}."
+        )
+    for judgment in rows.judgments:
+        check_judgment(judgment, num_responses)
+
+
+def _ids(
+    connection: Connection, table: Table, rows: Sequence[Values]
+) -> tuple[dict[str, int], int]:
+    """Insert the rows that are not there; return digest -> id of all, and how many were new."""
+    found = _find(connection, table, [row["digest"] for row in rows])
+    missing = {row["digest"]: row for row in rows if row["digest"] not in found}
+    insert_new(connection, table, list(missing.values()), "digest")
+    return found | _find(connection, table, list(missing)), len(missing)
+
+
+def _find(connection: Connection, table: Table, digests: list[str]) -> dict[str, int]:
+    query = select(table.c.digest, table.c.id).where(table.c.digest.in_(digests))
+    return {row.digest: row.id for row in connection.execute(query)}

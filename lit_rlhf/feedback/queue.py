@@ -1,0 +1,196 @@
+"""Who judges which task next, and what becomes of a judgment that arrives.
+
+A slot is claimed by one statement, so two labelers never get the same one, and a labeler never
+gets a task twice. A judgment is taken whenever it arrives: if its slot was given to somebody else
+meanwhile, it is stored beside the others.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    and_,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.judgment_rows import Values, insert_new, judgment_row
+from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.schema import judgments, labelers, slots, tasks
+
+# After these somebody else is asked: the labeler said nothing about the responses.
+_HANDED_ON = ("skip", "cannot_judge")
+# What the server adds; all other columns come from the client, and are equal when it sends twice.
+_BY_SERVER = ("received_at", "valid_from")
+
+
+class Receipt(NamedTuple):
+    """What became of a judgment that was sent.
+
+    Attributes:
+        is_new: it was stored now; else it was there already.
+        is_surplus: it fills no slot: the task had enough without it, or it corrects an earlier one.
+    """
+
+    is_new: bool
+    is_surplus: bool
+
+
+def claim_slots(
+    connection: Connection, labeler_id: int, count: int, lease_s: float
+) -> dict[int, float]:
+    """Lease tasks to a labeler: first those that the labeler has and did not judge, then new ones.
+
+    Returns:
+        Up to `count` tasks: id -> end of the lease.
+    """
+    lock_labeler(connection, labeler_id)
+    now = time.time()
+    lease = {"labeler_id": labeler_id, "lease_until": now + lease_s}
+    mine = (
+        select(slots.c.task_id, slots.c.n)
+        .where(slots.c.labeler_id == labeler_id, slots.c.judgment_id.is_(None))
+        .order_by(slots.c.task_id)
+        .limit(count)
+    )
+    taken = _lease(connection, mine.cte("picked"), lease)
+    if len(taken) < count:
+        more = _claimable(labeler_id, now).limit(count - len(taken))
+        more = more.with_for_update(skip_locked=True, of=slots)
+        taken += _lease(connection, more.cte("picked"), lease)
+    return dict.fromkeys(sorted(taken), now + lease_s)
+
+
+def store_judgment(
+    connection: Connection, task_id: int, judgment: Judgment, labeler_id: int
+) -> Receipt:
+    """Store a judgment once, and fill the labeler's slot of the task.
+
+    Raises:
+        DataError: another judgment has the same id, or it replaces one of somebody else or of
+            another task.
+    """
+    row = judgment_row(judgment, task_id, labeler_id, time.time())
+    lock_labeler(connection, labeler_id)
+    if _is_stored(connection, row):
+        return Receipt(is_new=False, is_surplus=False)
+    row["valid_from"] = _valid_from(connection, row)
+    if not insert_new(connection, judgments, [row], "id"):  # sent twice at the same moment
+        return Receipt(is_new=False, is_surplus=False)
+    is_surplus = not _fill_slot(connection, task_id, labeler_id, row["id"])
+    if judgment.outcome in _HANDED_ON and not is_surplus:
+        last = select(func.max(slots.c.n)).where(slots.c.task_id == task_id)
+        n = connection.execute(last).scalar_one() + 1
+        insert_new(connection, slots, [{"task_id": task_id, "n": n}], "task_id", "n")
+    return Receipt(is_new=True, is_surplus=is_surplus)
+
+
+def lock_labeler(connection: Connection, labeler_id: int) -> None:
+    """Let a labeler's two windows wait for each other (PostgreSQL; on SQLite all writers do)."""
+    row = select(labelers.c.id).where(labelers.c.id == labeler_id)
+    connection.execute(row.with_for_update(key_share=True))
+
+
+def _lease(connection: Connection, picked: CTE, lease: Values) -> list[int]:
+    chosen = tuple_(slots.c.task_id, slots.c.n).in_(select(picked.c.task_id, picked.c.n))
+    statement = update(slots).where(chosen).values(lease).returning(slots.c.task_id)
+    return list(connection.execute(statement).scalars())
+
+
+def _claimable(labeler_id: int, now: float) -> Select[tuple[int, int]]:
+    """Select the first free slot of each task that this labeler may be asked."""
+    own, other, original = slots.alias("own"), slots.alias("other"), slots.alias("original")
+    is_repeat_of_own = exists().where(
+        original.c.task_id == tasks.c.repeats,
+        original.c.labeler_id == labeler_id,
+        original.c.judgment_id.is_not(None),
+    )
+    has_slot = exists().where(own.c.task_id == slots.c.task_id, own.c.labeler_id == labeler_id)
+    has_judged = exists().where(
+        judgments.c.task_id == slots.c.task_id, judgments.c.labeler_id == labeler_id
+    )
+    is_not_first = exists().where(
+        other.c.task_id == slots.c.task_id, other.c.n < slots.c.n, _is_free(other, now)
+    )
+    return (
+        select(slots.c.task_id, slots.c.n)
+        .join_from(slots, tasks, tasks.c.id == slots.c.task_id)
+        .where(_is_free(slots, now), ~is_not_first, ~has_slot, ~has_judged)
+        .where(or_(tasks.c.repeats.is_(None), is_repeat_of_own))
+        .order_by(slots.c.task_id)
+    )
+
+
+def _is_free(table: FromClause, now: float) -> ColumnElement[bool]:
+    is_unleased = or_(table.c.labeler_id.is_(None), table.c.lease_until < now)
+    return and_(table.c.judgment_id.is_(None), is_unleased)
+
+
+def _is_stored(connection: Connection, row: Values) -> bool:
+    found = connection.execute(select(judgments).where(judgments.c.id == row["id"])).one_or_none()
+    if found is None:
+        return False
+    sent = {field: value for field, value in row.items() if field not in _BY_SERVER}
+    stored = {field: getattr(found, field) for field in sent}
+    differing = [field for field in sent if _as_stored(sent[field]) != _as_stored(stored[field])]
+    if differing:
+        raise DataError(
+            f"judgment {row['id']}: another one with this id is stored, which differs in "
+            f"{', '.join(differing)}; send a correction under an id of its own, with 'replaces'."
+        )
+    return True
+
+
+def _as_stored(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _valid_from(connection: Connection, row: Values) -> float:
+    """Return when the judgment begins to count: never before the one that it replaces."""
+    own: float = row["valid_from"]
+    columns = (judgments.c.task_id, judgments.c.labeler_id, judgments.c.valid_from)
+    replaced = select(*columns).where(judgments.c.id == row["replaces"])
+    earlier = connection.execute(replaced).one_or_none()
+    if earlier is None:  # none, or it is still on its way: a browser may send in any order
+        return own
+    if (earlier.task_id, earlier.labeler_id) != (row["task_id"], row["labeler_id"]):
+        raise DataError(
+            f"judgment {row['id']}: replaces {row['replaces']}, which is of another labeler or "
+            "task; a labeler corrects own judgments of the same task."
+        )
+    begins: float = max(own, earlier.valid_from)
+    return begins
+
+
+def _fill_slot(connection: Connection, task_id: int, labeler_id: int, judgment_id: str) -> bool:
+    """Put the judgment into the labeler's slot, or into a free one; say whether there was one."""
+    own = select(slots.c.judgment_id).where(
+        slots.c.task_id == task_id, slots.c.labeler_id == labeler_id
+    )
+    filled = {"labeler_id": labeler_id, "judgment_id": judgment_id, "lease_until": None}
+    found = connection.execute(own.with_for_update()).one_or_none()
+    if found is not None:
+        mine = and_(slots.c.task_id == task_id, slots.c.labeler_id == labeler_id)
+        unjudged = and_(mine, slots.c.judgment_id.is_(None))
+        return connection.execute(update(slots).where(unjudged).values(filled)).rowcount > 0
+    free = (
+        select(slots.c.task_id, slots.c.n)
+        .where(slots.c.task_id == task_id, _is_free(slots, time.time()))
+        .order_by(slots.c.n)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .cte("picked")
+    )
+    return bool(_lease(connection, free, filled))

@@ -1,0 +1,240 @@
+"""The feedback store: prompts, responses, tasks, and every judgment that people made of them.
+
+    store = FeedbackStore.open("feedback.db")        # or postgresql://USER@HOST/NAME
+    store.add_tasks(tasks, slots=3)                  # three labelers are to judge each of them
+    for task in store.claim("ana", count=5):         # leased to ana for ten minutes
+        show(task.prompt, task.responses)
+        store.submit(task.id, Judgment("judged", (1, 2), labeler="ana", id=str(uuid4())))
+    for task in store.judged_tasks(split="train"):   # a stream
+        train_on(task)
+    store.counts()
+
+What holds, whatever happens to the process or the network:
+
+- A judgment for which `submit` returned is on the disk, exactly once, however often it is sent.
+- A judgment is never refused for being late, and never changed: a correction is a new one.
+- A task is given to as many labelers as it has slots, and to none of them twice. A slot whose
+  lease ends unjudged is given to another one; so is a task that somebody skipped.
+- A prompt never moves from one split to another.
+
+All methods may be called from several threads, and several processes may open the same store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple, Self
+
+from sqlalchemy import func, select, update
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.adding import Added, Adder, Kind, Origin, labeler_id
+from lit_rlhf.feedback.counting import Counts, count_store
+from lit_rlhf.feedback.database import Database
+from lit_rlhf.feedback.judgment_rows import judgment_of
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
+from lit_rlhf.feedback.queue import Receipt, claim_slots, store_judgment
+from lit_rlhf.feedback.reading import Lineage, StoredTask, read_judged, read_lineage, read_tasks
+from lit_rlhf.feedback.repeats import add_repeat
+from lit_rlhf.feedback.schema import judgments, labelers, task_responses
+from lit_rlhf.prompts import Prompt
+
+
+class OpenTask(NamedTuple):
+    """A task that a labeler is asked, without what others said about it.
+
+    Attributes:
+        id: give it back with the judgment.
+        kind: comparison, ranking, rating or edit.
+        prompt: text or chat.
+        responses: in the store's order; the page shows them in an order by chance, and says so in
+            the judgment's `side_order`. Ranks and ratings keep the store's order.
+        lease_until: in seconds since 1970; a later judgment is stored all the same.
+    """
+
+    id: int
+    kind: str
+    prompt: Prompt
+    responses: tuple[str, ...]
+    lease_until: float
+
+
+class FeedbackStore:
+    """A store of feedback in a database; see the module for what it promises."""
+
+    def __init__(self, database: Database) -> None:
+        """Take an open database; `FeedbackStore.open` is the usual way."""
+        self.database = database
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = True) -> Self:
+        """Open a store, and bring its tables up to date.
+
+        Args:
+            url: a file's name, `sqlite:///FILE`, or `postgresql://USER@HOST/NAME` (set the
+                password by `PGPASSWORD` or `~/.pgpass`, so that it stands in no log).
+            create: make the SQLite file where there is none.
+
+        Raises:
+            DataError: there is no such store, or it cannot be opened.
+            ConfigError: PostgreSQL's driver is not installed.
+        """
+        return cls(Database(url, create=create))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.database.close()
+
+    def __enter__(self) -> Self:
+        """Return the store."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections."""
+        self.close()
+
+    def add_tasks(
+        self,
+        added: Iterable[JudgedTask],
+        *,
+        slots: int = 0,
+        kind: Kind | None = None,
+        origin: Origin | None = None,
+    ) -> Added:
+        """Add tasks, with the judgments that they come with.
+
+        A task that is there already gets what is new: judgments, and slots up to `slots`.
+
+        Args:
+            added: the tasks, as a stream; 500 of them are one transaction.
+            slots: how many labelers are to judge each task; 0 asks nobody.
+            kind: what they are asked; None: what the judgments say, else a rating of one response,
+                a comparison of two, a ranking of more.
+            origin: how the responses were made.
+
+        Raises:
+            DataError: a task cannot be asked, or a judgment does not fit its task. The tasks of
+                earlier transactions stay.
+        """
+        return Adder(self.database, slots, kind, origin or Origin()).add(added)
+
+    def add_repeat(self, task_id: int, slots: int = 1) -> int:
+        """Plan to ask labelers again who judged a task: do they agree with themselves?
+
+        Returns:
+            The id of the new task, which points at the first one.
+        """
+        with self.database.writing() as connection:
+            return add_repeat(connection, task_id, slots)
+
+    def add_labeler(self, name: str, kind: Literal["person", "model"] = "person") -> None:
+        """Add a labeler; nothing changes where the name is there already."""
+        with self.database.writing() as connection:
+            labeler_id(connection, name, kind)
+
+    def pause(self, name: str, *, is_paused: bool = True) -> None:
+        """Give a labeler no more tasks, or tasks again; judgments are taken as before."""
+        with self.database.writing() as connection:
+            named = labelers.c.name == name
+            connection.execute(update(labelers).where(named).values(is_paused=is_paused))
+
+    def claim(self, labeler: str, count: int = 1, lease_s: float = 600) -> list[OpenTask]:
+        """Lease the next tasks to a labeler: first those claimed and not judged, then new ones.
+
+        Args:
+            labeler: the name; a new one is added.
+            count: how many tasks the labeler shall have.
+            lease_s: after so many seconds a slot that is not judged may go to another labeler.
+
+        Returns:
+            Up to `count` tasks; none for a labeler who is paused.
+        """
+        with self.database.writing() as connection:
+            owner = labeler_id(connection, labeler)
+            paused = select(labelers.c.is_paused).where(labelers.c.id == owner)
+            if connection.execute(paused).scalar():
+                return []
+            leases = claim_slots(connection, owner, count, lease_s)
+            claimed = list(read_tasks(connection, list(leases)))
+        return [
+            OpenTask(id_, kind, content.prompt, content.responses, leases[id_])
+            for id_, kind, _, content in claimed
+        ]
+
+    def submit(self, task_id: int, judgment: Judgment) -> Receipt:
+        """Store a judgment; when this returns, it is on the disk.
+
+        Sending it again stores nothing and is no error. One that comes late is stored.
+
+        Args:
+            task_id: what was judged.
+            judgment: with `labeler` and `id`.
+
+        Raises:
+            DataError: there is no such task, the judgment does not fit it, or another judgment has
+                the same id.
+        """
+        if not judgment.id or not judgment.labeler:
+            raise DataError("a judgment that is submitted needs an 'id' and a 'labeler'.")
+        with self.database.writing() as connection:
+            places = select(func.count()).where(task_responses.c.task_id == task_id)
+            num_responses = connection.execute(places).scalar_one()
+            if not num_responses:
+                raise DataError(f"{self.database}: has no task {task_id}.")
+            check_judgment(judgment, num_responses)
+            owner = labeler_id(connection, judgment.labeler)
+            return store_judgment(connection, task_id, judgment, owner)
+
+    def task(self, task_id: int) -> StoredTask:
+        """Return a task with the judgments that count.
+
+        Raises:
+            DataError: there is no such task.
+        """
+        with self.database.reading() as connection:
+            found = next(read_tasks(connection, [task_id]), None)
+        if found is None:
+            raise DataError(f"{self.database}: has no task {task_id}.")
+        return found
+
+    def judgments_of(self, labeler: str, count: int = 50) -> list[tuple[int, Judgment]]:
+        """Return a labeler's last judgments, the newest first, each with its task's id."""
+        query = (
+            select(*judgments.c)
+            .join_from(judgments, labelers)
+            .where(labelers.c.name == labeler)
+            .order_by(judgments.c.seq.desc())
+            .limit(count)
+        )
+        with self.database.reading() as connection:
+            return [(row.task_id, judgment_of(row, labeler)) for row in connection.execute(query)]
+
+    def judged_tasks(self, split: str | None = None) -> Iterator[JudgedTask]:
+        """Yield the tasks that somebody judged, each with the judgments that count.
+
+        Args:
+            split: "train", "validation" or "test": 80, 10 and 10 per cent of the prompts, by a
+                hash; None for all.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        with self.snapshot(split) as (_, judged):
+            yield from judged
+
+    @contextmanager
+    def snapshot(self, split: str | None) -> Iterator[tuple[Lineage, Iterator[JudgedTask]]]:
+        """Open one state of a split: which judgments it has, and its tasks as a stream.
+
+        Raises:
+            DataError: there is no such split.
+        """
+        with self.database.reading() as connection:
+            judged = (task.content for task in read_judged(connection, split))
+            yield read_lineage(connection, split), judged
+
+    def counts(self) -> Counts:
+        """Return how much of everything is there."""
+        with self.database.reading() as connection:
+            return count_store(connection)

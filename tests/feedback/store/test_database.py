@@ -1,0 +1,89 @@
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.database import Database, parse_url
+from lit_rlhf.feedback.schema import metadata
+from lit_rlhf.feedback.store import FeedbackStore
+
+
+def test_the_migrations_make_the_tables_of_the_schema(store):
+    with store.database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_opening_again_changes_nothing(store, store_url):
+    store.add_labeler("ana")
+    with FeedbackStore.open(store_url, create=False) as again:
+        again.add_labeler("ana", "model")
+        assert again.claim("ana") == []
+
+
+def test_a_store_of_a_newer_version_is_refused(store, store_url):
+    with store.database.writing() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(DataError, match="was made by a newer lit_rlhf"):
+        FeedbackStore.open(store_url)
+
+
+def test_sqlite_waits_for_the_disk_and_for_other_writers(tmp_path):
+    database = Database(str(tmp_path / "feedback.db"), create=True)
+    with database.writing() as connection:
+        settings = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+        assert settings == ["wal", 2, 1, 60_000]
+        # The transaction is a writer from its beginning: nobody else can become one meanwhile.
+        other = sqlite3.connect(tmp_path / "feedback.db", timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("BEGIN IMMEDIATE")
+        other.close()
+    database.close()
+
+
+def test_a_failed_transaction_leaves_nothing(store):
+    def fail():
+        with store.database.writing() as connection:
+            connection.execute(sa.text("INSERT INTO prompts VALUES (1, 'd', '\"x\"', 0)"))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert store.counts().prompts == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("feedback.db", "sqlite:///feedback.db"),
+        ("sqlite:///a/b.db", "sqlite:///a/b.db"),
+        ("postgres://ana@host/name", "postgresql+psycopg://ana@host/name"),
+        ("postgresql://ana:secret@host/name", "postgresql+psycopg://ana:***@host/name"),
+    ],
+)
+def test_addresses(text, expected):
+    assert parse_url(text).render_as_string(hide_password=True) == expected
+
+
+@pytest.mark.parametrize("text", ["mysql://host/name", "sqlite://", "sqlite:///:memory:"])
+def test_other_databases_are_refused(text):
+    with pytest.raises(DataError, match="a feedback store is a file"):
+        parse_url(text)
+
+
+def test_a_file_that_is_missing_or_no_store_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"there is no such feedback store \(looked at /"):
+        FeedbackStore.open(str(tmp_path / "none.db"), create=False)
+    with pytest.raises(DataError, match="there is no folder"):
+        FeedbackStore.open(str(tmp_path / "nowhere" / "none.db"))
+    text = tmp_path / "text.db"
+    text.write_text(
+        "this is a text, and long enough to be read as a database's header, 100 bytes " * 3
+    )
+    with pytest.raises(DataError, match="cannot be opened as a feedback store"):
+        FeedbackStore.open(str(text))
