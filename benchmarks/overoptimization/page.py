@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from benchmarks.overoptimization.gao_forms import GaoFit, fit_best_of_n, fit_rl
 from benchmarks.overoptimization.pieces import Proof, proxy_name
 from benchmarks.overoptimization.scale import PPORun
+from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import mean
 from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization import (
     DivergenceTest,
-    GaoFit,
     History,
     best_of_n_kl,
     best_of_n_scores,
-    fit_best_of_n,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -186,7 +186,7 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     histories = _histories(proof, runs)
     for name, history in histories.items():
         distances, gold = history.distances(), history.values("gold")
-        turn = _turn(history.fit("gold"), float(distances.max()))
+        turn = _turn(_fit(history, "gold"), float(distances.max()))
         peak = int(gold.mean(axis=1).argmax())
         gains = [f"{_gain(gold[look], gold[0])} at {distances[look]:.2f}" for look in (peak, -1)]
         prompts = str(len(history.prompt_ids))
@@ -220,7 +220,7 @@ def _draw_runs(histories: Mapping[str, History], file: Path) -> None:
         for name in ("reward", "validation", "gold"):
             gains = history.means(name) - history.means(name)[0]
             (line,) = panel.plot(distances, gains, "o", markersize=3, label=name)
-            fit = history.fit(name)
+            fit = _fit(history, name)
             if fit is not None:
                 grid = np.linspace(0, distances.max(), 100)
                 fitted = fit.predict(grid) - history.means(name)[0]
@@ -300,6 +300,14 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
         markdown_table(header, rows),
         f"![alarm]({_ALARM_PICTURE})",
     ]
+
+
+def _fit(history: History, name: str) -> GaoFit | None:
+    """Fit Gao's form of reinforcement learning to a curve; None with too few looks."""
+    try:
+        return fit_rl(history.distances(), history.means(name), with_start=True)
+    except DataError:
+        return None
 
 
 def _turn(fit: GaoFit | None, farthest: float) -> str:

@@ -4,18 +4,14 @@ Pure: arrays in, numbers and files out. `callbacks.overoptimization` watches a r
 """
 
 from lit_rlhf.overoptimization.best_of_n import best_of_n_kl, best_of_n_scores
-from lit_rlhf.overoptimization.gao_forms import GaoFit, fit_best_of_n, fit_rl
 from lit_rlhf.overoptimization.history import History, Look
 from lit_rlhf.overoptimization.sequential_test import Contrast, DivergenceTest
 
 __all__ = [
     "Contrast",
     "DivergenceTest",
-    "GaoFit",
     "History",
     "Look",
     "best_of_n_kl",
     "best_of_n_scores",
-    "fit_best_of_n",
-    "fit_rl",
 ]

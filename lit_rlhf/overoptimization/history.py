@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_rlhf.errors import DataError, TrainingError
-from lit_rlhf.overoptimization.gao_forms import GaoFit, fit_rl
 
 Floats = npt.NDArray[np.float64]
 
@@ -98,13 +97,6 @@ class History:
         """Return `[K]`: `sqrt(KL)` of each look; an estimate below 0 counts as 0."""
         distances: Floats = np.sqrt(np.maximum(self.means("kl"), 0.0))
         return distances
-
-    def fit(self, name: str) -> GaoFit | None:
-        """Fit Gao's form of reinforcement learning to a curve; None with too few looks."""
-        try:
-            return fit_rl(self.distances(), self.means(name), with_start=True)
-        except DataError:
-            return None
 
     def write(self, path: Path) -> None:
         """Write one look a line: step, prompt ids, and each value for each prompt."""

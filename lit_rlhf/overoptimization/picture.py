@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lit_rlhf.overoptimization.alarm import Alarm
-from lit_rlhf.overoptimization.history import History
+from lit_rlhf.overoptimization.history import Floats, History
 
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.axes import Axes
 
 _COLUMNS = 3
-_DISTANCE = "sqrt(KL), sqrt(nats a response)"
 
 
 def draw(
@@ -30,7 +27,7 @@ def draw(
 ) -> None:
     """Write the picture: one panel a quantity, then the test.
 
-    Each reward has its mean with a 95 % band over prompts, and Gao's form where it can be fitted.
+    Each quantity has its mean over prompts with 95 % intervals.
 
     Args:
         path: of the PNG file.
@@ -48,36 +45,26 @@ def draw(
     figure = Figure(figsize=(4 * _COLUMNS, 2.8 * num_rows), dpi=100, layout="constrained")
     panels = list(figure.subplots(num_rows, _COLUMNS, squeeze=False).flat)
     roles = {proxy: "optimised", validation: "validation"}
+    distances = history.distances()
     for panel, name in zip(panels, names, strict=False):
-        is_reward = name in roles
-        title = f"{name} ({roles[name]})" if is_reward else name
-        _curve(panel, history, name, title, with_fit=is_reward)
-        _mark(panel, history, alarms)
+        _curve(panel, distances, history.values(name), history, alarms)
+        title = f"{name} ({roles[name]})" if name in roles else name
+        _label(panel, title, "sqrt(KL), sqrt(nats a response)")
     _test(panels[len(names)], history, p_values, alarms)
     for panel in panels[len(names) + 1 :]:
         panel.set_axis_off()
     figure.savefig(path)
 
 
-def _curve(panel: Axes, history: History, name: str, title: str, *, with_fit: bool) -> None:
-    distances, values = history.distances(), history.values(name)
+def _curve(
+    panel: Axes, distances: Floats, values: Floats, history: History, alarms: Sequence[Alarm]
+) -> None:
     means = values.mean(axis=1)
     panel.plot(distances, means, marker="o", markersize=3, linewidth=1)
     if values.shape[1] > 1:
         half = 1.96 * values.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
         panel.errorbar(distances, means, half, fmt="none", alpha=0.3, color="tab:blue")
-    fit = history.fit(name) if with_fit else None
-    if fit is not None:
-        grid = np.linspace(0, distances.max(), 100)
-        panel.plot(grid, fit.predict(grid), "--", color="grey", label="d (alpha - beta log d)")
-        panel.legend(fontsize=7)
-    panel.set_title(title, fontsize=9)
-    panel.set_xlabel(_DISTANCE, fontsize=8)
-    panel.grid(alpha=0.3)
-
-
-def _mark(panel: Axes, history: History, alarms: Sequence[Alarm]) -> None:
-    place = {look.step: d for look, d in zip(history.looks, history.distances(), strict=True)}
+    place = {look.step: d for look, d in zip(history.looks, distances, strict=True)}
     for alarm in alarms:
         panel.axvline(place[alarm.step], color="tab:red", linewidth=1)
         panel.axvline(place[alarm.reference_step], color="tab:green", linewidth=1, linestyle=":")
@@ -93,6 +80,11 @@ def _test(
     panel.set_yscale("log")
     for alarm in alarms:
         panel.axvline(alarm.step, color="tab:red", linewidth=1)
-    panel.set_title("p of the sequential test", fontsize=9)
-    panel.set_xlabel("optimizer steps", fontsize=8)
+    _label(panel, "p of the sequential test", "optimizer steps")
+
+
+def _label(panel: Axes, title: str, x_axis: str) -> None:
+    # matplotlib would set what is between two dollars as a formula.
+    panel.set_title(title.replace("$", r"\$"), fontsize=9)
+    panel.set_xlabel(x_axis, fontsize=8)
     panel.grid(alpha=0.3)

@@ -8,8 +8,7 @@ from pathlib import Path
 from lit_rlhf.extras import can_draw
 from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization.alarm import Alarm
-from lit_rlhf.overoptimization.gao_forms import GaoFit
-from lit_rlhf.overoptimization.history import History, Look
+from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.picture import draw
 
 VALUES_NAME, PICTURE_NAME, PAGE_NAME = "values.jsonl", "curves.png", "report.md"
@@ -44,40 +43,17 @@ def write_report(
     picture = folder / PICTURE_NAME
     if with_picture and can_draw():
         draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
-    curves = [
-        [str(look.step), f"{distance:.3f}", *_means(look), f"{p_value:.2g}"]
-        for look, distance, p_value in zip(
-            history.looks, history.distances(), p_values, strict=True
-        )
-    ]
+    curves = []
+    for look, distance, p_value in zip(history.looks, history.distances(), p_values, strict=True):
+        means = [f"{values.mean():.4g}" for values in look.values.values()]
+        curves.append([str(look.step), f"{distance:.3f}", *means, f"{p_value:.2g}"])
     sections = [
         "# Over-optimisation",
         *([alarm.text() for alarm in alarms] or ["No alarm.\n"]),
         "## Means over the prompts\n",
         markdown_table(["step", "sqrt(KL)", *history.names, "p"], curves) + "\n",
         "`p` is that of the sequential test, paid for all that was tested before it.\n",
-        "## Fitted curves\n",
-        _fits(history, [proxy, validation]),
         *([f"![curves]({PICTURE_NAME})\n"] if picture.exists() else []),
     ]
     (folder / PAGE_NAME).write_text("\n".join(sections), encoding="utf-8")
     return picture
-
-
-def _means(look: Look) -> list[str]:
-    return [f"{values.mean():.4g}" for values in look.values.values()]
-
-
-def _fits(history: History, names: Sequence[str]) -> str:
-    fits = {name: history.fit(name) for name in names}
-    rows = [_fit_row(name, fit) for name, fit in fits.items() if fit is not None]
-    if not rows:
-        return "Too few validations at different KLs to fit `start + d (alpha - beta log d)`.\n"
-    header = ["reward", "start", "alpha", "beta", "turns at sqrt(KL)", "rmse"]
-    return markdown_table(header, rows) + "\n"
-
-
-def _fit_row(name: str, fit: GaoFit) -> list[str]:
-    turn = "does not" if fit.peak is None else f"{fit.peak:.3g}"
-    numbers = (f"{value:.3g}" for value in (fit.start, fit.alpha, fit.beta))
-    return [name, *numbers, turn, f"{fit.rmse:.3g}"]

@@ -48,7 +48,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.ranges import require
 
 Floats = npt.NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class DivergenceTest:
         false_alarm_rate: bound for the probability of any false alarm in a run, in (0, 1).
         min_fall: a fall that is no divergence yet, in the unit of the validation reward: the
             hypothesis is that it fell by no more than this.
-        windows: numbers of looks that are averaged on each side of a contrast.
+        windows: numbers of looks that are averaged on each side of a contrast, each once.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -111,14 +111,8 @@ class DivergenceTest:
     windows: tuple[int, ...] = (1, 2, 4)
 
     def __post_init__(self) -> None:
-        if not 0 < self.false_alarm_rate < 1:
-            raise ConfigError(
-                f"false_alarm_rate is {self.false_alarm_rate}; expected a number in (0, 1)"
-            )
-        if not 0 <= self.min_fall < math.inf:
-            raise ConfigError(f"min_fall is {self.min_fall}; expected a number >= 0")
-        if not self.windows or min(self.windows) < 1 or len(set(self.windows)) < len(self.windows):
-            raise ConfigError(f"windows are {self.windows}; expected different numbers >= 1")
+        require("monitor.false_alarm_rate", self.false_alarm_rate, above=0, below=1)
+        require("monitor.min_fall", self.min_fall, least=0)
 
     def level(self, number: int) -> float:
         """Return the level of test `number`, counted from 1; all of them add up to the rate."""

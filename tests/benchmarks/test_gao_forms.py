@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.overoptimization.gao_forms import fit_best_of_n, fit_rl
 from lit_rlhf.errors import DataError
-from lit_rlhf.overoptimization import fit_best_of_n, fit_rl
 
 DISTANCES = [0.0, 0.3, 0.7, 1.1, 1.9, 2.6, 3.4]
 FORMS = {
