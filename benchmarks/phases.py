@@ -129,15 +129,15 @@ def main() -> None:
     if sys.argv[1:2] == ["--only"]:
         sys.stdout.write(json.dumps(measure(PATHS[sys.argv[2]])) + "\n")
         return
-    sys.stdout.write(f"| path | first step | step | {' | '.join(_KINDS)} | peak |\n")
+    sys.stdout.write(f"| seconds | first step | step | {' | '.join(_KINDS)} | peak, GiB |\n")
     sys.stdout.write("| --- " * 7 + "|\n")
     for name in sys.argv[1:] or PATHS:
         command = [sys.executable, "-m", "benchmarks.phases", "--only", name]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(run.stdout.splitlines()[-1])
-        cells = [f"{figures[key]:.2f} s" for key in ("first", "step", *_KINDS)]
+        cells = [f"{figures[key]:.2f}" for key in ("first", "step", *_KINDS)]
         sys.stdout.write(
-            f"| {PATHS[name].title} | {' | '.join(cells)} | {figures['gib']:.2f} GiB |\n"
+            f"| {PATHS[name].title} | {' | '.join(cells)} | {figures['gib']:.2f} |\n"
         )
         sys.stdout.flush()
 

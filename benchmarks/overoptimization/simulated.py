@@ -1,7 +1,7 @@
 """How often the sequential test is wrong, and how soon it is right, on simulated curves.
 
 A curve is `[K, n]`: looks and prompts. The optimised reward always rises, so that the validation
-reward alone decides; in "validation falls, reward stands" it is the other way round.
+reward alone decides; in "validation falls, reward does not rise" it is the other way round.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], Floats]] 
     "growing spread": _changing_spread,
     "rare ones among zeros": _two_valued,
 }
-ONE_SIDED = "validation falls, reward stands"
+ONE_SIDED = "validation falls, reward does not rise"
 
 
 def null_curves(
@@ -154,14 +154,14 @@ def first_alarms(test: DivergenceTest, curves: Curves) -> npt.NDArray[np.int64]:
 
 
 def simulation_table(num_curves: int = 2000, seed: int = 1) -> str:
-    """Return the tables of the documentation: false alarms, and looks until an alarm."""
+    """Return the tables of the documentation: false alarms, and validations until an alarm."""
     test = DivergenceTest(0.05)
     lines = [f"| curves without divergence ({num_curves:,} each) | false alarms |", "| --- | --- |"]
     for name in [*NULLS, ONE_SIDED]:
         share = np.mean(first_alarms(test, null_curves(name, num_curves, seed)) >= 0)
         lines.append(f"| {name} | {100 * share:.2f} % |")
-    lines += ["", "| prompts | fall a look | alarm within 12 looks of the turn | fall by then |"]
-    lines += ["| --- | --- | --- | --- |"]
+    header = "fall a validation | alarm within 12 validations of the turn | median fall by then"
+    lines += ["", f"| prompts | {header} |", "| --- | --- | --- | --- |"]
     for n in (64, 128, 256, 512):
         for fall in (0.05, 0.1, 0.2):
             lines.append(_power_row(test, num_curves // 10, seed, n, fall))
@@ -174,7 +174,7 @@ def _power_row(test: DivergenceTest, num_curves: int, seed: int, n: int, fall: f
     alarms = first_alarms(test, curves)
     found = alarms[alarms >= 0]
     share = 100 * len(found) / num_curves
-    lost = f"{fall * (np.median(found) - turn):.2f} (median)" if len(found) else ""
+    lost = f"{fall * (np.median(found) - turn):.2f}" if len(found) else ""
     return f"| {n} | {fall} | {share:.0f} % | {lost} |"
 
 
