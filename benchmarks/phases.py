@@ -136,9 +136,7 @@ def main() -> None:
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(run.stdout.splitlines()[-1])
         cells = [f"{figures[key]:.2f}" for key in ("first", "step", *_KINDS)]
-        sys.stdout.write(
-            f"| {PATHS[name].title} | {' | '.join(cells)} | {figures['gib']:.2f} |\n"
-        )
+        sys.stdout.write(f"| {PATHS[name].title} | {' | '.join(cells)} | {figures['gib']:.2f} |\n")
         sys.stdout.flush()
 
 

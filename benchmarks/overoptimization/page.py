@@ -290,11 +290,11 @@ def _alarms(proof: Proof, alarms: Mapping[str, Sequence[PPORun]], folder: Path) 
     ]
     return [
         "## The alarm",
-        f"Of {len(looks['diverging'])} runs that should diverge, {len(lost)} reach a validation at which "
-        f"{loss}; the alarm comes before it in {in_time} of these. It is silent in {silent} of "
-        f"{len(looks['healthy'])} runs that should not diverge. (Clearly: the intervals of the "
-        "gain of the best validation so far and of the fall since, 95 % by a bootstrap of the "
-        "prompts, exclude 0. Where nothing was gained, the loss is that from the start.) The validation "
+        f"Of {len(looks['diverging'])} runs that should diverge, {len(lost)} reach a validation "
+        f"at which {loss}. The alarm comes before it in {in_time} of these. It is silent in "
+        f"{silent} of {len(looks['healthy'])} runs that should not diverge. (Clearly: the 95 % "
+        "intervals of the best gain so far and of the fall since, by a bootstrap of the prompts, "
+        "exclude 0. Where nothing was gained, the loss is that from the start.) The validation "
         f"reward is the mean of {proof.scale.num_judges} judges minus {PENALTY:g} of their "
         "deviations.",
         markdown_table(header, rows),

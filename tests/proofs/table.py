@@ -18,9 +18,9 @@ _PAGE = _ROOT / "docs" / "robustness.md"
 _HEAD = """\
 # Robustness
 
-`make proofs` runs what is counted here and writes this page. *Made*: kills, runs, inputs or
-comparisons that were tried. *Held*: those after which the claim was true. *Largest difference*:
-between numbers that the claim calls equal; 0 means bit for bit.
+You can rely on these claims: each was tried as often as *made* counts, and was true *held* times.
+A bold number is a claim that failed. *Largest difference* is between numbers that should be equal;
+0 means bit for bit. `make proofs` tries all of it on your machine and writes this page.
 
 | claim | made | held | largest difference | note |
 | --- | --- | --- | --- | --- |
