@@ -26,7 +26,7 @@ page:
   the median ratio and its range over the rounds.
 - *Memory* is the largest resident memory of the process.
 - *Target* is the figure that was asked for. **Bold** figures reach it.
-- *Seconds* and *GiB* are ours / the peer's.
+- *Seconds* and *GiB* are ours/the peer's.
 - *First step*: SFT, reward model and DPO first make one step in float32 on the same rows. This is
   the largest relative difference of loss and gradient norm between the sides.
 - DPO's steps include their share of the reference's log-probabilities.
@@ -126,9 +126,9 @@ def _line(workload: Workload, result: dict[str, Any], machine: dict[str, Any]) -
         f"{workload.speed_target:g}x",
         memory,
         asked,
-        " / ".join(f"{value:.2f}" for value in result["seconds"]),
-        " / ".join(f"{value:.2f}" for value in result["peak_gib"]),
-        " / ".join(shares),
+        "/".join(f"{value:.2f}" for value in result["seconds"]),
+        "/".join(f"{value:.2f}" for value in result["peak_gib"]),
+        "/".join(shares),
         f"{max(first.values()):.0e}" if first else "",
     ]
     return f"| {' | '.join(cells)} |\n"

@@ -76,8 +76,8 @@ def test_the_table_says_what_was_asked_and_what_was_reached(tmp_path):
     assert rows[3].startswith(f"| {second.title} |")
     assert f"**{first.speed_target + 0.1:.2f}x**" in rows[2]
     assert f"| {second.speed_target - 0.1:.2f}x |" in rows[3]
-    assert "2.00 / 4.00" in rows[2]
+    assert "2.00/4.00" in rows[2]
     assert "| **0.50x** |" in rows[2]
-    assert "| 75% / 25% | 3e-06 |" in rows[2]
+    assert "| 75%/25% | 3e-06 |" in rows[2]
     assert "| 0.70x |" in rows[3]
     assert rows[3].endswith("|  |  |")

@@ -113,7 +113,7 @@ def test_no_kill_at_any_moment_changes_anything(server, inputs, tmp_path, case):
         clear(folder)
     by_place = ", ".join(f"{name} {number}" for name, number in sorted(places.items()))
     claim = Claim(
-        f"{case}: killed by SIGKILL and resumed, a run ends as one that was never stopped",
+        f"{case}: killed by SIGKILL and resumed, a run ends as if never stopped",
         places.total(),
         num_held,
         largest,
