@@ -50,7 +50,7 @@ class _Gated(Callback):
         self.loss = 0.0
         self.count = 1.0
         self.num_tokens = 0.0
-        self.flops = 0.0  # of what is no batch of rows they are not counted
+        self.flops = 0.0  # counted for batches of rows only
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

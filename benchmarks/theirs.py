@@ -127,7 +127,7 @@ def sft(workload: Workload, gate: Gate, *, check: bool) -> Any:
     from trl import SFTConfig, SFTTrainer
 
     packing = bool(workload.settings.get("packing")) and not check
-    # Two rows of 512 tokens hold about as many texts as there are in a batch of ours.
+    # Two rows of 512 tokens hold about as many texts as there are in one of our batches.
     batch_size = 2 if packing else 32
     options = {"packing": True, "max_length": 512} if packing else {"max_length": 512}
     args = SFTConfig(**_settings(batch_size), **options)

@@ -27,11 +27,11 @@ class Workload:
     Attributes:
         name: of the row, and of its file of data.
         phase: "sft", "reward", "dpo", "ppo", "grpo" or "generate".
-        title: what stands in the table.
+        title: what is in the table.
         peer: environment and entry of the other side.
         speed_target: asked of the throughput, ours over the peer's.
         memory_target: asked of the peak memory, ours over the peer's; None: nothing.
-        ours: units (rows, pairs, tokens) that a round of ours works through.
+        ours: units (rows, pairs, tokens) that one of our rounds works through.
         theirs: units of the peer's round; ratios are per unit.
         settings: what else the sides must agree on.
     """
@@ -64,7 +64,7 @@ def score_length(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 def _cut(float32: int, bf16: int) -> dict[str, object]:
-    """Choose the micro-batches: the weights' casts to bf16 are made anew for each."""
+    """Choose the micro-batches: the weights' casts to bf16 are made for each."""
     return {"micro_batches": float32 if PRECISION == "32-true" else bf16}
 
 

@@ -52,7 +52,7 @@ class TokenRows(NamedTuple):
 
 
 class ComparisonBatch(NamedTuple):
-    """Judged pairs over distinct responses: a response in many pairs stands here once.
+    """Judged pairs over distinct responses: a response in many pairs is here once.
 
     Attributes:
         rows: the `N` distinct prompt-and-response rows.
@@ -141,7 +141,7 @@ class RolloutBatch(NamedTuple):
     Attributes:
         samples: the sampled responses.
         old_logprobs: `[B, T]` float32 under the policy that is about to be updated, by the
-            training forward (the sampler's own stand in the samples).
+            training forward (the sampler's own are in the samples).
         reference_logprobs: `[B, T]` float32 under the reference, or None without one.
         values: `[B, T]` float32, the critic's estimate before each token, or None.
         scores: `[B]` float32 from the reward source, before the missing-EOS rule.

@@ -69,7 +69,7 @@ class Speaker:
         """Answer a message and remember both.
 
         Args:
-            message: of the user; the conversation so far stands before it. Without a chat
+            message: of the user; the conversation so far is before it. Without a chat
                 template it is the whole prompt.
             seed: of the sample.
 

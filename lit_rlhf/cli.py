@@ -1,6 +1,6 @@
 """The command line: `lit-rlhf PHASE COMMAND`, and the commands beside the phases.
 
-Heavy imports stand inside the command that needs them: `lit-rlhf --help` answers at once.
+Heavy imports are inside the command that needs them: `lit-rlhf --help` answers at once.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def repeated_key(files: Iterable[Path]) -> str | None:
     YAML's readers keep the last one and drop the others without a word.
 
     Args:
-        files: that the command line names; one that is no YAML has no repeated key.
+        files: that the command line names; one that is not YAML has no repeated key.
     """
     for path in files:
         if _broken_file([path]):

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and can mend: each message says what, where and what to do."""
+"""Errors that a user can cause and correct: each message names what, where and what to do."""
 
 from __future__ import annotations
 

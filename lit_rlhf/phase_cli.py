@@ -123,7 +123,7 @@ class PhaseCLI(LightningCLI):
     ) -> None:
         self._source_option = module_class.source_option
         # The arguments are handed over apart from sys.argv, which the launcher of further
-        # processes (ddp) runs again as it stands.
+        # processes (ddp) runs again as it is.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         # The frozen reference is meant to be in evaluation mode.
         warnings.filterwarnings("ignore", message="Found .* module.s. in eval mode")

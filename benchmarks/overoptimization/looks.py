@@ -25,7 +25,7 @@ class KeepLooks(Callback):
     """Write every validation, the one before training, too: `LOOKS_FILE` in the run's folder."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin the file anew, as the run does."""
+        """Begin the file again, as the run does."""
         _looks_file(trainer).unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -108,12 +108,12 @@ class MetricsFile(ExperimentWriter):
         self.metrics = []
 
     def sync(self) -> None:
-        """Bring the file to the disk, so that it is no older than the checkpoint that follows."""
+        """Bring the file to the disk, so that it is not older than the checkpoint that follows."""
         if self._is_ours:
             sync(Path(self.metrics_file_path))
 
     def _read(self) -> tuple[list[str], list[Row]]:
-        """Return the columns and the whole rows of the file; a torn last line is no row."""
+        """Return the columns and the whole rows of the file; a torn last line is not a row."""
         path = Path(self.metrics_file_path)
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())

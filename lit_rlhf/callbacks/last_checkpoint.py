@@ -161,7 +161,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the place behind the last batch into a checkpoint of ours."""
+        """Put the place behind the last batch into our checkpoint."""
         if self._is_saving and self._place is not None:
             checkpoint["loops"]["fit_loop"] = self._place["fit_loop"]
             checkpoint.update(self._place["data"])

@@ -65,7 +65,7 @@ class OveroptimizationMonitor(Callback):
             `EnsembleReward`) of other texts and raters, which the policy never trains against.
             null for the one called `validation`; the monitor is off in a run without it.
         false_alarm_rate: bound for the probability of any false alarm in the whole run.
-        min_fall: a fall that is no alarm yet, in deviations of the validation reward over the
+        min_fall: a fall too small for an alarm, in deviations of the validation reward over the
             prompts at the first look.
         action: at an alarm, "warn"; "tighten" the target of `KLControl`; "stop" training; or
             "roll_back": put back the weights of `best/`, which have the best validation reward,
@@ -99,7 +99,7 @@ class OveroptimizationMonitor(Callback):
         self.history = History()
         self.p_values: list[float] = []
         self.alarms: list[Alarm] = []
-        self._first_reference = 0  # looks before it are no references any more
+        self._first_reference = 0  # looks before it are not references any more
         self._num_tests = 0
         self._is_new_alarm = False
 
@@ -164,7 +164,7 @@ class OveroptimizationMonitor(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the look and test it."""
+        """Add the validation and test it."""
         if not self.is_on or not _is_look(trainer):
             return
         assert isinstance(pl_module, HasValidationValues)  # seen in `setup`

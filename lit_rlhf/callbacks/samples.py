@@ -37,7 +37,7 @@ class SampleTableCallback(Callback):
     step. The first prompts of the validation set are shown each time, so that their responses can
     be compared over the run.
 
-    A new run begins the file anew; a resumed one goes on behind the rows of its checkpoint. A row
+    A new run replaces the file; a resumed one goes on behind the rows of its checkpoint. A row
     that cannot be written (a full disk) is reported, and the run goes on.
 
     Args:

@@ -100,7 +100,7 @@ class SelfChecks(Callback):
             pl_module.checks_first_ratio = self.enabled
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the frozen weights, as loaded, and begin anew."""
+        """Remember the frozen weights, as loaded, and begin again."""
         self._is_padding_checked = not self.enabled
         self._checksum = frozen_checksum(pl_module) if self.enabled else None
         self._truncated.clear()
@@ -232,7 +232,7 @@ def frozen_checksum(module: torch.nn.Module) -> Tensor:
     """Add up the bits of all parameters that do not train, as integers: any changed bit shows.
 
     What a forward has gathered of a sharded model is spread again, so that the same part is added
-    up each time; the next forward gathers it anew. Not between a forward and its backward.
+    up each time; the next forward gathers it again. Not between a forward and its backward.
 
     Returns:
         `[n]` int64 on the CPU, a number for each such parameter, of sharded ones this rank's part.

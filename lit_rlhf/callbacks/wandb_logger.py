@@ -18,7 +18,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 
 class WandbAutoLogger(WandbLogger):
-    """A `WandbLogger` that never stops a run for want of a login, and says where the run goes.
+    """A `WandbLogger` that never stops a run for lack of a login, and tells where the run goes.
 
     Online when there is an API key: in `WANDB_API_KEY` (or `WANDB_IDENTITY_TOKEN_FILE`), in the
     settings files of wandb, or in the netrc file where `wandb login` leaves it. Offline
@@ -26,7 +26,7 @@ class WandbAutoLogger(WandbLogger):
     `WANDB_MODE`, when set, decides instead.
 
     Where the command line holds a secret (see `redaction.redact`), wandb keeps no metadata of the
-    run: the command line stands in them.
+    run: the command line is in them.
 
     Args:
         project: the project that the run belongs to.

@@ -112,7 +112,7 @@ class FusedTrunk:
                 hidden += layer.output(attended)
                 gate, up = layer.gate_up(layer.mlp_norm(hidden).to(self._dtype)).chunk(2, -1)
                 hidden += layer.down(self._activation(gate).mul_(up))
-            ends = attention_mask[:, -length:].sum(1).cumsum(0)  # a row's tokens stand together
+            ends = attention_mask[:, -length:].sum(1).cumsum(0)  # a row's tokens are together
             return self._norm(hidden[ends - 1])
 
     def _rotation(self, hidden: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,7 +150,7 @@ class FusedTrunk:
 
 
 class _Layout(NamedTuple):
-    """Where the real tokens stand among the padded rows.
+    """Where the real tokens are among the padded rows.
 
     Attributes:
         batch: `B`.

@@ -1,4 +1,4 @@
-"""A policy's weights as they are now, laid out for decoding, and taken anew when they change."""
+"""A policy's weights as they are now, laid out for decoding, and taken again when they change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Snapshot(NamedTuple):
 def take_snapshot(
     trunk: nn.Module, vocabulary: Vocabulary, num_tokens: int, last: Snapshot | None
 ) -> Snapshot | None:
-    """Return a snapshot of the weights as they are now: the last one, or one taken anew.
+    """Return a snapshot of the weights as they are now: the last one, or a new one.
 
     Args:
         trunk: a transformers base model, adapters in place.

@@ -50,7 +50,7 @@ def render_prompt(
     Args:
         tokenizer: whose chat template is used.
         prompt: text or a chat.
-        template: "plain" takes text as it stands; "chat" makes a text one message of the user
+        template: "plain" takes text as it is; "chat" makes a text one message of the user
             and applies the chat template; "auto" applies it to chats and takes texts plain.
         where: the row's place.
 

@@ -77,7 +77,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
     def _render_group(
         self, row: dict[str, object], where: str
     ) -> tuple[list[JudgedPair], list[RenderedText]]:
-        """Return the pairs of a row and the texts of the responses that stand in any of them."""
+        """Return the pairs of a row and the texts of the responses in any of them."""
         judgment = parse_judgment(row, where)
         pairs = judged_pairs(judgment)
         if not pairs:

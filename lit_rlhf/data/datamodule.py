@@ -80,8 +80,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             validation: validation data, likewise. Fitting works without.
             test: test data, likewise.
             template: how prompts become text. "auto" applies the tokenizer's chat template to
-                chats and takes texts as they stand; "chat" makes a text a message of the user;
-                "plain" takes texts as they stand and refuses chats.
+                chats and takes texts as they are; "chat" makes a text a message of the user;
+                "plain" takes texts as they are and refuses chats.
             columns: our field name -> its name in the data, where that differs.
             batch_size: examples in one optimizer step, over all processes; of comparisons, judged
                 groups. A multiple of the number of processes.

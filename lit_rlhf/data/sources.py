@@ -242,7 +242,7 @@ def _parse_json(content: bytes, where: str) -> object:
         ) from error
     except RecursionError as error:
         raise DataError(f"{where}: JSON nested too deep to be read; flatten it.") from error
-    except ValueError as error:  # a field that stands twice, a number of thousands of digits
+    except ValueError as error:  # a field that is there twice, a number of thousands of digits
         raise DataError(f"{where}: {error}; correct the row.") from error
     return value
 

@@ -18,7 +18,7 @@ class Subset:
     Attributes:
         raters: share of the labelers of each judged group, in (0, 1]; at least one is kept. The
             same places of the lists are kept in all groups of as many labelers, so that a labeler
-            who always stands at one place is in or out as a person.
+            who is always at one place is in or out as a person.
         rows: share of the rows (judged groups), in (0, 1]; at least one is kept.
         seed: another one takes another part.
 

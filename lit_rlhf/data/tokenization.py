@@ -35,7 +35,7 @@ class Row(NamedTuple):
     Attributes:
         input_ids: the tokens of prompt and response.
         response_mask: as long; True at the tokens that count. Never True at position 0, where
-            nothing stands that could predict the token.
+            there is nothing that could predict the token.
     """
 
     input_ids: list[int]
@@ -53,7 +53,7 @@ def tokenize_rows(
     Plain text starts with the BOS token where the tokenizer adds one by default; a chat template
     has written its own. The last response ends with exactly one EOS, unless `append_eos` is
     False; it counts, whether or not the padding token is the same. Before a response that has
-    nothing in front of it stands the BOS token, or for want of one EOS, uncounted.
+    nothing in front of it gets the BOS token, or EOS if there is none, uncounted.
 
     Args:
         tokenizer: a fast one, for speed; any works.
@@ -89,7 +89,7 @@ def tokenize_prompts(
 ) -> list[list[int]]:
     """Tokenise prompts to which a policy responds: at least one token each.
 
-    They are the very tokens that stand before the response in `tokenize_rows`.
+    They are the very tokens before the response in `tokenize_rows`.
     """
     ids = _tokenize_unique(tokenizer, (piece.text for text in texts for piece in text.pieces))
     leading = leading_tokens(tokenizer)

@@ -9,7 +9,7 @@ Who learns from what: policy and reward model from the `train` texts, the reward
 first ten raters; the judge from the `judge` texts and the other raters. `validation` serves early
 stopping, with each one's own raters. `test` is seen by nobody; there all raters count.
 
-Prompt and response are joined as they stand (`"Movie review:" + " A fine film."`), so the
+Prompt and response are joined as they are (`"Movie review:" + " A fine film."`), so the
 response brings the space.
 """
 

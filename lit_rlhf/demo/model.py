@@ -57,7 +57,7 @@ def prepare_model(cache: Path | None = None) -> Path:
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether all files stand in `folder` that loading model and tokenizer needs."""
+    """Say whether all files are in `folder` that loading model and tokenizer needs."""
     return all((folder / name).is_file() for name in NEEDED_FILES)
 
 

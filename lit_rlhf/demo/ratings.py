@@ -32,7 +32,7 @@ SPLIT_ENDS: tuple[tuple[Split, float], ...] = (
 )
 
 # The raters whom the training reward model learns from; the other one ("judge")
-# learns from all others, so that no rating stands behind both.
+# learns from all others, so that no rating is behind both.
 TRAIN_SLOTS = range(10)
 JUDGE_SLOTS = range(TRAIN_SLOTS.stop, 1000)  # no text has that many raters
 
@@ -99,7 +99,7 @@ def normalised(text: str) -> str:
     """Return the words in lower case, or the text itself if there are none.
 
     Texts that differ in case and punctuation alone have other ratings ("GREAT!!!", "great"), so
-    both are kept, but they must not stand in two splits.
+    both are kept, but they must not be in two splits.
 
     >>> normalised("Eh."), normalised("!")
     ('eh', '!')

@@ -1,4 +1,4 @@
-"""VADER's rule-based sentiment as a reward: a judge that no model of ours has a part in.
+"""VADER's rule-based sentiment as a reward: a judge that none of our models has a part in.
 
 Source: C. J. Hutto and E. Gilbert, ICWSM 2014; the `vaderSentiment` package. It agrees with
 people on the more positive of two movie texts in 66 % of all pairs.
@@ -27,7 +27,7 @@ class VaderReward(RewardSource):
     Prompt and response are read as one text, since the prompt is its beginning.
 
     Attributes:
-        instruction: the prompt's leading words that are no part of the text, left out.
+        instruction: the prompt's leading words that are not part of the text, left out.
     """
 
     instruction: str = "Movie review:"

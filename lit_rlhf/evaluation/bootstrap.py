@@ -54,11 +54,11 @@ def bootstrap(
 ) -> Estimate:
     """Estimate a statistic of weighted units, with the interval of the bootstrap over them.
 
-    The percentiles are expanded for few units: the ends stand at the probabilities
+    The percentiles are expanded for few units: the ends are at the probabilities
     `Phi(-+ sqrt(n / (n - 1)) t)` with Student's quantile `t` at `n - 1` degrees of freedom, where
     plain percentiles would be too narrow. Source: Hesterberg, What Teachers Should Know About the
     Bootstrap, The American Statistician 69, 2015, section 3.1 ("expanded percentile interval").
-    Resamples whose statistic is no number (nothing in them counted) are left out.
+    Resamples whose statistic is NaN (nothing in them counted) are left out.
 
     Args:
         statistic: from `[R, num_units]` counts to `[R]` values.
@@ -195,7 +195,7 @@ def cluster_sums(values: npt.ArrayLike, clusters: npt.ArrayLike, num_clusters: i
 
 
 def _counts(random: np.random.Generator, num_resamples: int, num_units: int) -> Floats:
-    """Draw how often each unit stands in each resample: `[R, n]`."""
+    """Draw how often each unit is in each resample: `[R, n]`."""
     draws = random.integers(num_units, size=(num_resamples, num_units))
     draws += np.arange(num_resamples)[:, None] * num_units
     flat = np.bincount(draws.ravel(), minlength=num_resamples * num_units)

@@ -72,7 +72,7 @@ def calibration_error(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> 
 
     `sum_b (w_b / w) |mean predicted_b - mean human_b|`. Source: Naeini et al. 2015, with soft
     labels; every pair enters in both orders with half its weight, so that the result does not
-    depend on which response stands first. Noise in the bins only ever adds to it: of a perfect
+    depend on which response is first. Noise in the bins only ever adds to it: of a perfect
     model it is above 0, and the fewer the pairs the more so. The interval shares this bias.
 
     Raises:

@@ -24,7 +24,7 @@ def distinct_n(texts: Iterable[str], n: int = 2) -> float:
     """Return the share of distinct word n-grams among all of them, over all texts together.
 
     Source: Li et al., A Diversity-Promoting Objective Function for Neural Conversation Models,
-    NAACL 2016. Words are what stands between spaces, in lower case; an n-gram never spans two
+    NAACL 2016. Words are what is between spaces, in lower case; an n-gram never spans two
     texts. The share falls with the amount of text, so compare sets of about the same size.
 
     Args:

@@ -13,7 +13,7 @@ class Figure(NamedTuple):
     """A figure of a report.
 
     Attributes:
-        section: the table that it stands in.
+        section: the table that it is in.
         subject: the policy or reward model.
         metric: what was measured.
         estimate: value, interval and sample size.
@@ -37,7 +37,7 @@ class Figure(NamedTuple):
         return "/".join(part.replace("/", ".") for part in parts if part)
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; what is no number becomes null."""
+        """Return plain values; what is not a number becomes null."""
         value, low, high, n = self.estimate
         return {
             "section": self.section,

@@ -101,7 +101,7 @@ def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
     `max_new_tokens`) and the positional ones (`policies`, `models`), as a list or name -> source.
 
     Raises:
-        ConfigError: the file is not there, is no mapping, or has a key that is no option.
+        ConfigError: the file is not there, is not a mapping, or has a key that is not an option.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", action="append", default=[])

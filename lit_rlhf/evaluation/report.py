@@ -23,7 +23,7 @@ class Report:
         title: its heading.
         settings: of the command, as plain values, without keys.
         figures: all of them.
-        sides: what stands side by side in the samples.
+        sides: what is shown side by side in the samples.
         judges: name -> whether it compares instead of scoring.
         rows: the samples.
         pictures: caption -> file in the report's folder.
@@ -95,7 +95,7 @@ def as_markdown(report: Report) -> str:
     lines += ["## Where the models come from", ""]
     for name, lineage in report.lineage.items():
         lines += [f"**{markdown_cell(name)}**", ""]
-        # Indented: a code block, whatever stands in it.
+        # Indented: a code block, whatever is in it.
         lines += [f"    {_one_line(line)}" for line in render_lineage(lineage)]
         lines.append("")
     lines += ["Settings:", "", f"    {_one_line(json.dumps(dict(report.settings)))}", ""]

@@ -14,7 +14,7 @@ def log_to_wandb(report: Report, folder: Path, project: str) -> None:
     """Send a report, or leave it in the folder where there is no key, see `WandbAutoLogger`.
 
     Every figure becomes `eval/...` with its interval as `.../low` and `.../high`; figures,
-    samples and pictures stand beside them. Texts are cut at 20,000 characters.
+    samples and pictures are beside them. Texts are cut at 20,000 characters.
 
     Args:
         report: what was found.

@@ -59,7 +59,7 @@ def mean_ratings(group: JudgedGroup) -> list[float | None]:
 
     Raises:
         DataError: the group was ranked, not rated: positions of different labelers are not on one
-            scale, so their mean is no rating.
+            scale, so their mean is not a rating.
     """
     if group.ratings is None:
         raise DataError("Mean ratings need 'ratings'; this judged group holds 'rankings'.")

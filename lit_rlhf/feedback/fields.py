@@ -1,6 +1,6 @@
 """Checks of single fields of a record: each returns the value typed, or says what is wrong where.
 
-A field that stands in a row as null counts as absent: Hugging Face tables fill the fields that a
+A field that is null in a row counts as absent: Hugging Face tables fill the fields that a
 row does not have with null.
 """
 
@@ -22,8 +22,8 @@ def wrong_field(where: str, field: str, expected: str, found: object) -> DataErr
     Args:
         where: the row's place, such as `train.jsonl:3`.
         field: the field, with the place inside it if it is a list, such as `chosen[1].content`.
-        expected: what should stand there.
-        found: what stands there; shown short.
+        expected: what should be there.
+        found: what is there; shown short.
     """
     shown = repr(found)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
@@ -61,7 +61,7 @@ def read_text(value: object, field: str, where: str) -> str:
 def read_number(
     value: object, field: str, where: str, *, low: float = -math.inf, high: float = math.inf
 ) -> float:
-    """Return the finite number in `[low, high]` as a float (true and false are no numbers)."""
+    """Return the finite number in `[low, high]` as a float (true and false are not numbers)."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     try:
         number = float(cast("float", value)) if is_number else math.nan
@@ -103,7 +103,7 @@ def _read_message(value: object, field: str, where: str) -> Message:
 
 
 def read_text_or_conversation(value: object, field: str, where: str) -> str | Conversation:
-    """Return a text as it stands, or a list of chat messages."""
+    """Return a text as it is, or a list of chat messages."""
     if isinstance(value, str):
         return read_text(value, field, where)
     return read_conversation(value, field, where)

@@ -1,7 +1,7 @@
 """The records that people's feedback comes in, and how one row becomes one.
 
 The shapes, with an example of each, are described in docs/data.md. A row is a JSON object or a
-row of a Hugging Face data set; `where` names its place and stands in every error. Fields that a
+row of a Hugging Face data set; `where` names its place and is in every error. Fields that a
 record does not know are ignored, except by `parse_prompt`, which hands them on.
 """
 

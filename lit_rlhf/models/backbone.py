@@ -1,4 +1,4 @@
-"""What stands between transformers' models and ours: the trunk, its vocabulary matrix, LoRA."""
+"""What is between transformers' models and ours: the trunk, its vocabulary matrix, LoRA."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple
 def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:
     """Return how many tokens of each row may be shared: its prompt, `[B]`, or nothing.
 
-    A mask of ours replaces the architecture's own. It cannot where the attention takes none (flash
+    Our mask replaces the architecture's own. It cannot where the attention takes none (flash
     attention), and would hide nothing of a prompt that a sliding window (Mistral, Gemma) does not
     reach.
     """

@@ -1,7 +1,7 @@
 """Keys and values of the sequences being decoded, in memory that is laid out once.
 
 A cache that grows is copied at every token. Here each layer has one buffer, `rows` by `columns`,
-and the sequences are right-aligned in it: the newest token of every row stands in the same column,
+and the sequences are right-aligned in it: the newest token of every row is in the same column,
 `end - 1`. A step writes one column; a row that ends gives its place to the last one; a new row's
 prompt is copied in so that it ends where the others do. A right-aligned row keeps the distances
 between its tokens, so that transformers' own masks, sliding windows too, hold as they are.
@@ -43,7 +43,7 @@ class _RowLayer(CacheLayerMixin):
         self.values: Tensor
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Make the buffers; zeros, as a weight of zero times a value that is no number is none."""
+        """Make the buffers of zeros: 0 * NaN is NaN, so masked places must not hold NaN."""
         self.keys, self.values = (self._buffer(states) for states in (key_states, value_states))
         self.is_initialized = True
 
@@ -139,7 +139,7 @@ class RowCache(Cache):
             places: `[n]` int64, ascending.
 
         Returns:
-            `[n]` int64: which row stands in each place now.
+            `[n]` int64: which row is in each place now.
         """
         size = len(places)
         staying, moving = places[places < size], places[places >= size]

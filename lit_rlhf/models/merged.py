@@ -22,8 +22,8 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     """Collect the weights under the names that checkpoints of the architecture use.
 
     Adapters that are switched on are added to the weights below them; the model stays as it is.
-    A tied output stands there under its own name, too: an engine that lays its matrices out
-    anew may not know that two of them are one. Sharded weights must be gathered.
+    A tied output is there under its own name, too: an engine that lays its matrices out
+    again may not know that two of them are one. Sharded weights must be gathered.
 
     Args:
         model: a transformers causal language model, or a peft model around one.

@@ -3,7 +3,7 @@
 A batch of short texts padded to its longest is half padding, and rows with the same prompt (chosen
 and rejected, the samples of one prompt) would compute it again and again. Here rows are laid end
 to end into packed rows of some `width` tokens. Rows of one prompt form a family: where several
-stand in one packed row they lie as `prompt | response | response | ...`, every response with the
+are in one packed row they lie as `prompt | response | response | ...`, every response with the
 positions that follow the prompt, and a mask lets it see the prompt and itself. The result for
 every token is that of its own row.
 """
@@ -218,7 +218,7 @@ def _lay_out(
 
 
 def _family_mask(family: Tensor, response: Tensor) -> Tensor:
-    """Let each token see its prompt and what stands before it in its own response.
+    """Let each token see its prompt and what is before it in its own response.
 
     Args:
         family: `[R, W]` names the prompt's copy in the packed row, -1 in gaps.

@@ -78,7 +78,7 @@ class ScalarModel(nn.Module):
         """Score whole rows by the hidden state of their last real token.
 
         Args:
-            rows: `B` rows; `lengths` says where each ends, never a pad id.
+            rows: `B` rows; `lengths` tells where each ends, never a pad id.
 
         Returns:
             `[B]` float32 raw scores: a difference of two is the log-odds of a preference.

@@ -1,7 +1,7 @@
 """One trunk for several roles: frozen weights that are equal are held once.
 
-With LoRA the policy, its critic and its reference stand on one trunk by construction. A reward
-model that was trained as an adapter on the same weights stands on it, too, once its own copy of
+With LoRA the policy, its critic and its reference share one trunk by construction. A reward
+model that was trained as an adapter on the same weights shares it, too, once its own copy of
 them is dropped.
 """
 

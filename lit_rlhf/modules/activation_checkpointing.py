@@ -20,7 +20,7 @@ def checkpoint_activations(model: nn.Module) -> None:
     a third more products, and the memory of one layer's activations instead of all. Results are
     the same to the last bit.
 
-    `forward` is replaced, not the module: hooks of `fully_shard` stand outside of what is
+    `forward` is replaced, not the module: hooks of `fully_shard` are outside of what is
     repeated, and names and classes stay. transformers' own option also acts without gradients,
     where it takes the cache away from a policy that samples in training mode.
 

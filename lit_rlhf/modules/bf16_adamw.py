@@ -1,9 +1,9 @@
 """AdamW whose moments, or weights too, are held in bf16 and rounded at random.
 
 bf16 has 8 bits for a number's digits: from 1 the next number up is 1/128 away. Rounded to the
-nearest, every smaller update of a weight is lost, and a run at 1e-6 stands still; likewise a moment
-whose decay is near one. Rounded to either neighbour, to the nearer one with the larger probability,
-the number is right in the mean.
+nearest, every smaller update of a weight is lost, and a run at 1e-6 does not move. A moment whose
+decay is near one does not move either. Rounded to either neighbour, to the nearer one with the
+larger probability, the number is right in the mean.
 """
 
 from __future__ import annotations

@@ -56,11 +56,11 @@ class DPOModule(PhaseModule):
         loss: the preference loss, by `class_path` or short name.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         reference_logprobs: when the reference computes. "cached": before training, and later runs
-            on the same data find it on disk. "precomputed": before training, anew in each run.
+            on the same data find it on disk. "precomputed": before training, again in each run.
             "on_the_fly": with each batch; then it is held in memory throughout.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with a backward of ours;
+        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with our own backward;
             false for transformers' and peft's own, to compare.
         max_skipped_steps: a step with a number that is not finite (loss, gradient,
             log-probability) is left out; the run stops when more than so many were.

@@ -4,7 +4,7 @@ All three take the same arguments: `probability_predicted [M]`, the predicted pr
 the first response of a pair is better (of a reward model: `sigmoid(score difference)`),
 `probability_human [M]`, the share of people who said so, and `weight [M] >= 0`. They keep sums,
 which are added over ranks, so the result does not depend on batches or processes. None of them
-depends on which response of a pair stands first. Where nothing was counted they are NaN.
+depends on which response of a pair is first. Where nothing was counted they are NaN.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NamedMeans(nn.Module):
             mean.update(values[name].detach(), own_weights.get(name, weight))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the means and begin anew."""
+        """Return the means and begin again."""
         means = {name: mean.compute() for name, mean in self._means.items()}
         for mean in self._means.values():
             mean.reset()

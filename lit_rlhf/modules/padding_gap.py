@@ -71,7 +71,7 @@ def _score_gap(reward: LearnedReward, prompt: Prompt, device: torch.device) -> f
 
 
 def _pad(rows: TokenRows) -> TokenRows:
-    """Append columns that hold some token: what stands there has no meaning."""
+    """Append columns that hold some token: what is there has no meaning."""
     ids = rows.input_ids[:, :1].expand(-1, _NUM_EXTRA_COLUMNS)
     mask = torch.zeros_like(ids, dtype=torch.bool)
     return TokenRows(

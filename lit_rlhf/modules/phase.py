@@ -64,7 +64,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         optimizer: AdamW and its schedule.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: layers with a backward of ours where there is one, see `cpu.layers`.
+        lean_layers: layers with our own backward where there is one, see `cpu.layers`.
         max_skipped_steps: the run stops when more steps than these had a number that was not
             finite; up to then such a step is left out.
 
@@ -333,7 +333,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     ) -> None:
         """Take the step, and drop the gradients before the next forward needs room.
 
-        Lightning drops them after the next forward, which would stand beside them at its peak.
+        Lightning drops them after the next forward, which would be beside them at its peak.
         """
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()

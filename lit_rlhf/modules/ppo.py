@@ -75,7 +75,7 @@ class PPOModule(PPOModels):
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with a backward of ours;
+        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with our own backward;
             false for transformers' and peft's own, to compare.
         max_skipped_steps: a step with a number that is not finite (loss, gradient, reward,
             ratio) is left out, and an iteration whose rollout has one; the run stops when more

@@ -168,7 +168,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] 
     until the backward. Make optimizers afterwards: the parameters are other objects.
 
     Args:
-        model: any module with a transformers model inside, adapters included. What stands outside
+        model: any module with a transformers model inside, adapters included. What is outside
             of it is not sharded.
         mesh: one-dimensional, `trainer.strategy.device_mesh["data_parallel"]`.
         forward_methods: names of methods of `model`, other than `forward`, that use its

@@ -1,6 +1,6 @@
 """The formulas of the package, as pure functions of tensors.
 
-No module, trainer, configuration file, rank or logging is known here. Results stand element
+No module, trainer, configuration file, rank or logging is known here. Results are element
 by element or row by row; the caller reduces, and says over which tokens and ranks.
 """
 

@@ -85,7 +85,7 @@ class GRPO(_GroupEstimator):
     Source: Shao et al. 2024 (DeepSeekMath), section 4.1; deviation with Bessel's correction and
     the 1e-4 as in TRL. Without the division: Liu et al. 2025 ("Dr. GRPO").
 
-    The KL penalty is part of the rewards here, as for every estimator of ours, not a further term
+    The KL penalty is part of the rewards here, as for all our estimators, not a further term
     of the loss.
 
     Attributes:

@@ -12,7 +12,7 @@ from lit_rlhf.ranges import require
 
 
 class KLState(NamedTuple):
-    """All that a controller remembers, small enough to stand in every checkpoint.
+    """All that a controller remembers, small enough to be in every checkpoint.
 
     Attributes:
         coefficient: the current weight of the KL penalty.

@@ -29,7 +29,7 @@ class MissingEOS:
         value: the score to set, or, for `subtract`, the penalty, which must be positive.
 
     Raises:
-        ConfigError: if `action` is unknown, or `subtract` has a `value` that is no penalty.
+        ConfigError: if `action` is unknown, or `subtract` has a `value` that is not a penalty.
     """
 
     action: MissingEOSAction = "replace"
@@ -78,7 +78,7 @@ def token_rewards(
     """Spread score and KL penalty over the tokens of each response.
 
     `R[b, t] = -kl_coef * token_kl[b, t] + (t is the last response token) * scores[b]`.
-    Source: Ziegler et al. 2019, eq. 2, and OpenAI's code for it. The score stands on the last
+    Source: Ziegler et al. 2019, eq. 2, and OpenAI's code for it. The score is on the last
     token that counts (the EOS, as in OpenRLHF and verl), not one behind it as in TRL.
 
     Args:

@@ -30,7 +30,7 @@ class Look(NamedTuple):
 
 @dataclass
 class History:
-    """All looks of a run, on the same prompts.
+    """All validations of a run ("looks"), on the same prompts.
 
     Attributes:
         prompt_ids: `[n]` ascending; empty before the first look.

@@ -98,7 +98,7 @@ class DivergenceTest:
 
     Attributes:
         false_alarm_rate: bound for the probability of any false alarm in a run, in (0, 1).
-        min_fall: a fall that is no divergence yet, in the unit of the validation reward: the
+        min_fall: a fall too small to be a divergence, in the unit of the validation reward: the
             hypothesis is that it fell by no more than this.
         windows: numbers of looks that are averaged on each side of a contrast, each once.
 

@@ -32,7 +32,7 @@ class EnsembleReward(RewardSource):
     are adapters on the same weights hold these once.
 
     The detail `disagreement` is the deviation over the members (divided by their number), one a
-    response: it stands in the table of samples and is logged.
+    response: it is in the table of samples and is logged.
 
     Attributes:
         members: the rewards, 2 or more.
@@ -48,7 +48,7 @@ class EnsembleReward(RewardSource):
     penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the settings; let adapters stand on the weights of the first of them."""
+        """Check the settings; let adapters share the weights of the first of them."""
         if len(self.members) < 2:
             raise ConfigError(
                 f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"

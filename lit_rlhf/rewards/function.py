@@ -61,7 +61,7 @@ class FunctionReward(RewardSource):
         """Return the function itself.
 
         Raises:
-            ConfigError: it cannot be imported, or is no function.
+            ConfigError: it cannot be imported, or is not a function.
         """
         module_name, _, name = self.function.rpartition(".")
         try:

@@ -38,8 +38,8 @@ class _Loaded:
         model: frozen.
         dtype: of its layers if not float32.
         tokenizer: the model's own.
-        donor: the module whose frozen weights it may stand on, or the reward that loads it.
-        lends: another reward may stand on its weights.
+        donor: the module whose frozen weights it may share, or the reward that loads it.
+        lends: another reward may share its weights.
         context_length: tokens that the model reads, or None where it does not say.
         num_cut: responses that were cut so far.
     """

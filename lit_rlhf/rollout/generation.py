@@ -24,7 +24,7 @@ class Generation(NamedTuple):
     """Sampled tokens, before they are joined to their prompts.
 
     Attributes:
-        tokens: `[B, T]` int64; what stands beyond a row's length has no meaning.
+        tokens: `[B, T]` int64; what is beyond a row's length has no meaning.
         lengths: `[B]` int64, sampled tokens, the stop token included.
         finished: `[B]` bool, True when a stop token or a stop string ended the response.
         logprobs: `[B, T]` float32, natural logarithm of the probability with which each token was
@@ -61,7 +61,7 @@ class Generator(abc.ABC):
             sampling: length, temperature, truncation and stop strings.
             stop_ids: tokens that end a response, EOS among them.
             decode: turns rows of tokens into texts; needed where there are stop strings.
-            samples_per_prompt: `K`; the rows of a prompt stand together.
+            samples_per_prompt: `K`; the rows of a prompt are together.
             seed: with a prompt's id and the sample's number it names the random stream.
 
         Returns:

@@ -47,7 +47,7 @@ def plan_update(
     """Draw the plan of an update; which responses share a step does not depend on the processes.
 
     Prompts are dealt out to the processes in turn, as `TrainingLoader` does: prompt `i` of process
-    `rank` is number `i * world_size + rank` of all. The samples of a prompt stand together.
+    `rank` is number `i * world_size + rank` of all. The samples of a prompt are together.
 
     Args:
         num_prompts: of the rollout, over all processes.

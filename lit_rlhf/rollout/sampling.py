@@ -183,7 +183,7 @@ def draw_tokens(
         Token ids, and the logarithm of the probability that each had: 0 at temperature 0.
 
     Raises:
-        TrainingError: the logits of a row are no numbers.
+        TrainingError: the logits of a row are not numbers.
     """
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
@@ -209,7 +209,7 @@ def draw_tokens(
 
 
 def _require_numbers(values: Tensor) -> None:
-    """Refuse what NaN or infinite logits lead to: the index of a NaN is no likeliest token."""
+    """Refuse what NaN or infinite logits lead to: the index of a NaN is not the likeliest token."""
     if not bool(torch.isfinite(values).all()):
         raise TrainingError(
             "the policy's logits are no numbers (NaN or infinite), so that no token can be drawn: "

@@ -46,7 +46,7 @@ class Page(NamedTuple):
 
     Attributes:
         title: its heading.
-        sides: names of the policies, or of whatever stands side by side.
+        sides: names of the policies, or of whatever is shown side by side.
         judges: name -> whether it compares two responses instead of scoring each.
         rows: one a prompt.
         figures: for the tables.
@@ -86,7 +86,7 @@ def render_page(page: Page) -> str:
 
 
 def embedded_json(value: object) -> str:
-    """Return JSON that may stand in a script element: ASCII, without `<`, `>` and `&`.
+    """Return JSON that is safe in a script element: ASCII, without `<`, `>` and `&`.
 
     Raises:
         ValueError: a number is not finite, which JSON does not have.

@@ -84,7 +84,7 @@ def write_config(model: PreTrainedModel, folder: Path) -> None:
     """Write the architecture's `config.json` for vLLM, with an output matrix of its own.
 
     On CPUs vLLM lays the output matrix out once when it starts; tied to the embeddings it would
-    not be laid out anew with them, and go on with the first weights (seen with 0.32).
+    not be laid out again with them, and go on with the first weights (seen with 0.32).
     """
     untied = type(model.config).from_dict(model.config.to_dict())
     untied.architectures = [type(model).__name__]

@@ -48,7 +48,7 @@ def is_finished(reason: str | None) -> bool:
     """Read vLLM's finish reason: a stop token or string ended the response, or its limit did.
 
     Raises:
-        TrainingError: neither, so that what came is no sample of the policy.
+        TrainingError: neither, so that what came is not a sample of the policy.
     """
     if reason not in ("stop", "length"):
         raise TrainingError(f"vLLM ended a response by {reason!r}, see its log")
