@@ -9,11 +9,13 @@ from lit_rlhf.feedback.records import (
     Demonstration,
     JudgedGroup,
     PromptRecord,
+    Unpaired,
     parse_comparison,
     parse_demonstration,
     parse_judged_group,
     parse_judgment,
     parse_prompt,
+    parse_unpaired,
 )
 from lit_rlhf.prompts import Conversation, Message, Prompt
 
@@ -26,6 +28,7 @@ __all__ = [
     "Message",
     "Prompt",
     "PromptRecord",
+    "Unpaired",
     "judged_pairs",
     "mean_ratings",
     "parse_comparison",
@@ -33,4 +36,5 @@ __all__ = [
     "parse_judged_group",
     "parse_judgment",
     "parse_prompt",
+    "parse_unpaired",
 ]

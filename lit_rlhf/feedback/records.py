@@ -1,14 +1,16 @@
 """The records that people's feedback comes in, and how one row becomes one.
 
 The shapes, with an example of each, are described in docs/data.md. A row is a JSON object or a
-row of a Hugging Face data set; `where` names its place and is in every error. Fields that a
-record does not know are ignored, except by `parse_prompt`, which hands them on.
+row of a Hugging Face data set; `where` names its place and is in every error. `parse_prompt` hands
+on the fields that a record does not know; of other records `unused_fields` names those that look
+meant.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import (
     Record,
     is_present,
@@ -20,10 +22,13 @@ from lit_rlhf.feedback.fields import (
     read_text_or_conversation,
     wrong_field,
 )
+from lit_rlhf.feedback.meant_fields import read_probability, with_system, with_system_turn
 from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt
 from lit_rlhf.prompts import Conversation, Prompt
 
 LabelerScores = tuple[float | None, ...]
+# A weight beyond this is a slip: the row would be all that is learned.
+_LARGEST_WEIGHT = 1e6
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,15 @@ class JudgedGroup:
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """One response to a prompt, and whether it is a good one (KTO's rows)."""
+
+    prompt: Prompt
+    response: str
+    is_good: bool
+
+
+@dataclass(frozen=True)
 class PromptRecord:
     """A prompt to respond to, with the further fields of its row for the reward source."""
 
@@ -82,15 +96,23 @@ class PromptRecord:
 def parse_demonstration(row: Record, where: str) -> Demonstration:
     """Read `prompt` with `response` (or `completion`), or `messages`, or a bare `text`.
 
-    A bare `text` is a response to the empty prompt.
+    A bare `text` is a response to the empty prompt. `system` becomes the first turn.
 
     Raises:
-        DataError: the row is none of these, or a field is not as expected.
+        DataError: the row is none of these, a field is not as expected, or the row's `label` says
+            that the response is a bad one.
     """
+    if is_unpaired(row) and not row["label"]:
+        raise DataError(
+            f"{where}: field 'label': {row['label']!r} says that the answer is a bad one (KTO's "
+            "rows), and a demonstration would teach it. Leave the row out, or set data.bad_rows to "
+            "'skip' to learn from the good ones alone. Where 'label' means something else, give "
+            "it another name: columns: {other: label}."
+        )
     for field in ("response", "completion"):
         if is_present(row, field):
             prompt, (response,) = split_prompt(row, {field: row[field]}, where)
-            return Demonstration(prompt=prompt, response=response)
+            return Demonstration(prompt=with_system(prompt, row, where), response=response)
     if is_present(row, "messages"):
         messages = read_conversation(row["messages"], "messages", where)
         if all(message["role"] != "assistant" for message in messages):
@@ -98,7 +120,7 @@ def parse_demonstration(row: Record, where: str) -> Demonstration:
         if messages[0]["role"] == "assistant":
             expected = "a turn before the assistant's first, for it to respond to"
             raise wrong_field(where, "messages", expected, messages[0])
-        return Demonstration(messages=messages)
+        return Demonstration(messages=with_system_turn(messages, row, where))
     if is_present(row, "text"):
         return Demonstration(prompt="", response=read_text(row["text"], "text", where))
     raise missing_fields(row, where, "'prompt' and 'response', or 'messages', or 'text'")
@@ -107,18 +129,18 @@ def parse_demonstration(row: Record, where: str) -> Demonstration:
 def parse_comparison(row: Record, where: str) -> Comparison:
     """Read `prompt`, `chosen`, `rejected` and, where given, `probability` and `weight`.
 
-    `chosen` and `rejected` may be chats that begin with the prompt.
+    `chosen` and `rejected` may be chats that begin with the prompt. Where the row has no
+    `probability` and rates both alike (`score_chosen`, `score_rejected`), they are a tie.
 
     Raises:
-        DataError: a field is missing or not as expected.
+        DataError: a field is missing or not as expected, or `rejected` is rated better.
     """
     if not (is_present(row, "chosen") and is_present(row, "rejected")):
         raise missing_fields(row, where, "'prompt', 'chosen' and 'rejected'")
     responses = {field: row[field] for field in ("chosen", "rejected")}
     prompt, (chosen, rejected) = split_prompt(row, responses, where)
-    probability = 1.0
-    if is_present(row, "probability"):
-        probability = read_number(row["probability"], "probability", where, low=0, high=1)
+    prompt = with_system(prompt, row, where)
+    probability = read_probability(row, where)
     return Comparison(prompt, chosen, rejected, probability, _read_weight(row, where))
 
 
@@ -139,7 +161,7 @@ def parse_judged_group(row: Record, where: str) -> JudgedGroup:
     values = {f"responses[{i}]": item for i, item in enumerate(items)}
     prompt, responses = split_prompt(row, values, where)
     return JudgedGroup(
-        prompt,
+        with_system(prompt, row, where),
         responses,
         rankings=_read_judgments(row, "rankings", len(responses), where),
         ratings=_read_judgments(row, "ratings", len(responses), where),
@@ -162,8 +184,32 @@ def parse_judgment(row: Record, where: str) -> Comparison | JudgedGroup:
     )
 
 
+def is_unpaired(row: Record) -> bool:
+    """Say whether a row is one response with a label: true or false, or 1 or 0."""
+    is_label = isinstance(row.get("label"), (bool, int)) and row["label"] in (0, 1)
+    is_answered = is_present(row, "response") or is_present(row, "completion")
+    return is_label and ((is_answered and "prompt" in row) or is_present(row, "messages"))
+
+
+def parse_unpaired(row: Record, where: str) -> Unpaired:
+    """Read `prompt`, `completion` (or `response`) and `label`, or `messages` and `label`.
+
+    Raises:
+        DataError: a field is missing or not as expected.
+    """
+    if not is_unpaired(row):
+        raise missing_fields(row, where, "'prompt', 'completion' and 'label' (true or false)")
+    field = next(name for name in ("response", "completion", "messages") if is_present(row, name))
+    answer, beside = row[field], row
+    if field == "messages":
+        messages = read_conversation(answer, field, where)
+        answer, beside = messages[-1:], {"prompt": list(messages[:-1])}
+    prompt, (response,) = split_prompt(beside, {field: answer}, where)
+    return Unpaired(with_system(prompt, row, where), response, bool(row["label"]))
+
+
 def parse_prompt(row: Record, where: str) -> PromptRecord:
-    """Read `prompt`; every other field is kept for the reward source.
+    """Read `prompt`; every other field is kept for the reward source, `system` among them.
 
     Raises:
         DataError: `prompt` is missing or not as expected.
@@ -173,13 +219,18 @@ def parse_prompt(row: Record, where: str) -> PromptRecord:
     prompt = read_text_or_conversation(row["prompt"], "prompt", where)
     if not isinstance(prompt, str):
         prompt = read_chat_prompt(prompt, "prompt", where)
-    return PromptRecord(prompt, {key: row[key] for key in row if key != "prompt"})
+    fields = {key: row[key] for key in row if key != "prompt"}
+    return PromptRecord(with_system(prompt, row, where), fields)
 
 
 def _read_weight(row: Record, where: str) -> float:
     if not is_present(row, "weight"):
         return 1.0
-    return read_number(row["weight"], "weight", where, low=0)
+    weight = read_number(row["weight"], "weight", where, low=0)
+    if weight > _LARGEST_WEIGHT:
+        expected = f"a weight of at most {_LARGEST_WEIGHT:g}: 1 is that of a row without one"
+        raise wrong_field(where, "weight", expected, row["weight"])
+    return weight
 
 
 def _read_judgments(

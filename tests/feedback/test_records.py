@@ -6,12 +6,15 @@ from lit_rlhf.feedback import (
     Demonstration,
     JudgedGroup,
     PromptRecord,
+    Unpaired,
     parse_comparison,
     parse_demonstration,
     parse_judged_group,
     parse_judgment,
     parse_prompt,
+    parse_unpaired,
 )
+from lit_rlhf.feedback.meant_fields import unused_fields
 
 USER = {"role": "user", "content": "hi"}
 ASSISTANT = {"role": "assistant", "content": "ho"}
@@ -125,3 +128,65 @@ def test_a_bad_row_is_one_error_with_place_field_and_expectation(parse, row, fie
     assert message.startswith("train.jsonl:12: ")
     assert f"'{field}'" in message
     assert expected in message
+
+
+BRIEF = {"role": "system", "content": "Be brief."}
+PAIR = {"prompt": "hi", "chosen": "a", "rejected": "b"}
+
+
+def test_a_system_text_beside_the_prompt_is_its_first_turn():
+    beside = {"system": "Be brief."}
+    expected = (BRIEF, USER)
+    assert parse_comparison({**PAIR, **beside}, "x").prompt == expected
+    assert parse_comparison({**PAIR, "prompt": [USER], **beside}, "x").prompt == expected
+    assert parse_comparison({**PAIR, "prompt": [BRIEF, USER], **beside}, "x").prompt == expected
+    group = {"prompt": "hi", "responses": ["a", "b"], "ratings": [[1, 2]]}
+    assert parse_judged_group({**group, "system_prompt": "Be brief."}, "x").prompt == expected
+    assert parse_demonstration({"prompt": "hi", "response": "r", **beside}, "x").prompt == expected
+    chat = parse_demonstration({"messages": [USER, ASSISTANT], **beside}, "x")
+    assert chat.messages == (BRIEF, USER, ASSISTANT)
+    prompt = parse_prompt({"prompt": "hi", **beside}, "x")
+    assert (prompt.prompt, prompt.fields) == (expected, beside)
+    assert parse_comparison({**PAIR, "system": ""}, "x").prompt == "hi"
+    with pytest.raises(DataError, match="field 'system': expected the same text as the chat's own"):
+        parse_comparison({**PAIR, "prompt": [{**BRIEF, "content": "Shout."}, USER], **beside}, "x")
+
+
+@pytest.mark.parametrize("names", [("score_chosen", "score_rejected"),
+                                   ("chosen-rating", "rejected-rating")])  # fmt: skip
+def test_scores_beside_a_comparison_make_ties_and_show_contradictions(names):
+    def scored(chosen, rejected, **beside):
+        row = {**PAIR, names[0]: chosen, names[1]: rejected, **beside}
+        return parse_comparison(row, "x").probability
+
+    assert (scored(8.0, 7.5), scored(8.0, 8.0), scored(8.0, None)) == (1.0, 0.5, 1.0)
+    assert scored(1, 2, probability=0.9) == 0.9
+    with pytest.raises(DataError, match=rf"x: '{names[0]}' 4 is less than '{names[1]}' 4.5"):
+        scored(4, 4.5)
+
+
+def test_a_weight_that_drowns_all_others_is_refused():
+    assert parse_comparison({**PAIR, "weight": 1e6}, "x").weight == 1e6
+    with pytest.raises(DataError, match=r"field 'weight': .* at most 1e\+06.*found 1e\+300"):
+        parse_comparison({**PAIR, "weight": 1e300}, "x")
+
+
+def test_labels_are_unpaired_judgments():
+    row = {"prompt": "p", "completion": "c", "label": True}
+    assert parse_unpaired(row, "x") == Unpaired("p", "c", is_good=True)
+    assert parse_demonstration(row, "x") == Demonstration("p", "c")
+    with pytest.raises(DataError, match="field 'label': False says that the answer is a bad one"):
+        parse_demonstration({**row, "label": False}, "x")
+    with pytest.raises(DataError, match="expected 'prompt', 'completion' and 'label'"):
+        parse_unpaired({**row, "label": "good"}, "x")
+    # Another meaning of the word: a class of the text.
+    assert parse_demonstration({"text": "t", "label": 0}, "x").response == "t"
+
+
+def test_fields_that_look_meant_are_named_where_nothing_uses_them():
+    row = {**PAIR, "margin": 2, "score_gpt": 1, "weight": 1, "topic": "t", "train": None}
+    assert unused_fields(row, "judgment") == ["margin", "score_gpt"]
+    assert unused_fields({**row, "system": "s"}, "demonstration") == [
+        "margin", "score_gpt", "weight"
+    ]  # fmt: skip
+    assert unused_fields(row, "prompt") == []

@@ -1,0 +1,95 @@
+"""HelpSteer 2 and 3, by NVIDIA: ratings, and preferences of which positive ones mean the second."""
+
+from __future__ import annotations
+
+import re
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.fields import Record, is_present, read_number, read_text
+from lit_rlhf.feedback.formats.parts import (
+    has,
+    read_chat,
+    read_objects,
+    rest,
+    second_better_by,
+    two_responses,
+    user_turn,
+)
+from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.prompts import Conversation, Message
+
+# Between the turns of a prompt: `Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nWhy?`.
+_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
+
+
+def _detects_2(row: Record) -> bool:
+    return has(row, "prompt", "response", "helpfulness", "correctness", "coherence")
+
+
+def _read_2(row: Record, where: str) -> ReadResult:
+    response = read_text(row.get("response"), "response", where)
+    rating = read_number(row.get("helpfulness"), "helpfulness", where)
+    judgment = Judgment("judged", ratings=(rating,))
+    prompt = _read_prompt(row.get("prompt"), where)
+    return [JudgedTask(prompt, (response,), (judgment,), None, rest(row, "prompt", "response"))]
+
+
+def _detects_2_preference(row: Record) -> bool:
+    return has(row, "prompt", "response_1", "response_2", "preference_strength")
+
+
+def _read_2_preference(row: Record, where: str) -> ReadResult:
+    labelers = row.get("all_preferences_unprocessed") or []
+    judgments = [
+        second_better_by(
+            item.get("strength"), "strength", where, comment=str(item.get("statement") or "")
+        )
+        for item in read_objects(labelers, "all_preferences_unprocessed", where)
+    ]
+    if not judgments:
+        judgments = [second_better_by(row.get("preference_strength"), "preference_strength", where)]
+    prompt = _read_prompt(row.get("prompt"), where)
+    task = two_responses(row, prompt, ("response_1", "response_2"), where)
+    metadata = rest(row, "prompt", "response_1", "response_2")
+    return [task._replace(judgments=tuple(judgments), metadata=metadata)]
+
+
+def _read_prompt(value: object, where: str) -> Conversation:
+    first, *parts = _TURN.split(read_text(value, "prompt", where))
+    turns = user_turn(first, "prompt", where)
+    for name, text in zip(parts[::2], parts[1::2], strict=True):
+        role = "user" if name == "User" else "assistant"
+        turns = (*turns, Message(role=role, content=text))
+    if turns[-1]["role"] != "user" and turns[-1]["content"].strip():
+        raise DataError(f"{where}: field 'prompt': expected a chat that ends in the user's turn.")
+    # A prompt may end in the mark after which the assistant writes.
+    return turns if turns[-1]["role"] == "user" else turns[:-1]
+
+
+def _detects_3(row: Record) -> bool:
+    return has(row, "context", "response1", "response2", "overall_preference")
+
+
+def _read_3(row: Record, where: str) -> ReadResult:
+    labelers = row.get("individual_preference") or []
+    judgments = [
+        second_better_by(
+            item.get("score"), "score", where, comment=str(item.get("reasoning") or "")
+        )
+        for item in read_objects(labelers, "individual_preference", where)
+        if is_present(item, "score")
+    ]
+    if not judgments:
+        judgments = [second_better_by(row.get("overall_preference"), "overall_preference", where)]
+    prompt = read_chat(row.get("context"), "context", where)
+    task = two_responses(row, prompt, ("response1", "response2"), where)
+    metadata = rest(row, "context", "response1", "response2")
+    return [task._replace(judgments=tuple(judgments), metadata=metadata)]
+
+
+HELPSTEER2 = RowFormat("helpsteer2", _detects_2, _read_2, joins_rows=True)
+HELPSTEER2_PREFERENCE = RowFormat(
+    "helpsteer2_preference", _detects_2_preference, _read_2_preference
+)
+HELPSTEER3 = RowFormat("helpsteer3", _detects_3, _read_3)

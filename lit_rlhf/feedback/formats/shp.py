@@ -1,0 +1,41 @@
+"""SHP: two answers to a post, and which has more votes. `labels` is 1 where the first is better."""
+
+from __future__ import annotations
+
+from lit_rlhf.feedback.fields import Record, read_number, wrong_field
+from lit_rlhf.feedback.formats.parts import compared, has, rest, two_responses, user_turn
+from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+
+_ANSWERS = ("human_ref_A", "human_ref_B")
+
+
+def _detects(row: Record) -> bool:
+    return has(row, "history", "labels", *_ANSWERS)
+
+
+def _read(row: Record, where: str) -> ReadResult:
+    label = row.get("labels")
+    if label not in {0, 1}:
+        raise wrong_field(where, "labels", "1 (A is better) or 0 (B is better)", label)
+    prompt = user_turn(row.get("history"), "history", where)
+    judgment = compared("first" if label == 1 else "second")
+    metadata = {**rest(row, "history", "labels", *_ANSWERS), "weight": _weight(row, where)}
+    return [
+        two_responses(row, prompt, _ANSWERS, where)._replace(
+            judgments=(judgment,), metadata=metadata
+        )
+    ]
+
+
+def _weight(row: Record, where: str) -> float:
+    """Return 1 where the better answer has twice the votes or more, and less towards equal votes.
+
+    Votes are not independent judgments: a thousand of them are not a thousand labelers. SHP's
+    authors train on ratios of 2 and more.
+    """
+    if row.get("score_ratio") is None:
+        return 1.0
+    return min(read_number(row["score_ratio"], "score_ratio", where, low=1) - 1, 1.0)
+
+
+SHP = RowFormat("shp", _detects, _read)

@@ -1,0 +1,82 @@
+import pytest
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback import judged_pairs, parse_judged_group
+from lit_rlhf.feedback.formats import judged_group, record_of, row_of
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+
+ABC = ("a", "b", "c")
+
+
+def task(*judgments, responses=ABC, **metadata):
+    return JudgedTask("p", responses, judgments, None, metadata)
+
+
+def pairs(judged):
+    return {(p.chosen, p.rejected): p.probability for p in judged_pairs(judged_group(judged, "x"))}
+
+
+def test_judgments_become_lists_of_labelers():
+    ranked = task(Judgment("judged", ranks=(2, 1, None)), Judgment("judged", ranks=(1, 1, 2)))
+    assert row_of(ranked)["rankings"] == [(2, 1, None), (1, 1, 2)]
+    rated = task(Judgment("judged", ratings=(1.0, None, 2.0)))
+    assert row_of(rated)["ratings"] == [(1.0, None, 2.0)]
+    assert "rankings" not in row_of(rated)
+
+
+def test_only_what_compares_responses_counts():
+    judged = task(
+        Judgment("skip"), Judgment("cannot_judge"), Judgment("judged", ranks=(1, 2)),
+        Judgment("tie"), Judgment("both_bad"), Judgment("judged", edit="better"),
+        responses=("a", "b"),
+    )  # fmt: skip
+    assert row_of(judged)["rankings"] == [(1, 2), [1, 1], [1, 1]]
+    assert pairs(judged) == {(0, 1): pytest.approx(4 / 6)}
+
+
+def test_the_best_alone_beats_each_other_which_are_not_tied():
+    assert pairs(task(Judgment("judged", ranks=(None, 1, None)))) == {(1, 0): 1.0, (1, 2): 1.0}
+    assert row_of(task(Judgment("judged", ranks=(None, 2, None))))["rankings"] == [(None, 2, None)]
+
+
+def test_ratings_beside_ties_keep_their_order():
+    judged = task(Judgment("tie"), Judgment("judged", ratings=(1, 3)), responses=("a", "b"))
+    assert pairs(judged) == {(1, 0): 0.75}
+
+
+def test_a_task_that_nobody_judged_is_an_error():
+    with pytest.raises(DataError, match="x: field 'rankings': expected one labeler or more"):
+        judged_group(task(Judgment("skip")), "x")
+
+
+def test_the_weight_is_kept():
+    judged = task(Judgment("judged", ranks=(1, 2, 3)), weight=0.5, other=1)
+    assert judged_group(judged, "x").weight == 0.5
+    assert row_of(judged)["metadata"] == {"weight": 0.5, "other": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "judgments"),
+    [
+        ({"chosen": "a", "rejected": "b"}, [Judgment("judged", ranks=(1, 2))]),
+        ({"chosen": "a", "rejected": "b", "probability": 0.2}, [Judgment("judged", ranks=(2, 1))]),
+        ({"chosen": "a", "rejected": "b", "probability": 0.5}, [Judgment("tie", ranks=(1, 1))]),
+        (
+            {"responses": ["a", "b"], "rankings": [[10, 5], [None, 3], [0, 0]]},
+            [Judgment("judged", ranks=ranks) for ranks in ((2, 1), (None, 1), (1, 1))],
+        ),
+        (
+            {"responses": ["a", "b"], "ratings": [[1, 2]]},
+            [Judgment("judged", ratings=(1.0, 2.0))],
+        ),
+    ],
+)
+def test_a_row_of_ours_is_a_task(row, judgments):
+    record = record_of({"prompt": "p", **row}, "x")
+    assert list(record.judgments) == judgments
+    assert record.responses == ("a", "b")
+
+
+def test_there_and_back():
+    row = {"prompt": "p", "responses": ["a", "b", "c"], "rankings": [[2, 1, 3], [1, 1, None]]}
+    assert judged_group(record_of(row, "x"), "x") == parse_judged_group(row, "x")
