@@ -21,13 +21,12 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy, build_reference
-from lit_rlhf.modules.metrics import NamedMeans
+from lit_rlhf.modules.metrics import NamedMeans, agreement, decided_weight
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.modules.reference_logprobs import (
     FORMAT,
-    RankInfo,
     ReferenceTable,
     UniqueRows,
     compute_logprobs,
@@ -35,9 +34,6 @@ from lit_rlhf.modules.reference_logprobs import (
 )
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss
 from lit_rlhf.ranges import require
-
-_METRICS = ("loss", "accuracy", "chosen_rewards", "rejected_rewards", "margin")
-_LOGPROBS = ("chosen_logprobs", "rejected_logprobs")
 
 ReferenceLogprobs = Literal["cached", "precomputed", "on_the_fly"]
 
@@ -91,7 +87,7 @@ class DPOModule(PhaseModule):
         self.reference: PolicyModel | None = None  # held only where it computes on the fly
         self._reference_digest = ""
         self._reference_table = ReferenceTable()
-        self.validation_means = NamedMeans(_METRICS + _LOGPROBS)
+        self.validation_means = NamedMeans()
 
     @property
     def trained_model(self) -> PolicyModel:
@@ -133,18 +129,18 @@ class DPOModule(PhaseModule):
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the preference loss over all judged pairs of the batch."""
-        values = self._pair_values(batch)
-        self._log_means(values, batch)
+        means = NamedMeans()
+        losses = self._compare(batch, means)
+        for name, mean in means.compute().items():
+            self.log(f"train/dpo/{name}", mean, prog_bar=name == "loss")
         weight = batch.weight.sum()
-        loss = self.global_mean((values["loss"] * batch.weight).sum(), weight)
+        loss = self.global_mean((losses * batch.weight).sum(), weight)
         self.watch(batch.rows, loss)
         return self.step_loss(loss, weight)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect loss, accuracy, implicit rewards and log-probabilities on held-out pairs."""
-        self.validation_means.update(
-            self._pair_values(batch), batch.weight, accuracy=_decided_weight(batch)
-        )
+        self._compare(batch, self.validation_means)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out pairs."""
@@ -154,17 +150,8 @@ class DPOModule(PhaseModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def _log_means(self, values: dict[str, Tensor], batch: ComparisonBatch) -> None:
-        """Log the means over the pairs of all ranks, each pair by its weight."""
-        weights = dict.fromkeys(values, batch.weight) | {"accuracy": _decided_weight(batch)}
-        totals = [(values[name].detach() * weight).sum() for name, weight in weights.items()]
-        counts = [weight.sum() for weight in weights.values()]
-        sums = self.sum_over_ranks(torch.stack([torch.stack(totals), torch.stack(counts)]))
-        for name, mean in zip(weights, sums[0] / sums[1], strict=True):
-            self.log(f"train/dpo/{name}", mean, prog_bar=name == "loss")
-
-    def _pair_values(self, batch: ComparisonBatch) -> dict[str, Tensor]:
-        """Compare all pairs: `[M]` values by the names of their metrics."""
+    def _compare(self, batch: ComparisonBatch, means: NamedMeans) -> Tensor:
+        """Return the loss of each pair, `[M]`, and add what is logged of them to some means."""
         assert self.policy is not None
         logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
         reference = self._reference_logprobs(batch)
@@ -178,17 +165,18 @@ class DPOModule(PhaseModule):
         if torch.is_grad_enabled():  # no validation
             self.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
         margin = output.chosen_rewards - output.rejected_rewards
-        # A pair counts as right when the margin leans to the side most people took; a tie, half.
-        agreement = torch.sign(margin) * torch.sign(batch.probability - 0.5)
-        return {
+        values = {
             "loss": output.losses,
-            "accuracy": (1 + agreement) / 2,
+            "accuracy": agreement(margin, batch.probability),
             "chosen_rewards": output.chosen_rewards,
             "rejected_rewards": output.rejected_rewards,
             "margin": margin,
             "chosen_logprobs": logprobs[batch.chosen],
             "rejected_logprobs": logprobs[batch.rejected],
         }
+        decided = decided_weight(batch.weight, batch.probability)
+        means.update(values, batch.weight, accuracy=decided)
+        return output.losses
 
     @torch.no_grad()
     def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor:
@@ -240,29 +228,18 @@ class DPOModule(PhaseModule):
         for split in splits:
             rows = UniqueRows(data.prepared(split))
             path = self._entry_of(rows.keys) if self.reference_logprobs == "cached" else None
-            self._reference_table.fill(rows, path, self._compute, self._ranks)
-
-    @property
-    def _ranks(self) -> RankInfo:
-        strategy = self.trainer.strategy
-        return RankInfo(
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            strategy.broadcast,
-            self.sum_over_ranks,
-        )
+            self._reference_table.fill(rows, path, self._compute)
 
     def _compute(self, rows: UniqueRows) -> Tensor:
         # Not in inference mode, under which models cannot be sharded.
         with torch.inference_mode(mode=False), torch.no_grad():
             reference = self._load_reference() if self.lora is None else None
             with self.trainer.precision_plugin.forward_context():
-                values = compute_logprobs(
-                    partial(self._score_by, reference), rows, device=self.device, ranks=self._ranks
-                )
+                forward = partial(self._score_by, reference)
+                values = compute_logprobs(forward, rows, device=self.device)
         # Lean layers hold their own forward, a cycle: without this the weights would stay until
         # the collector happens to pass, through the first steps.
-        del reference
+        del reference, forward
         gc.collect()
         return values
 
@@ -287,8 +264,3 @@ class DPOModule(PhaseModule):
             "torch": torch.__version__,
         }
         return entry_path("reference_logprobs", inputs)
-
-
-def _decided_weight(batch: ComparisonBatch) -> Tensor:
-    # Where people are divided evenly, neither side is right.
-    return batch.weight * (batch.probability != 0.5)

@@ -1,146 +1,71 @@
-"""How well predicted preferences agree with people's: accuracy, Brier score, calibration.
+"""Means over batches and processes, and how well predicted preferences agree with people's.
 
-All three take the same arguments: `probability_predicted [M]`, the predicted probability that
-the first response of a pair is better (of a reward model: `sigmoid(score difference)`),
-`probability_human [M]`, the share of people who said so, and `weight [M] >= 0`. They keep sums,
-which are added over ranks, so the result does not depend on batches or processes. None of them
-depends on which response of a pair is first. Where nothing was counted they are NaN.
+Of a pair there are the predicted probability that its first response is better (of a reward
+model: `sigmoid(score difference)`), the share of people who said so, and a weight. No number
+depends on which response is first. Sums are kept and added over processes, so that results do
+not depend on batches or processes either. Where nothing was counted they are NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torch import Tensor
+
+from lit_rlhf.ranks import sum_over_ranks
 
 
-class Reduction(NamedTuple):
-    """How numbers of all processes become one: a tensor's sum, and the largest number."""
+class NamedMeans:
+    """Weighted means of named values over batches and processes, summed in float64."""
 
-    sum: Callable[[Tensor], Tensor]
-    largest: Callable[[float], float]
-
-
-class NamedMeans(nn.Module):
-    """Weighted means of several named values over batches and ranks.
-
-    Args:
-        names: of the values; each update brings all of them.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        super().__init__()
-        self._means = {name: MeanMetric() for name in names}
-        # Registered, so that the states move with the module.
-        self.metrics = nn.ModuleList(self._means.values())
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
 
     def update(self, values: Mapping[str, Tensor], weight: Tensor, **own_weights: Tensor) -> None:
-        """Add values, each `[n]` or a scalar, with a weight of the same shape.
+        """Add values with a weight of the same shape; every process adds the same names.
 
         Args:
             values: by name.
-            weight: of all values that have no weight of their own.
+            weight: of all values that have no weight of their own; a mask is one, too.
             **own_weights: by name.
         """
-        for name, mean in self._means.items():
-            mean.update(values[name].detach(), own_weights.get(name, weight))
+        for name, value in values.items():
+            own = own_weights.get(name, weight).double()
+            sums = torch.stack([(value.detach().double() * own).sum(), own.sum()])
+            self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
-    def compute(self) -> dict[str, Tensor]:
-        """Return the means and begin again."""
-        means = {name: mean.compute() for name, mean in self._means.items()}
-        for mean in self._means.values():
-            mean.reset()
-        return means
+    def compute(self) -> dict[str, float]:
+        """Return the means over all processes and begin again; call it on all of them."""
+        sums, self._sums = self._sums, {}
+        if not sums:
+            return {}
+        totals, weights = sum_over_ranks(torch.stack(list(sums.values()), 1))
+        return dict(zip(sums, (totals / weights).tolist(), strict=True))
 
 
-class PairAccuracy(Metric):
-    """The weighted share of pairs whose better response, by people, is also predicted so.
+def agreement(
+    margin: Float[Tensor, " M"], probability_human: Float[Tensor, " M"]
+) -> Float[Tensor, " M"]:
+    """Return 1 where a margin leans to the response that most people took, 1/2 at 0, else 0.
 
-    A predicted tie counts half. Pairs on which people are divided evenly are left out.
+    Its mean by `decided_weight` is the accuracy.
+
+    Args:
+        margin: above 0 where the first response is predicted to be better.
+        probability_human: share of people who said so.
     """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-
-    correct: Tensor
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("correct", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(
-        self,
-        probability_predicted: Float[Tensor, " M"],
-        probability_human: Float[Tensor, " M"],
-        weight: Float[Tensor, " M"],
-    ) -> None:
-        """Add a batch of pairs."""
-        margin = probability_predicted.float() - 0.5
-        predicted = torch.sign(margin) + 0 * margin  # the sign of NaN is 0: keep it NaN
-        human = torch.sign(probability_human.float() - 0.5)
-        counted = weight.float() * human.abs()
-        self.correct += (counted * (1 + predicted * human) / 2).sum()
-        self.total += counted.sum()
-
-    def compute(self) -> Tensor:
-        """Return the accuracy in [0, 1]."""
-        return self.correct / self.total
+    predicted = torch.sign(margin) + 0 * margin  # the sign of NaN is 0: keep it NaN
+    return (1 + predicted * torch.sign(probability_human - 0.5)) / 2
 
 
-class BrierScore(Metric):
-    """The weighted mean squared error of the predicted against the human probability.
-
-    `sum_m weight_m (predicted_m - human_m)^2 / sum_m weight_m`. Source: Brier 1950, with the
-    share of people in place of an outcome, so a perfect prediction of that share has 0.
-    """
-
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    squared_error: Tensor
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("squared_error", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(
-        self,
-        probability_predicted: Float[Tensor, " M"],
-        probability_human: Float[Tensor, " M"],
-        weight: Float[Tensor, " M"],
-    ) -> None:
-        """Add a batch of pairs."""
-        error = probability_predicted.float() - probability_human.float()
-        self.squared_error += (weight.float() * error.square()).sum()
-        self.total += weight.float().sum()
-
-    def compute(self) -> Tensor:
-        """Return the score in [0, 1]; lower is better."""
-        return self.squared_error / self.total
-
-
-class ReliabilityTable(NamedTuple):
-    """What people said where a probability was predicted, by bins of equal width over [0, 1].
-
-    Attributes:
-        predicted: `[num_bins]` mean predicted probability; NaN in an empty bin.
-        human: `[num_bins]` mean human probability; NaN in an empty bin.
-        weight: `[num_bins]` total weight.
-    """
-
-    predicted: Float[Tensor, " num_bins"]
-    human: Float[Tensor, " num_bins"]
-    weight: Float[Tensor, " num_bins"]
+def decided_weight(
+    weight: Float[Tensor, " M"], probability_human: Float[Tensor, " M"]
+) -> Float[Tensor, " M"]:
+    """Return the weights, zero where people are divided evenly: there neither side is right."""
+    return weight * (probability_human != 0.5)
 
 
 class BothOrders(NamedTuple):
@@ -176,7 +101,7 @@ def both_orders(
     return BothOrders(bins, predicted, torch.cat([human, 1 - human]), weight.repeat(2) / 2)
 
 
-class CalibrationError(Metric):
+class CalibrationError:
     """The expected calibration error: how far predicted probabilities are from people's shares.
 
     `sum_b (w_b / w) |mean predicted_b - mean human_b|` over the bins `b` of the predicted
@@ -187,19 +112,9 @@ class CalibrationError(Metric):
     calibrated whatever the model says: in the bin of 0.3, people would still say over 0.5.
     """
 
-    is_differentiable = False
-    higher_is_better = False
-    full_state_update = False
-
-    predicted: Tensor
-    human: Tensor
-    weight: Tensor
-
     def __init__(self, *, num_bins: int = 10) -> None:
-        super().__init__()
         self.num_bins = num_bins
-        for name in ("predicted", "human", "weight"):
-            self.add_state(name, torch.zeros(num_bins), dist_reduce_fx="sum")
+        self._sums: Tensor | None = None  # [2, num_bins]: gaps and weights
 
     def update(
         self,
@@ -210,19 +125,14 @@ class CalibrationError(Metric):
         """Add a batch of pairs."""
         pairs = probability_predicted.float(), probability_human.float(), weight.float()
         bins, predicted, human, half = both_orders(*pairs, self.num_bins)
-        self.predicted.index_add_(0, bins, half * predicted)
-        self.human.index_add_(0, bins, half * human)
-        self.weight.index_add_(0, bins, half)
+        parts = torch.stack([half * (predicted - human), half]).double()
+        if self._sums is None:
+            self._sums = parts.new_zeros(2, self.num_bins)
+        self._sums = self._sums.index_add(1, bins, parts)
 
-    def compute(self) -> Tensor:
-        """Return the error in [0, 1]."""
-        return (self.predicted - self.human).abs().sum() / self.weight.sum()
-
-    def reliability_table(self) -> ReliabilityTable:
-        """Return the bins behind the error, over all ranks: every rank has to call this."""
-        with self.sync_context(should_sync=not self._is_synced):
-            return ReliabilityTable(
-                predicted=self.predicted / self.weight,
-                human=self.human / self.weight,
-                weight=self.weight.clone(),
-            )
+    def compute(self) -> float:
+        """Return the error in [0, 1] over all processes and begin again."""
+        assert self._sums is not None, "nothing was added"
+        gaps, weights = sum_over_ranks(self._sums)
+        self._sums = None
+        return float(gaps.abs().sum() / weights.sum())

@@ -39,6 +39,7 @@ from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.number_guard import NumberGuard, Place, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.sharding import gathered_weights, shard
+from lit_rlhf.ranks import from_rank_zero, sum_over_ranks, world_size
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
@@ -186,8 +187,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
                         write_lineage({**self.lineage, **(facts or {})}, partial)
             except CheckpointError as error:
                 fault = str(error)
-        if self._trainer is not None:
-            fault = self.trainer.strategy.broadcast(fault)
+        fault = from_rank_zero(fault)
         if fault is not None:
             raise CheckpointError(fault)
 
@@ -201,8 +201,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         assert isinstance(model, PolicyModel)
         if self.global_rank == 0:
             load_saved_weights(model, Path(folder))
-        if self.trainer.world_size > 1:
-            model.load_state_dict(self.trainer.strategy.broadcast(model.state_dict()))
+        if world_size() > 1:
+            model.load_state_dict(from_rank_zero(model.state_dict()))
 
     @property
     def frozen_dtype(self) -> torch.dtype | None:
@@ -269,28 +269,13 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             )
         hold_in_bf16(model.model if isinstance(model, PolicyModel) else model.backbone)
 
-    def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """Add a tensor up over all processes."""
-        if self.trainer.world_size == 1:
-            return values
-        total = self.trainer.strategy.reduce(values.detach().clone(), reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return total
-
-    def largest_over_ranks(self, value: float) -> float:
-        """Return the largest value of all processes."""
-        if self.trainer.world_size == 1:
-            return value
-        largest = torch.tensor(value, device=self.device)
-        return float(self.trainer.strategy.reduce(largest, reduce_op="max"))
-
     def global_mean(self, total: Tensor, count: Tensor) -> Tensor:
         """Return a loss whose average over ranks is the global `sum(total) / sum(count)`.
 
         DDP averages gradients over ranks; a mean of each rank's own mean would weigh tokens by
         how few of them a rank has.
         """
-        global_count = self.sum_over_ranks(count.to(total.dtype))
+        global_count = sum_over_ranks(count.to(total.dtype))
         global_count = global_count.clamp(min=1e-8)  # guards a batch in which nothing counts
         return total * (self.trainer.world_size / global_count)
 
@@ -308,7 +293,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         num_batches = self.trainer.accumulate_grad_batches
         if num_batches == 1:
             return mean
-        global_count = self.sum_over_ranks(count.to(mean.dtype))
+        global_count = sum_over_ranks(count.to(mean.dtype))
         self._accumulated_count += float(global_count)
         return mean * (global_count * num_batches)
 
@@ -358,7 +343,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         is_broken = self.guard.is_broken.to(self.device)
         if scaler is None:
             is_broken = is_broken + (~torch.isfinite(squares.sharded + squares.whole)).float()
-        sharded, num_broken = self.sum_over_ranks(torch.stack([squares.sharded, is_broken]))
+        sharded, num_broken = sum_over_ranks(torch.stack([squares.sharded, is_broken]))
         norm, num_broken = torch.stack([(sharded + squares.whole).sqrt(), num_broken]).tolist()
         self.guard.gradient_norm = norm
         if num_broken == 0:

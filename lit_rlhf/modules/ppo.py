@@ -15,10 +15,10 @@ from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.first_forward import FirstForward
-from lit_rlhf.modules.metrics import NamedMeans, Reduction
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
-from lit_rlhf.modules.ppo_metrics import held_out_names, iteration_means
+from lit_rlhf.modules.ppo_metrics import iteration_means
 from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
@@ -37,11 +37,11 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
     shape_rewards,
 )
-from lit_rlhf.modules.sampler_gap import sampler_gap
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import largest_over_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, UpdatePlan, plan_update
 
@@ -130,7 +130,7 @@ class PPOModule(PPOModels):
         self.packing_width = packing_width
         self.seed = seed
         self.policy = self.reference = self.critic = None
-        self.validation_means = NamedMeans(held_out_names(self.sources, has_kl=kl_penalty))
+        self.validation_means = NamedMeans()
         self.validation_samples, self.validation_values = [], []
         # The prompts already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
@@ -202,7 +202,7 @@ class PPOModule(PPOModels):
         seed = self.seed + int(self.num_iterations)
         samples_per_prompt = self.advantage.samples_per_prompt
         num_own = int((batch.prompt_ids >= 0).sum())
-        num_prompts = int(self.sum_over_ranks(torch.tensor(num_own, device=self.device)))
+        num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
         samples = self.sample(batch, seed=seed, samples_per_prompt=samples_per_prompt)
@@ -233,7 +233,7 @@ class PPOModule(PPOModels):
             rewards, rollout.values, mask, rollout.samples.group_ids
         )
         if self.whiten_advantages:
-            moments = self.sum_over_ranks(torch.stack(masked_moments(advantages, mask)))
+            moments = sum_over_ranks(torch.stack(masked_moments(advantages, mask)))
             advantages = whiten(advantages, mask, Moments(*moments))
         cap = self.update.sampler_correction_cap
         return make_targets(rollout, advantages, returns, sampler_correction_cap=cap)
@@ -242,7 +242,7 @@ class PPOModule(PPOModels):
         """Return what makes a sum over tokens the mean over the minibatch on all processes."""
         num_tokens = targets.response_mask[torch.cat(minibatch)].sum()
         # DDP averages the gradients of the processes.
-        return self.trainer.world_size / self.sum_over_ranks(num_tokens).clamp(min=1)
+        return self.trainer.world_size / sum_over_ranks(num_tokens).clamp(min=1)
 
     def _step(self, statistics: UpdateStatistics) -> None:
         if not self.allow_step():
@@ -250,7 +250,9 @@ class PPOModule(PPOModels):
         statistics.gradient_norms.append(self.guard.gradient_norm)
         if statistics.num_steps == 0 and self.checks_first_ratio:
             # The policy has not moved yet: the ratio must be one, on all ranks.
-            statistics.first_log_ratio = self.largest_over_ranks(statistics.largest_log_ratio)
+            statistics.first_log_ratio = largest_over_ranks(
+                statistics.largest_log_ratio, self.device
+            )
             check_first_ratio(statistics.first_log_ratio, self.update.max_first_log_ratio)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
@@ -275,16 +277,13 @@ class PPOModule(PPOModels):
         statistics: UpdateStatistics,
     ) -> dict[str, Any]:
         """Log the iteration as means over all ranks."""
-        reduction = Reduction(self.sum_over_ranks, self.largest_over_ranks)
         counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
-        means, num_episodes = iteration_means(
-            rollout, targets, statistics, counts.float(), reduction
-        )
-        means |= sampler_gap(rollout, self.update.sampler_correction_cap, reduction)
+        cap = self.update.sampler_correction_cap
+        means = iteration_means(rollout, targets, statistics, counts, cap)
         if self.kl_penalty:
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means["skipped_steps"] = float(self.guard.num_skipped)
         for name, value in means.items():
             self.log(f"train/ppo/{name}", value, prog_bar=name in ("reward", "kl"))
-        truncated = 1.0 - means["finished"]
+        num_episodes, truncated = int(sum_over_ranks(counts.sum())), 1.0 - means["finished"]
         return {"kl": means.get("kl"), "num_episodes": num_episodes, "truncated": truncated}

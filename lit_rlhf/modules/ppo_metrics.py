@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
-from lit_rlhf.modules.metrics import Reduction
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
+from lit_rlhf.modules.sampler_gap import sampler_gap
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.prompts import prompt_text
+from lit_rlhf.ranks import largest_over_ranks
 from lit_rlhf.rewards import RewardSource
 
 
@@ -22,23 +24,27 @@ def iteration_means(
     targets: UpdateTargets,
     statistics: UpdateStatistics,
     counts: Tensor,
-    reduction: Reduction,
-) -> tuple[dict[str, float], int]:
-    """Return what an iteration logs, as means over all ranks, and the responses that it drew.
+    cap: float | None,
+) -> dict[str, float]:
+    """Return what an iteration logs, as means over all processes; call it on all of them.
 
-    Sums and counts are reduced, not means; `counts` `[B]` is 0 at stand-ins. Call it on all
-    processes.
+    Args:
+        rollout: `B` responses.
+        targets: of the update.
+        statistics: of the update.
+        counts: `[B]`, zero at stand-ins.
+        cap: of the sampler's correction, see `sampler_gap`.
     """
-    per_response = rollout_metrics(rollout)
-    totals = [(value * counts).sum() for value in per_response.values()]
-    sums = reduction.sum(torch.stack([*totals, counts.sum()]))
-    means = dict(zip(per_response, (sums[:-1] / sums[-1]).tolist(), strict=True))
-    means.update(statistics.means(reduction.sum(statistics.sums.to(counts.device))))
+    means = NamedMeans()
+    means.update(rollout_metrics(rollout), counts)
+    by_token, mask = sampler_gap(rollout, cap), rollout.samples.response_mask
     if targets.returns is not None:
-        returns = [targets.returns.sum(), rollout.samples.response_mask.sum()]
-        total, num_tokens = reduction.sum(torch.stack(returns)).tolist()
-        means["returns"] = total / num_tokens
-    return means, int(sums[-1])
+        by_token["returns"] = targets.returns
+    means.update(by_token, mask)
+    report = means.compute() | statistics.report()
+    largest = float((by_token["sampler_difference"] * mask).max())
+    report["sampler_difference_max"] = largest_over_ranks(largest, mask.device)
+    return report
 
 
 def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
@@ -55,13 +61,6 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     metrics["finished"] = rollout.samples.finished.float()
     metrics["surprisal"] = -(rollout.old_logprobs * mask).sum(1)
     return metrics
-
-
-def held_out_names(sources: Mapping[str, RewardSource], *, has_kl: bool) -> list[str]:
-    """Return the names of the columns of `held_out_columns`."""
-    kl = ["kl"] if has_kl else []
-    shape = ["surprisal", "length", "finished", "repetition"]
-    return [*score_names(sources), *kl, *shape]
 
 
 def held_out_columns(
@@ -108,17 +107,8 @@ def sample_records(
     ]
 
 
-def score_names(sources: Mapping[str, RewardSource]) -> list[str]:
-    """Return the names of the columns of `score_columns`: `NAME`, and `NAME_DETAIL` behind it."""
-    return [
-        column
-        for name, source in sources.items()
-        for column in (name, *(f"{name}_{detail}" for detail in source.details))
-    ]
-
-
 def score_columns(sources: Mapping[str, RewardSource], samples: SampleBatch) -> dict[str, Tensor]:
-    """Ask every source about the samples: `[B]` float32 by the names of `score_names`."""
+    """Ask every source about the samples: `[B]` float32 by `NAME`, details by `NAME_DETAIL`."""
     columns = {}
     for name, source in sources.items():
         scores, details = source.score_in_detail(samples.prompts, samples.responses, samples)

@@ -10,17 +10,15 @@ from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
 from lit_rlhf.models.policy import TokenScores
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.objectives import (
     MissingEOS,
     kl_k1,
+    kl_k2,
     token_rewards,
     truncated_importance_weights,
 )
-from lit_rlhf.objectives.policy_gradient import (
-    approximate_kl,
-    clipped_policy_loss,
-    clipped_value_loss,
-)
+from lit_rlhf.objectives.policy_gradient import clipped_policy_loss, clipped_value_loss
 from lit_rlhf.ranges import require
 
 
@@ -169,8 +167,8 @@ def minibatch_loss(
     losses = policy.losses
     if targets.sampler_weights is not None:
         losses = losses * targets.sampler_weights
-    policy_loss = total = (losses * mask).sum()
-    value_loss = values_clipped = torch.zeros_like(total)
+    total = (losses * mask).sum()
+    seen = {"policy_loss": losses, "clip_fraction": policy.is_clipped}
     if forward.values is not None and targets.old_values is not None:
         assert targets.returns is not None  # an estimator that reads values makes returns
         value = clipped_value_loss(
@@ -179,54 +177,40 @@ def minibatch_loss(
             targets.returns,
             clip_range=config.value_clip_range,
         )
-        value_loss, values_clipped = (value.losses * mask).sum(), (value.is_clipped & mask).sum()
-        total = total + config.value_coef * value_loss
+        total = total + config.value_coef * (value.losses * mask).sum()
+        seen |= {"value_loss": value.losses, "value_clip_fraction": value.is_clipped}
     if forward.entropy is not None:
         total = total - config.entropy_coef * forward.entropy.sum()
-    kl = (approximate_kl(new, targets.old_logprobs) * mask).sum()
-    ratios_clipped = (policy.is_clipped & mask).sum()
-    statistics.add(mask.sum(), policy_loss, value_loss, kl, ratios_clipped, values_clipped)
-    statistics.see_log_ratio((new.detach() - targets.old_logprobs) * mask)
+    seen["approximate_kl"] = kl_k2(new, targets.old_logprobs)
+    statistics.means.update(seen, mask)
+    largest = float(((new.detach() - targets.old_logprobs) * mask).abs().max())
+    statistics.largest_log_ratio = max(statistics.largest_log_ratio, largest)
     return total
 
 
 @dataclass
 class UpdateStatistics:
-    """Sums over tokens and micro-batches, reduced over ranks at the end.
+    """What an update is told by.
 
     Attributes:
-        sums: `[6]` float64: tokens, policy loss, value loss, approximate KL, clipped ratios,
-            clipped values.
+        means: over the response tokens of all micro-batches, by the names of their metrics.
         num_steps: optimizer steps so far.
         largest_log_ratio: largest |log ratio| seen so far.
         first_log_ratio: the same in the first minibatch, before any step.
         gradient_norms: of each step, before clipping.
     """
 
-    sums: Tensor = field(default_factory=lambda: torch.zeros(6, dtype=torch.float64))
+    means: NamedMeans = field(default_factory=NamedMeans)
     num_steps: int = 0
     largest_log_ratio: float = 0.0
     first_log_ratio: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
 
-    def add(self, *sums: Tensor) -> None:
-        """Add the six sums of a micro-batch."""
-        self.sums += torch.stack([part.detach().double().cpu() for part in sums])
-
-    def see_log_ratio(self, log_ratio: Tensor) -> None:
-        """Note the largest |log ratio| of a micro-batch."""
-        self.largest_log_ratio = max(self.largest_log_ratio, float(log_ratio.abs().max()))
-
-    def means(self, sums: Tensor) -> dict[str, float]:
-        """Return what is logged: means per token, out of sums over all ranks."""
-        num_tokens, *totals = sums.tolist()
-        names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction")
-        means = {
-            name: total / max(1.0, num_tokens)
-            for name, total in zip((*names, "value_clip_fraction"), totals, strict=True)
-        }
-        means["first_log_ratio"] = self.first_log_ratio
-        means["optimizer_steps"] = float(self.num_steps)
+    def report(self) -> dict[str, float]:
+        """Return what is logged of the update, the same on all processes."""
+        report = self.means.compute()
+        report["first_log_ratio"] = self.first_log_ratio
+        report["optimizer_steps"] = float(self.num_steps)
         norms = self.gradient_norms
-        means["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
-        return means
+        report["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
+        return report

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,20 +25,12 @@ from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.collation import GroupExample, collate_rows
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.ranks import from_rank_zero, rank, sum_over_ranks, world_size
 
 # Counts up whenever the values of the same inputs change: entries of older code are then not found.
 FORMAT = 1
 # Tokens, padding included, of one forward. Not an option: values depend on it by their rounding.
 TOKENS_AT_ONCE = 8192
-
-
-class RankInfo(NamedTuple):
-    """This process among the others, and how a value of rank 0 and a sum over all are had."""
-
-    rank: int
-    world_size: int
-    broadcast: Callable[[Any], Any]
-    sum: Callable[[Tensor], Tensor]
 
 
 class ReferenceTable:
@@ -48,11 +40,7 @@ class ReferenceTable:
         self._logprobs: dict[bytes, float] = {}
 
     def fill(
-        self,
-        rows: UniqueRows,
-        path: Path | None,
-        compute: Callable[[UniqueRows], Tensor],
-        ranks: RankInfo,
+        self, rows: UniqueRows, path: Path | None, compute: Callable[[UniqueRows], Tensor]
     ) -> None:
         """Take the values of rows from the disk, or compute them and keep them there.
 
@@ -62,17 +50,16 @@ class ReferenceTable:
             rows: all of them.
             path: the entry of just these rows, or None to keep nothing.
             compute: rows -> `[B]` log-probabilities, equal on every process.
-            ranks: the processes.
         """
         if self._logprobs.keys() >= set(rows.keys):
             return
-        found = read_entry(path) if path is not None and ranks.rank == 0 else None
-        logprobs = ranks.broadcast(None if found is None else found["logprobs"])
+        found = read_entry(path) if path is not None and rank() == 0 else None
+        logprobs = from_rank_zero(None if found is None else found["logprobs"])
         if logprobs is None:
             # It may take a while; Lightning's messages are seen without any setting.
             rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
             logprobs = compute(rows).cpu()
-            if path is not None and ranks.rank == 0:
+            if path is not None and rank() == 0:
                 write_entry(path, {"logprobs": logprobs})
         else:
             rank_zero_info(f"reference log-probabilities of {len(rows)} responses: from {path}")
@@ -146,11 +133,7 @@ def row_keys(rows: TokenRows) -> list[bytes]:
 
 
 def compute_logprobs(
-    forward: Callable[[TokenRows], Tensor],
-    rows: UniqueRows,
-    *,
-    device: torch.device,
-    ranks: RankInfo,
+    forward: Callable[[TokenRows], Tensor], rows: UniqueRows, *, device: torch.device
 ) -> Tensor:
     """Score rows, each process its share.
 
@@ -158,24 +141,24 @@ def compute_logprobs(
     whatever the number of processes.
 
     Args:
-        forward: rows -> `[B]` log-probabilities.
+        forward: rows -> `[B]` log-probabilities; each process calls it equally often, as sharded
+            models need.
         rows: all of them.
         device: where to compute.
-        ranks: the processes; each calls `forward` equally often, as sharded models need.
 
     Returns:
         `[len(rows)]` float32, equal on every process.
     """
     chunks = _chunks(rows.lengths)
     values = torch.zeros(len(rows), device=device)
-    for first in range(0, len(chunks), ranks.world_size):
-        index = first + ranks.rank
+    for first in range(0, len(chunks), world_size()):
+        index = first + rank()
         chunk = chunks[index] if index < len(chunks) else chunks[first]
         some = [rows[i] for i in range(chunk.start, chunk.stop)]
         logprobs = forward(collate_rows(some, pad_id=0).to(device))
         if index < len(chunks):
             values[chunk] = logprobs
-    return ranks.sum(values)
+    return sum_over_ranks(values)
 
 
 def weights_digest(weights: Mapping[str, Tensor], config: PretrainedConfig) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
@@ -15,7 +14,7 @@ from lit_rlhf.models.handover import as_classifier
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reward_model
-from lit_rlhf.modules.metrics import BrierScore, CalibrationError, PairAccuracy
+from lit_rlhf.modules.metrics import CalibrationError, NamedMeans, agreement, decided_weight
 from lit_rlhf.modules.normalizing import (
     NormalizerConfig,
     draw_reference_samples,
@@ -75,13 +74,8 @@ class RewardModule(PhaseModule):
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.reward_model: ScalarModel | None = None
-        self.validation_metrics = MetricCollection(
-            {
-                "accuracy": PairAccuracy(),
-                "calibration_error": CalibrationError(),
-                "brier": BrierScore(),
-            },
-        )
+        self.validation_means = NamedMeans()
+        self.calibration_error = CalibrationError()
         self._reference_rows: TokenRows | None = None
 
     @property
@@ -128,14 +122,19 @@ class RewardModule(PhaseModule):
         """Collect how well held-out pairs are predicted."""
         assert self.reward_model is not None
         scores = self.reward_model(batch.rows)
-        predicted = (scores[batch.chosen] - scores[batch.rejected]).sigmoid()
-        self.validation_metrics.update(predicted, batch.probability, batch.weight)
+        margin = scores[batch.chosen] - scores[batch.rejected]  # [M]
+        predicted, human, weight = margin.sigmoid(), batch.probability, batch.weight
+        # Brier 1950, with the share of people in place of an outcome.
+        values = {"accuracy": agreement(margin, human), "brier": (predicted - human).square()}
+        self.validation_means.update(values, weight, accuracy=decided_weight(weight, human))
+        self.calibration_error.update(predicted, human, weight)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, calibration error and Brier score."""
-        for name, value in self.validation_metrics.compute().items():
+        for name, value in self.validation_means.compute().items():
             self.log(f"{self.stage}/reward/{name}", value, prog_bar=True)
-        self.validation_metrics.reset()
+        error = self.calibration_error.compute()
+        self.log(f"{self.stage}/reward/calibration_error", error, prog_bar=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

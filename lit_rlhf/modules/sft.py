@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
@@ -51,7 +52,7 @@ class SFTModule(PhaseModule):
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.policy: PolicyModel | None = None
-        self.validation_nll = MeanMetric()
+        self.validation_means = NamedMeans()
 
     @property
     def trained_model(self) -> PolicyModel:
@@ -80,15 +81,15 @@ class SFTModule(PhaseModule):
 
     def validation_step(self, batch: TokenRows, batch_idx: int) -> None:
         """Collect the negative log-likelihood of held-out response tokens."""
-        count = batch.num_response_tokens
-        self.validation_nll.update(self._nll(batch).sum() / count.clamp(min=1), count)
+        num_tokens = batch.response_mask.sum(1)  # [B]
+        means = self._nll(batch) / num_tokens.clamp(min=1)
+        self.validation_means.update({"loss": means}, num_tokens)
 
     def on_validation_epoch_end(self) -> None:
         """Log held-out loss and perplexity: `exp` of the mean over all response tokens."""
-        mean = self.validation_nll.compute()
+        mean = torch.tensor(self.validation_means.compute()["loss"])
         self.log(f"{self.stage}/sft/loss", mean)
         self.log(f"{self.stage}/sft/perplexity", mean.exp(), prog_bar=True)
-        self.validation_nll.reset()
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

@@ -10,6 +10,7 @@ from lit_rlhf.errors import TrainingError
 from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.ppo_update import UpdateTargets
+from lit_rlhf.ranks import sum_over_ranks
 
 
 def is_sound(module: PhaseModule, rollout: RolloutBatch) -> bool:
@@ -25,7 +26,7 @@ def is_sound(module: PhaseModule, rollout: RolloutBatch) -> bool:
         reference_logprobs=rollout.reference_logprobs,
         values=rollout.values,
     )
-    if module.sum_over_ranks(module.guard.is_broken.to(module.device)) > 0:
+    if sum_over_ranks(module.guard.is_broken.to(module.device)) > 0:
         module.skip_step()
         return False
     module.guard.forget()

@@ -200,13 +200,14 @@ LISTS_OF_NAMES = {
     "train/ppo/{name}": [
         ("ppo.py", "_report"),
         ("ppo_metrics.py", "iteration_means"),
-        ("ppo_update.py", "means"),
+        ("ppo_update.py", "minibatch_loss"),
+        ("ppo_update.py", "report"),
         ("sampler_gap.py", "sampler_gap"),
     ],
-    "val/ppo/{name}": [("ppo_metrics.py", "held_out_names")],
-    "train/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],
-    "val/dpo/{name}": [("dpo.py", "_METRICS"), ("dpo.py", "_LOGPROBS")],
-    "val/reward/{name}": [("reward.py", "MetricCollection")],
+    "val/ppo/{name}": [("ppo_metrics.py", "held_out_columns")],
+    "train/dpo/{name}": [("dpo.py", "_compare")],
+    "val/dpo/{name}": [("dpo.py", "_compare")],
+    "val/reward/{name}": [("reward.py", "validation_step")],
 }
 MODULES = ROOT / "lit_rlhf" / "modules"
 

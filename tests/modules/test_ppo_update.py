@@ -69,11 +69,11 @@ def test_the_loss_and_the_counts_equal_the_oracle_token_by_token():
         sums = [total + float(part) for total, part in zip(sums, counted, strict=True)]
         largest = max(largest, abs(new - old))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
-    assert statistics.sums.tolist() == pytest.approx(sums, abs=1e-5)
     assert statistics.largest_log_ratio == pytest.approx(largest, abs=1e-6)
-    means = statistics.means(statistics.sums)
-    assert means["policy_loss"] == pytest.approx(sums[1] / 5, abs=1e-5)
-    assert means["value_clip_fraction"] == pytest.approx(sums[5] / 5)
+    names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction", "value_clip_fraction")
+    means = {name: total / sums[0] for name, total in zip(names, sums[1:], strict=True)}
+    report = statistics.report()
+    assert {name: report[name] for name in names} == pytest.approx(means, abs=1e-5)
 
 
 def test_without_a_critic_and_a_bonus_only_the_policy_counts():
@@ -81,8 +81,9 @@ def test_without_a_critic_and_a_bonus_only_the_policy_counts():
     logprobs = -torch.rand(3, 6)
     statistics = UpdateStatistics()
     loss = minibatch_loss(targets, TokenScores(logprobs, None, None), SETTINGS, statistics)
-    assert loss.item() == pytest.approx(statistics.sums[1].item(), abs=1e-5)
-    assert statistics.sums[[2, 5]].tolist() == [0, 0]
+    report = statistics.report()
+    assert loss.item() == pytest.approx(5 * report["policy_loss"], abs=1e-5)
+    assert "value_loss" not in report
 
 
 def test_the_samplers_correction_weighs_the_policy_loss_alone():
@@ -97,9 +98,11 @@ def test_the_samplers_correction_weighs_the_policy_loss_alone():
         old = float(targets.old_logprobs[row, column])
         token_loss, _ = policy_loss(new, old, float(targets.advantages[row, column]), 0.3)
         expected += token_loss * float(weighed.sampler_weights[row, column])
-    assert float(counts.sums[1]) == pytest.approx(expected, abs=1e-5)
-    assert float(loss - plain) == pytest.approx(expected - float(plain_counts.sums[1]), abs=1e-5)
-    assert counts.sums[2:].tolist() == plain_counts.sums[2:].tolist()
+    report, plain_report = counts.report(), plain_counts.report()
+    weighed_loss, plain_loss = (5 * each.pop("policy_loss") for each in (report, plain_report))
+    assert weighed_loss == pytest.approx(expected, abs=1e-5)
+    assert float(loss - plain) == pytest.approx(expected - plain_loss, abs=1e-5)
+    assert report == plain_report
     # Weights travel with their rows.
     chosen = torch.tensor([2, 0])
     assert torch.equal(
@@ -135,12 +138,8 @@ def test_micro_batches_add_up():
         for rows in (torch.tensor([2, 0]), torch.tensor([1]))
     ]
     torch.testing.assert_close(sum(pieces), total)
-    torch.testing.assert_close(parts.sums, whole.sums)
+    assert parts.report() == pytest.approx(whole.report(), abs=1e-6)
     assert parts.largest_log_ratio == whole.largest_log_ratio
-
-
-def test_a_rollout_without_tokens_has_means_of_zero():
-    assert set(UpdateStatistics().means(torch.zeros(6)).values()) == {0.0}
 
 
 class PlainPPO:

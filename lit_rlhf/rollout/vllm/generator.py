@@ -19,6 +19,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
 from lit_rlhf.models.merged import merged_weights
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.ranks import largest_over_ranks, rank, wait_for_all
 from lit_rlhf.rollout.generation import Decode, Generation, Generator
 from lit_rlhf.rollout.sampling import Sampling
 from lit_rlhf.rollout.vllm.in_process import InProcessEngine
@@ -138,12 +139,13 @@ class VLLMGenerator(Generator):
             slot.engine = self._start(policy)
         versions = tuple(weight_versions(policy.model))
         is_same = slot.policy() is policy and slot.versions == versions
-        if _on_any_rank(not is_same, policy):
+        # Decided together: a rank that saw no change must not draw while the weights are replaced.
+        if largest_over_ranks(float(not is_same), next(policy.parameters()).device) > 0:
             # One server may serve all ranks: rank zero changes its weights while nobody draws.
-            _wait_for_all()
-            if _rank() == 0:
+            wait_for_all()
+            if rank() == 0:
                 slot.engine.load(merged_weights(policy.model))
-            _wait_for_all()
+            wait_for_all()
             slot.policy, slot.versions = weakref.ref(policy), versions
         return slot.engine
 
@@ -186,26 +188,3 @@ def _generation(answers: list[Answer], device: torch.device, *, is_greedy: bool)
     finished = torch.tensor([answer.is_finished for answer in answers])
     parts: list[Tensor] = [tokens, torch.tensor(lengths), finished, logprobs]
     return Generation(*(part.to(device) for part in parts))
-
-
-def _has_ranks() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if _has_ranks() else 0
-
-
-def _wait_for_all() -> None:
-    if _has_ranks():
-        torch.distributed.barrier()
-
-
-def _on_any_rank(claim: bool, policy: PolicyModel) -> bool:
-    # Decided together: a rank that saw no change must not draw while the weights are replaced.
-    if not _has_ranks():
-        return claim
-    largest = torch.tensor(float(claim), device=next(policy.parameters()).device)
-    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-    return bool(largest)

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models.handover import load_tokenizer
+from lit_rlhf.ranks import world_size
 from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine, is_finished
 
 # Read by vLLM when it starts. The first keeps the engine in this process, the second its threads
@@ -126,12 +127,10 @@ def _require_vllm() -> None:
 
 
 def _require_one_process() -> None:
-    distributed = torch.distributed
-    has_ranks = distributed.is_available() and distributed.is_initialized()
-    if has_ranks and distributed.get_world_size() > 1:
+    if world_size() > 1:
         raise ConfigError(
             "model.generator: inside of the training process vLLM works with one process "
-            f"alone, not with {distributed.get_world_size()}; start a server and name it by "
+            f"alone, not with {world_size()}; start a server and name it by "
             "model.generator.server"
         )
 
