@@ -10,17 +10,14 @@ from lit_rlhf.objectives.group_advantages import GRPO, RLOO
 from lit_rlhf.objectives.importance import TruncatedWeights, truncated_importance_weights
 from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
-from lit_rlhf.objectives.language_modeling import perplexity, response_nll
+from lit_rlhf.objectives.language_modeling import response_nll
 from lit_rlhf.objectives.logprobs import (
     VocabularyScores,
     chunked_logprobs,
-    token_entropy,
-    token_logprobs,
 )
-from lit_rlhf.objectives.masking import Moments, masked_mean, masked_moments, masked_sum, whiten
+from lit_rlhf.objectives.masking import Moments, masked_moments, whiten
 from lit_rlhf.objectives.policy_gradient import (
     ClippedLoss,
-    approximate_kl,
     clipped_policy_loss,
     clipped_value_loss,
 )
@@ -45,7 +42,6 @@ __all__ = [
     "PreferenceOutput",
     "TruncatedWeights",
     "VocabularyScores",
-    "approximate_kl",
     "bradley_terry_loss",
     "centering_penalty",
     "chunked_logprobs",
@@ -55,13 +51,8 @@ __all__ = [
     "kl_k2",
     "kl_k3",
     "kl_per_response",
-    "masked_mean",
     "masked_moments",
-    "masked_sum",
-    "perplexity",
     "response_nll",
-    "token_entropy",
-    "token_logprobs",
     "token_rewards",
     "truncated_importance_weights",
     "whiten",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -14,22 +13,17 @@ def bradley_terry_loss(
     chosen_scores: Float[Tensor, " M"],
     rejected_scores: Float[Tensor, " M"],
     probability: Float[Tensor, " M"] | None = None,
-    margin: Float[Tensor, " M"] | None = None,
 ) -> Float[Tensor, " M"]:
     """Compute the negative log-likelihood of averaged judgments under Bradley-Terry.
 
     With `d = chosen_scores - rejected_scores`,
-    `loss = -probability * log sigmoid(d - margin)
-    - (1 - probability) * log sigmoid(-d - margin)`.
-    Source: Bradley and Terry 1952; the margin as Touvron et al. 2023 (Llama 2), eq. 2. With
-    an uncertain judgment the margin is asked of either side, so that swapping chosen and
-    rejected (and the probability with them) leaves the loss as it is.
+    `loss = -probability * log sigmoid(d) - (1 - probability) * log sigmoid(-d)`.
+    Source: Bradley and Terry 1952.
 
     Args:
         chosen_scores: of the response named first in each pair.
         rejected_scores: of the other.
         probability: share of judgments for the first, in [0, 1]; None for certainty.
-        margin: by how much the better one should win, >= 0; None for none.
 
     Returns:
         One loss a pair, float32 (float64 for float64), to be averaged by the pairs' weights.
@@ -38,18 +32,13 @@ def bradley_terry_loss(
         ValueError: if the shapes differ.
     """
     require_same_shape(
-        chosen_scores=chosen_scores,
-        rejected_scores=rejected_scores,
-        probability=probability,
-        margin=margin,
+        chosen_scores=chosen_scores, rejected_scores=rejected_scores, probability=probability
     )
     difference = at_least_float32(chosen_scores) - at_least_float32(rejected_scores)
-    needed = torch.zeros_like(difference) if margin is None else margin
     # logsigmoid, not log(1 + exp(-x)), which overflows float32 at x = -88.
-    loss = -logsigmoid(difference - needed)
     if probability is None:
-        return loss
-    return probability * loss - (1.0 - probability) * logsigmoid(-difference - needed)
+        return -logsigmoid(difference)
+    return -probability * logsigmoid(difference) - (1.0 - probability) * logsigmoid(-difference)
 
 
 def centering_penalty(

@@ -46,7 +46,8 @@ def kl_k2(
 ) -> Float[Tensor, "*tokens"]:
     """Estimate the KL with low variance and a small bias; never negative.
 
-    `k2 = (logprobs - reference_logprobs)^2 / 2`: as a loss its gradient is that of the KL.
+    `k2 = (logprobs - reference_logprobs)^2 / 2`. Between the policy and itself before an update it
+    is `approxkl` of OpenAI's lm-human-preferences (2019): how far the update has moved it.
 
     Args:
         logprobs: log-probability of each sampled token under the policy.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
@@ -28,18 +28,3 @@ def response_nll(
     """
     require_same_shape(logprobs=logprobs, response_mask=response_mask)
     return -at_least_float32(logprobs).masked_fill(~response_mask, 0.0).sum(dim=-1)
-
-
-def perplexity(total_nll: Float[Tensor, ""], num_tokens: Num[Tensor, ""]) -> Float[Tensor, ""]:
-    """Compute the perplexity from sums, which add up over batches and ranks.
-
-    `perplexity = exp(total_nll / num_tokens)`.
-
-    Args:
-        total_nll: nats, summed over all tokens that count.
-        num_tokens: how many they are.
-
-    Returns:
-        Scalar >= 1 for true probabilities; NaN if no token counts: nothing was measured.
-    """
-    return (at_least_float32(total_nll) / num_tokens).exp()

@@ -1,8 +1,7 @@
 """Log-probabilities of tokens and entropies of the distributions they were drawn from.
 
-`token_logprobs` and `token_entropy` read given logits. `chunked_logprobs` computes the same
-from hidden states and the vocabulary matrix without ever holding the `[S, V]` logits, which
-otherwise dominate the memory of training.
+They come from hidden states and the vocabulary matrix, without ever holding the `[S, V]` logits,
+which otherwise dominate the memory of training.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, product_dtype
+from lit_rlhf.ranges import require
 
 # p * log p is 0 in the limit, but 0 * -inf is NaN. exp(-1e4) is exactly 0 in every floating
 # type, so cutting the logarithm here changes no product.
@@ -25,62 +24,6 @@ _LOWEST_LOGPROB = -1e4
 # Elements of a float32 block of logits on a CPU: small enough (2 MiB) to stay in cache from
 # one element-wise pass to the next, large enough to hide the cost of a call.
 _BLOCK_ELEMENTS = 2**19
-
-
-def token_logprobs(
-    logits: Float[Tensor, "*tokens V"],
-    targets: Int[Tensor, "*tokens"],
-    *,
-    temperature: float = 1.0,
-) -> Float[Tensor, "*tokens"]:
-    """Compute the log-probability of each target token.
-
-    `z = logits / temperature`, `logprob = z[target] - logsumexp(z)`. The temperature is the
-    one that sampled, so that these are the probabilities that the tokens were drawn with.
-
-    Args:
-        logits: unnormalised, any floating type; -inf forbids a token.
-        targets: token ids in `[0, V)`.
-        temperature: > 0.
-
-    Returns:
-        Natural logarithms, float32 (float64 for float64).
-
-    Raises:
-        ConfigError: if `temperature` is not positive.
-        ValueError: if `targets` is not shaped like `logits` without its last dimension.
-    """
-    _check_positive("temperature", temperature)
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"targets must be shaped like logits {list(logits.shape)} without its last "
-            f"dimension, got {list(targets.shape)}"
-        )
-    scaled = at_least_float32(logits) / temperature
-    picked = scaled.gather(-1, targets[..., None]).squeeze(-1)
-    return picked - scaled.logsumexp(dim=-1)
-
-
-def token_entropy(
-    logits: Float[Tensor, "*tokens V"], *, temperature: float = 1.0
-) -> Float[Tensor, "*tokens"]:
-    """Compute the entropy of the distribution over the next token.
-
-    `entropy = -sum(p * log p)` with `p = softmax(logits / temperature)` and `0 log 0 = 0`.
-
-    Args:
-        logits: unnormalised, any floating type; -inf forbids a token.
-        temperature: > 0.
-
-    Returns:
-        Nats, float32 (float64 for float64), in `[0, log V]`.
-
-    Raises:
-        ConfigError: if `temperature` is not positive.
-    """
-    _check_positive("temperature", temperature)
-    logprobs = (at_least_float32(logits) / temperature).log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs.clamp(min=_LOWEST_LOGPROB)).sum(dim=-1)
 
 
 class VocabularyScores(NamedTuple):
@@ -110,9 +53,12 @@ def chunked_logprobs(  # noqa: PLR0913 - every form of logits that our models us
     """Compute log-probabilities from hidden states, holding one chunk of logits at a time.
 
     `raw = scale * (hidden @ weight.T + bias)`,
-    `logits = softcap * tanh(raw / softcap) / temperature` (without `softcap`: `raw /
-    temperature`), and then as `token_logprobs` and `token_entropy`. Gradients flow to
-    `hidden`, `weight` and `bias`; the backward pass computes the logits a second time.
+    `z = softcap * tanh(raw / softcap) / temperature` (without `softcap`: `raw / temperature`),
+    `logprobs = z[target] - logsumexp(z)`,
+    `entropy = -sum(p * log p)` with `p = softmax(z)` and `0 log 0 = 0`.
+    The temperature is the one that sampled, so that these are the probabilities that the tokens
+    were drawn with. Gradients flow to `hidden`, `weight` and `bias`; the backward pass computes
+    the logits a second time.
 
     Matrix products run in the type of `hidden`, or in that of an active autocast; softmax,
     logarithms and all sums over tokens in float32 (float64 for float64).
@@ -136,10 +82,9 @@ def chunked_logprobs(  # noqa: PLR0913 - every form of logits that our models us
         ConfigError: if `temperature`, `softcap` or `chunk_size` is not positive.
         ValueError: if the shapes do not fit.
     """
-    for name, value in (("temperature", temperature), ("chunk_size", chunk_size)):
-        _check_positive(name, value)
-    if softcap is not None:
-        _check_positive("softcap", softcap)
+    require("temperature", temperature, above=0)
+    require("chunk_size", chunk_size, least=1)
+    require("softcap", softcap, above=0, is_optional=True)
     _check_projection(hidden, weight, targets, bias)
     form = _LogitForm(temperature, softcap, scale, chunk_size, product_dtype(hidden))
     scores = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -344,11 +289,6 @@ def _cache_blocks(products: Tensor) -> Iterator[slice]:
     if products.device.type == "cpu":
         block_rows = max(1, _BLOCK_ELEMENTS // num_columns)
     return _even_slices(num_rows, max(1, block_rows))
-
-
-def _check_positive(name: str, value: float | int) -> None:
-    if not value > 0:
-        raise ConfigError(f"{name} is {value}; expected a number > 0")
 
 
 def _check_projection(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Sums, means and whitening over the entries that a mask marks as counting."""
+"""Moments and whitening over the entries that a mask marks as counting."""
 
 from __future__ import annotations
 
@@ -13,42 +13,6 @@ from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
 # Guards the division where all counted values are equal (variance zero); the constant of
 # OpenAI's 2019 code (lm-human-preferences), so that whitened values agree with it.
 _VARIANCE_FLOOR = 1e-8
-
-
-def masked_sum(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Sum the values where the mask is True.
-
-    Entries where the mask is False are replaced, not multiplied, by zero: a NaN there reaches
-    neither the sum nor the gradient of `values`.
-
-    Args:
-        values: any shape.
-        mask: same shape, True where an entry counts.
-
-    Returns:
-        Scalar in float32 (float64 for float64); 0 if nothing counts.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    require_same_shape(values=values, mask=mask)
-    return at_least_float32(values).masked_fill(~mask, 0.0).sum()
-
-
-def masked_mean(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Average the values where the mask is True.
-
-    Args:
-        values: any shape.
-        mask: same shape, True where an entry counts.
-
-    Returns:
-        Scalar in float32 (float64 for float64); 0, with zero gradient, if nothing counts.
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    return masked_sum(values, mask) / mask.sum().clamp(min=1)
 
 
 class Moments(NamedTuple):
@@ -100,24 +64,18 @@ def masked_moments(values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]
 
 
 def whiten(
-    values: Float[Tensor, "*shape"],
-    mask: Bool[Tensor, "*shape"],
-    moments: Moments,
-    *,
-    shift_mean: bool = True,
+    values: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"], moments: Moments
 ) -> Float[Tensor, "*shape"]:
-    """Scale the values to unit variance and, if asked, to zero mean.
+    """Scale the values to zero mean and unit variance.
 
-    `(values - mean) * rsqrt(variance + 1e-8)`, and `+ mean` again if `shift_mean` is False
-    (rewards keep their level so that the KL penalty keeps its meaning). Source: OpenAI's
-    lm-human-preferences (2019), whose variance is biased as ours; TRL and verl use Bessel's
-    correction. Unlike theirs the moments may span all ranks.
+    `(values - mean) * rsqrt(variance + 1e-8)`. Source: OpenAI's lm-human-preferences (2019), whose
+    variance is biased as ours; TRL and verl use Bessel's correction. Unlike theirs the moments may
+    span all ranks.
 
     Args:
         values: any shape.
         mask: same shape, True where an entry counts.
         moments: of the same values over all ranks, see `masked_moments`.
-        shift_mean: whether the result has zero mean (advantages) or the old one (rewards).
 
     Returns:
         Same shape, float32 (float64 for float64), zero where the mask is False.
@@ -129,7 +87,4 @@ def whiten(
     values = at_least_float32(values)
     mean = moments.mean.to(values.dtype)
     scale = torch.rsqrt(moments.variance + _VARIANCE_FLOOR).to(values.dtype)
-    whitened = (values - mean) * scale
-    if not shift_mean:
-        whitened = whitened + mean
-    return whitened.masked_fill(~mask, 0.0)
+    return ((values - mean) * scale).masked_fill(~mask, 0.0)

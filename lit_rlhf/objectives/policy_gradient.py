@@ -104,28 +104,6 @@ def clipped_value_loss(
     return ClippedLoss(torch.maximum(plain, clipped), clipped > plain)
 
 
-def approximate_kl(
-    logprobs: Float[Tensor, "*tokens"], old_logprobs: Float[Tensor, "*tokens"]
-) -> Float[Tensor, "*tokens"]:
-    """Estimate how far one update round has moved the policy, for logging and early stops.
-
-    `(logprobs - old_logprobs)^2 / 2`, of which the caller takes the masked mean. Source:
-    OpenAI's lm-human-preferences (2019), `approxkl`.
-
-    Args:
-        logprobs: under the policy that is trained.
-        old_logprobs: under the policy that sampled.
-
-    Returns:
-        Same shape, nats a token, float32 (float64 for float64).
-
-    Raises:
-        ValueError: if the shapes differ.
-    """
-    require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs)
-    return 0.5 * (at_least_float32(logprobs) - at_least_float32(old_logprobs)).square()
-
-
 def _check_clip_range(clip_range: float) -> None:
     if not clip_range > 0:
         raise ConfigError(f"clip_range is {clip_range}; expected a number > 0, such as 0.2")

@@ -15,18 +15,15 @@ shares = floats((5,), 0.0, 1.0)
 
 @both_precisions
 @pytest.mark.parametrize("has_probability", [True, False])
-@pytest.mark.parametrize("has_margin", [True, False])
-def test_the_loss_agrees_with_the_model(has_probability, has_margin, dtype):
+def test_the_loss_agrees_with_the_model(has_probability, dtype):
     chosen, rejected = normal(8, dtype=dtype), normal(8, dtype=dtype)
     probability = torch.linspace(0, 1, 8, dtype=dtype) if has_probability else None
-    margin = torch.rand(8, dtype=dtype) if has_margin else None
     golden = np.vectorize(oracle.loss)(
         chosen.double(),
         rejected.double(),
         np.ones(8) if probability is None else probability.double(),
-        np.zeros(8) if margin is None else margin.double(),
     )
-    assert_agrees(bradley_terry_loss(chosen, rejected, probability, margin), golden, dtype)
+    assert_agrees(bradley_terry_loss(chosen, rejected, probability), golden, dtype)
 
 
 def test_the_gradient_is_predicted_minus_judged_probability():
@@ -38,19 +35,11 @@ def test_the_gradient_is_predicted_minus_judged_probability():
     assert_agrees(rejected.grad, -expected)
 
 
-def test_gradients_with_a_margin():
-    probability, margin = torch.rand(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
-    inputs = normal(3).requires_grad_(), normal(3).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda c, r: bradley_terry_loss(c, r, probability, margin), inputs
-    )
-
-
-@given(floats((5,)), floats((5,)), shares, floats((5,), 0.0, 3.0))
-def test_swapping_the_pair_and_its_probability_mirrors(chosen, rejected, probability, margin):
+@given(floats((5,)), floats((5,)), shares)
+def test_swapping_the_pair_and_its_probability_mirrors(chosen, rejected, probability):
     assert_agrees(
-        bradley_terry_loss(rejected, chosen, 1 - probability, margin),
-        bradley_terry_loss(chosen, rejected, probability, margin),
+        bradley_terry_loss(rejected, chosen, 1 - probability),
+        bradley_terry_loss(chosen, rejected, probability),
     )
     assert torch.equal(centering_penalty(rejected, chosen), centering_penalty(chosen, rejected))
 
@@ -82,12 +71,9 @@ def test_pairs_do_not_see_each_other(chosen, rejected, probability):
     )
 
 
-def test_equal_scores_cost_log_two_and_a_margin_costs_more():
+def test_equal_scores_cost_log_two():
     zeros = torch.zeros(1)
     assert_agrees(bradley_terry_loss(zeros, zeros), [math.log(2)])
-    assert_agrees(
-        bradley_terry_loss(zeros, zeros, None, torch.ones(1)), [math.log(1 + math.exp(1))]
-    )
 
 
 def test_large_differences_stay_finite_in_float32():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from lit_rlhf.objectives import perplexity, response_nll
+from lit_rlhf.objectives import response_nll
 from tests.objectives.agreement import (
     SHAPE_ERRORS,
     assert_agrees,
@@ -46,16 +46,6 @@ def test_a_row_in_which_nothing_counts_costs_nothing():
 def test_bfloat16_is_summed_in_float32():
     nll = response_nll(-torch.ones(1, 1000).bfloat16(), torch.ones(1, 1000, dtype=torch.bool))
     assert_agrees(nll, [1000.0], torch.float32)
-
-
-def test_perplexity_is_the_geometric_mean_of_inverse_probabilities():
-    probabilities = [0.5, 0.1, 0.25, 0.9]
-    total = -torch.tensor(probabilities, dtype=torch.float64).log().sum()
-    assert_agrees(perplexity(total, torch.tensor(4)), oracle.perplexity(probabilities))
-
-
-def test_perplexity_of_nothing_is_not_a_number():
-    assert perplexity(torch.tensor(0.0), torch.tensor(0)).isnan()
 
 
 def test_a_mask_of_another_shape_is_refused():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives import approximate_kl, clipped_policy_loss, clipped_value_loss
+from lit_rlhf.objectives import clipped_policy_loss, clipped_value_loss
 from tests.objectives.agreement import SHAPE_ERRORS, assert_agrees, both_precisions, floats, normal
 from tests.oracles import policy_gradient as oracle
 
@@ -43,13 +43,6 @@ def test_value_losses_and_clip_marks_agree_with_the_paper(clip_range, dtype):
     assert any(is_clipped) == (clip_range is not None)
 
 
-@both_precisions
-def test_approximate_kl_agrees_with_the_formula(dtype):
-    logprobs, old_logprobs = normal(3, 4, dtype=dtype), normal(3, 4, dtype=dtype)
-    golden = np.vectorize(oracle.approximate_kl)(logprobs.double(), old_logprobs.double())
-    assert_agrees(approximate_kl(logprobs, old_logprobs), golden, dtype)
-
-
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "is_clipped", "gradient"),
     [
@@ -83,7 +76,6 @@ def test_gradients_are_those_of_finite_differences():
             ),
             logprobs,
         )
-    assert torch.autograd.gradcheck(lambda lp: approximate_kl(lp, old_logprobs), logprobs)
 
 
 @given(floats((3, 4)), floats((3, 4)))
@@ -91,7 +83,6 @@ def test_an_unchanged_policy_clips_nothing(logprobs, advantages):
     output = clipped_policy_loss(logprobs, logprobs, advantages)
     assert not output.is_clipped.any()
     assert torch.equal(output.losses, -advantages)
-    assert not approximate_kl(logprobs, logprobs).any()
 
 
 @given(floats((3, 4)), floats((3, 4)))
@@ -132,7 +123,6 @@ def test_bfloat16_is_computed_in_float32():
         torch.float32,
     )
     assert_agrees(clipped_value_loss(logprobs, old, advantages).losses, [1.5**2 / 2], torch.float32)
-    assert_agrees(approximate_kl(logprobs, old), [0.125**2 / 2], torch.float32)
 
 
 @pytest.mark.parametrize("clip_range", [0.0, -0.2, math.nan])
@@ -150,5 +140,3 @@ def test_shapes_that_would_broadcast_are_refused(position):
     for function in (clipped_policy_loss, clipped_value_loss):
         with pytest.raises(SHAPE_ERRORS):
             function(*arguments)
-    with pytest.raises(SHAPE_ERRORS):
-        approximate_kl(torch.zeros(2, 3), torch.zeros(2, 1))

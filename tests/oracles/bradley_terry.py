@@ -1,4 +1,4 @@
-"""Bradley and Terry (1952): P(i beats j) = e^r_i / (e^r_i + e^r_j); margin as in Llama 2."""
+"""Bradley and Terry (1952): P(i beats j) = e^r_i / (e^r_i + e^r_j)."""
 
 import math
 
@@ -7,9 +7,9 @@ def win_probability(score, other):
     return math.exp(score) / (math.exp(score) + math.exp(other))
 
 
-def loss(chosen, rejected, probability=1.0, margin=0.0):
-    first_wins = math.log(win_probability(chosen - margin, rejected))
-    second_wins = math.log(win_probability(rejected - margin, chosen))
+def loss(chosen, rejected, probability=1.0):
+    first_wins = math.log(win_probability(chosen, rejected))
+    second_wins = math.log(win_probability(rejected, chosen))
     return -(probability * first_wins + (1 - probability) * second_wins)
 
 

@@ -28,13 +28,12 @@ def variance(values, mask):
     return math.fsum((v - mean) ** 2 for v in kept) / len(kept)
 
 
-def whiten(values, mask, shift_mean):
+def whiten(values, mask):
     mean, deviation = masked_mean(values, mask), math.sqrt(variance(values, mask) + 1e-8)
     result = values.astype("float64").copy()
     for index in range(values.size):
         if mask.flat[index]:
-            scaled = (float(values.flat[index]) - mean) / deviation
-            result.flat[index] = scaled if shift_mean else scaled + mean
+            result.flat[index] = (float(values.flat[index]) - mean) / deviation
         else:
             result.flat[index] = 0.0
     return result
