@@ -12,6 +12,7 @@ def require(  # one bound of each kind
     value: float | None,
     *,
     least: float | None = None,
+    most: float | None = None,
     above: float | None = None,
     below: float | None = None,
     is_optional: bool = False,
@@ -22,6 +23,7 @@ def require(  # one bound of each kind
         key: its dotted name, as a user writes it.
         value: None passes where `is_optional` says so.
         least: the smallest value.
+        most: the largest value.
         above: a value that is already too small.
         below: a value that is already too large.
         is_optional: null is a value, too.
@@ -35,11 +37,12 @@ def require(  # one bound of each kind
         value is not None
         and math.isfinite(value)
         and (least is None or value >= least)
+        and (most is None or value <= most)
         and (above is None or value > above)
         and (below is None or value < below)
     )
     if not is_inside:
-        bounds = {"at least": least, "above": above, "below": below}
+        bounds = {"at least": least, "at most": most, "above": above, "below": below}
         words = [f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None]
         null = ", or null" if is_optional else ""
         raise ConfigError(f"{key} is {value}; it must be {' and '.join(words)}{null}")

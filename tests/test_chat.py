@@ -108,7 +108,7 @@ def test_the_command_with_piped_input(models):
         (["./nowhere"], "no such model"),
         (["{2}"], "a policy is needed"),
         (["{0}", "--reward", "./nowhere"], "no such model"),
-        (["{0}", "--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
+        (["{0}", "--max-new-tokens", "0"], "max_new_tokens is 0; it must be at least 1"),
     ],
 )
 def test_what_does_not_work_is_said_in_one_line(models, capsys, words, message):

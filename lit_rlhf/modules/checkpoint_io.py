@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_rlhf.checkpoints import read_verified, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.ranges import require
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,8 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def __init__(self, max_failures: int = 3) -> None:
         super().__init__()
-        if max_failures < 1:
-            raise ConfigError(f"AtomicCheckpointIO.max_failures is {max_failures}; expected >= 1")
+        require("AtomicCheckpointIO.max_failures", max_failures, least=1)
         self.max_failures = max_failures
         self.unwritten: dict[str, str] = {}
         self._num_failures = 0

@@ -19,7 +19,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import TrainingError
+from lit_rlhf.ranges import require
 
 FILE_NAME = "skipped_rows.jsonl"
 
@@ -52,7 +53,8 @@ class NumberGuard:
     """Remembers what a step computed until it is known whether the step may be taken.
 
     Args:
-        max_skipped_steps: the run stops when more steps than these were skipped.
+        max_skipped_steps: the run stops when more steps than these were skipped; 0 stops it at
+            the first.
 
     Attributes:
         num_skipped: steps skipped since the run began, resumed runs included.
@@ -63,11 +65,7 @@ class NumberGuard:
     """
 
     def __init__(self, max_skipped_steps: int) -> None:
-        if max_skipped_steps < 0:
-            raise ConfigError(
-                f"model.max_skipped_steps must be at least 0, got {max_skipped_steps}: 0 stops at "
-                "the first number that is not finite"
-            )
+        require("model.max_skipped_steps", max_skipped_steps, least=0)
         self.max_skipped_steps = max_skipped_steps
         self.num_skipped = 0
         self.gradient_norm = 0.0

@@ -60,10 +60,7 @@ class OptimizerConfig:
         require("model.optimizer.beta1", self.beta1, least=0, below=1)
         require("model.optimizer.beta2", self.beta2, least=0, below=1)
         require("model.optimizer.eps", self.eps, above=0)
-        if not 0 <= self.warmup_fraction < 1:
-            raise ConfigError(
-                f"optimizer.warmup_fraction must be in [0, 1), got {self.warmup_fraction}"
-            )
+        require("model.optimizer.warmup_fraction", self.warmup_fraction, least=0, below=1)
         for name, choices in (("states", _STATES), ("weights", _WEIGHTS)):
             if getattr(self, name) not in choices:
                 raise ConfigError(

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.ranges import require
 
 
 class Advantages(NamedTuple):
@@ -82,22 +82,12 @@ class GAE(AdvantageEstimator):
     gamma: float = 1.0
     gae_lambda: float = 0.95
 
+    requires_values = True
+    samples_per_prompt = 1
+
     def __post_init__(self) -> None:
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"advantage.{name} is {getattr(self, name)}; expected a number in [0, 1]"
-                )
-
-    @property
-    def requires_values(self) -> bool:
-        """True: the critic's values are the baseline."""
-        return True
-
-    @property
-    def samples_per_prompt(self) -> int:
-        """One response a prompt is enough."""
-        return 1
+        require("model.advantage.gamma", self.gamma, least=0, most=1)
+        require("model.advantage.gae_lambda", self.gae_lambda, least=0, most=1)
 
     def __call__(
         self,

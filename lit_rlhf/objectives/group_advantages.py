@@ -21,6 +21,7 @@ class _GroupEstimator(AdvantageEstimator):
     """What the estimators without critic share: `k` samples a prompt, one advantage a response."""
 
     k: int
+    requires_values = False  # the other samples are the baseline
 
     def __post_init__(self) -> None:
         if self.k < 2:
@@ -28,11 +29,6 @@ class _GroupEstimator(AdvantageEstimator):
                 f"advantage.k is {self.k}; {type(self).__name__} compares samples of one prompt "
                 "and needs 2 or more"
             )
-
-    @property
-    def requires_values(self) -> bool:
-        """False: the other samples are the baseline."""
-        return False
 
     @property
     def samples_per_prompt(self) -> int:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.ranges import require
 
 # exp(20) = 4.9e8 lies above any cap, and exp() stays finite. The bound of verl.
 _MAX_LOG_RATIO = 20.0
@@ -55,8 +55,7 @@ def truncated_importance_weights(
         ValueError: if the shapes differ.
     """
     require_same_shape(old_logprobs=old_logprobs, sampler_logprobs=sampler_logprobs)
-    if not cap >= 1:
-        raise ConfigError(f"the cap of importance weights is {cap}; expected at least 1, such as 2")
+    require("the cap of importance weights", cap, least=1)
     log_ratio = at_least_float32(old_logprobs) - at_least_float32(sampler_logprobs)
     ratio = log_ratio.detach().clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     return TruncatedWeights(ratio.clamp(max=cap), ratio > cap)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.ranges import require
 
 # Keeps exp() finite in float32 for a token that one policy all but forbids; far outside any
 # clip range. The bound of OpenRLHF and verl.
@@ -56,7 +56,7 @@ def clipped_policy_loss(
         ValueError: if the shapes differ.
     """
     require_same_shape(logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
-    _check_clip_range(clip_range)
+    require("clip_range", clip_range, above=0)
     advantages = at_least_float32(advantages)
     log_ratio = at_least_float32(logprobs) - at_least_float32(old_logprobs)
     ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
@@ -97,13 +97,8 @@ def clipped_value_loss(
     plain = 0.5 * (values - returns).square()
     if clip_range is None:
         return ClippedLoss(plain, torch.zeros_like(plain, dtype=torch.bool))
-    _check_clip_range(clip_range)
+    require("clip_range", clip_range, above=0)
     old_values = at_least_float32(old_values)
     near_old = values.clamp(old_values - clip_range, old_values + clip_range)
     clipped = 0.5 * (near_old - returns).square()
     return ClippedLoss(torch.maximum(plain, clipped), clipped > plain)
-
-
-def _check_clip_range(clip_range: float) -> None:
-    if not clip_range > 0:
-        raise ConfigError(f"clip_range is {clip_range}; expected a number > 0, such as 0.2")

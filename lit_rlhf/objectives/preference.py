@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.ranges import require
 
 
 class PreferenceOutput(NamedTuple):
@@ -85,18 +85,11 @@ class DPO(PreferenceLoss):
     beta: float = 0.1
     label_smoothing: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise ConfigError(f"loss.beta is {self.beta}; expected a number > 0, such as 0.1")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ConfigError(
-                f"loss.label_smoothing is {self.label_smoothing}; expected a number in [0, 0.5)"
-            )
+    requires_reference = True  # the loss reads log-ratios
 
-    @property
-    def requires_reference(self) -> bool:
-        """True: the loss reads log-ratios."""
-        return True
+    def __post_init__(self) -> None:
+        require("model.loss.beta", self.beta, above=0)
+        require("model.loss.label_smoothing", self.label_smoothing, least=0, below=0.5)
 
     def __call__(
         self,

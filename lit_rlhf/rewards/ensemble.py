@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.prompts import Prompt
+from lit_rlhf.ranges import require
 from lit_rlhf.rewards.learned import LearnedReward
 from lit_rlhf.rewards.source import RewardSource, origins_of
 
@@ -53,8 +53,7 @@ class EnsembleReward(RewardSource):
             raise ConfigError(
                 f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"
             )
-        if not 0 <= self.penalty < math.inf:
-            raise ConfigError(f"EnsembleReward.penalty is {self.penalty}; expected a number >= 0")
+        require("EnsembleReward.penalty", self.penalty, least=0)
         learned = [member for member in self.members if isinstance(member, LearnedReward)]
         for member in learned[1:]:
             member.share_trunk(learned[0])

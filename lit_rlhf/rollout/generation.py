@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.ranges import require
 from lit_rlhf.rollout.decoding import Budget, Decoding, Request, StopRule
 from lit_rlhf.rollout.sampling import Sampling, uniform_streams
 
@@ -87,9 +87,8 @@ class TorchGenerator(Generator):
 
     def __post_init__(self) -> None:
         """Refuse a batch without rows."""
-        for name in ("max_rows", "max_cached_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"generator.{name} must be at least 1, got {getattr(self, name)}")
+        require("model.generator.max_rows", self.max_rows, least=1)
+        require("model.generator.max_cached_tokens", self.max_cached_tokens, least=1)
 
     @torch.no_grad()
     def __call__(

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.ranges import require
 
 _BLOCK = 128  # vocabulary entries summed before the search looks inside a block
 
@@ -48,24 +49,17 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, by name."""
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
-        if not self.temperature >= 0:  # nor be no number
-            raise ConfigError(f"temperature must not be negative, got {self.temperature}")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k must not be negative, got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p must be in [0, 1], got {self.min_p}")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+        require("sampling.max_new_tokens", self.max_new_tokens, least=1)
+        require("sampling.temperature", self.temperature, least=0)
+        require("sampling.top_k", self.top_k, least=0)
+        require("sampling.top_p", self.top_p, above=0, most=1)
+        require("sampling.min_p", self.min_p, least=0, most=1)
+        require("sampling.min_new_tokens", self.min_new_tokens, least=0)
+        if self.min_new_tokens > self.max_new_tokens:
             raise ConfigError(
-                f"min_new_tokens must be in [0, max_new_tokens {self.max_new_tokens}], "
-                f"got {self.min_new_tokens}"
+                f"sampling.min_new_tokens is {self.min_new_tokens}, more than "
+                f"max_new_tokens {self.max_new_tokens}"
             )
-        self._check_tokens()
-
-    def _check_tokens(self) -> None:
         for token, bias in (self.logit_bias or {}).items():
             if token < 0 or math.isnan(bias):
                 raise ConfigError(f"logit_bias: token ids and numbers, got {token}: {bias}")

@@ -333,5 +333,5 @@ def test_under_autocast_weights_are_cast_once_and_forgotten_afterwards(policies,
 
 
 def test_a_generator_needs_a_row():
-    with pytest.raises(ConfigError, match="max_rows must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="max_rows is 0; it must be at least 1"):
         TorchGenerator(max_rows=0)

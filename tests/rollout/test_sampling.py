@@ -259,11 +259,11 @@ def test_temperature_comes_before_top_p():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_new_tokens": 33}, "min_new_tokens must be in .*32.*, got 33"),
-        ({"min_new_tokens": -1}, "min_new_tokens must be in"),
+        ({"min_new_tokens": 33}, "min_new_tokens is 33, more than max_new_tokens 32"),
+        ({"min_new_tokens": -1}, "min_new_tokens is -1; it must be at least 0"),
         ({"logit_bias": {1: math.nan}}, "logit_bias: token ids and numbers, got 1: nan"),
-        ({"temperature": math.nan}, "temperature must not be negative"),
-        ({"top_p": math.nan}, "top_p must be in"),
+        ({"temperature": math.nan}, "temperature is nan; it must be at least 0"),
+        ({"top_p": math.nan}, "top_p is nan; it must be at most 1 and above 0"),
         ({"stop_ids": (3, -1)}, r"stop_ids must be token ids, got \[3, -1\]"),
     ],
 )

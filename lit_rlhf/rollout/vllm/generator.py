@@ -19,6 +19,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
 from lit_rlhf.models.merged import merged_weights
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.ranges import require
 from lit_rlhf.ranks import largest_over_ranks, rank, wait_for_all
 from lit_rlhf.rollout.generation import Decode, Generation, Generator
 from lit_rlhf.rollout.sampling import Sampling
@@ -78,15 +79,12 @@ class VLLMGenerator(Generator):
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges, by name."""
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ConfigError(
-                "generator.gpu_memory_utilization must be in (0, 1], got "
-                f"{self.gpu_memory_utilization}"
-            )
-        for name in ("max_model_len", "kv_cache_gib", "num_connections", "timeout_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"generator.{name} must be positive, got {value}")
+        share = self.gpu_memory_utilization
+        require("model.generator.gpu_memory_utilization", share, above=0, most=1)
+        require("model.generator.max_model_len", self.max_model_len, least=1, is_optional=True)
+        require("model.generator.kv_cache_gib", self.kv_cache_gib, above=0, is_optional=True)
+        require("model.generator.num_connections", self.num_connections, least=1)
+        require("model.generator.timeout_s", self.timeout_s, above=0)
         if self.server is not None and not self.server.startswith(("http://", "https://")):
             raise ConfigError(
                 f"generator.server must be an address like http://127.0.0.1:8000, got {self.server}"

@@ -124,10 +124,10 @@ def test_a_response_that_has_no_room_is_refused(policy, engine):
     ("settings", "message"),
     [
         ({"server": "localhost:8000"}, r"generator\.server must be an address like http"),
-        ({"gpu_memory_utilization": 0.0}, r"gpu_memory_utilization must be in \(0, 1\], got 0"),
-        ({"kv_cache_gib": -1.0}, r"generator\.kv_cache_gib must be positive, got -1"),
-        ({"max_model_len": 0}, r"generator\.max_model_len must be positive"),
-        ({"num_connections": 0}, r"generator\.num_connections must be positive"),
+        ({"gpu_memory_utilization": 0.0}, r"gpu_memory_utilization is 0\.0; it must be at most 1"),
+        ({"kv_cache_gib": -1.0}, r"generator\.kv_cache_gib is -1\.0; it must be above 0"),
+        ({"max_model_len": 0}, r"generator\.max_model_len is 0; it must be at least 1"),
+        ({"num_connections": 0}, r"generator\.num_connections is 0; it must be at least 1"),
     ],
 )
 def test_values_out_of_range_are_named(settings, message):
