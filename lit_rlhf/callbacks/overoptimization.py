@@ -54,7 +54,7 @@ class OveroptimizationMonitor(Callback):
     its fixed random stream, by `model.reward`, all `model.judges`, KL, surprisal, length and
     repetition. The test is `lit_rlhf.overoptimization.sequential_test`, which also says what its
     false-alarm rate rests on. Every process comes to the same decision. With
-    `trainer.num_sanity_val_steps: -1` the policy before training is the first look.
+    `trainer.num_sanity_val_steps: -1` the policy before training is the first validation.
 
     The run's folder gets `overoptimization/` with each prompt's values, the curves against
     `sqrt(KL)` and a page with the table of each alarm; `val/ppo/overoptimization_p` is logged.
@@ -66,7 +66,7 @@ class OveroptimizationMonitor(Callback):
             null for the one called `validation`; the monitor is off in a run without it.
         false_alarm_rate: bound for the probability of any false alarm in the whole run.
         min_fall: a fall too small for an alarm, in deviations of the validation reward over the
-            prompts at the first look.
+            prompts at the first validation.
         action: at an alarm, "warn"; "tighten" the target of `KLControl`; "stop" training; or
             "roll_back": put back the weights of `best/`, which have the best validation reward,
             and stop. "off" tests nothing.
@@ -99,7 +99,7 @@ class OveroptimizationMonitor(Callback):
         self.history = History()
         self.p_values: list[float] = []
         self.alarms: list[Alarm] = []
-        self._first_reference = 0  # looks before it are not references any more
+        self._first_reference = 0  # no validation before it is a reference
         self._num_tests = 0
         self._is_new_alarm = False
 
@@ -206,7 +206,7 @@ class OveroptimizationMonitor(Callback):
                 _log_to_wandb(trainer, picture, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all looks and alarms, in plain types."""
+        """Return all validations and alarms, in plain types."""
         return {
             "history": self.history.state_dict(),
             "p_values": list(self.p_values),

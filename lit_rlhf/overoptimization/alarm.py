@@ -37,9 +37,9 @@ class Alarm:
     """A divergence that was found.
 
     Attributes:
-        step: optimizer steps at the last look.
-        reference_step: at the last look of the earlier side.
-        window: looks averaged on each side.
+        step: optimizer steps at the last validation.
+        reference_step: at the last validation of the earlier side.
+        window: validations averaged on each side.
         number: of the test in the run.
         num_prompts: `n`.
         p_value: paid for all contrasts of all tests, see `DivergenceTest`.
@@ -102,8 +102,8 @@ def explain(history: History, contrast: Contrast, names: Sequence[str]) -> tuple
     """Compare every quantity as the contrast compared the rewards.
 
     Args:
-        history: with the last look.
-        contrast: which looks were compared.
+        history: with the last validation.
+        contrast: which validations were compared.
         names: of the quantities that come first; all others follow in their order.
     """
     rows = []

@@ -30,11 +30,11 @@ class Look(NamedTuple):
 
 @dataclass
 class History:
-    """All validations of a run ("looks"), on the same prompts.
+    """All validations of a run, on the same prompts.
 
     Attributes:
-        prompt_ids: `[n]` ascending; empty before the first look.
-        looks: in their order.
+        prompt_ids: `[n]` ascending; empty before the first validation.
+        looks: the validations, in their order.
     """
 
     prompt_ids: list[int] = field(default_factory=list)
@@ -43,7 +43,7 @@ class History:
     def add(
         self, step: int, prompt_ids: Sequence[int], values: Mapping[str, npt.ArrayLike]
     ) -> bool:
-        """Add a look, or put it in the place of the last one where that was at the same step.
+        """Add a validation, or put it in the place of the last one where that was at the same step.
 
         Args:
             step: optimizer steps so far.
@@ -51,10 +51,10 @@ class History:
             values: name -> `[n]` in the same order.
 
         Returns:
-            Whether the look is a new one.
+            Whether the validation is a new one.
 
         Raises:
-            DataError: the prompts or the names are not those of the looks before.
+            DataError: the prompts or the names are not those of the validations before.
             TrainingError: a value is not finite.
         """
         order = np.argsort(prompt_ids)
@@ -85,7 +85,7 @@ class History:
         return list(self.looks[0].values) if self.looks else []
 
     def values(self, name: str) -> Floats:
-        """Return `[K, n]`: a value at each look for each prompt."""
+        """Return `[K, n]`: a value at each validation for each prompt."""
         return np.stack([look.values[name] for look in self.looks])
 
     def means(self, name: str) -> Floats:
@@ -94,12 +94,12 @@ class History:
         return means
 
     def distances(self) -> Floats:
-        """Return `[K]`: `sqrt(KL)` of each look; an estimate below 0 counts as 0."""
+        """Return `[K]`: `sqrt(KL)` of each validation; an estimate below 0 counts as 0."""
         distances: Floats = np.sqrt(np.maximum(self.means("kl"), 0.0))
         return distances
 
     def write(self, path: Path) -> None:
-        """Write one look a line: step, prompt ids, and each value for each prompt."""
+        """Write one validation a line: step, prompt ids, and each value for each prompt."""
         with path.open("w", encoding="utf-8") as file:
             for look in self.looks:
                 rounded = {

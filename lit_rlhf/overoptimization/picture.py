@@ -31,7 +31,7 @@ def draw(
 
     Args:
         path: of the PNG file.
-        history: at least one look.
+        history: at least one validation.
         p_values: `[K]` of the tests, NaN where there was none.
         alarms: marked by a line.
         proxy: name of the optimised reward.

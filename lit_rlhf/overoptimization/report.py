@@ -28,7 +28,7 @@ def write_report(
 
     Args:
         folder: where; made when missing.
-        history: at least one look.
+        history: at least one validation.
         p_values: `[K]` of the tests, NaN where there was none.
         alarms: in their order.
         proxy: name of the optimised reward.

@@ -4,12 +4,12 @@ The question is asked again and again, nobody knows how often, and each time aga
 the past, whichever that was. Both would make an ordinary test cry wolf. Here is what is done
 about it, and what it rests on.
 
-**A comparison.** Every validation ("look") has one value a prompt. A contrast takes the mean of
-the last `m` looks minus the mean of `m` earlier ones in a row, prompt by prompt: `d_i`. Given the
-policies that training went through, prompts are independent of each other: they were drawn
-beforehand, each has its own random stream, and none of them is trained on. So the `d_i` of one
-contrast are independent, although the looks are not: that the same prompts (and streams) come
-back makes looks dependent within a prompt, and that never enters.
+**A comparison.** Every validation has one value a prompt. A contrast takes the mean of the last `m`
+validations minus the mean of `m` earlier ones in a row, prompt by prompt: `d_i`. Given the policies
+that training went through, prompts are independent of each other: they were drawn beforehand, each
+has its own random stream, and none of them is trained on. So the `d_i` of one contrast are
+independent, although the validations are not: the same prompts (and streams) come back, which makes
+validations dependent within a prompt, and that never enters.
 
 **Its level.** `z = sum_i d_i / sqrt(sum_i d_i^2)`. Where the `d_i` are symmetric around a mean that
 is not above zero, `P(z >= x) <= P(N >= x) / (4 P(N >= sqrt 2))` for every number of prompts and
@@ -18,14 +18,14 @@ the best constant that such sums allow (Bentkus and Dzindzalieta, Bernoulli 21, 
 Skewed differences have no such bound, and a t-test errs most where most prompts are a little worse
 and a few much better. There `z` is lowered by `|g| (1 + 2 z^2) / (6 sqrt n)`, with `g < 0` their
 skewness: the correction of Johnson (JASA 73, 1978), never upwards. For them the level is right for
-large n; `benchmarks/overoptimization/simulated.py` says what it is for 64 prompts.
+large n; `benchmarks/overoptimization/simulated.py` measures it for 64 prompts.
 
 **Many of them.** The union bound pays for everything at once. Test number `j` has the level
 `rate / (j (j + 1))`, which adds up to `rate` over all `j` without an end; it is divided equally
-among the contrasts of that look. Since every earlier look is paid for, which of them is the peak
-may be chosen by the same data: no prompt has to be kept apart for that. (Half of the prompts to
-choose the peak and half to test against it, crosswise, would ask for z = 3.8 at the tenth look, of
-half of the prompts, which is 5.4 of all of them; the union asks for 4.4.)
+among the contrasts of that validation. Every earlier validation is paid for, so the same data may
+choose which of them is the peak: no prompt has to be kept apart for that. (Half of the prompts to
+choose the peak and half to test against it, crosswise, would ask for z = 3.8 at the tenth
+validation, of half of the prompts, which is 5.4 of all of them; the union asks for 4.4.)
 
 **While the proxy rises.** A contrast counts only if, at that same level, the validation reward
 falls and the optimised reward rises. The hypothesis that is rejected is "the one does not fall, or
@@ -34,8 +34,8 @@ Technometrics 24, 1982).
 
 So over a whole run, of any length, the probability of an alarm at a policy that is not worse by
 the validation reward than any before it is at most `rate`. After an alarm the references begin
-anew at that look, and the numbering of the tests goes on: the bound is for all alarms of a run
-together, as long as no earlier one was true.
+again at that validation, and the numbering of the tests goes on: the bound is for all alarms of a
+run together, as long as no earlier one was true.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ SIGNS_CONSTANT = 1 / (4 * _NORMAL.cdf(-math.sqrt(2)))
 
 
 class Contrast(NamedTuple):
-    """The comparison of one look that speaks loudest for divergence.
+    """The comparison of one validation that speaks loudest for divergence.
 
     Attributes:
-        window: looks averaged on each side.
-        reference: index of the last look of the earlier side.
+        window: validations averaged on each side.
+        reference: index of the last validation of the earlier side.
         fall: mean fall of the validation reward, positive where it fell.
         rise: mean rise of the optimised reward.
-        p_value: of "fell and rose", paid for all contrasts of all looks: divergence where it is at
-            most the false-alarm rate.
+        p_value: of "fell and rose", paid for all contrasts of all validations: divergence if it is
+            at most the false-alarm rate.
     """
 
     window: int
@@ -77,11 +77,11 @@ class Contrast(NamedTuple):
 
 
 class ContrastScores(NamedTuple):
-    """All comparisons of the last look.
+    """All comparisons of the last validation.
 
     Attributes:
-        windows: `[C]` looks averaged on each side.
-        references: `[C]` index of the last look of the earlier side.
+        windows: `[C]` validations averaged on each side.
+        references: `[C]` index of the last validation of the earlier side.
         fall: `[..., C]` z of the fall of the validation reward.
         rise: `[..., C]` z of the rise of the optimised reward.
     """
@@ -100,7 +100,7 @@ class DivergenceTest:
         false_alarm_rate: bound for the probability of any false alarm in a run, in (0, 1).
         min_fall: a fall too small to be a divergence, in the unit of the validation reward: the
             hypothesis is that it fell by no more than this.
-        windows: numbers of looks that are averaged on each side of a contrast, each once.
+        windows: numbers of validations that are averaged on each side of a contrast, each once.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -123,12 +123,12 @@ class DivergenceTest:
         return -_NORMAL.inv_cdf(self.level(number) / num_contrasts / SIGNS_CONSTANT)
 
     def scores(self, validation: Floats, proxy: Floats, start: int = 0) -> ContrastScores:
-        """Compare the last look with all before it.
+        """Compare the last validation with all before it.
 
         Args:
-            validation: `[..., K, n]` validation rewards of `K` looks and `n` prompts.
+            validation: `[..., K, n]` validation rewards of `K` validations and `n` prompts.
             proxy: `[..., K, n]` optimised rewards.
-            start: index of the first look that may be a reference.
+            start: index of the first validation that may be a reference.
 
         Returns:
             The z of every contrast; none where `K` is too small for any.
@@ -154,13 +154,13 @@ class DivergenceTest:
     def examine(
         self, validation: Floats, proxy: Floats, *, number: int, start: int = 0
     ) -> Contrast | None:
-        """Test the last look.
+        """Test the last validation.
 
         Args:
             validation: `[K, n]` validation rewards.
             proxy: `[K, n]` optimised rewards.
             number: of this test in the run, from 1.
-            start: index of the first look that may be a reference.
+            start: index of the first validation that may be a reference.
 
         Returns:
             The loudest contrast, or None where there is nothing to compare with.
@@ -179,7 +179,7 @@ class DivergenceTest:
         return Contrast(window, reference, float(fall), float(rise), p_value)
 
     def _differences(self, values: Floats, sign: int, window: int, reference: int) -> Floats:
-        """`[..., n]`: the mean of the last looks minus that of the earlier ones, times the sign."""
+        """`[..., n]`: the last validations' mean minus that of the earlier ones, times the sign."""
         now = values[..., -window:, :].mean(axis=-2)
         before = values[..., reference - window + 1 : reference + 1, :].mean(axis=-2)
         differences: Floats = sign * (now - before) - (self.min_fall if sign < 0 else 0.0)
