@@ -179,13 +179,7 @@ class _RowState(NamedTuple):
 
     def select(self, rows: slice) -> _RowState:
         """Return the same for some of the rows."""
-        return _RowState(
-            self.targets[rows],
-            self.normalizers[rows],
-            None if self.entropy is None else self.entropy[rows],
-            self.grad_logprobs[rows],
-            None if self.grad_entropy is None else self.grad_entropy[rows],
-        )
+        return _RowState(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]  # None where it was
 
 
 def _forward_rows(
@@ -292,15 +286,11 @@ def _cache_blocks(products: Tensor) -> Iterator[slice]:
 
 
 def _check_projection(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> None:
-    num_rows, width = hidden.shape
-    expected_bias = None if bias is None else weight.shape[:1]
-    if (
-        weight.shape[1:] != (width,)
-        or targets.shape != (num_rows,)
-        or (bias is not None and bias.shape != expected_bias)
-    ):
+    tensors = (hidden, weight, targets, weight[:, 0] if bias is None else bias)
+    shapes = [list(tensor.shape) for tensor in tensors]
+    (num_rows, width), (vocabulary, _), *_ = shapes
+    if shapes != [[num_rows, width], [vocabulary, width], [num_rows], [vocabulary]]:
         raise ValueError(
             "expected hidden [S, H], weight [V, H], targets [S] and bias [V] or None, got "
-            f"{list(hidden.shape)}, {list(weight.shape)}, {list(targets.shape)} and "
-            f"{None if bias is None else list(bias.shape)}"
+            f"{', '.join(map(str, shapes))}"
         )

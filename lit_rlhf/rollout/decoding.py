@@ -6,7 +6,7 @@ together are then of like length, and none needs more room than the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,20 +26,6 @@ _REFILL_SHARE = 0.125
 _BYTES_PER_CHARACTER = 4
 
 
-class StopRule(NamedTuple):
-    """What ends a response.
-
-    Attributes:
-        token_ids: `[n]` int64.
-        strings: the token that completes one of them is the response's last.
-        decode: rows of tokens to texts; needed for strings.
-    """
-
-    token_ids: Tensor
-    strings: Sequence[str]
-    decode: Callable[[list[list[int]]], list[str]] | None
-
-
 class Request(NamedTuple):
     """What is to be drawn.
 
@@ -48,8 +34,9 @@ class Request(NamedTuple):
         lengths: `[B]` tokens of each prompt.
         samples_per_prompt: `K`.
         uniforms: `[B * K, T]` the random numbers of each response.
-        sampling: how tokens are drawn.
-        stop: what ends a response.
+        sampling: how tokens are drawn, and the strings that end a response.
+        stop_ids: `[n]` int64, the tokens that end one.
+        decode: rows of tokens to texts; needed for stop strings.
     """
 
     input_ids: Tensor
@@ -57,14 +44,8 @@ class Request(NamedTuple):
     samples_per_prompt: int
     uniforms: Tensor
     sampling: Sampling
-    stop: StopRule
-
-
-class Budget(NamedTuple):
-    """How much is decoded at once: rows, and rows times the tokens of the longest."""
-
-    max_rows: int
-    max_cached_tokens: int
+    stop_ids: Tensor
+    decode: Callable[[list[list[int]]], list[str]] | None
 
 
 class _Rows(NamedTuple):
@@ -91,7 +72,8 @@ class Decoding:
     Args:
         policy: the model that speaks.
         request: what is to be drawn.
-        budget: how much at once.
+        max_rows: how many rows at once.
+        max_cached_tokens: how many rows times the tokens of the longest.
 
     Attributes:
         tokens: `[B * K, T]` int64.
@@ -103,8 +85,10 @@ class Decoding:
         ConfigError: there are stop strings, but nothing to decode tokens with.
     """
 
-    def __init__(self, policy: PolicyModel, request: Request, budget: Budget) -> None:
-        if request.stop.strings and request.stop.decode is None:
+    def __init__(
+        self, policy: PolicyModel, request: Request, *, max_rows: int, max_cached_tokens: int
+    ) -> None:
+        if request.sampling.stop_strings and request.decode is None:
             raise ConfigError("sampling.stop_strings: this caller cannot turn tokens into text")
         self.policy = policy
         self.request = request
@@ -116,7 +100,7 @@ class Decoding:
         self.finished = torch.zeros(shape[0], dtype=torch.bool, device=device)
         self._waiting = request.lengths.argsort(descending=True, stable=True).tolist()
         longest = int(request.lengths.max()) + request.sampling.max_new_tokens
-        num_rows = min(budget.max_rows, budget.max_cached_tokens // longest, shape[0])
+        num_rows = min(max_rows, max_cached_tokens // longest, shape[0])
         # The samples of a prompt are decoded together, however many they are.
         self._num_rows = max(num_rows, request.samples_per_prompt)
         self._num_columns = longest + _SPARE_COLUMNS
@@ -162,18 +146,18 @@ class Decoding:
     def _draw(self, rows: _Rows) -> Tensor:
         """Draw the next token of every row; return the places of those that go on."""
         assert self._logits is not None
-        sampling, stop = self.request.sampling, self.request.stop
+        sampling, stop_ids = self.request.sampling, self.request.stop_ids
         steps = self.response_lengths[rows.ids]
         logits = adjust_logits(
-            self._logits, sampling, stop.token_ids, is_too_short=steps < sampling.min_new_tokens
+            self._logits, sampling, stop_ids, is_too_short=steps < sampling.min_new_tokens
         )
         drawn = draw_tokens(logits, self.request.uniforms[rows.ids, steps], sampling)
         self._logits = None
         self.tokens[rows.ids, steps] = drawn.tokens
         self.logprobs[rows.ids, steps] = drawn.logprobs
         self.response_lengths[rows.ids] += 1
-        is_stop = torch.isin(drawn.tokens, stop.token_ids)
-        if stop.strings:
+        is_stop = torch.isin(drawn.tokens, stop_ids)
+        if sampling.stop_strings:
             is_stop |= self._completes_string(rows.ids)
         self.finished[rows.ids[is_stop]] = True
         goes_on = ~is_stop & (steps + 1 < sampling.max_new_tokens)
@@ -181,7 +165,7 @@ class Decoding:
 
     def _completes_string(self, ids: Tensor) -> Tensor:
         """Tell which responses end in a text that has a stop string in it."""
-        decode, strings = self.request.stop.decode, self.request.stop.strings
+        decode, strings = self.request.decode, self.request.sampling.stop_strings
         assert decode is not None
         num_last = _BYTES_PER_CHARACTER * max(len(string) for string in strings)
         lengths = self.response_lengths[ids].tolist()

@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.ranges import require
-from lit_rlhf.rollout.decoding import Budget, Decoding, Request, StopRule
+from lit_rlhf.rollout.decoding import Decoding, Request
 from lit_rlhf.rollout.sampling import Sampling, uniform_streams
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -115,11 +115,12 @@ class TorchGenerator(Generator):
             samples_per_prompt,
             uniform_streams(seed, streams, sampling.max_new_tokens).to(device),
             sampling,
-            StopRule(torch.tensor(list(stop_ids), device=device), sampling.stop_strings, decode),
+            torch.tensor(list(stop_ids), device=device),
+            decode,
         )
-        budget = Budget(self.max_rows, self.max_cached_tokens)
+        limits = {"max_rows": self.max_rows, "max_cached_tokens": self.max_cached_tokens}
         with _weights_cast_once(device.type):
-            decoding = Decoding(policy, request, budget)
+            decoding = Decoding(policy, request, **limits)
             decoding.run()
         return Generation(
             decoding.tokens, decoding.response_lengths, decoding.finished, decoding.logprobs

@@ -1,4 +1,4 @@
-"""How a rollout is cut into minibatches and micro-batches, the same at every look."""
+"""How a rollout is cut into minibatches and micro-batches, the same in every forward."""
 
 from __future__ import annotations
 
