@@ -103,7 +103,7 @@ class PromptBatch(NamedTuple):
 
 
 class SampleBatch(NamedTuple):
-    """Sampled responses, as the generator left them: what a reward source may look at.
+    """Sampled responses, as the generator left them: what a reward source may read.
 
     Attributes:
         rows: the `B` prompt-and-response rows (`response_mask` there is `[B, L]`).

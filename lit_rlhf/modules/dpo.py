@@ -33,7 +33,6 @@ from lit_rlhf.modules.reference_logprobs import (
     weights_digest,
 )
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss
-from lit_rlhf.ranges import require
 
 ReferenceLogprobs = Literal["cached", "precomputed", "on_the_fly"]
 
@@ -77,11 +76,15 @@ class DPOModule(PhaseModule):
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
-            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+            policy,
+            lora,
+            optimizer,
+            packing_width,
+            activation_checkpointing,
+            lean_layers,
+            max_skipped_steps,
         )
         self.loss = loss
-        require("model.packing_width", packing_width, least=1, is_optional=True)
-        self.packing_width = packing_width
         self.reference_logprobs: ReferenceLogprobs = reference_logprobs
         self.policy: PolicyModel | None = None
         self.reference: PolicyModel | None = None  # held only where it computes on the fly
@@ -135,7 +138,7 @@ class DPOModule(PhaseModule):
             self.log(f"train/dpo/{name}", mean, prog_bar=name == "loss")
         weight = batch.weight.sum()
         loss = self.global_mean((losses * batch.weight).sum(), weight)
-        self.watch(batch.rows, loss)
+        self.guard.watch(batch.rows, loss)
         return self.step_loss(loss, weight)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
@@ -163,7 +166,7 @@ class DPOModule(PhaseModule):
             batch.probability,
         )
         if torch.is_grad_enabled():  # no validation
-            self.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
+            self.guard.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
         margin = output.chosen_rewards - output.rejected_rewards
         values = {
             "loss": output.losses,

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import TrainingError
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import rank
 
 FILE_NAME = "skipped_rows.jsonl"
 
@@ -28,25 +29,15 @@ _log = logging.getLogger(__name__)
 
 
 class Watched(NamedTuple):
-    """What one forward of a step has looked at.
+    """What one forward of a step has computed.
 
     Attributes:
         rows: `B` rows.
-        loss: scalar, without gradient, or None before there is one.
-        numbers: `[B]` or `[B, ...]` by the names that a report gives them.
+        numbers: `[B]` or `[B, ...]`, or scalars, by the names that a report gives them.
     """
 
     rows: TokenRows
-    loss: Tensor | None
     numbers: dict[str, Tensor]
-
-
-class Place(NamedTuple):
-    """Where a step was skipped: global step, process, and the folder of the run."""
-
-    step: int
-    rank: int
-    folder: Path
 
 
 class NumberGuard:
@@ -58,7 +49,7 @@ class NumberGuard:
 
     Attributes:
         num_skipped: steps skipped since the run began, resumed runs included.
-        gradient_norm: of the last step that was looked at, before clipping.
+        gradient_norm: of the last step, before clipping.
 
     Raises:
         ConfigError: the limit is negative.
@@ -73,8 +64,9 @@ class NumberGuard:
 
     def watch(self, rows: TokenRows, loss: Tensor | None = None, **numbers: Tensor | None) -> None:
         """Remember rows with their numbers, until `forget` or `skip`; costs nothing by itself."""
+        numbers["loss"] = loss
         kept = {name: value.detach() for name, value in numbers.items() if value is not None}
-        self._watched.append(Watched(rows, None if loss is None else loss.detach(), kept))
+        self._watched.append(Watched(rows, kept))
 
     def forget(self) -> None:
         """Drop what was watched: the step was taken."""
@@ -84,11 +76,10 @@ class NumberGuard:
     def is_broken(self) -> Tensor:
         """Whether a watched loss or number is not finite: float scalar, 0 or 1, on its device."""
         values = [value for watched in self._watched for value in watched.numbers.values()]
-        values += [watched.loss for watched in self._watched if watched.loss is not None]
         broken = [(~torch.isfinite(value)).any() for value in values]
         return torch.stack(broken).any().float() if broken else torch.zeros(())
 
-    def skip(self, place: Place, tokenizer: PreTrainedTokenizerBase) -> None:
+    def skip(self, step: int, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Count a step that is not taken, and append its offending rows to the run's file.
 
         Call it on all processes: the count is the same on each. A process writes those of its own
@@ -96,7 +87,8 @@ class NumberGuard:
         not.
 
         Args:
-            place: of the step.
+            step: that is not taken.
+            folder: of the run.
             tokenizer: turns rows into text.
 
         Raises:
@@ -107,17 +99,16 @@ class NumberGuard:
         if not records:
             records = [record for one in self._watched for record in _all_rows(one, tokenizer)]
         self.forget()
-        name = FILE_NAME if place.rank == 0 else f"rank{place.rank}-{FILE_NAME}"
-        path = place.folder / name
-        place.folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (FILE_NAME if rank() == 0 else f"rank{rank()}-{FILE_NAME}")
+        folder.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             for record in records:
-                line = {"step": place.step, "rank": place.rank, **record}
+                line = {"step": step, "rank": rank(), **record}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         found = ", ".join(sorted({record["number"] for record in records})) or "elsewhere"
         _log.warning(
             "step %d skipped: not finite: %s (%d rows, see %s)",
-            place.step,
+            step,
             found,
             len(records),
             path,
@@ -125,26 +116,25 @@ class NumberGuard:
         if self.num_skipped > self.max_skipped_steps:
             raise TrainingError(
                 f"{self.num_skipped} steps were skipped because a number was not finite, more than "
-                f"model.max_skipped_steps={self.max_skipped_steps}; at step {place.step}: {found}. "
+                f"model.max_skipped_steps={self.max_skipped_steps}; at step {step}: {found}. "
                 f"The rows are in {path}. The weights are as before these steps. Likely causes: a "
                 "learning rate too high, a reward that is NaN or infinite, weights that were "
                 "broken from the start. Mend it and go on from the last checkpoint."
             )
 
 
-class GradientSquares(NamedTuple):
-    """Squared norms of gradients: `sharded` is this process's part, `whole` is on all alike."""
+def gradient_squares(
+    parameters: Iterable[nn.Parameter], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Sum the squares of all gradients, in float32; not finite where one of them is not.
 
-    sharded: Tensor
-    whole: Tensor
-
-
-def gradient_squares(parameters: Iterable[nn.Parameter], device: torch.device) -> GradientSquares:
-    """Sum the squares of all gradients, in float32; not finite where one of them is not."""
+    Returns:
+        Of sharded weights, this process's part; and of whole ones, alike on all processes.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
     whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    return GradientSquares(_square(sharded, device), _square(whole, device))
+    return _square(sharded, device), _square(whole, device)
 
 
 def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
@@ -154,7 +144,8 @@ def _square(gradients: list[Tensor], device: torch.device) -> Tensor:
 
 def _offending(watched: Watched, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
     records = []
-    for name, values in watched.numbers.items():
+    by_row = {name: values for name, values in watched.numbers.items() if values.ndim > 0}
+    for name, values in by_row.items():
         flat = values.reshape(len(values), -1).float()  # [B, n]
         is_bad = ~torch.isfinite(flat)
         for row in is_bad.any(1).nonzero().squeeze(-1).tolist():
@@ -164,9 +155,8 @@ def _offending(watched: Watched, tokenizer: PreTrainedTokenizerBase) -> list[dic
 
 
 def _all_rows(watched: Watched, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    loss = None if watched.loss is None else float(watched.loss)
-    is_loss = loss is not None and not math.isfinite(loss)
-    name, value = ("loss", loss) if is_loss else ("gradient", None)
+    loss = float(watched.numbers.get("loss", 0.0))
+    name, value = ("gradient", None) if math.isfinite(loss) else ("loss", loss)
     rows = range(len(watched.rows.lengths))
     return [_record(watched.rows, row, name, value, tokenizer) for row in rows]
 

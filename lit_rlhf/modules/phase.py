@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lit_rlhf.batches import TokenRows
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data.datamodule import TextDataModule
@@ -36,9 +35,10 @@ from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
-from lit_rlhf.modules.number_guard import NumberGuard, Place, gradient_squares
+from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.sharding import gathered_weights, shard
+from lit_rlhf.ranges import require
 from lit_rlhf.ranks import from_rank_zero, sum_over_ranks, world_size
 
 # Methods beside `forward` that compute with a model's weights.
@@ -63,6 +63,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         source: where the model comes from: hub name or Hugging Face folder.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
+        packing_width: tokens in a packed row of the trunk, None for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
         lean_layers: layers with our own backward where there is one, see `cpu.layers`.
@@ -82,6 +83,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         source: str,
         lora: LoRAConfig | None,
         optimizer: OptimizerConfig,
+        packing_width: int | None,
         activation_checkpointing: bool,
         lean_layers: bool,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
@@ -90,6 +92,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         self.source = source
         self.lora = lora
         self.optimizer = optimizer
+        require("model.packing_width", packing_width, least=1, is_optional=True)
+        self.packing_width = packing_width
         self.activation_checkpointing = activation_checkpointing
         self.lean_layers = lean_layers
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -323,10 +327,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()
 
-    def watch(self, rows: TokenRows, loss: Tensor | None = None, **numbers: Tensor | None) -> None:
-        """Let the guard look at a forward of this step, see `NumberGuard.watch`."""
-        self.guard.watch(rows, loss, **numbers)
-
     def allow_step(self) -> bool:
         """Decide, the same on all processes, whether the gradients may move the weights.
 
@@ -338,13 +338,13 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         Raises:
             TrainingError: too many steps were skipped.
         """
-        squares = gradient_squares(self.parameters(), self.device)
+        own_squares, whole_squares = gradient_squares(self.parameters(), self.device)
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         is_broken = self.guard.is_broken.to(self.device)
         if scaler is None:
-            is_broken = is_broken + (~torch.isfinite(squares.sharded + squares.whole)).float()
-        sharded, num_broken = sum_over_ranks(torch.stack([squares.sharded, is_broken]))
-        norm, num_broken = torch.stack([(sharded + squares.whole).sqrt(), num_broken]).tolist()
+            is_broken = is_broken + (~torch.isfinite(own_squares + whole_squares)).float()
+        sharded, num_broken = sum_over_ranks(torch.stack([own_squares, is_broken]))
+        norm, num_broken = torch.stack([(sharded + whole_squares).sqrt(), num_broken]).tolist()
         self.guard.gradient_norm = norm
         if num_broken == 0:
             self.guard.forget()
@@ -361,8 +361,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             TrainingError: too many steps were skipped.
         """
         folder = self.trainer.log_dir or self.trainer.default_root_dir
-        place = Place(self.trainer.global_step, self.global_rank, Path(folder))
-        self.guard.skip(place, self.tokenizer)
+        self.guard.skip(self.trainer.global_step, Path(folder), self.tokenizer)
 
     def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
         """Return how much what the phase computes depends on padding, by the name of the number.

@@ -40,7 +40,6 @@ from lit_rlhf.modules.ppo_update import (
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
-from lit_rlhf.ranges import require
 from lit_rlhf.ranks import largest_over_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, UpdatePlan, plan_update
@@ -57,7 +56,7 @@ class PPOModule(PPOModels):
         policy: the SFT policy: hub name or Hugging Face folder. The reference is this
             same model, frozen: a copy, or with LoRA the policy with its adapter switched off.
         reward: the reward that is optimised, by `class_path`.
-        judges: further rewards that only look on at validation, by name: a reward model that the
+        judges: further rewards that are asked at validation alone, by name: a reward model that the
             policy never trains against, a rule, a function.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule, stepped once an iteration.
@@ -110,7 +109,13 @@ class PPOModule(PPOModels):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+            policy,
+            lora,
+            optimizer,
+            packing_width,
+            activation_checkpointing,
+            lean_layers,
+            max_skipped_steps,
         )
         refuse_unused_critic(critic, critic_source, advantage)
         refuse_reserved_names(judges or {})
@@ -126,8 +131,6 @@ class PPOModule(PPOModels):
         self.kl_penalty = kl_penalty
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
-        require("model.packing_width", packing_width, least=1, is_optional=True)
-        self.packing_width = packing_width
         self.seed = seed
         self.policy = self.reference = self.critic = None
         self.validation_means = NamedMeans()
@@ -189,7 +192,7 @@ class PPOModule(PPOModels):
                 forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
                 loss = minibatch_loss(selected, forward, self.update, statistics)
-                self.watch(selected.rows, loss, **update_numbers(selected, forward))
+                self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
                 self.manual_backward(loss * scale)
             self._step(statistics)
         self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`

@@ -50,7 +50,7 @@ def iteration_means(
 def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     """Return `[B]` values, one a response, by the names of their metrics.
 
-    KL and surprisal are in nats; the KL is there where the reference has looked at the rollout.
+    KL and surprisal are in nats; the KL is there where a reference has scored the rollout.
     """
     mask = rollout.samples.response_mask
     metrics = {"reward": rollout.scores}

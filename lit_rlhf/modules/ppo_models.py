@@ -42,7 +42,6 @@ class PPOModels(PhaseModule):
     sampling: Sampling
     generator: Generator
     kl_penalty: bool
-    packing_width: int | None
     policy: PolicyModel | None
     reference: PolicyModel | None
     critic: ScalarModel | None

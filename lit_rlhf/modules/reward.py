@@ -66,13 +66,17 @@ class RewardModule(PhaseModule):
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
-            backbone, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+            backbone,
+            lora,
+            optimizer,
+            packing_width,
+            activation_checkpointing,
+            lean_layers,
+            max_skipped_steps,
         )
         require("model.centering", centering, least=0)
         self.centering = centering
         self.normalizer = normalizer
-        require("model.packing_width", packing_width, least=1, is_optional=True)
-        self.packing_width = packing_width
         self.reward_model: ScalarModel | None = None
         self.validation_means = NamedMeans()
         self.calibration_error = CalibrationError()
@@ -114,7 +118,7 @@ class RewardModule(PhaseModule):
         if self.centering:
             losses = losses + self.centering * centering_penalty(chosen, rejected)
         loss = self.global_mean((losses * batch.weight).sum(), batch.weight.sum())
-        self.watch(batch.rows, loss, score=scores)
+        self.guard.watch(batch.rows, loss, score=scores)
         self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
         return self.step_loss(loss, batch.weight.sum())
 

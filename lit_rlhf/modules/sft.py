@@ -15,7 +15,6 @@ from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
 from lit_rlhf.objectives.language_modeling import response_nll
-from lit_rlhf.ranges import require
 
 
 class SFTModule(PhaseModule):
@@ -47,10 +46,14 @@ class SFTModule(PhaseModule):
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
-            policy, lora, optimizer, activation_checkpointing, lean_layers, max_skipped_steps
+            policy,
+            lora,
+            optimizer,
+            packing_width,
+            activation_checkpointing,
+            lean_layers,
+            max_skipped_steps,
         )
-        require("model.packing_width", packing_width, least=1, is_optional=True)
-        self.packing_width = packing_width
         self.policy: PolicyModel | None = None
         self.validation_means = NamedMeans()
 
@@ -75,7 +78,7 @@ class SFTModule(PhaseModule):
         """Return the mean negative log-likelihood of the batch's response tokens."""
         nll = self._nll(batch)
         loss = self.global_mean(nll.sum(), batch.num_response_tokens)
-        self.watch(batch, loss, logprobs=nll)
+        self.guard.watch(batch, loss, logprobs=nll)
         self.log("train/sft/loss", loss, prog_bar=True, sync_dist=True)
         return self.step_loss(loss, batch.num_response_tokens)
 

@@ -19,7 +19,7 @@ def is_sound(module: PhaseModule, rollout: RolloutBatch) -> bool:
     Raises:
         TrainingError: too many steps were skipped.
     """
-    module.watch(
+    module.guard.watch(
         rollout.samples.rows,
         reward=rollout.scores,
         logprobs=rollout.old_logprobs,

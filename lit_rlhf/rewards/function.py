@@ -73,7 +73,7 @@ class FunctionReward(RewardSource):
             ) from error
         if not callable(function):
             raise ConfigError(
-                f"reward function '{self.function}' is no function but a "
+                f"reward function '{self.function}' is not a function but a "
                 f"{type(function).__name__}; give a dotted path such as "
                 "my_package.my_module.my_function"
             )

@@ -235,7 +235,7 @@ CASES = [
     ("a reward function that is not there", "ppo", ["--model.reward.function=nowhere.at_all"],
      ["nowhere.at_all", "cannot be imported", "dotted path"]),
     ("a reward function that is none", "ppo", ["--model.reward.function=math.pi"],
-     ["math.pi", "no function", "dotted path"]),
+     ["math.pi", "not a function", "dotted path"]),
     # Unknown paths, and models that are something else.
     ("no such model", "sft", ["--model.policy=./nowhere"], ["./nowhere", "no such model folder"]),
     ("no such data", "sft", ["--data.train=data/nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),

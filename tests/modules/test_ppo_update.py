@@ -158,7 +158,7 @@ class PlainPPO:
             self.parameters, lr=1e-2, betas=(0.9, 0.95), eps=1e-3, weight_decay=0
         )
 
-    def look(self, model, samples, row):
+    def score_row(self, model, samples, row):
         """Return log-probabilities and values of the response tokens of a row."""
         start, length = int(samples.prompt_lengths[row]), int(samples.rows.lengths[row])
         tokens = samples.rows.input_ids[row, :length]
@@ -171,8 +171,8 @@ class PlainPPO:
     def targets(self, samples, scores):
         rows = []
         for row, score in enumerate(scores.tolist()):
-            old, values = self.look(self.model, samples, row)
-            reference, _ = self.look(self.reference, samples, row)
+            old, values = self.score_row(self.model, samples, row)
+            reference, _ = self.score_row(self.reference, samples, row)
             rewards = [-self.KL_COEF * float(kl) for kl in old - reference]
             rewards[-1] += score if samples.finished[row] else -1.0
             mask = [[True] * len(rewards)]
@@ -191,7 +191,7 @@ class PlainPPO:
         for _ in range(2):
             total = 0.0
             for row, (old, old_values, advantages, returns) in enumerate(targets):
-                new, values = self.look(self.model, samples, row)
+                new, values = self.score_row(self.model, samples, row)
                 ratio = (new - old).exp()
                 clipped = ratio.clamp(0.8, 1.2)
                 near = old_values + (values - old_values).clamp(-0.2, 0.2)
