@@ -141,10 +141,24 @@ class _ChunkedLogprobs(torch.autograd.Function):
         form: _LogitForm,
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
+        vocabulary = weight.to(form.product_dtype).t()  # [H, V], cast once
+        result_dtype = torch.promote_types(form.product_dtype, torch.float32)
+        logprobs = hidden.new_empty(hidden.shape[0], dtype=result_dtype)
+        normalizers = torch.empty_like(logprobs)
+        entropy = torch.empty_like(logprobs) if with_entropy else None
         with torch.autocast(hidden.device.type, enabled=False):
-            logprobs, normalizers, entropy = _forward_rows(
-                hidden, weight, bias, targets, form, with_entropy
-            )
+            for chunk in _even_slices(hidden.shape[0], form.chunk_size):
+                products = hidden[chunk].to(form.product_dtype) @ vocabulary  # [chunk, V]
+                for block in _cache_blocks(products):
+                    rows = slice(chunk.start + block.start, chunk.start + block.stop)
+                    logits = form.logits(products[block], bias)
+                    normalizers[rows] = normalizer = logits.logsumexp(dim=-1)
+                    picked = logits.gather(1, targets[rows, None]).squeeze(1)
+                    logprobs[rows] = picked - normalizer
+                    if entropy is not None:
+                        log_p = logits.sub_(normalizer[:, None])
+                        p = log_p.exp()
+                        entropy[rows] = -(p * log_p.clamp_(min=_LOWEST_LOGPROB)).sum(dim=-1)
         ctx.form = form
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers, entropy)
@@ -161,11 +175,31 @@ class _ChunkedLogprobs(torch.autograd.Function):
         if grad_logprobs is None:
             grad_logprobs = torch.zeros_like(normalizers)
         row_state = _RowState(targets, normalizers, entropy, grad_logprobs, grad_entropy)
+        form: _LogitForm = ctx.form
+        inputs = hidden.to(form.product_dtype)
+        result_dtype = torch.promote_types(form.product_dtype, torch.float32)
+        needs = ctx.needs_input_grad
+        grad_hidden = torch.zeros_like(hidden, dtype=result_dtype) if needs[0] else None
+        grad_weight = torch.empty_like(weight) if needs[1] else None
+        grad_bias = torch.empty_like(bias) if bias is not None and needs[2] else None
+        num_slices = max(1, -(-hidden.shape[0] // form.chunk_size))
         with torch.autocast(hidden.device.type, enabled=False):
-            grads = _backward_columns(
-                hidden, weight, bias, row_state, ctx.form, ctx.needs_input_grad[:3]
-            )
-        return (*grads, None, None, None)
+            for columns in _even_slices(weight.shape[0], -(-weight.shape[0] // num_slices)):
+                vocabulary = weight[columns].to(form.product_dtype)  # [v, H]
+                products = inputs @ vocabulary.t()  # [S, v]
+                for block in _cache_blocks(products):
+                    logits = form.logits(products[block], None if bias is None else bias[columns])
+                    some = row_state.select(block)
+                    products[block] = _logit_gradient(logits, some, form, columns.start)
+                if grad_hidden is not None:
+                    grad_hidden += products @ vocabulary
+                if grad_weight is not None:
+                    grad_weight[columns] = products.t() @ inputs
+                if grad_bias is not None:
+                    grad_bias[columns] = products.sum(dim=0, dtype=result_dtype)
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 class _RowState(NamedTuple):
@@ -180,65 +214,6 @@ class _RowState(NamedTuple):
     def select(self, rows: slice) -> _RowState:
         """Return the same for some of the rows."""
         return _RowState(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]  # None where it was
-
-
-def _forward_rows(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    form: _LogitForm,
-    with_entropy: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return log-probabilities, normalisers (logsumexp) and entropies, `[S]` each."""
-    vocabulary = weight.to(form.product_dtype).t()  # [H, V], cast once
-    result_dtype = torch.promote_types(form.product_dtype, torch.float32)
-    logprobs = hidden.new_empty(hidden.shape[0], dtype=result_dtype)
-    normalizers = torch.empty_like(logprobs)
-    entropy = torch.empty_like(logprobs) if with_entropy else None
-    for chunk in _even_slices(hidden.shape[0], form.chunk_size):
-        products = hidden[chunk].to(form.product_dtype) @ vocabulary  # [chunk, V]
-        for block in _cache_blocks(products):
-            rows = slice(chunk.start + block.start, chunk.start + block.stop)
-            logits = form.logits(products[block], bias)
-            normalizer = logits.logsumexp(dim=-1)
-            picked = logits.gather(1, targets[rows, None]).squeeze(1)
-            normalizers[rows] = normalizer
-            logprobs[rows] = picked - normalizer
-            if entropy is not None:
-                log_p = logits.sub_(normalizer[:, None])
-                entropy[rows] = -(log_p.exp() * log_p.clamp_(min=_LOWEST_LOGPROB)).sum(dim=-1)
-    return logprobs, normalizers, entropy
-
-
-def _backward_columns(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    row_state: _RowState,
-    form: _LogitForm,
-    needs_grad: tuple[bool, bool, bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of hidden, weight and bias, None where not needed."""
-    inputs = hidden.to(form.product_dtype)
-    result_dtype = torch.promote_types(form.product_dtype, torch.float32)
-    grad_hidden = torch.zeros_like(hidden, dtype=result_dtype) if needs_grad[0] else None
-    grad_weight = torch.empty_like(weight) if needs_grad[1] else None
-    grad_bias = torch.empty_like(bias) if bias is not None and needs_grad[2] else None
-    num_slices = max(1, -(-hidden.shape[0] // form.chunk_size))
-    for columns in _even_slices(weight.shape[0], -(-weight.shape[0] // num_slices)):
-        vocabulary = weight[columns].to(form.product_dtype)  # [v, H]
-        products = inputs @ vocabulary.t()  # [S, v]
-        for block in _cache_blocks(products):
-            logits = form.logits(products[block], None if bias is None else bias[columns])
-            products[block] = _logit_gradient(logits, row_state.select(block), form, columns.start)
-        if grad_hidden is not None:
-            grad_hidden += products @ vocabulary
-        if grad_weight is not None:
-            grad_weight[columns] = products.t() @ inputs
-        if grad_bias is not None:
-            grad_bias[columns] = products.sum(dim=0, dtype=result_dtype)
-    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
 
 
 def _logit_gradient(
