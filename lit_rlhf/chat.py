@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
@@ -39,6 +41,7 @@ class Speaker:
         source: the policy.
         sampling: how it answers.
         precision: of the forward.
+        template_options: variables for the chat template.
         conversation: so far; stays empty where the tokenizer has no chat template.
     """
 
@@ -46,6 +49,7 @@ class Speaker:
     source: str
     sampling: Sampling
     precision: Precision
+    template_options: dict[str, Any] = field(default_factory=dict)
     conversation: Conversation = ()
     _policy: PolicyModel = field(init=False, repr=False)
     _tokenizer: PreTrainedTokenizerBase = field(init=False, repr=False)
@@ -80,7 +84,7 @@ class Speaker:
         turns = (*self.conversation, Message(role="user", content=message))
         prompt: Prompt = turns if self.uses_chat_template else message
         row = SourcedPrompt(prompt, f"chat with {self.name}")
-        batch = prompt_batch(self._tokenizer, [row], "auto")
+        batch = prompt_batch(Renderer(self._tokenizer, options=self.template_options), [row])
         with torch.no_grad(), autocast(self.precision):
             samples = collect_samples(
                 self._policy,
@@ -116,6 +120,9 @@ def chat_command(arguments: list[str]) -> int:
     )
     parser.add_argument("policies", nargs="+", metavar="POLICY", help="one or two")
     parser.add_argument("--reward", help="reward model that scores the answers")
+    parser.add_argument(
+        "--template-options", type=json.loads, default={}, help="for the chat template, as JSON"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest tokens")
     parser.add_argument("--top-p", type=float, default=1.0)
@@ -134,8 +141,13 @@ def chat_command(arguments: list[str]) -> int:
         temperature=options.temperature,
         top_p=options.top_p,
     )
-    speakers = [Speaker(source, source, sampling, precision) for source in options.policies]
-    reward = None if options.reward is None else LearnedReward(options.reward)
+    variables = options.template_options
+    speakers = [
+        Speaker(source, source, sampling, precision, variables) for source in options.policies
+    ]
+    reward = None
+    if options.reward is not None:
+        reward = LearnedReward(options.reward, template_options=variables)
     converse(speakers, reward, options.seed, sys.stdin, sys.stdout)
     return 0
 

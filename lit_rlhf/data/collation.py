@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 class GroupExample(NamedTuple):
-    """The responses to one prompt as rows, and the judged pairs as indices into them."""
+    """The rows of one record, and of judged responses the pairs as indices into them."""
 
     rows: tuple[Row, ...]
     pairs: tuple[JudgedPair, ...]
+
+    def silenced(self) -> GroupExample:
+        """Return the group without its pairs, and with no response token that counts."""
+        rows = (row._replace(response_mask=[False] * len(row.input_ids)) for row in self.rows)
+        return GroupExample(tuple(rows), ())
 
 
 class PromptExample(NamedTuple):

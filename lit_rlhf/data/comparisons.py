@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from lit_rlhf.batches import ComparisonBatch
-from lit_rlhf.data.chat_template import RenderedText, render_for_reward, render_response
+from lit_rlhf.data.chat_template import RenderedText, Renderer
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import ResponseDataModule
 from lit_rlhf.data.sources import Records, SourcedRecord
@@ -19,6 +19,7 @@ from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
+from lit_rlhf.prompts import Prompt, Response, response_text
 
 
 class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
@@ -71,8 +72,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
 
     def stand_in(self, example: GroupExample) -> GroupExample:
         """Return the group without its pairs, and with no response token that counts."""
-        rows = (row._replace(response_mask=[False] * len(row.input_ids)) for row in example.rows)
-        return GroupExample(rows=tuple(rows), pairs=())
+        return example.silenced()
 
     def _render_group(
         self, row: dict[str, object], where: str
@@ -88,21 +88,32 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         responses = judgment.responses
         self._check_responses(responses, where)
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
-        render = render_for_reward if self.is_for_reward else render_response
-        texts = [
-            render(self.tokenizer, judgment.prompt, responses[i], self.template, where)
-            for i in judged
-        ]
+        renderer = self.renderer
+        texts = [self._render(renderer, judgment.prompt, responses[i], where) for i in judged]
         new_index = {old: new for new, old in enumerate(judged)}
         return [
             pair._replace(chosen=new_index[pair.chosen], rejected=new_index[pair.rejected])
             for pair in pairs
         ], texts
 
-    def _check_responses(self, responses: Sequence[str], where: str) -> None:
-        if len(set(responses)) == 1:
+    def _render(
+        self, renderer: Renderer, prompt: Prompt, response: Response, where: str
+    ) -> RenderedText:
+        if self.is_for_reward:
+            return renderer.for_reward(prompt, response, where)
+        texts = renderer.for_policy(prompt, response, where)
+        if len(texts) > 1:
             raise DataError(
-                f"{where}: all responses are the same text ({responses[0][:40]!r}), so there is "
+                f"{where}: the chat template renders an earlier turn of the response differently "
+                "once a later one follows, so that they make no single row. Compare single turns."
+            )
+        return texts[0]
+
+    def _check_responses(self, responses: Sequence[Response], where: str) -> None:
+        if all(response == responses[0] for response in responses):
+            shown = response_text(responses[0])[:40]
+            raise DataError(
+                f"{where}: all responses are the same text ({shown!r}), so there is "
                 "nothing to compare. Leave the row out."
             )
         self.refuse_empty(responses, where)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.chat_template import Renderer, Template, Thinking, is_learned
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.sources import Records, SourcedRecord, open_records
 from lit_rlhf.data.tables import TokenTable, digest_tokenizer, tokenize_records
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.prompts import Response, as_messages, response_text
 from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
@@ -46,7 +47,13 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     """
 
     tokenizer: PreTrainedTokenizerBase
-    preparation: ClassVar[tuple[str, ...]] = ("template", "columns", "id_field")
+    preparation: ClassVar[tuple[str, ...]] = (
+        "template",
+        "template_options",
+        "thinking",
+        "columns",
+        "id_field",
+    )
     overlong: Overlong
 
     def __init__(  # noqa: PLR0913 - settings, given by keyword
@@ -57,6 +64,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         validation: str | None = None,
         test: str | None = None,
         template: Template = "auto",
+        template_options: dict[str, Any] | None = None,
+        thinking: Thinking = "keep",
         columns: dict[str, str] | None = None,
         batch_size: int = 32,
         eval_batch_size: int | None = None,
@@ -82,6 +91,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             template: how prompts become text. "auto" applies the tokenizer's chat template to
                 chats and takes texts as they are; "chat" makes a text a message of the user;
                 "plain" takes texts as they are and refuses chats.
+            template_options: variables for the chat template, such as `enable_thinking: false`.
+            thinking: "drop" takes the assistant's thinking (`<think>...</think>` or the key
+                `reasoning_content`) out of chats; "keep" leaves it to the template, except that
+                the thinking of a learned turn is always learned.
             columns: our field name -> its name in the data, where that differs.
             batch_size: examples in one optimizer step, over all processes; of comparisons, judged
                 groups. A multiple of the number of processes.
@@ -116,6 +129,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         if last_batch not in get_args(LastBatch):
             raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
         self.template: Template = template
+        self.template_options = template_options
+        self.thinking: Thinking = thinking
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -308,6 +323,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             "tokenizer": self._tokenizer_digest,
         }
 
+    @property
+    def renderer(self) -> Renderer:
+        """How prompts and responses become text; from `setup` on."""
+        return Renderer(self.tokenizer, self.template, self.template_options or {}, self.thinking)
+
     def _load_tokenizer(self) -> None:
         if "tokenizer" not in self.__dict__:
             # Late, so that --help and configuration errors do not wait for it.
@@ -369,9 +389,11 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
         """Return the most tokens of prompt and response."""
         return limit_of_rows(self.max_length, self.context_length)
 
-    def refuse_empty(self, responses: Iterable[str], where: str) -> None:
-        """Raise a DataError for a response that is empty, or white space alone, unless kept."""
-        for response in responses:
+    def refuse_empty(self, responses: Iterable[Response], where: str) -> None:
+        """Raise a DataError for a response of white space alone, calling no tool, unless kept."""
+        turns = (turn for response in responses for turn in as_messages(response, "assistant"))
+        texts = [response_text((turn,)) for turn in turns if is_learned(turn)]
+        for response in texts:
             if self.empty_responses == "error" and not response.strip():
                 raise DataError(
                     f"{where}: a response has no text ({response!r}). Leave the row out, or set "

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lit_rlhf.batches import PromptBatch
-from lit_rlhf.data.chat_template import render_prompt
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.sources import Records, SourcedRecord
@@ -46,11 +45,8 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
 
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise prompts."""
-        texts = [
-            render_prompt(self.tokenizer, parse_prompt(record, where).prompt, self.template, where)
-            for record, where in records
-        ]
-        tokens = tokenize_prompts(self.tokenizer, texts)
+        prompts = [parse_prompt(record, where).prompt for record, where in records]
+        tokens = tokenize_prompts(self.renderer, prompts, [where for _, where in records])
         return [GroupExample((Row(ids, [False] * len(ids)),), ()) for ids in tokens]
 
     def example(self, records: Records, index: int, group: GroupExample) -> PromptExample:

@@ -1,30 +1,35 @@
 """From text to rows of tokens, identically in every phase.
 
-Prompt and response are tokenised apart and joined, so the boundary is known by construction, and
-a policy that writes after a prompt meets the very tokens that it was trained on.
+What a chat template writes is tokenised as one text, as transformers does; which tokens are
+learned is told by the characters that they stand for. Of plain text prompt and response are
+tokenised apart, so that a policy which continues a prompt meets the tokens it was trained on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from lit_rlhf.data.chat_template import RenderedText, Template, render_for_reward
+from lit_rlhf.data.chat_template import (
+    Piece,
+    RenderedText,
+    Renderer,
+    warn_once,
+)
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Overlong = Literal["error", "truncate", "drop"]
 IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
-# Texts handed to the fast tokenizer at once: enough to keep its threads busy, while the offsets
+# Examples handed to the fast tokenizer at once: enough to keep its threads busy, while the offsets
 # that it makes for each token do not fill the memory.
-TEXTS_AT_ONCE = 1024
+TEXTS_AT_ONCE = 256
 
 _log = logging.getLogger(__name__)
 
@@ -48,15 +53,16 @@ def tokenize_rows(
     *,
     append_eos: bool = True,
 ) -> list[Row]:
-    """Tokenise prompts with their responses.
+    """Tokenise prompts, or prompts with their responses.
 
     Plain text starts with the BOS token where the tokenizer adds one by default; a chat template
-    has written its own. The last response ends with exactly one EOS, unless `append_eos` is
-    False; it counts, whether or not the padding token is the same. Before a response that has
-    nothing in front of it gets the BOS token, or EOS if there is none, uncounted.
+    has written its own. A response ends with EOS, unless `append_eos` is False or a chat template
+    ends it by another special token; the end counts, whether or not the padding token is the same.
+    A response with nothing in front of it, or an empty prompt, gets the BOS token, or EOS if there
+    is none, uncounted.
 
     Args:
-        tokenizer: a fast one, for speed; any works.
+        tokenizer: a fast one.
         texts: rendered prompts and responses.
         append_eos: end each example with EOS where the text does not.
 
@@ -65,41 +71,46 @@ def tokenize_rows(
 
     Raises:
         ConfigError: the tokenizer lacks a special token that is needed.
+        DataError: a slow tokenizer does not part a chat's text where a turn begins or ends.
     """
-    ids = _tokenize_unique(tokenizer, (part for text in texts for part in _parts(text)))
     leading = leading_tokens(tokenizer)
-    return [_join(tokenizer, text, ids, leading=leading, append_eos=append_eos) for text in texts]
+    rows = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        chunk = texts[start : start + TEXTS_AT_ONCE]
+        # Each distinct text once: many rows share their prompt.
+        unique = list(dict.fromkeys(piece.text for text in chunk for piece in text.pieces))
+        encoded = _Encoded(tokenizer, unique)
+        encoded.check_start(chunk[0].pieces[0])
+        for text in chunk:
+            row = _join(encoded, text, leading)
+            if append_eos and text.takes_eos:
+                row = _close(row, tokenizer.eos_token_id)
+            if not row.response_mask or row.response_mask[0]:  # nothing would predict the first
+                row = Row([start_token(tokenizer), *row.input_ids], [False, *row.response_mask])
+            rows.append(row)
+    return rows
 
 
 def rows_for_reward(
-    tokenizer: PreTrainedTokenizerBase,
+    renderer: Renderer,
     prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    template: Template,
+    responses: Sequence[Response],
     places: Sequence[str],
 ) -> list[Row]:
-    """Return what a reward model reads of `n` prompts and responses, see `render_for_reward`."""
+    """Return what a reward model reads of `n` prompts and responses, see `Renderer.for_reward`."""
     records = zip(prompts, responses, places, strict=True)
-    texts = [render_for_reward(tokenizer, p, r, template, where) for p, r, where in records]
-    return tokenize_rows(tokenizer, texts)
+    return tokenize_rows(renderer.tokenizer, [renderer.for_reward(*record) for record in records])
 
 
 def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[RenderedText]
+    renderer: Renderer, prompts: Sequence[Prompt], places: Sequence[str]
 ) -> list[list[int]]:
-    """Tokenise prompts to which a policy responds: at least one token each.
+    """Return the tokens of prompts to which a policy responds: at least one each.
 
-    They are the very tokens before the response in `tokenize_rows`.
+    They are what `apply_chat_template` gives with `add_generation_prompt`.
     """
-    ids = _tokenize_unique(tokenizer, (piece.text for text in texts for piece in text.pieces))
-    leading = leading_tokens(tokenizer)
-    prompts = []
-    for text in texts:
-        tokens = _opening(text, ids, leading)
-        for piece in text.pieces:
-            tokens += ids[piece.text]
-        prompts.append(tokens or [start_token(tokenizer)])
-    return prompts
+    texts = [renderer.prompt(*prompt) for prompt in zip(prompts, places, strict=True)]
+    return [row.input_ids for row in tokenize_rows(renderer.tokenizer, texts)]
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -222,66 +233,96 @@ def fit_length(
     return fitted
 
 
-def _join(
-    tokenizer: PreTrainedTokenizerBase,
-    text: RenderedText,
-    ids: Mapping[str, list[int]],
-    *,
-    leading: list[int],
-    append_eos: bool,
-) -> Row:
-    if text.is_whole:
-        prompt, whole = (ids[part] for part in _parts(text))
-        # A token that spans the boundary belongs to the response.
-        shared = takewhile(lambda pair: pair[0] == pair[1], zip(prompt, whole, strict=False))
-        start = sum(1 for _ in shared)
-        return Row(whole, [index >= start for index in range(len(whole))])
-    tokens = _opening(text, ids, leading)
-    mask = [False] * len(tokens)
+class _Encoded:
+    """Texts as tokens, and where among them a character is."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+        self._tokenizer = tokenizer
+        self._places = {text: place for place, text in enumerate(texts)}
+        # verbose=False: the length limit is ours to check, with the row's place.
+        self._encoding = tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+
+    def ids(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        tokens: list[int] = self._encoding["input_ids"][self._places[text]]
+        return tokens
+
+    def mask(self, piece: Piece) -> list[bool]:
+        """Return which tokens are learned: all that have a character of a learned span."""
+        mask = [False] * len(self.ids(piece.text))
+        for first, last in piece.learned:
+            start, begins_before = self._find(piece.text, first)
+            if begins_before:
+                self._warn_of_start(piece)
+            end, begins_before = self._find(piece.text, last)
+            end += begins_before
+            mask[start:end] = [True] * (end - start)
+        return mask
+
+    def check_start(self, piece: Piece) -> None:
+        """Warn where a prompt alone has other tokens than in front of its response."""
+        first = piece.learned[0][0] if piece.learned else 0
+        prompt = self._tokenizer(piece.text[:first], add_special_tokens=False)["input_ids"]
+        if self.ids(piece.text)[: len(prompt)] != list(prompt):
+            self._warn_of_start(piece)
+
+    def _warn_of_start(self, piece: Piece) -> None:
+        first = piece.learned[0][0]
+        warn_once(
+            f"{self._tokenizer.name_or_path}: a prompt has other tokens in front of its response "
+            "than alone, as at inference, because the tokenizer joins characters across the two: "
+            f"...{piece.text[:first][-20:]!r} + {piece.text[first:][:20]!r}"
+        )
+
+    def _find(self, text: str, char: int) -> tuple[int, bool]:
+        """Return the first token at a character or behind it, and whether it begins before it."""
+        num_tokens = len(self.ids(text))
+        if not 0 < char < len(text):
+            return (num_tokens if char else 0), False
+        if not self._tokenizer.is_fast:
+            return self._find_slowly(text, char), False
+        place = self._places[text]
+        for behind in range(char, len(text)):  # white space may belong to no token
+            token = self._encoding.char_to_token(place, behind)
+            if token is not None:
+                return token, self._encoding.token_to_chars(place, token).start < char
+        return num_tokens, False
+
+    def _find_slowly(self, text: str, char: int) -> int:
+        """Find a token by what stands before it; a slow tokenizer gives no characters."""
+        ids = self.ids(text)
+        before = self._tokenizer(text[:char], add_special_tokens=False)["input_ids"]
+        if ids[: len(before)] != list(before):
+            raise DataError(
+                f"the slow tokenizer {self._tokenizer.name_or_path} joins a prompt with its "
+                f"response: ...{text[:char][-40:]!r}. Use a fast tokenizer."
+            )
+        return len(before)
+
+
+def _join(encoded: _Encoded, text: RenderedText, leading: list[int]) -> Row:
+    """Return the tokens of all pieces, behind the leading ones that a plain text needs."""
+    row = Row([], [])
     for piece in text.pieces:
-        tokens += ids[piece.text]
-        mask += [piece.is_response] * len(ids[piece.text])
-    if append_eos and (not mask or not mask[-1] or tokens[-1] != tokenizer.eos_token_id):
-        tokens.append(_eos_token(tokenizer))
-        mask.append(True)
-    if not mask or mask[0]:
-        tokens.insert(0, start_token(tokenizer))
-        mask.insert(0, False)
-    return Row(tokens, mask)
+        row.input_ids.extend(encoded.ids(piece.text))
+        row.response_mask.extend(encoded.mask(piece))
+    first = encoded.ids(text.pieces[0].text)
+    if text.is_chat or first[: len(leading)] == leading:
+        return row
+    return Row([*leading, *row.input_ids], [False] * len(leading) + row.response_mask)
 
 
-def _parts(text: RenderedText) -> list[str]:
-    """Return the texts that are tokenised: the pieces, or the prompt and the whole text."""
-    parts = [piece.text for piece in text.pieces]
-    return [parts[0], "".join(parts)] if text.is_whole else parts
-
-
-def _opening(text: RenderedText, ids: Mapping[str, list[int]], leading: list[int]) -> list[int]:
-    """Return the leading tokens that this text still needs: none where it brings its own."""
-    first = ids[text.pieces[0].text]
-    return [] if text.is_chat or first[: len(leading)] == leading else list(leading)
-
-
-def _eos_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    if tokenizer.eos_token_id is None:
+def _close(row: Row, eos: int | None) -> Row:
+    """End a row with EOS where its last learned token is not that."""
+    learned = [place for place, counts in enumerate(row.response_mask) if counts]
+    if learned and row.input_ids[learned[-1]] == eos:
+        return row
+    if eos is None:
         raise ConfigError(
             "The tokenizer has no EOS token to end responses with: set one in the tokenizer, or "
             "set 'append_eos' to false."
         )
-    return int(tokenizer.eos_token_id)
-
-
-def _tokenize_unique(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
-) -> dict[str, list[int]]:
-    """Tokenise each distinct text once: many rows share their prompt."""
-    unique = list(dict.fromkeys(texts))
-    ids: dict[str, list[int]] = {}
-    for start in range(0, len(unique), TEXTS_AT_ONCE):
-        chunk = unique[start : start + TEXTS_AT_ONCE]
-        # verbose=False: the length limit is ours to check, with the row's place.
-        encoded = tokenizer(
-            chunk, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        ids.update(zip(chunk, encoded["input_ids"], strict=True))
-    return ids
+    size = learned[-1] + 1 if learned else len(row.input_ids)
+    return Row([*row.input_ids[:size], eos], [*row.response_mask[:size], True])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.extras import require_extra
-from lit_rlhf.prompts import Prompt, prompt_text
+from lit_rlhf.prompts import Prompt, Response, prompt_text, response_text
 from lit_rlhf.rewards.source import RewardSource
 
 
@@ -35,7 +35,7 @@ class VaderReward(RewardSource):
     def __call__(
         self,
         prompts: Sequence[Prompt],
-        responses: Sequence[str],
+        responses: Sequence[Response],
         batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each text.
@@ -49,7 +49,7 @@ class VaderReward(RewardSource):
             `[B]` float32 in [-1, 1]; a text without a word of the lexicon has 0.
         """
         scores = [
-            _compound(prompt_text(prompt).removeprefix(self.instruction) + response)
+            _compound(prompt_text(prompt).removeprefix(self.instruction) + response_text(response))
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         return torch.tensor(scores, dtype=torch.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,7 @@ def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
         parser.add_argument(option, choices=choices, default="auto", help=text)
     _add(
         parser,
+        ("--template-options", json.loads, None, "variables for chat templates, as a JSON object"),
         ("--max-length", int, 1024, "tokens that are scored; longer rows are cut"),
         ("--output", Path, Path(output), "folder of the report"),
         ("--page-samples", int, 500, "samples on the HTML page"),
@@ -138,7 +140,9 @@ def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
     )
 
 
-def _add(parser: argparse.ArgumentParser, *options: tuple[str, type, object, str]) -> None:
+def _add(
+    parser: argparse.ArgumentParser, *options: tuple[str, Callable[[str], object], object, str]
+) -> None:
     """Add options by name, type, default and help; the help names the default."""
     for name, kind, default, text in options:
         shown = text if default is None else f"{text} (default: {default})"

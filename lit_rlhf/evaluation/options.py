@@ -130,7 +130,11 @@ def _make_reward(
         return FunctionReward(where)
     check_kind(where, "reward")
     return LearnedReward(
-        where, template=options.template, max_length=options.max_length, normalize=normalize
+        where,
+        template=options.template,
+        template_options=options.template_options,
+        max_length=options.max_length,
+        normalize=normalize,
     )
 
 

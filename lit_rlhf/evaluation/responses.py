@@ -16,6 +16,8 @@ from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.feedback import Prompt, parse_prompt
 from lit_rlhf.feedback.fields import is_present, read_list, read_text, wrong_field
 from lit_rlhf.feedback.prompts import split_prompt
+from lit_rlhf.feedback.records import complete_prompt
+from lit_rlhf.prompts import ChatWithTools, response_text
 
 
 class SourcedPrompt(NamedTuple):
@@ -78,7 +80,10 @@ def is_response_file(source: str) -> bool:
 
 def prompt_key(prompt: Prompt) -> str:
     """Return what tells one prompt from another."""
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
+    if isinstance(prompt, str):
+        return prompt
+    tools = list(prompt.tools) if isinstance(prompt, ChatWithTools) else []
+    return json.dumps([*prompt, *tools], sort_keys=True)
 
 
 def read_prompts(source: str, limit: int | None = None) -> list[SourcedPrompt]:
@@ -94,7 +99,7 @@ def read_prompts(source: str, limit: int | None = None) -> list[SourcedPrompt]:
     """
     prompts: dict[str, SourcedPrompt] = {}
     for row, where in read_records(source, split="test"):
-        prompt = parse_prompt({"prompt": row.get("prompt")}, where).prompt
+        prompt = parse_prompt(row, where).prompt
         prompts.setdefault(prompt_key(prompt), SourcedPrompt(prompt, where))
     return list(prompts.values())[:limit]
 
@@ -153,9 +158,11 @@ def _read_row(sourced: SourcedRecord) -> tuple[Prompt, tuple[str, ...], list[boo
         field = "completion" if is_present(row, "completion") else "response"
         fields = {field: read_text(row.get(field), field, where)}
     prompt, responses = split_prompt(row, fields, where)
+    prompt = complete_prompt(prompt, row, where)
     if not responses:
         raise wrong_field(where, "responses", "one response or more", row["responses"])
-    return prompt, responses, _read_finished(row.get("finished"), len(responses), where)
+    texts = tuple(response_text(response) for response in responses)
+    return prompt, texts, _read_finished(row.get("finished"), len(responses), where)
 
 
 def _read_finished(value: object, num_responses: int, where: str) -> list[bool | None]:

@@ -33,6 +33,7 @@ from lit_rlhf.feedback import (
     mean_ratings,
     parse_judgment,
 )
+from lit_rlhf.prompts import Response, response_text
 from lit_rlhf.rewards import RewardSource
 
 Bools = npt.NDArray[np.bool_]
@@ -68,7 +69,7 @@ class JudgedResponses(NamedTuple):
 
     Attributes:
         prompts: `N` prompts, one a text.
-        texts: `N` responses.
+        texts: `N` responses: text, or messages that call tools.
         ratings: `[N]` people's mean rating of each; NaN where it was not rated.
         chosen: `[M]` place of the preferred response of each pair.
         rejected: `[M]` place of the other one.
@@ -80,7 +81,7 @@ class JudgedResponses(NamedTuple):
     """
 
     prompts: list[SourcedPrompt]
-    texts: list[str]
+    texts: list[Response]
     ratings: Floats
     chosen: Integers
     rejected: Integers
@@ -102,7 +103,7 @@ def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> 
         DataError: a row is not as expected, or no pair was judged at all.
     """
     prompts: list[SourcedPrompt] = []
-    texts: list[str] = []
+    texts: list[Response] = []
     ratings: list[float] = []
     pairs, groups, domains = [], [], []
     for group, (row, where) in enumerate(rows):
@@ -225,7 +226,7 @@ def _agreement_parts(judged: JudgedResponses) -> dict[str, Bools]:
 
 def _length_parts(judged: JudgedResponses) -> dict[str, Bools]:
     """Part pairs by `(chosen - rejected) / longer of both`, in characters."""
-    lengths = np.array([len(text) for text in judged.texts], np.float64)
+    lengths = np.array([len(response_text(text)) for text in judged.texts], np.float64)
     chosen, rejected = lengths[judged.chosen], lengths[judged.rejected]
     difference = (chosen - rejected) / np.maximum(np.maximum(chosen, rejected), 1)
     return _levels(difference, -math.inf, _LENGTH_LEVELS)

@@ -40,7 +40,7 @@ from lit_rlhf.evaluation.sampling import SamplingConfig, perplexity, sample_resp
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
-from lit_rlhf.prompts import prompt_text
+from lit_rlhf.prompts import prompt_text, response_text
 from lit_rlhf.rewards import LearnedReward, RewardSource, origins_of
 
 # Options that say where results go, and nothing of what they are.
@@ -142,6 +142,7 @@ def _sampling_config(options: argparse.Namespace) -> SamplingConfig:
         temperature=options.temperature,
         seed=options.seed,
         template=options.template,
+        template_options=options.template_options,
         precision=options.precision,
     )
 
@@ -254,7 +255,7 @@ def _pair_rows(judged: JudgedResponses, scores: Mapping[str, Floats]) -> list[Pa
         rows.append(
             PageRow(
                 prompt_text(judged.prompts[places[0]].prompt),
-                [judged.texts[place] for place in places],
+                [response_text(judged.texts[place]) for place in places],
                 [[share, *domain], domain],
                 [[float(score[place]) for score in scores.values()] for place in places],
                 {},

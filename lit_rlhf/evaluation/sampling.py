@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
 from lit_rlhf.data import SFTDataModule
-from lit_rlhf.data.chat_template import Template, render_prompt
+from lit_rlhf.data.chat_template import Renderer, Template
 from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.tokenization import tokenize_prompts
 from lit_rlhf.errors import ConfigError
@@ -36,6 +37,7 @@ class SamplingConfig:
         temperature: of the draw; 0 takes the likeliest tokens.
         seed: with prompt and sample it names the random stream: the same for all policies.
         template: how prompts become text, see the data modules.
+        template_options: likewise.
         precision: of the forwards.
     """
 
@@ -44,6 +46,7 @@ class SamplingConfig:
     temperature: float = 1.0
     seed: int = 0
     template: Template = "auto"
+    template_options: dict[str, Any] | None = None
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
@@ -61,21 +64,19 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     return PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
 
 
-def prompt_batch(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[SourcedPrompt], template: Template
-) -> PromptBatch:
+def prompt_batch(renderer: Renderer, prompts: Sequence[SourcedPrompt]) -> PromptBatch:
     """Render and tokenise prompts for a policy, as the data module of PPO does.
 
     Raises:
         DataError: a chat that the tokenizer has no template for, with its place.
     """
-    texts = [render_prompt(tokenizer, prompt, template, where) for prompt, where in prompts]
-    tokens = tokenize_prompts(tokenizer, texts)
+    texts, places = zip(*prompts, strict=True)
+    tokens = tokenize_prompts(renderer, texts, places)
     examples = [
         PromptExample(ids, index, prompt, {})
-        for index, (ids, (prompt, _)) in enumerate(zip(tokens, prompts, strict=True))
+        for index, (ids, prompt) in enumerate(zip(tokens, texts, strict=True))
     ]
-    return collate_prompts(examples, padding_id(tokenizer))
+    return collate_prompts(examples, padding_id(renderer.tokenizer))
 
 
 @torch.no_grad()
@@ -103,13 +104,14 @@ def sample_responses(
         ConfigError: policy and reference have different vocabularies.
     """
     tokenizer = load_tokenizer(source)
+    renderer = Renderer(tokenizer, settings.template, settings.template_options or {})
     policy = load_policy(source, settings.precision)
     device = next(policy.parameters()).device
     with autocast(settings.precision):
         samples = collect_samples(
             policy,
             TorchGenerator(max_rows=BATCH_ROWS),
-            prompt_batch(tokenizer, prompts, settings.template).to(device),
+            prompt_batch(renderer, prompts).to(device),
             tokenizer,
             Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
             samples_per_prompt=settings.samples,
@@ -165,6 +167,7 @@ def perplexity(
         validation=data,
         limit_validation=num_rows,
         template=settings.template,
+        template_options=settings.template_options,
         max_length=max_length,
         overlong="truncate",
         batch_size=BATCH_ROWS,

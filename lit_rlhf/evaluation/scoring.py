@@ -9,11 +9,12 @@ import numpy as np
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.responses import SourcedPrompt
+from lit_rlhf.prompts import Response
 from lit_rlhf.rewards import LearnedReward, RewardSource
 
 
 def score_texts(
-    name: str, reward: RewardSource, prompts: Sequence[SourcedPrompt], texts: Sequence[str]
+    name: str, reward: RewardSource, prompts: Sequence[SourcedPrompt], texts: Sequence[Response]
 ) -> Floats:
     """Return `[n]` scores of `n` responses to `n` prompts; a reward model is held only meanwhile.
 

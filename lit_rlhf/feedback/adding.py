@@ -29,6 +29,7 @@ from lit_rlhf.feedback.schema import (
     tasks,
 )
 from lit_rlhf.feedback.splits import bucket_of
+from lit_rlhf.prompts import response_text
 
 Kind = Literal["comparison", "ranking", "rating", "edit"]
 MOST_RANKED = 9  # as many keys as a keyboard has digits
@@ -192,8 +193,8 @@ def _rows_of(task: JudgedTask, kind: Kind, origin: Origin) -> _TaskRows:
     made = {"checkpoint": origin.checkpoint, "sampling": sampling}
     texts: list[Values] = []
     models = task.models or (None,) * len(task.responses)
-    for text, model in zip(task.responses, models, strict=True):
-        response = {"text": text, "model": model or origin.policy, **made}
+    for answer, model in zip(task.responses, models, strict=True):
+        response = {"text": response_text(answer), "model": model or origin.policy, **made}
         texts.append({"digest": digest(prompt["digest"], response), **response})
     row = {
         "digest": digest(kind, prompt["digest"], [text["digest"] for text in texts]),

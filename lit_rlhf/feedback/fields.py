@@ -86,7 +86,7 @@ def read_list(value: object, field: str, where: str, expected: str) -> list[obje
 
 
 def read_conversation(value: object, field: str, where: str) -> Conversation:
-    """Return the chat messages: one or more, each with text under `role` and `content`."""
+    """Return the chat messages: one or more, each with `role` and `content`."""
     items = read_list(value, field, where, "text or a list of chat messages")
     if not items:
         raise wrong_field(where, field, "one chat message or more", value)
@@ -96,10 +96,34 @@ def read_conversation(value: object, field: str, where: str) -> Conversation:
 def _read_message(value: object, field: str, where: str) -> Message:
     if not isinstance(value, Mapping):
         raise wrong_field(where, field, "a chat message with 'role' and 'content'", value)
-    for key in ("role", "content"):
-        read_text(value.get(key), f"{field}.{key}", where)
     kept = {str(key): item for key, item in value.items() if item is not None}
+    read_text(kept.get("role"), f"{field}.role", where)
+    if not kept.get("tool_calls"):
+        _read_content(kept.get("content"), f"{field}.content", where)
+    elif kept.get("content"):
+        _read_content(kept["content"], f"{field}.content", where)
+    _read_training(kept, field, where)
     return cast("Message", kept)
+
+
+def _read_content(value: object, field: str, where: str) -> None:
+    if not isinstance(value, list):
+        read_text(value, field, where)
+        return
+    for i, part in enumerate(value):
+        if not isinstance(part, Mapping) or part.get("type") != "text":
+            expected = 'a part {"type": "text", "text": ...}: these models read text alone'
+            raise wrong_field(where, f"{field}[{i}]", expected, part)
+        read_text(part.get("text"), f"{field}[{i}].text", where)
+
+
+def _read_training(message: Record, field: str, where: str) -> None:
+    """Check what says whether a turn is learned."""
+    if not isinstance(message.get("train", True), bool):
+        raise wrong_field(where, f"{field}.train", "true or false", message["train"])
+    if message.get("weight", 1) not in (0, 1):
+        expected = "0 or 1 (a turn is learned or not; the loss has no other weights)"
+        raise wrong_field(where, f"{field}.weight", expected, message["weight"])
 
 
 def read_text_or_conversation(value: object, field: str, where: str) -> str | Conversation:

@@ -11,7 +11,7 @@ import math
 from typing import Literal, NamedTuple, get_args
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 
 Outcome = Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
 
@@ -87,7 +87,7 @@ class JudgedTask(NamedTuple):
     """
 
     prompt: Prompt
-    responses: tuple[str, ...]
+    responses: tuple[Response, ...]
     judgments: tuple[Judgment, ...]
     models: tuple[str | None, ...] | None
     metadata: dict[str, object]

@@ -29,8 +29,16 @@ _MEANT = (
     "rating", "ratings", "rankings", "score",
 )  # fmt: skip
 _USED: dict[Kind, tuple[str, ...]] = {
-    "demonstration": (*_SYSTEM, "label"),
-    "judgment": (*_SYSTEM, "weight", "probability", "ratings", "rankings", *chain(*_SCORES)),
+    "demonstration": (*_SYSTEM, "tools", "label"),
+    "judgment": (
+        *_SYSTEM,
+        "tools",
+        "weight",
+        "probability",
+        "ratings",
+        "rankings",
+        *chain(*_SCORES),
+    ),
 }
 
 

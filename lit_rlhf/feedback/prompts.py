@@ -2,28 +2,33 @@
 
 Responses are text, or chats (lists of messages). A chat may hold the assistant's turn alone, or
 begin with the prompt (TRL's implicit prompt): then the prompt is what all the row's chats share,
-and exactly one turn of the assistant is left of each. Texts are never searched for a shared
-beginning: where two texts part says nothing about where the prompt ended.
+and one turn of the assistant is left of each, with the calls of tools before it. Texts are never
+searched for a shared beginning: where two texts part says nothing about where the prompt ended.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Any, cast
 
 from lit_rlhf.feedback.fields import (
     Record,
     is_present,
     missing_fields,
+    read_list,
     read_text_or_conversation,
     wrong_field,
 )
-from lit_rlhf.prompts import Conversation, Message, Prompt
+from lit_rlhf.prompts import ChatWithTools, Conversation, Message, Prompt, Response
 
 
 def split_prompt(
     row: Record, responses: Mapping[str, object], where: str
-) -> tuple[Prompt, tuple[str, ...]]:
-    """Return the prompt of a row and its responses as texts, in the order given.
+) -> tuple[Prompt, tuple[Response, ...]]:
+    """Return the prompt of a row and its responses, in the order given.
+
+    A response is text, or messages where they say more than a text.
 
     Args:
         row: the row, with or without a field `prompt`.
@@ -57,6 +62,29 @@ def split_prompt(
     return prompt, tuple(texts.values())
 
 
+def with_tools(prompt: Prompt, row: Record, where: str) -> Prompt:
+    """Return a prompt with the tools that its row names, if any.
+
+    Raises:
+        DataError: `tools` is no list of JSON schemas, or the prompt is text, which has none.
+    """
+    tools = row.get("tools")
+    if isinstance(tools, str):  # tables hold schemas of different forms as JSON
+        try:
+            tools = json.loads(tools)
+        except ValueError as error:
+            raise wrong_field(where, "tools", "a list of JSON schemas", tools) from error
+    if not tools:
+        return prompt
+    items = read_list(tools, "tools", where, "a list of JSON schemas")
+    if isinstance(prompt, str):
+        raise wrong_field(where, "prompt", "a list of messages, as tools are for chats", prompt)
+    for i, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise wrong_field(where, f"tools[{i}]", "the JSON schema of a function", item)
+    return ChatWithTools(prompt, cast("list[Mapping[str, Any]]", items))
+
+
 def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversation:
     """Return a chat that the assistant is to answer, so one that does not end in its own turn."""
     if prompt[-1]["role"] == "assistant":
@@ -66,11 +94,9 @@ def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversati
 
 def _split_chats(
     prompt: str | Conversation | None, chats: Mapping[str, Conversation], row: Record, where: str
-) -> tuple[Conversation, tuple[str, ...]]:
+) -> tuple[Conversation, tuple[Response, ...]]:
     shared = _shared_beginning(list(chats.values()))
-    texts = tuple(
-        _only_assistant_turn(chat[len(shared) :], field, where) for field, chat in chats.items()
-    )
+    responses = tuple(_response(chat[len(shared) :], field, where) for field, chat in chats.items())
     if not shared and prompt is None:
         raise missing_fields(row, where, "a 'prompt', or chats that begin with it")
     if not shared and isinstance(prompt, str):
@@ -79,7 +105,7 @@ def _split_chats(
         shared = prompt
     elif prompt is not None and not _is_prompt_of(prompt, shared):
         raise wrong_field(where, "prompt", "the prompt that the chats begin with", prompt)
-    return read_chat_prompt(shared, "prompt", where), texts
+    return read_chat_prompt(shared, "prompt", where), responses
 
 
 def _shared_beginning(chats: list[Conversation]) -> Conversation:
@@ -92,12 +118,19 @@ def _shared_beginning(chats: list[Conversation]) -> Conversation:
     return first[:num_shared]
 
 
-def _only_assistant_turn(rest: Conversation, field: str, where: str) -> str:
-    if len(rest) != 1 or rest[0]["role"] != "assistant":
-        roles = ", ".join(message["role"] for message in rest)
+def _response(rest: Conversation, field: str, where: str) -> Response:
+    roles = [message["role"] for message in rest]
+    if roles[0] != "assistant" or roles[-1] != "assistant" or not _is_one_turn(rest):
         expected = "exactly one turn of the assistant after the prompt that the chats share"
-        raise wrong_field(where, field, expected, roles)
-    return rest[0]["content"]
+        raise wrong_field(where, field, expected, ", ".join(roles))
+    content = rest[-1].get("content")
+    says_more = len(rest) > 1 or set(rest[0]) != {"role", "content"}
+    return rest if says_more or not isinstance(content, str) else content
+
+
+def _is_one_turn(messages: Conversation) -> bool:
+    """Say whether each message but the last is a call of a tool, or what a tool returned."""
+    return all(message["role"] == "tool" or "tool_calls" in message for message in messages[:-1])
 
 
 def _is_prompt_of(prompt: Prompt, shared: Conversation) -> bool:

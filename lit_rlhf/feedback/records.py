@@ -22,9 +22,9 @@ from lit_rlhf.feedback.fields import (
     read_text_or_conversation,
     wrong_field,
 )
-from lit_rlhf.feedback.meant_fields import read_probability, with_system, with_system_turn
-from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt
-from lit_rlhf.prompts import Conversation, Prompt
+from lit_rlhf.feedback.meant_fields import read_probability, with_system
+from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt, with_tools
+from lit_rlhf.prompts import Prompt, Response
 
 LabelerScores = tuple[float | None, ...]
 # A weight beyond this is a slip: the row would be all that is learned.
@@ -33,15 +33,10 @@ _LARGEST_WEIGHT = 1e6
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What a model should say: a response to a prompt, or a whole chat.
+    """What a model should say: the turns of the assistant in `response`."""
 
-    Exactly one form is set: `prompt` and `response`, or `messages`, in which every turn of the
-    assistant is to be learned.
-    """
-
-    prompt: Prompt | None = None
-    response: str | None = None
-    messages: Conversation | None = None
+    prompt: Prompt
+    response: Response
 
 
 @dataclass(frozen=True)
@@ -49,13 +44,13 @@ class Comparison:
     """Two responses to one prompt, and how likely `chosen` is the better one."""
 
     prompt: Prompt
-    chosen: str
-    rejected: str
+    chosen: Response
+    rejected: Response
     probability: float = 1.0
     weight: float = 1.0
 
     @property
-    def responses(self) -> tuple[str, str]:
+    def responses(self) -> tuple[Response, Response]:
         """The two responses, `chosen` first, as a judged group has them."""
         return self.chosen, self.rejected
 
@@ -70,7 +65,7 @@ class JudgedGroup:
     """
 
     prompt: Prompt
-    responses: tuple[str, ...]
+    responses: tuple[Response, ...]
     rankings: tuple[LabelerScores, ...] | None = None
     ratings: tuple[LabelerScores, ...] | None = None
     weight: float = 1.0
@@ -81,7 +76,7 @@ class Unpaired:
     """One response to a prompt, and whether it is a good one (KTO's rows)."""
 
     prompt: Prompt
-    response: str
+    response: Response
     is_good: bool
 
 
@@ -96,7 +91,8 @@ class PromptRecord:
 def parse_demonstration(row: Record, where: str) -> Demonstration:
     """Read `prompt` with `response` (or `completion`), or `messages`, or a bare `text`.
 
-    A bare `text` is a response to the empty prompt. `system` becomes the first turn.
+    A bare `text` is a response to the empty prompt; of `messages` all that begins with the
+    assistant's first turn is the response. `system` becomes the first turn.
 
     Raises:
         DataError: the row is none of these, a field is not as expected, or the row's `label` says
@@ -112,7 +108,7 @@ def parse_demonstration(row: Record, where: str) -> Demonstration:
     for field in ("response", "completion"):
         if is_present(row, field):
             prompt, (response,) = split_prompt(row, {field: row[field]}, where)
-            return Demonstration(prompt=with_system(prompt, row, where), response=response)
+            return Demonstration(prompt=complete_prompt(prompt, row, where), response=response)
     if is_present(row, "messages"):
         messages = read_conversation(row["messages"], "messages", where)
         if all(message["role"] != "assistant" for message in messages):
@@ -120,7 +116,8 @@ def parse_demonstration(row: Record, where: str) -> Demonstration:
         if messages[0]["role"] == "assistant":
             expected = "a turn before the assistant's first, for it to respond to"
             raise wrong_field(where, "messages", expected, messages[0])
-        return Demonstration(messages=with_system_turn(messages, row, where))
+        first = [message["role"] for message in messages].index("assistant")
+        return Demonstration(complete_prompt(messages[:first], row, where), messages[first:])
     if is_present(row, "text"):
         return Demonstration(prompt="", response=read_text(row["text"], "text", where))
     raise missing_fields(row, where, "'prompt' and 'response', or 'messages', or 'text'")
@@ -139,7 +136,7 @@ def parse_comparison(row: Record, where: str) -> Comparison:
         raise missing_fields(row, where, "'prompt', 'chosen' and 'rejected'")
     responses = {field: row[field] for field in ("chosen", "rejected")}
     prompt, (chosen, rejected) = split_prompt(row, responses, where)
-    prompt = with_system(prompt, row, where)
+    prompt = complete_prompt(prompt, row, where)
     probability = read_probability(row, where)
     return Comparison(prompt, chosen, rejected, probability, _read_weight(row, where))
 
@@ -161,7 +158,7 @@ def parse_judged_group(row: Record, where: str) -> JudgedGroup:
     values = {f"responses[{i}]": item for i, item in enumerate(items)}
     prompt, responses = split_prompt(row, values, where)
     return JudgedGroup(
-        with_system(prompt, row, where),
+        complete_prompt(prompt, row, where),
         responses,
         rankings=_read_judgments(row, "rankings", len(responses), where),
         ratings=_read_judgments(row, "ratings", len(responses), where),
@@ -205,7 +202,7 @@ def parse_unpaired(row: Record, where: str) -> Unpaired:
         messages = read_conversation(answer, field, where)
         answer, beside = messages[-1:], {"prompt": list(messages[:-1])}
     prompt, (response,) = split_prompt(beside, {field: answer}, where)
-    return Unpaired(with_system(prompt, row, where), response, bool(row["label"]))
+    return Unpaired(complete_prompt(prompt, row, where), response, bool(row["label"]))
 
 
 def parse_prompt(row: Record, where: str) -> PromptRecord:
@@ -220,7 +217,16 @@ def parse_prompt(row: Record, where: str) -> PromptRecord:
     if not isinstance(prompt, str):
         prompt = read_chat_prompt(prompt, "prompt", where)
     fields = {key: row[key] for key in row if key != "prompt"}
-    return PromptRecord(with_system(prompt, row, where), fields)
+    return PromptRecord(complete_prompt(prompt, row, where), fields)
+
+
+def complete_prompt(prompt: Prompt, row: Record, where: str) -> Prompt:
+    """Return a prompt with the system text and the tools that its row has beside it.
+
+    Raises:
+        DataError: they are not as expected, or do not fit the prompt.
+    """
+    return with_tools(with_system(prompt, row, where), row, where)
 
 
 def _read_weight(row: Record, where: str) -> float:

@@ -7,7 +7,7 @@ import json
 from typing import Literal
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.prompts import Message, Prompt
+from lit_rlhf.prompts import Message, Prompt, content_text
 
 Split = Literal["train", "validation", "test"]
 
@@ -41,4 +41,4 @@ def buckets_of(split: str) -> range:
 
 
 def _turn(message: Message) -> tuple[str, str]:
-    return message["role"], message["content"]
+    return message["role"], content_text(message)

@@ -38,7 +38,7 @@ from lit_rlhf.feedback.queue import Receipt, claim_slots, store_judgment
 from lit_rlhf.feedback.reading import Lineage, StoredTask, read_judged, read_lineage, read_tasks
 from lit_rlhf.feedback.repeats import add_repeat
 from lit_rlhf.feedback.schema import judgments, labelers, task_responses
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, response_text
 
 
 class OpenTask(NamedTuple):
@@ -158,7 +158,9 @@ class FeedbackStore:
             leases = claim_slots(connection, owner, count, lease_s)
             claimed = list(read_tasks(connection, list(leases)))
         return [
-            OpenTask(id_, kind, content.prompt, content.responses, leases[id_])
+            OpenTask(
+                id_, kind, content.prompt, tuple(map(response_text, content.responses)), leases[id_]
+            )
             for id_, kind, _, content in claimed
         ]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.chat_template import Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import rows_for_reward
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -33,6 +34,8 @@ class NormalizerConfig:
         max_prompt_length: longest prompt in tokens.
         seed: of the samples.
         template: how prompts become text, as `data.template`.
+        template_options: as `data.template_options`.
+        thinking: as `data.thinking`.
     """
 
     prompts: str
@@ -42,6 +45,8 @@ class NormalizerConfig:
     max_prompt_length: int = 512
     seed: int = 0
     template: Template = "auto"
+    template_options: dict[str, Any] | None = None
+    thinking: Thinking = "keep"
 
     def __post_init__(self) -> None:
         """Refuse numbers of which no deviation can be taken, by name."""
@@ -75,6 +80,8 @@ def draw_reference_samples(
         eval_batch_size=config.num_samples,
         max_prompt_length=config.max_prompt_length,
         template=config.template,
+        template_options=config.template_options,
+        thinking=config.thinking,
     )
     data.setup("test")
     prompts = next(iter(data.test_dataloader())).to(device)
@@ -87,7 +94,8 @@ def draw_reference_samples(
         seed=config.seed,
     )
     places = [f"{config.prompts}: response {index}" for index in range(len(samples.responses))]
-    rows = rows_for_reward(tokenizer, samples.prompts, samples.responses, config.template, places)
+    renderer = replace(data.renderer, tokenizer=tokenizer)
+    rows = rows_for_reward(renderer, samples.prompts, samples.responses, places)
     return collate_rows(rows, padding_id(tokenizer)).to(device)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards.learned import LearnedReward
 from lit_rlhf.rewards.source import RewardSource, origins_of
@@ -69,13 +69,19 @@ class EnsembleReward(RewardSource):
         return ("disagreement",)
 
     def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each response, see `RewardSource`."""
         return self.score_in_detail(prompts, responses, batch)[0]
 
     def score_in_detail(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Score each response and say how far the members are apart, see `RewardSource`."""
         members = [member(prompts, responses, batch).float() for member in self.members]

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.rewards.source import RewardSource
 
-RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Iterable[float]]
+RewardFunction = Callable[[Sequence[Prompt], Sequence[Response]], Iterable[float]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class FunctionReward(RewardSource):
         self.resolve()
 
     def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each response, see `RewardSource`.
 

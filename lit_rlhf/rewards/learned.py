@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import SampleBatch, TokenRows
-from lit_rlhf.data.chat_template import Template
+from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
 from lit_rlhf.models.backbone import freeze
@@ -25,7 +25,7 @@ from lit_rlhf.models.handover import (
 )
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.models.sharing import share_frozen
-from lit_rlhf.prompts import Prompt, prompt_text
+from lit_rlhf.prompts import Prompt, Response, prompt_text
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards.source import RewardSource
 
@@ -69,6 +69,8 @@ class LearnedReward(RewardSource):
             hub name.
         batch_size: responses scored in one forward.
         template: how prompts become text, as `data.template` in the reward model's training.
+        template_options: likewise, as `data.template_options`.
+        thinking: likewise, as `data.thinking`.
         max_length: most tokens of prompt and response; null for as many as the model reads.
         overlong: what becomes of a longer response: "truncate" cuts its end and counts it,
             "error" refuses it.
@@ -80,6 +82,8 @@ class LearnedReward(RewardSource):
     model: str
     batch_size: int = 64
     template: Template = "auto"
+    template_options: dict[str, Any] | None = None
+    thinking: Thinking = "keep"
     max_length: int | None = None
     overlong: Literal["error", "truncate"] = "truncate"
     normalize: bool = True
@@ -101,7 +105,10 @@ class LearnedReward(RewardSource):
         return self._loaded.num_cut
 
     def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each response, see `RewardSource`; texts alone on the GPU, where there is one."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,7 +118,7 @@ class LearnedReward(RewardSource):
 
     @torch.no_grad()
     def score(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], device: torch.device
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], device: torch.device
     ) -> Tensor:
         """Score each response on a device: `[B]` float32.
 
@@ -153,10 +160,11 @@ class LearnedReward(RewardSource):
         self,
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Prompt],
-        responses: Sequence[str],
+        responses: Sequence[Response],
     ) -> list[Row]:
         places = [f"{self.model}: prompt {prompt_text(prompt)[:60]!r}" for prompt in prompts]
-        rows = rows_for_reward(tokenizer, prompts, responses, self.template, places)
+        renderer = Renderer(tokenizer, self.template, self.template_options or {}, self.thinking)
+        rows = rows_for_reward(renderer, prompts, responses, places)
         fitted = fit_length(
             rows,
             places,

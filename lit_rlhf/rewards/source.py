@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 
 
 class RewardSource(abc.ABC):
@@ -16,13 +16,17 @@ class RewardSource(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> Tensor:
         """Score each response.
 
         Args:
             prompts: `B` prompts as the records have them: text, or chat messages.
-            responses: `B` texts, without special tokens.
+            responses: `B` texts, without special tokens; of a record whose response calls tools,
+                in `lit-rlhf evaluate rewards`, its messages.
             batch: the same samples as tokens, with lengths, masks and the records' fields. None
                 where there are texts alone: in `lit-rlhf evaluate` and `lit-rlhf chat`.
 
@@ -45,7 +49,10 @@ class RewardSource(abc.ABC):
         return ()
 
     def score_in_detail(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], batch: SampleBatch | None = None
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Score each response and say more about it, such as how sure the score is.
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.backbone import without_adapter_wrapper
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.rollout.generation import Generation, Generator
 from lit_rlhf.rollout.sampling import Sampling
@@ -97,14 +99,21 @@ def decode_tokens(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> 
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase, policy: PolicyModel) -> Sequence[int]:
-    """Collect the tokens that end a response: the tokenizer's EOS and the model's own.
+    """Collect the tokens that end a response.
+
+    They are the EOS tokens of the tokenizer, of the model's configuration and of its generation
+    configuration, and the token by which the chat template ends a turn of the assistant.
 
     Raises:
         ConfigError: there is none, so that no response could ever end.
     """
-    configured = policy.transformers_config.get_text_config().eos_token_id
+    model = without_adapter_wrapper(policy.model)
     ids = {tokenizer.eos_token_id}
-    ids.update(configured if isinstance(configured, list) else [configured])
+    for config in (policy.transformers_config.get_text_config(), model.generation_config):
+        configured = config.eos_token_id
+        ids.update(configured if isinstance(configured, list) else [configured])
+    if (end := Renderer(tokenizer).end_of_turn) is not None:
+        ids.add(tokenizer.convert_tokens_to_ids(end))
     ids.discard(None)
     if not ids:
         raise ConfigError("neither the tokenizer nor the model names an EOS token")

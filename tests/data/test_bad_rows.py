@@ -313,7 +313,7 @@ def test_what_is_harmless_is_read_as_meant(tmp_path, tokenizer, name, content):
         read.append(list(data.prepared("train")))
     assert read[0] == read[1]
     vocabulary = tiny_tokenizer().get_vocab()
-    assert read[0][0].input_ids[-3:-1] == [vocabulary["p"], vocabulary["r"]]
+    assert read[0][0].rows[0].input_ids[-3:-1] == [vocabulary["p"], vocabulary["r"]]
 
 
 def test_settings_that_accept_what_is_refused(tmp_path, tokenizer):
@@ -328,5 +328,5 @@ def test_settings_that_accept_what_is_refused(tmp_path, tokenizer):
             tokenizer, train=str(file), batch_size=1, overlong=overlong, **settings
         )
         data.setup("fit")
-        lengths[overlong] = [len(row.input_ids) for row in data.prepared("train")]
+        lengths[overlong] = [len(example.rows[0].input_ids) for example in data.prepared("train")]
     assert lengths == {"truncate": [2, 3, 128], "drop": [2, 3]}

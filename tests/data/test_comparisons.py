@@ -45,19 +45,18 @@ def test_a_comparison_and_a_group_in_one_batch(module_class, word_folder, write_
     assert batch.weight.tolist() == [1.0] * 6
 
 
-def test_a_reward_model_reads_the_whole_chat_and_a_policy_learns_up_to_eos(tmp_path, write_rows):
+def test_a_reward_model_and_a_policy_read_the_same_chat(tmp_path, write_rows):
     save_tiny_tokenizer(tmp_path)
     row = {"prompt": [{"role": "user", "content": "q"}], "chosen": "aa", "rejected": "b"}
     file = write_rows("x.jsonl", [row])
-    texts = []
     for module_class in (RewardDataModule, DPODataModule):
         data = module_class(str(tmp_path), test=file)
         rows = only_batch(data).rows
-        texts.append(data.tokenizer.decode(rows.input_ids[0, : rows.lengths[0]]))
+        tokens = rows.input_ids[0, : rows.lengths[0]]
+        chat = [*row["prompt"], {"role": "assistant", "content": "aa"}]
+        assert tokens.tolist() == data.tokenizer.apply_chat_template(chat)["input_ids"]
         response = data.tokenizer.decode(rows.input_ids[0][rows.response_mask[0]])
-        assert texts[-1].endswith(f"<|im_start|>assistant\n{response}")
-    assert texts[0] == texts[1] + "\n"
-    assert texts[1].endswith("aa<|im_end|>")
+        assert response == "aa<|im_end|>"
 
 
 def test_responses_that_nobody_judged_are_not_computed(module_class, word_folder, write_rows):

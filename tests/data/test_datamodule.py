@@ -8,6 +8,8 @@ from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 
 MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
+    "template_options",
+    "thinking",
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
     "id_field", "last_batch", "num_proc", "streaming",
@@ -242,7 +244,9 @@ def test_the_config_parser_finds_every_setting_documented(module_class):
     own = {"max_length", "append_eos", "empty_responses"}
     if module_class is PPODataModule:
         own = {"max_prompt_length"}
-    elif module_class is not SFTDataModule:
+    elif module_class is SFTDataModule:
+        own |= {"learn"}
+    else:
         own |= {"subset", "subset.raters", "subset.rows", "subset.seed"}
     assert set(settings) == SHARED | own
     assert all(settings.values())

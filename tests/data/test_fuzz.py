@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_rlhf.data import DPODataModule, PPODataModule, SFTDataModule
-from lit_rlhf.data.chat_template import RenderedText, TextPiece
+from lit_rlhf.data.chat_template import Piece, RenderedText, Renderer
 from lit_rlhf.data.collation import GroupExample, collate_groups, collate_rows, padding_id
 from lit_rlhf.data.sources import read_records
 from lit_rlhf.data.tokenization import Row, fit_length, tokenize_prompts, tokenize_rows
@@ -140,14 +140,13 @@ pairs = st.tuples(texts, texts)
 def test_masks_mark_the_response_and_nothing_else(name, examples, append_eos):
     tokenizer = TOKENIZERS[name]
     rendered = [
-        RenderedText((TextPiece(prompt, False), TextPiece(response, True)), is_chat=False)
+        RenderedText((Piece(prompt), Piece(response, ((0, len(response)),))), is_chat=False)
         for prompt, response in examples
     ]
     tokenized = tokenize_rows(tokenizer, rendered, append_eos=append_eos)
-    alone = [RenderedText((TextPiece(prompt, False),), is_chat=False) for prompt, _ in examples]
-    for row, (_, response), prompt in zip(
-        tokenized, examples, tokenize_prompts(tokenizer, alone), strict=True
-    ):
+    prompts = [prompt for prompt, _ in examples]
+    alone = tokenize_prompts(Renderer(tokenizer), prompts, ["x"] * len(prompts))
+    for row, (_, response), prompt in zip(tokenized, examples, alone, strict=True):
         bare = list(tokenizer(response, add_special_tokens=False)["input_ids"])
         closing = [] if not append_eos or bare[-1:] == [tokenizer.eos_token_id] else [2, 3]
         marked = [

@@ -45,8 +45,8 @@ def test_nothing_counts_in_a_stand_in(word_folder, write_rows):
     data.setup("test")
     example = data.prepared("test")[0]
     stand_in = data.stand_in(example)
-    assert stand_in.input_ids == example.input_ids
-    assert not any(stand_in.response_mask)
+    assert stand_in.rows[0].input_ids == example.rows[0].input_ids
+    assert not any(stand_in.rows[0].response_mask)
 
 
 def test_the_longest_row_decides_the_length(word_folder, write_rows):

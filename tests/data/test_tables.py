@@ -114,7 +114,7 @@ def test_several_processes_read_a_data_set_and_name_its_rows(word_folder, tmp_pa
     saved = str(tmp_path / "saved")
     datasets.Dataset.from_list(DEMONSTRATIONS[:9]).save_to_disk(saved)
     rows = examples(SFTDataModule, word_folder, saved, num_proc=2)
-    assert [len(row.input_ids) for row in rows] == list(range(4, 13))
+    assert [len(row.input_ids) for example in rows for row in example.rows] == list(range(4, 13))
     with pytest.raises(DataError, match=r"saved\[8\]: has 12 tokens"):
         examples(SFTDataModule, word_folder, saved, num_proc=2, max_length=11)
 
@@ -146,8 +146,10 @@ def test_what_a_limit_leaves_out_does_not_tokenise_again(word_folder, write_rows
     file = write_rows("x.jsonl", DEMONSTRATIONS)
     lengths = {
         overlong: [
-            len(row.input_ids)
-            for row in examples(SFTDataModule, word_folder, file, max_length=7, overlong=overlong)
+            len(example.rows[0].input_ids)
+            for example in examples(
+                SFTDataModule, word_folder, file, max_length=7, overlong=overlong
+            )
         ]
         for overlong in ("drop", "truncate")
     }
@@ -171,6 +173,9 @@ IRRELEVANT = {
 }  # fmt: skip
 OTHERS = {
     "template": "plain",
+    "template_options": {"enable_thinking": False},
+    "thinking": "drop",
+    "learn": "last",
     "columns": {"prompt": "prompt"},
     "id_field": None,
     "subset": Subset(rows=0.5),

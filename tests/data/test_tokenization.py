@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.data import tokenization
-from lit_rlhf.data.chat_template import render_demonstration, render_prompt, render_response
+from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.data.tokenization import (
     Row,
     fit_length,
@@ -15,7 +15,6 @@ from lit_rlhf.data.tokenization import (
     tokenize_rows,
 )
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.feedback import Demonstration
 from tests.data.word_tokenizer import BOS, EOS, PAD, ids, word_tokenizer
 from tests.support.tokenizer import tiny_tokenizer
 
@@ -24,15 +23,21 @@ WORDS = st.lists(st.sampled_from(["one", "two", "yes", "no", "strange"]), max_si
 
 
 def row_of(tokenizer, prompt, response, template="auto", **options):
-    text = render_response(tokenizer, prompt, response, template, "x")
-    (row,) = tokenize_rows(tokenizer, [text], **options)
+    texts = Renderer(tokenizer, template).for_policy(prompt, response, "x")
+    (row,) = tokenize_rows(tokenizer, texts, **options)
     return row
 
 
+def prompt_of(tokenizer, prompt, template="auto"):
+    (tokens,) = tokenize_prompts(Renderer(tokenizer, template), [prompt], ["x"])
+    return tokens
+
+
 def parted(row):
-    """Return the tokens that do not count and those that do."""
-    pairs = list(zip(row.input_ids, row.response_mask, strict=True))
-    return [token for token, counts in pairs if not counts], [t for t, counts in pairs if counts]
+    """Return the tokens before the response, and the response's."""
+    start = row.response_mask.index(True)
+    pairs = zip(row.input_ids, row.response_mask, strict=True)
+    return row.input_ids[:start], [token for token, counts in pairs if counts]
 
 
 @given(WORDS, WORDS, st.sampled_from(list(TOKENIZERS)), st.sampled_from(["plain", "chat"]))
@@ -40,12 +45,12 @@ def test_a_row_is_the_prompt_then_the_response_with_one_eos(prompt, response, ki
     tokenizer = TOKENIZERS[kind]
     row = row_of(tokenizer, prompt, response, template)
     before, counted = parted(row)
-    assert row.response_mask == sorted(row.response_mask)  # the response is one stretch, at the end
+    end = len(before) + len(counted)
+    assert all(row.response_mask[len(before) : end])  # the response is one stretch
     assert before
     assert counted.count(tokenizer.eos_token_id) == 1
     assert counted[-1] == tokenizer.eos_token_id
-    text = render_prompt(tokenizer, prompt, template, "x")
-    assert tokenize_prompts(tokenizer, [text]) == [before]
+    assert prompt_of(tokenizer, prompt, template) == before
     written = tokenizer.decode(counted[:-1], clean_up_tokenization_spaces=False)
     if kind == "pad is EOS":  # its tokens are characters: what was put in comes out
         assert written == response
@@ -54,7 +59,7 @@ def test_a_row_is_the_prompt_then_the_response_with_one_eos(prompt, response, ki
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=4), st.sampled_from(list(TOKENIZERS)))
 def test_a_batch_of_texts_is_each_text_alone(pairs, kind):
     tokenizer = TOKENIZERS[kind]
-    texts = [render_response(tokenizer, *pair, "auto", "x") for pair in pairs]
+    texts = [text for pair in pairs for text in Renderer(tokenizer).for_policy(*pair, "x")]
     alone = [row for text in texts for row in tokenize_rows(tokenizer, [text])]
     assert tokenize_rows(tokenizer, texts) == alone
 
@@ -62,9 +67,9 @@ def test_a_batch_of_texts_is_each_text_alone(pairs, kind):
 def test_many_texts_go_in_several_batches(monkeypatch):
     monkeypatch.setattr(tokenization, "TEXTS_AT_ONCE", 2)
     tokenizer = word_tokenizer()
-    texts = [render_prompt(tokenizer, word, "auto", "x") for word in ("one", "two", "one", "yes")]
-    expected = [ids("<s> one"), ids("<s> two"), ids("<s> one"), ids("<s> yes")]
-    assert tokenize_prompts(tokenizer, texts) == expected
+    words = ["one", "two", "one", "yes"]
+    expected = [ids(f"<s> {word}") for word in words]
+    assert tokenize_prompts(Renderer(tokenizer), words, words) == expected
 
 
 def test_plain_text_gets_bos_where_the_tokenizer_adds_one():
@@ -115,8 +120,7 @@ def test_eos_can_be_left_out():
 )
 def test_something_stands_before_the_first_counted_token(tokenizer, start):
     assert row_of(tokenizer, "", "yes") == Row([start, *ids("yes </s>")], [False, True, True])
-    text = render_prompt(tokenizer, "", "auto", "x")
-    assert tokenize_prompts(tokenizer, [text]) == [[start]]
+    assert prompt_of(tokenizer, "") == [start]
 
 
 def test_every_turn_of_a_chat_counts_with_its_eos(tokenizer):
@@ -124,9 +128,7 @@ def test_every_turn_of_a_chat_counts_with_its_eos(tokenizer):
         {"role": role, "content": content}
         for role, content in [("user", "one"), ("assistant", "yes"), ("user", "two")] * 2
     )
-    record = Demonstration(messages=messages)
-    text = render_demonstration(tokenizer, record, "auto", "x")
-    (row,) = tokenize_rows(tokenizer, [text])
+    row = row_of(tokenizer, messages[:1], messages[1:])
     counted = parted(row)[1]
     assert counted.count(tokenizer.eos_token_id) == 2
     assert counted[-1] == tokenizer.eos_token_id

@@ -83,13 +83,29 @@ def test_further_keys_of_a_message_are_kept_and_nulls_dropped():
         (["hi"], r"prompt\[0\]"),
         ([{"role": "user", "content": "a"}, {"role": "user"}], r"prompt\[1\]\.content"),
         ([{"content": "a"}], r"prompt\[0\]\.role"),
-        ([{"role": "user", "content": [{"type": "image"}]}], r"prompt\[0\]\.content"),
+        ([{"role": "user", "content": [{"type": "image"}]}], r"prompt\[0\]\.content\[0\]"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"prompt\[0\]\.content\[0\]\.text"),
+        ([{"role": "assistant", "content": "a", "train": 0}], r"prompt\[0\]\.train"),
+        ([{"role": "assistant", "content": "a", "weight": 0.5}], r"prompt\[0\]\.weight"),
+        ([{"role": "assistant", "content": 3, "tool_calls": [{}]}], r"prompt\[0\]\.content"),
         (3, "prompt"),
     ],
 )
 def test_a_broken_chat_names_the_message(value, place):
     with pytest.raises(DataError, match=f"field '{place}'"):
         read_conversation(value, "prompt", "here")
+
+
+@pytest.mark.parametrize("content", [None, "", "I look."])
+def test_a_call_of_a_tool_needs_no_content(content):
+    message = {"role": "assistant", "content": content, "tool_calls": [{"function": {}}]}
+    (read,) = read_conversation([message], "prompt", "here")
+    assert read == {key: value for key, value in message.items() if value is not None}
+
+
+def test_content_may_be_parts_of_text():
+    message = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    assert read_conversation([message], "prompt", "here") == (message,)
 
 
 def test_feedback_needs_no_torch():

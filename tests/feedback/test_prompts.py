@@ -1,9 +1,13 @@
+import json
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt
+from lit_rlhf.feedback import parse_demonstration, parse_prompt
+from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt, with_tools
 
 
 def user(content):
@@ -74,6 +78,51 @@ def test_what_does_not_fit_is_refused(case):
         split_prompt(row, responses, "f.jsonl:7")
     assert str(caught.value).startswith("f.jsonl:7: ")
     assert message in str(caught.value)
+
+
+CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+RETURNED = {"role": "tool", "content": "4"}
+
+
+def test_a_call_is_a_response():
+    responses = {"chosen": [user("hi"), CALL], "rejected": [user("hi"), assistant("b")]}
+    assert split_prompt({}, responses, "x") == ((user("hi"),), ((CALL,), "b"))
+    responses["chosen"] = [user("hi"), CALL, RETURNED, assistant("a")]
+    _, (chosen, _) = split_prompt({}, responses, "x")
+    assert chosen == (CALL, RETURNED, assistant("a"))
+
+
+@pytest.mark.parametrize("key", [{"reasoning_content": "hm"}, {"weight": 0}, {"train": False}])
+def test_a_response_keeps_what_it_says_beside_its_content(key):
+    _, (response,) = split_prompt({"prompt": "p"}, {"response": [assistant("a") | key]}, "x")
+    assert response == (assistant("a") | key,)
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+def test_tools_go_with_the_chat(tools):
+    row = {"prompt": [user("hi")], "tools": tools}
+    prompt = with_tools([user("hi")], row, "x")
+    assert prompt == (user("hi"),)
+    assert prompt.tools == (TOOL,)
+    copied = pickle.loads(pickle.dumps(prompt))
+    assert copied == prompt
+    assert copied.tools == prompt.tools
+    both = {"prompt": "hi", "system": "be kind", "tools": tools}
+    assert parse_prompt(both, "x").prompt.tools == (TOOL,)
+    assert parse_demonstration({**both, "response": "a"}, "x").prompt.tools == (TOOL,)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tools", "place"),
+    [("hi", [TOOL], "prompt"), ([user("hi")], "{", "tools"), ([user("hi")], ["f"], "tools[0]")],
+)
+def test_tools_that_nobody_can_read(prompt, tools, place):
+    with pytest.raises(DataError) as caught:
+        with_tools(prompt, {"tools": tools}, "x")
+    assert f"field '{place}'" in str(caught.value)
 
 
 def test_a_chat_prompt_ends_before_the_answer():

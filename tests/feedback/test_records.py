@@ -27,10 +27,14 @@ ASSISTANT = {"role": "assistant", "content": "ho"}
         ({"prompt": "p", "completion": "r"}, Demonstration(prompt="p", response="r")),
         ({"prompt": "p", "response": "r", "messages": None, "extra": 1}, Demonstration("p", "r")),
         ({"prompt": [USER], "completion": [ASSISTANT]}, Demonstration((USER,), "ho")),
-        ({"messages": [USER, ASSISTANT]}, Demonstration(messages=(USER, ASSISTANT))),
+        ({"messages": [USER, ASSISTANT]}, Demonstration((USER,), (ASSISTANT,))),
         (
             {"prompt": "hi", "messages": [USER, ASSISTANT]},
-            Demonstration(None, None, (USER, ASSISTANT)),
+            Demonstration((USER,), (ASSISTANT,)),
+        ),
+        (
+            {"messages": [USER, ASSISTANT, USER, ASSISTANT, USER]},
+            Demonstration((USER,), (ASSISTANT, USER, ASSISTANT, USER)),
         ),
         ({"text": "words"}, Demonstration(prompt="", response="words")),
     ],
@@ -144,7 +148,7 @@ def test_a_system_text_beside_the_prompt_is_its_first_turn():
     assert parse_judged_group({**group, "system_prompt": "Be brief."}, "x").prompt == expected
     assert parse_demonstration({"prompt": "hi", "response": "r", **beside}, "x").prompt == expected
     chat = parse_demonstration({"messages": [USER, ASSISTANT], **beside}, "x")
-    assert chat.messages == (BRIEF, USER, ASSISTANT)
+    assert chat == Demonstration((BRIEF, USER), (ASSISTANT,))
     prompt = parse_prompt({"prompt": "hi", **beside}, "x")
     assert (prompt.prompt, prompt.fields) == (expected, beside)
     assert parse_comparison({**PAIR, "system": ""}, "x").prompt == "hi"

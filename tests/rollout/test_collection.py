@@ -109,14 +109,24 @@ def test_stop_tokens_are_those_of_tokenizer_and_model(
     monkeypatch, own, configured, expected, policies
 ):
     tokenizer, policy = tiny_tokenizer(), policies()
-    tokenizer.eos_token = own
+    tokenizer.eos_token, tokenizer.chat_template = own, None
     monkeypatch.setattr(policy.transformers_config, "eos_token_id", configured)
+    monkeypatch.setattr(policy.model.generation_config, "eos_token_id", None)
     assert stop_token_ids(tokenizer, policy) == expected
+
+
+def test_the_generation_config_and_the_chat_template_stop_a_response(monkeypatch, policies):
+    tokenizer, policy = tiny_tokenizer(), policies()
+    tokenizer.eos_token = "a"  # the template ends turns by <|im_end|>
+    monkeypatch.setattr(policy.transformers_config, "eos_token_id", 3)
+    monkeypatch.setattr(policy.model.generation_config, "eos_token_id", [3, 7])
+    assert stop_token_ids(tokenizer, policy) == [2, 3, 7]
 
 
 def test_a_model_that_could_never_stop_is_refused(policies, monkeypatch):
     tokenizer, policy = tiny_tokenizer(), policies()
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.chat_template = None
     monkeypatch.setattr(policy.transformers_config, "eos_token_id", None)
+    monkeypatch.setattr(policy.model.generation_config, "eos_token_id", None)
     with pytest.raises(ConfigError, match="names an EOS token"):
         stop_token_ids(tokenizer, policy)

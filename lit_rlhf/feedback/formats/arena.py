@@ -18,7 +18,7 @@ from lit_rlhf.feedback.formats.parts import (
 )
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
-from lit_rlhf.prompts import Conversation
+from lit_rlhf.prompts import Conversation, Response
 
 _CHATS = ("conversation_a", "conversation_b")
 _WINNERS: dict[object, Better] = {"model_a": "first", "model_b": "second", "tie": "neither"}
@@ -62,7 +62,7 @@ def _first_turns(chat: Conversation, turns: int) -> Conversation:
 def _task(
     row: Record,
     prompt: Conversation,
-    answers: tuple[str, ...],
+    answers: tuple[Response, ...],
     judgment: Judgment,
     used: tuple[str, ...],
 ) -> JudgedTask:

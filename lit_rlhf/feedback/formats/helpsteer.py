@@ -17,7 +17,7 @@ from lit_rlhf.feedback.formats.parts import (
 )
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
-from lit_rlhf.prompts import Conversation, Message
+from lit_rlhf.prompts import Conversation, Message, content_text
 
 # Between the turns of a prompt: `Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nWhy?`.
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
@@ -61,7 +61,7 @@ def _read_prompt(value: object, where: str) -> Conversation:
     for name, text in zip(parts[::2], parts[1::2], strict=True):
         role = "user" if name == "User" else "assistant"
         turns = (*turns, Message(role=role, content=text))
-    if turns[-1]["role"] != "user" and turns[-1]["content"].strip():
+    if turns[-1]["role"] != "user" and content_text(turns[-1]).strip():
         raise DataError(f"{where}: field 'prompt': expected a chat that ends in the user's turn.")
     # A prompt may end in the mark after which the assistant writes.
     return turns if turns[-1]["role"] == "user" else turns[:-1]

@@ -17,7 +17,7 @@ from lit_rlhf.feedback.fields import (
 )
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.prompts import split_prompt
-from lit_rlhf.prompts import Conversation, Message
+from lit_rlhf.prompts import Conversation, Message, Response
 
 Better = Literal["first", "second", "neither"]
 PROMPT_FIELDS = ("prompt", "instruction", "question", "input", "text")
@@ -124,7 +124,7 @@ def _join_parts(content: object) -> object:
 
 def last_answers(
     chats: Mapping[str, Conversation], where: str
-) -> tuple[Conversation, tuple[str, ...]]:
+) -> tuple[Conversation, tuple[Response, ...]]:
     """Return the prompt that chats share, and the assistant's last turn of each.
 
     Raises:
