@@ -178,9 +178,7 @@ class Renderer:
             behind += [rest] if found else []
         if not behind:
             return "", None
-        both = zip(behind[0], behind[-1], strict=False)
-        shared = "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], both))
-        tokens = special_tokens(self.tokenizer)
+        shared, tokens = _shared_beginning(behind[0], behind[-1]), special_tokens(self.tokenizer)
         ends = [shared.rindex(token) + len(token) for token in tokens if token in shared]
         if not ends:
             ends = [behind[0].index(t) + len(t) for t in tokens if t in behind[0]]
@@ -230,7 +228,11 @@ class Renderer:
     def _turn(self, chat: _Chat, *, for_reward: bool = False) -> RenderedText:
         """Render a chat that ends in a turn of the assistant, which is learned."""
         opened, whole = self._opened(chat.cut(-1)), self._render(chat)
-        before, opener = _part_opener(opened, whole, chat.where)
+        thinking = part_thinking(chat.messages[-1])[0]
+        if for_reward:
+            before, opener = _shared_beginning(opened, whole), ""
+        else:
+            before, opener = _part_opener(opened, whole, bool(thinking), chat.where)
         written, end = whole[len(before) :], self._end(whole)
         loses_thinking = self._check_kept(chat, written, for_reward=for_reward)
         is_closed = whole[:end].endswith(tuple(special_tokens(self.tokenizer)))
@@ -240,7 +242,7 @@ class Renderer:
             spans = tuple(marked or [(len(before), end)])
             return RenderedText((Piece(whole, spans),), True, takes_eos)
         # The template's own answer, behind the thinking as the model will write it.
-        answer, thinking = written.removeprefix("<think>"), part_thinking(chat.messages[-1])[0]
+        answer = written.removeprefix("<think>")
         if not answer.startswith("</think>"):
             answer = "\n</think>\n\n" + answer.lstrip("\n")
         text = ("" if opener else "<think>\n") + thinking + answer
@@ -395,20 +397,27 @@ def _join(texts: list[RenderedText]) -> list[RenderedText]:
     return [texts[-1]._replace(pieces=(Piece(whole, tuple(spans)),))]
 
 
-def _part_opener(opened: str, whole: str, where: str) -> tuple[str, str]:
+def _shared_beginning(first: str, second: str) -> str:
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return "".join(char for char, _ in pairs)
+
+
+def _part_opener(opened: str, whole: str, thinks: bool, where: str) -> tuple[str, str]:
     """Part from a prompt the thinking that it opens and the whole chat does not."""
+    if thinks and opened.rstrip().endswith("</think>"):
+        raise DataError(
+            f"{where}: prompts close the thinking before the response, and this one thinks. Set "
+            "'thinking' to 'drop', or the 'template_options' that let a prompt open it."
+        )
     if whole.startswith(opened):
         return opened, ""
     before, opener, rest = opened.rpartition("<think>")
     if opener and not rest.strip() and whole.startswith(before):
         return before, opener
-    remedy = "Use a tokenizer with another chat template, or plain texts"
-    if opened.rstrip().endswith("</think>"):
-        remedy = "Its prompts close the thinking: set 'thinking' to 'drop', or 'template_options'"
     raise DataError(
         f"{where}: the tokenizer's chat template renders earlier turns differently once a "
-        f"later one follows, so the response cannot be told from its prompt. {remedy}. "
-        f"Prompt alone: ...{opened[-60:]!r}."
+        "later one follows, so the response cannot be told from its prompt. Use a tokenizer "
+        f"with another chat template, or plain texts. Prompt alone: ...{opened[-60:]!r}."
     )
 
 
