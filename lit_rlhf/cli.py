@@ -30,6 +30,7 @@ commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
   evaluate  policies against each other, or reward models against people; writes a report
   chat      talk to a policy in the terminal, or to two side by side
+  data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
 
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": _demo,
         "evaluate": _evaluate,
         "chat": _chat,
+        "data": _data,
         "lineage": _lineage,
     }
     if not words or words[0] in ("-h", "--help", "--version"):
@@ -105,6 +107,12 @@ def _chat(arguments: list[str]) -> int:
     from lit_rlhf.chat import chat_command  # noqa: PLC0415 - seconds of imports
 
     return chat_command(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    from lit_rlhf.data.show import data_command  # noqa: PLC0415 - seconds of imports
+
+    return data_command(arguments)
 
 
 def _lineage(arguments: list[str]) -> int:

@@ -201,7 +201,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                     f"(on the command line: --data.{name} FILE)."
                 )
             elif name not in self._examples:
-                self._load_tokenizer()
+                self.load_tokenizer()
                 self._examples[name] = self._read(name, source)
 
     def prepared(self, name: str) -> Sequence[Example]:
@@ -328,7 +328,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """How prompts and responses become text; from `setup` on."""
         return Renderer(self.tokenizer, self.template, self.template_options or {}, self.thinking)
 
-    def _load_tokenizer(self) -> None:
+    def load_tokenizer(self) -> None:
+        """Load the tokenizer, once; `setup` does it."""
         if "tokenizer" not in self.__dict__:
             # Late, so that --help and configuration errors do not wait for it.
             from lit_rlhf.models.handover import context_length, load_tokenizer  # noqa: PLC0415

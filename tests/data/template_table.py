@@ -184,7 +184,8 @@ CHATS = {
 def _base(kind):
     """Train a small tokenizer; one of bytes in the form of Llama 3's, or of SentencePiece's."""
     texts = [
-        "Name a city. Paris is one. Is it warm in Rome? Be brief. One of many. It is 30\n\nRome\n\n."
+        "Name a city. Paris is one. Is it warm in Rome? Be brief.",
+        "One of many. It is 30\n\nRome\n\n.",
     ]
     if kind == "bytes":
         tokenizer = Tokenizer(models.BPE())

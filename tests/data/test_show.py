@@ -1,0 +1,63 @@
+import io
+
+import pytest
+
+from lit_rlhf.cli import main
+from lit_rlhf.data import SFTDataModule
+from lit_rlhf.data.show import show_rows
+from lit_rlhf.data.sources import open_records
+from tests.support.tokenizer import save_tiny_tokenizer
+
+CHAT = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
+ROWS = {
+    "sft": {"messages": CHAT},
+    "dpo": {"prompt": CHAT[:1], "chosen": "c", "rejected": "d", "probability": 0.75},
+    "reward": {"prompt": "a", "chosen": "c", "rejected": "d"},
+    "ppo": {"prompt": "a b"},
+}
+SHOWN = {
+    "sft": ["[c] [<|im_end|>] \\n", "1 records, 1 rows,"],
+    "dpo": ["row 2 of 2", "row 1 is better than row 2 with probability 0.75, weight 1"],
+    "reward": ["a [c] [<|im_end|>]", "a [d] [<|im_end|>]"],
+    "ppo": ["a _ b", "3 tokens, 0 learned (0%)"],
+}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return str(save_tiny_tokenizer(tmp_path / "tokenizer"))
+
+
+@pytest.mark.parametrize("phase", ROWS)
+def test_each_phase_shows_its_rows(phase, tokenizer, write_rows, capsys):
+    file = write_rows("x.jsonl", [ROWS[phase]])
+    assert main(["data", "show", file, "--tokenizer", tokenizer, "--phase", phase]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{file}:1")
+    for text in SHOWN[phase]:
+        assert text in out
+    assert "\x1b" not in out
+
+
+def test_all_are_counted_and_few_are_shown(tokenizer, write_rows, capsys):
+    file = write_rows("x.jsonl", [ROWS["sft"]] * 3)
+    assert main(["data", "show", file, "--tokenizer", tokenizer, "--rows", "1"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("[c]") == 1
+    assert "3 records, 3 rows, 75 tokens, 6 learned (8%); the longest row has 25" in out
+
+
+def test_a_terminal_gets_colours(tokenizer, write_rows):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out, module = Terminal(), SFTDataModule(tokenizer)
+    show_rows(module, open_records(write_rows("x.jsonl", [ROWS["sft"]]), split="train"), 1, out)
+    assert "\x1b[32mc\x1b[0m" in out.getvalue()
+
+
+def test_a_bad_row_is_named(tokenizer, write_rows, capsys):
+    file = write_rows("x.jsonl", [ROWS["sft"], {"prompt": "a"}])
+    assert main(["data", "show", file, "--tokenizer", tokenizer]) == 1
+    assert f"{file}:2: expected" in capsys.readouterr().err
