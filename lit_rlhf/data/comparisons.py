@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from lit_rlhf.batches import ComparisonBatch
-from lit_rlhf.data.chat_template import RenderedText, Renderer
+from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.datamodule import ResponseDataModule
 from lit_rlhf.data.sources import Records, SourcedRecord
@@ -57,9 +57,13 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         groups = [self._render_group(record, where) for record, where in records]
         texts = [text for _, responses in groups for text in responses]
         rows = iter(tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos))
-        return [
+        examples = [
             GroupExample(tuple(islice(rows, len(responses))), tuple(pairs))
             for pairs, responses in groups
+        ]
+        return [
+            _drop_equal(example, where)
+            for example, (_, where) in zip(examples, records, strict=True)
         ]
 
     def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
@@ -88,20 +92,17 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         responses = judgment.responses
         self._check_responses(responses, where)
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
-        renderer = self.renderer
-        texts = [self._render(renderer, judgment.prompt, responses[i], where) for i in judged]
+        texts = [self._render(judgment.prompt, responses[i], where) for i in judged]
         new_index = {old: new for new, old in enumerate(judged)}
         return [
             pair._replace(chosen=new_index[pair.chosen], rejected=new_index[pair.rejected])
             for pair in pairs
         ], texts
 
-    def _render(
-        self, renderer: Renderer, prompt: Prompt, response: Response, where: str
-    ) -> RenderedText:
+    def _render(self, prompt: Prompt, response: Response, where: str) -> RenderedText:
         if self.is_for_reward:
-            return renderer.for_reward(prompt, response, where)
-        texts = renderer.for_policy(prompt, response, where)
+            return self.renderer.for_reward(prompt, response, where)
+        texts = self.renderer.for_policy(prompt, response, where)
         if len(texts) > 1:
             raise DataError(
                 f"{where}: the chat template renders an earlier turn of the response differently "
@@ -117,3 +118,14 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
                 "nothing to compare. Leave the row out."
             )
         self.refuse_empty(responses, where)
+
+
+def _drop_equal(group: GroupExample, where: str) -> GroupExample:
+    """Leave out pairs of rows that no model can tell apart."""
+    pairs = tuple(p for p in group.pairs if group.rows[p.chosen] != group.rows[p.rejected])
+    if not pairs:
+        raise DataError(
+            f"{where}: the responses differ as texts, but their tokens are the same: the chat "
+            "template or the tokenizer leaves out what tells them apart. Leave the row out."
+        )
+    return group._replace(pairs=pairs)

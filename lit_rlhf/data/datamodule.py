@@ -39,6 +39,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     Attributes:
         tokenizer: the loaded tokenizer, from `setup` on.
+        renderer: how prompts and responses become text, from `setup` on.
         context_length: tokens that the tokenizer's model can look at, from `setup` on; None where
             it does not say.
         tokenizer_source: where the tokenizer is loaded from.
@@ -47,6 +48,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     """
 
     tokenizer: PreTrainedTokenizerBase
+    renderer: Renderer
     preparation: ClassVar[tuple[str, ...]] = (
         "template",
         "template_options",
@@ -323,11 +325,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             "tokenizer": self._tokenizer_digest,
         }
 
-    @property
-    def renderer(self) -> Renderer:
-        """How prompts and responses become text; from `setup` on."""
-        return Renderer(self.tokenizer, self.template, self.template_options or {}, self.thinking)
-
     def load_tokenizer(self) -> None:
         """Load the tokenizer, once; `setup` does it."""
         if "tokenizer" not in self.__dict__:
@@ -335,6 +332,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             from lit_rlhf.models.handover import context_length, load_tokenizer  # noqa: PLC0415
 
             self.tokenizer = load_tokenizer(self.tokenizer_source)
+            options = self.template_options or {}
+            self.renderer = Renderer(self.tokenizer, self.template, options, self.thinking)
             self._tokenizer_digest = digest_tokenizer(self.tokenizer)
             self.context_length = context_length(self.tokenizer_source)
 

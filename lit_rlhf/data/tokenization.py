@@ -294,7 +294,7 @@ class _Encoded:
         """Find a token by what stands before it; a slow tokenizer gives no characters."""
         ids = self.ids(text)
         before = self._tokenizer(text[:char], add_special_tokens=False)["input_ids"]
-        if ids[: len(before)] != list(before):
+        if len(before) == len(ids) or ids[: len(before)] != list(before):
             raise DataError(
                 f"the slow tokenizer {self._tokenizer.name_or_path} joins a prompt with its "
                 f"response: ...{text[:char][-40:]!r}. Use a fast tokenizer."

@@ -2,7 +2,7 @@ import pytest
 
 from lit_rlhf.data import DPODataModule, RewardDataModule
 from lit_rlhf.errors import ConfigError, DataError
-from tests.data.word_tokenizer import ids
+from tests.data.word_tokenizer import ids, word_tokenizer
 from tests.support.tokenizer import save_tiny_tokenizer
 
 COMPARISON = {"prompt": "one", "chosen": "yes", "rejected": "no no", "probability": 0.25}
@@ -130,3 +130,18 @@ def test_a_bad_row_ends_the_setup_with_its_place(word_folder, write_rows, case):
 def test_a_length_of_one_has_no_room(module_class, word_folder):
     with pytest.raises(ConfigError, match="max_length is 1; it must be at least 2"):
         module_class(word_folder, max_length=1)
+
+
+def test_responses_of_equal_tokens_are_no_pair(tmp_path, write_rows):
+    tokenizer = word_tokenizer()  # it has one token for all words that it does not know
+    tokenizer.save_pretrained(tmp_path / "words")
+    folder = str(tmp_path / "words")
+    row = {"prompt": "one", "chosen": "good", "rejected": "bad"}
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the responses differ as texts, but their"):
+        RewardDataModule(folder, test=write_rows("x.jsonl", [row])).setup("test")
+    group = {"prompt": "one", "responses": ["good", "bad", "yes"], "rankings": [[1, 2, 3]]}
+    batch = only_batch(RewardDataModule(folder, test=write_rows("x.jsonl", [group])))
+    assert list(zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True)) == [
+        (0, 2),
+        (1, 2),
+    ]

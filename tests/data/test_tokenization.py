@@ -182,3 +182,31 @@ def test_dropping_leaves_a_gap_and_says_so(caplog):
 def test_padding_apart_from_eos_in_these_tests():
     assert PAD != EOS
     assert tiny_tokenizer().pad_token_id == tiny_tokenizer().eos_token_id
+
+
+class SlowTokenizer:
+    """A tokenizer that says nothing of characters, as slow ones."""
+
+    is_fast = False
+
+    def __init__(self, fast):
+        self._fast = fast
+
+    def __getattr__(self, name):
+        return getattr(self._fast, name)
+
+    def __call__(self, text, **settings):
+        return {"input_ids": self._fast(text, **settings)["input_ids"]}
+
+
+def test_a_slow_tokenizer_gives_the_same_rows_or_is_refused():
+    turns = ({"role": "assistant", "content": "ab"}, {"role": "user", "content": "c"}) * 2
+    prompt = ({"role": "user", "content": "hi"},)
+    slow, fast = SlowTokenizer(tiny_tokenizer()), tiny_tokenizer()
+    assert row_of(slow, prompt, turns) == row_of(fast, prompt, turns)
+    words = word_tokenizer(
+        chat_template="{% for m in messages %}{{ m.content }}{% endfor %}"
+    )  # no space: prompt and response are one word
+    for prompt in ("one", "strange"):
+        with pytest.raises(DataError, match="joins a prompt with its response"):
+            row_of(SlowTokenizer(words), prompt, "yes", "chat")
