@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any, TextIO
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.data.chat_template import Renderer
+from lit_rlhf.data.chat_template import Renderer, read_template_options
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
@@ -121,7 +120,10 @@ def chat_command(arguments: list[str]) -> int:
     parser.add_argument("policies", nargs="+", metavar="POLICY", help="one or two")
     parser.add_argument("--reward", help="reward model that scores the answers")
     parser.add_argument(
-        "--template-options", type=json.loads, default={}, help="for the chat template, as JSON"
+        "--template-options",
+        type=read_template_options,
+        default={},
+        help="for the chat template, as JSON",
     )
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest tokens")

@@ -47,6 +47,20 @@ def test_messages_go_into_the_chat_template_with_all_that_was_said(models):
     assert [(turn["role"], turn["content"]) for turn in following[1:]] == [answer, question]
 
 
+def test_variables_reach_the_chat_template(models, monkeypatch):
+    read = []
+
+    def apply(self, chat, **options):
+        read.append(options.get("enable_thinking"))
+        return "hi"
+
+    speaker = Speaker("bot", models[0], SHORT, "32-true", {"enable_thinking": False})
+    monkeypatch.setattr(type(speaker._tokenizer), "apply_chat_template", apply)
+    speaker.answer("hi", seed=0)
+    assert read[-1] is None  # the probe for the token that ends a turn
+    assert False in read
+
+
 def test_without_a_template_the_message_is_continued(models):
     speaker = Speaker("bot", models[1], SHORT, "32-true")
     assert speaker.answer("once upon", seed=0)[0] == "once upon"

@@ -7,6 +7,7 @@ will write it: as the last one of its chat.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -348,6 +349,18 @@ class Renderer:
     @property
     def _name(self) -> str:
         return self.tokenizer.name_or_path or type(self.tokenizer).__name__
+
+
+def read_template_options(text: str) -> dict[str, Any]:
+    """Return the template's variables that a command line gives as a JSON object.
+
+    Raises:
+        ValueError: it is not one, which a parser of arguments reports.
+    """
+    options = json.loads(text)
+    if not isinstance(options, dict):
+        raise ValueError(text)  # noqa: TRY004 - what argparse expects
+    return options
 
 
 def is_learned(message: Message) -> bool:

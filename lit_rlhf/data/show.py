@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.dpo import DPODataModule
@@ -55,7 +55,9 @@ def data_command(arguments: list[str]) -> int:
     show.add_argument("--phase", choices=_MODULES, default="sft")
     show.add_argument("--rows", type=int, default=3, help="rows to show (default: 3)")
     show.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
-    show.add_argument("--template-options", type=json.loads, help="for the template, as JSON")
+    show.add_argument(
+        "--template-options", type=read_template_options, help="for the template, as JSON"
+    )
     show.add_argument("--thinking", choices=("keep", "drop"), default="keep")
     show.add_argument("--learn", choices=("all", "last"), default="all", help="turns, for sft")
     options = parser.parse_args(arguments)

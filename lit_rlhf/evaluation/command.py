@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.options import with_config
 from lit_rlhf.evaluation.report import Report, as_markdown, write_report
@@ -132,7 +132,12 @@ def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
         parser.add_argument(option, choices=choices, default="auto", help=text)
     _add(
         parser,
-        ("--template-options", json.loads, None, "variables for chat templates, as a JSON object"),
+        (
+            "--template-options",
+            read_template_options,
+            None,
+            "variables for chat templates, as a JSON object",
+        ),
         ("--max-length", int, 1024, "tokens that are scored; longer rows are cut"),
         ("--output", Path, Path(output), "folder of the report"),
         ("--page-samples", int, 500, "samples on the HTML page"),

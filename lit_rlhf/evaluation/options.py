@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
@@ -111,6 +113,8 @@ def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[s
     for name in found.config:
         for key, value in _read_yaml(Path(name)).items():
             action = _action_of(parser, str(key), name)
+            if action.type is read_template_options and isinstance(value, Mapping):
+                value = json.dumps(value)  # noqa: PLW2901 - as the command line has it
             if action.option_strings:
                 options += [f"{action.option_strings[-1]}={word}" for word in _as_words(value)]
             else:

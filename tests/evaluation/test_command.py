@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from lit_rlhf.cli import main
+from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation import command
 from lit_rlhf.models import PolicyModel, ScalarModel, load_causal_lm, load_trunk
 from lit_rlhf.models.lineage import make_lineage, write_lineage
 from tests.models.examples import save_policy, write_policy, write_reward_model
@@ -236,3 +238,22 @@ def test_the_lineage_is_shown_by_itself(models, capsys):
     assert json.loads(capsys.readouterr().out)["data"]["train"]["rows"] == 9
     assert main(["lineage", models["rewards"][0]]) == 0
     assert capsys.readouterr().out == "no lineage is recorded\n"
+
+
+def test_variables_of_chat_templates_from_the_line_or_a_file(tmp_path, monkeypatch, capsys):
+    given = []
+
+    def stop(options, _folder):
+        given.append(options.template_options)
+        raise DataError("stopped")
+
+    monkeypatch.setitem(command._RUNS, "rewards", stop)
+    config = tmp_path / "evaluate.yaml"
+    config.write_text("template_options: {enable_thinking: false}\n")
+    words = ["evaluate", "rewards", "m", "--data", "d", "--output", str(tmp_path / "out")]
+    assert main([*words, "--config", str(config)]) == 1
+    assert main([*words, "--template-options", '{"enable_thinking": false}']) == 1
+    assert given == [{"enable_thinking": False}] * 2
+    with pytest.raises(SystemExit):
+        main([*words, "--template-options", "3"])
+    assert "--template-options" in capsys.readouterr().err
