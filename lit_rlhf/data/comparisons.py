@@ -6,7 +6,7 @@ anybody judged are used; its responses are tokenised once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -18,8 +18,13 @@ from lit_rlhf.data.sources import Records, SourcedRecord
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback import JudgedPair, judged_pairs, parse_judgment
+from lit_rlhf.feedback import Comparison, JudgedGroup, JudgedPair, parse_judgment
+from lit_rlhf.feedback.aggregation import Aggregation, BetaMean
 from lit_rlhf.prompts import Prompt, Response, response_text
+
+_SHARES = BetaMean(prior=0)
+# Records that are read from the disk at once.
+_READ_TOGETHER = 1000
 
 
 class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
@@ -29,10 +34,17 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         is_for_reward: render what a reward model reads; else what a policy learns to say.
     """
 
-    preparation = (*ResponseDataModule.preparation, "subset", "is_for_reward")
+    preparation = (*ResponseDataModule.preparation, "subset", "aggregation", "is_for_reward")
     is_for_reward: ClassVar[bool] = False
 
-    def __init__(self, tokenizer: str, *, subset: Subset = Subset(), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        tokenizer: str,
+        *,
+        subset: Subset = Subset(),
+        aggregation: Aggregation = BetaMean(),
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
+    ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
         Args:
@@ -40,6 +52,9 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
                 On the command line it is the model's.
             subset: the share of labelers and rows of the training data that is used, drawn before
                 `limit_train`: another one for each member of an ensemble.
+            aggregation: how the judgments of several labelers become the probability that is
+                trained on: `BetaMean`, `BradleyTerry`, `PlackettLuce` or `OneCoinDawidSkene`.
+                Held-out data keep the shares of the labelers, which results are measured against.
             **kwargs: the settings of `ResponseDataModule`.
 
         Raises:
@@ -47,10 +62,18 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         """
         super().__init__(tokenizer, **kwargs)
         self.subset = subset
+        self.aggregation = aggregation
+        self._fitted: Aggregation = _SHARES
 
     def choose(self, name: str, records: Records) -> Records:
         """Return the subset of the training data, and all of the others."""
-        return self.subset.choose(records) if name == "train" else records
+        self._fitted = _SHARES
+        if name != "train":
+            return records
+        chosen = self.subset.choose(records)
+        learns = self.aggregation.learns
+        self._fitted = self.aggregation.fit(_judgments(chosen)) if learns else self.aggregation
+        return chosen
 
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""
@@ -83,7 +106,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
     ) -> tuple[list[JudgedPair], list[RenderedText]]:
         """Return the pairs of a row and the texts of the responses in any of them."""
         judgment = parse_judgment(row, where)
-        pairs = judged_pairs(judgment)
+        pairs = self._fitted.pairs(judgment)
         if not pairs:
             raise DataError(
                 f"{where}: no labeler judged two responses of this group, so there is nothing to "
@@ -129,3 +152,14 @@ def _drop_equal(group: GroupExample, where: str) -> GroupExample:
             "template or the tokenizer leaves out what tells them apart. Leave the row out."
         )
     return group._replace(pairs=pairs)
+
+
+def _judgments(records: Records) -> Iterator[Comparison | JudgedGroup]:
+    """Yield the judgments of all records but the bad ones, which `prepare` reports."""
+    for start in range(0, len(records), _READ_TOGETHER):
+        for record, where in records.read(records.table[start : start + _READ_TOGETHER]):
+            try:
+                judgment = parse_judgment(record, where)
+            except DataError:
+                continue
+            yield judgment

@@ -63,6 +63,8 @@ class Subset:
             range(len(labelers)), key=lambda place: random.Random(f"{self.seed}/{place}").random()
         )
         kept = sorted(places[: max(1, round(self.raters * len(labelers)))])
-        return sourced._replace(
-            record=sourced.record | {field: [labelers[place] for place in kept]}
-        )
+        changed: dict[str, object] = {field: [labelers[place] for place in kept]}
+        names = sourced.record.get("labelers")
+        if isinstance(names, list | tuple) and len(names) == len(labelers):
+            changed["labelers"] = [names[place] for place in kept]
+        return sourced._replace(record=sourced.record | changed)

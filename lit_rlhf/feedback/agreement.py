@@ -222,15 +222,16 @@ def _squared_differences(values: Floats, totals: Floats, level: Level) -> Floats
     """Return `[V, V]` the squared differences of values, which for ranks depend on the counts."""
     first, second = values[:, None], values[None, :]
     if level == "nominal":
-        return (first != second).astype(np.float64)
+        differ: Floats = (first != second).astype(np.float64)
+        return differ
     if level == "interval":
-        squared: Floats = (first - second) ** 2
+        squared: Floats = np.square(first - second)
         return squared
     if level == "ratio":
         sums = first + second
-        ratios: Floats = ((first - second) / np.where(sums == 0, np.inf, sums)) ** 2
+        ratios: Floats = np.square((first - second) / np.where(sums == 0, np.inf, sums))
         return ratios
     # Ranks: the judgments between the middles of the two values.
     middles = np.cumsum(totals) - totals / 2
-    ranks: Floats = (middles[:, None] - middles[None, :]) ** 2
+    ranks: Floats = np.square(middles[:, None] - middles[None, :])
     return ranks

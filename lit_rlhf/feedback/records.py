@@ -62,6 +62,7 @@ class JudgedGroup:
     Exactly one of `rankings` and `ratings` is set. Both hold one entry a labeler, and in it one
     number a response, None where the labeler did not judge it. A ranking holds positions (the
     smaller, the better; equal positions are a tie), a rating holds scores (the larger, the better).
+    `labelers` says whose the entries are, None where one is not named.
     """
 
     prompt: Prompt
@@ -69,6 +70,7 @@ class JudgedGroup:
     rankings: tuple[LabelerScores, ...] | None = None
     ratings: tuple[LabelerScores, ...] | None = None
     weight: float = 1.0
+    labelers: tuple[str | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def parse_comparison(row: Record, where: str) -> Comparison:
 
 
 def parse_judged_group(row: Record, where: str) -> JudgedGroup:
-    """Read `prompt`, `responses` and either `rankings` or `ratings`, and `weight` where given.
+    """Read `prompt`, `responses` and either `rankings` or `ratings`; `weight`, `labelers` if given.
 
     Raises:
         DataError: a field is missing or not as expected, both or neither of `rankings` and
@@ -163,6 +165,7 @@ def parse_judged_group(row: Record, where: str) -> JudgedGroup:
         rankings=_read_judgments(row, "rankings", len(responses), where),
         ratings=_read_judgments(row, "ratings", len(responses), where),
         weight=_read_weight(row, where),
+        labelers=_read_labelers(row, where),
     )
 
 
@@ -256,6 +259,18 @@ def _read_judgments(
             raise wrong_field(where, place, expected, labeler)
         judgments.append(tuple(_read_score(score, place, where) for score in scores))
     return tuple(judgments)
+
+
+def _read_labelers(row: Record, where: str) -> tuple[str | None, ...] | None:
+    if not is_present(row, "labelers"):
+        return None
+    field = "rankings" if is_present(row, "rankings") else "ratings"
+    expected = f"a list of names or nulls, one for each list of '{field}'"
+    names = read_list(row["labelers"], "labelers", where, expected)
+    judgments = read_list(row[field], field, where, "one list a labeler")
+    if len(names) != len(judgments):
+        raise wrong_field(where, "labelers", expected, names)
+    return tuple(None if name is None else read_text(name, "labelers", where) for name in names)
 
 
 def _read_score(value: object, field: str, where: str) -> float | None:

@@ -1,7 +1,10 @@
 import pytest
 
 from lit_rlhf.data import DPODataModule, RewardDataModule
+from lit_rlhf.data.sources import SourcedRecord
+from lit_rlhf.data.subset import Subset
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback.aggregation import OneCoinDawidSkene
 from tests.data.word_tokenizer import ids, word_tokenizer
 from tests.support.tokenizer import save_tiny_tokenizer
 
@@ -145,3 +148,40 @@ def test_responses_of_equal_tokens_are_no_pair(tmp_path, write_rows):
         (0, 2),
         (1, 2),
     ]
+
+
+def test_training_shrinks_the_shares_and_held_out_data_keep_them(
+    module_class, word_folder, write_rows
+):
+    rows = write_rows("x.jsonl", [GROUP])
+    data = module_class(word_folder, train=rows, validation=rows, batch_size=1)
+    data.setup("fit")
+    (train,), (held_out,) = data.train_dataloader(), data.val_dataloader()
+    assert sorted(held_out.probability.tolist()) == [0.75, 1.0, 1.0, 1.0, 1.0]
+    # One labeler of one, (1 + 0.5) / 2; 1.5 of 2, (1.5 + 0.5) / 3.
+    expected = [2 / 3, 0.75, 0.75, 0.75, 0.75]
+    assert sorted(train.probability.tolist()) == pytest.approx(expected)
+
+
+def test_labeler_models_learn_from_all_rows_of_the_subset(module_class, word_folder, write_rows):
+    judged = [((1, 2), (1, 2), (2, 1)), ((2, 1), (2, 1), (1, 2)), ((1, 2), (1, 2), (1, 2))] * 10
+    rows = [
+        {"prompt": "two", "responses": ["yes", "no"], "rankings": r, "labelers": ["a", "b", "c"]}
+        for r in judged
+    ]
+    data = module_class(
+        word_folder,
+        train=write_rows("x.jsonl", rows),
+        aggregation=OneCoinDawidSkene(),
+        batch_size=30,
+    )
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert batch.probability.min() > 0.9  # two who agree outweigh one who does not
+
+
+def test_a_subset_of_labelers_keeps_their_names():
+    row = {"ratings": [[0], [1], [2], [3]], "labelers": ["0", "1", "2", "3"]}
+    record = Subset(raters=0.5)(SourcedRecord(row, "x:1")).record
+    assert record["labelers"] == [str(rating) for (rating,) in record["ratings"]]
+    assert len(record["labelers"]) == 2

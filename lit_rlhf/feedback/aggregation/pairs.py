@@ -1,4 +1,4 @@
-"""From several labelers' judgments to pairs with a probability, and to mean ratings.
+"""What labelers said about each pair of responses, and their mean ratings.
 
 Averaged judgments, not majority votes: of the labelers who judged both responses of a pair, the
 share who preferred one, with a tie counted as half for each.
@@ -41,14 +41,35 @@ def judged_pairs(judgment: Comparison | JudgedGroup) -> list[JudgedPair]:
         list may be empty.
     """
     if isinstance(judgment, Comparison):
-        return [_oriented(0, 1, judgment.probability, 1 - judgment.probability, judgment.weight)]
-    labelers = _larger_is_better(judgment)
-    pairs = []
-    for a, b in combinations(range(len(judgment.responses)), 2):
-        points_a, points_b = _half_points(labelers, a, b)
-        if total := points_a + points_b:
-            pairs.append(_oriented(a, b, points_a / total, points_b / total, judgment.weight))
-    return pairs
+        return [oriented(0, 1, judgment.probability, 1 - judgment.probability, judgment.weight)]
+    return [
+        oriented(a, b, first / (first + second), second / (first + second), judgment.weight)
+        for a, b, first, second in pair_points(judgment)
+    ]
+
+
+def pair_points(group: JudgedGroup) -> list[tuple[int, int, int, int]]:
+    """Return each pair that somebody judged with the points of either response.
+
+    A labeler gives two points, both to the better one, or one to each at a tie: integers, so that
+    no share is rounded.
+
+    Returns:
+        `(a, b, points_a, points_b)` with `a < b`, in the order of the responses.
+    """
+    labelers = larger_is_better(group)
+    found = []
+    for a, b in combinations(range(len(group.responses)), 2):
+        points_a = points_b = 0
+        for scores in labelers:
+            score_a, score_b = scores[a], scores[b]
+            if score_a is None or score_b is None:
+                continue
+            points_a += 2 * (score_a > score_b) + (score_a == score_b)
+            points_b += 2 * (score_b > score_a) + (score_a == score_b)
+        if points_a + points_b:
+            found.append((a, b, points_a, points_b))
+    return found
 
 
 def mean_ratings(group: JudgedGroup) -> list[float | None]:
@@ -71,30 +92,20 @@ def mean_ratings(group: JudgedGroup) -> list[float | None]:
     return means
 
 
-def _oriented(
+def oriented(
     a: int, b: int, probability_a: float, probability_b: float, weight: float
 ) -> JudgedPair:
+    """Return the pair of responses `a` and `b`, the more probable one first; of a tie, `a`."""
     if probability_a >= probability_b:
         return JudgedPair(a, b, probability_a, weight)
     return JudgedPair(b, a, probability_b, weight)
 
 
-def _larger_is_better(group: JudgedGroup) -> tuple[LabelerScores, ...]:
+def larger_is_better(group: JudgedGroup) -> tuple[LabelerScores, ...]:
+    """Return one number a labeler and response, of which the larger is the better."""
     if group.ratings is not None:
         return group.ratings
     return tuple(
         tuple(None if position is None else -position for position in ranking)
         for ranking in group.rankings or ()
     )
-
-
-def _half_points(labelers: tuple[LabelerScores, ...], a: int, b: int) -> tuple[int, int]:
-    """Count two points a labeler, split by preference: integers, so that no share is rounded."""
-    points_a = points_b = 0
-    for scores in labelers:
-        score_a, score_b = scores[a], scores[b]
-        if score_a is None or score_b is None:
-            continue
-        points_a += 2 * (score_a > score_b) + (score_a == score_b)
-        points_b += 2 * (score_b > score_a) + (score_a == score_b)
-    return points_a, points_b
