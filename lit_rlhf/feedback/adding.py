@@ -20,6 +20,7 @@ from lit_rlhf.feedback.database import Database
 from lit_rlhf.feedback.judgment_rows import Values, digest, insert_new, judgment_row
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.schema import (
+    dump_json,
     judgments,
     labelers,
     prompts,
@@ -29,7 +30,6 @@ from lit_rlhf.feedback.schema import (
     tasks,
 )
 from lit_rlhf.feedback.splits import bucket_of
-from lit_rlhf.prompts import response_text
 
 Kind = Literal["comparison", "ranking", "rating", "edit"]
 MOST_RANKED = 9  # as many keys as a keyboard has digits
@@ -132,7 +132,7 @@ class Adder:
             members += [
                 {"task_id": task_id, "position": i, "response_id": id_} for i, id_ in enumerate(ids)
             ]
-            if len({text["text"] for text in row.responses}) == len(ids):
+            if len({dump_json(text["text"]) for text in row.responses}) == len(ids):
                 places += [{"task_id": task_id, "n": n} for n in range(self.num_slots)]
             elif self.num_slots:
                 num_unasked += 1
@@ -194,7 +194,8 @@ def _rows_of(task: JudgedTask, kind: Kind, origin: Origin) -> _TaskRows:
     texts: list[Values] = []
     models = task.models or (None,) * len(task.responses)
     for answer, model in zip(task.responses, models, strict=True):
-        response = {"text": response_text(answer), "model": model or origin.policy, **made}
+        content = answer if isinstance(answer, str) else list(answer)
+        response = {"text": content, "model": model or origin.policy, **made}
         texts.append({"digest": digest(prompt["digest"], response), **response})
     row = {
         "digest": digest(kind, prompt["digest"], [text["digest"] for text in texts]),

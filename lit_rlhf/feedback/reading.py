@@ -24,7 +24,7 @@ from lit_rlhf.feedback.schema import (
     tasks,
 )
 from lit_rlhf.feedback.splits import buckets_of
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Conversation, Response
 
 _BATCH = 500  # tasks in memory
 
@@ -99,7 +99,7 @@ def read_tasks(connection: Connection, ids: Sequence[int]) -> Iterator[StoredTas
     for row in found:
         texts, models = zip(*members[row.id], strict=True)
         content = JudgedTask(
-            _prompt(row.content),
+            _text_or_chat(row.content),
             texts,
             tuple(judged[row.id]),
             models if any(model is not None for model in models) else None,
@@ -120,16 +120,16 @@ def _in_split(query: Select[Any], split: str | None) -> Select[Any]:
 
 def _read_responses(
     connection: Connection, ids: Sequence[int]
-) -> dict[int, list[tuple[str, str | None]]]:
+) -> dict[int, list[tuple[Response, str | None]]]:
     rows = connection.execute(
         select(task_responses.c.task_id, responses.c.text, responses.c.model)
         .join_from(task_responses, responses)
         .where(task_responses.c.task_id.in_(ids))
         .order_by(task_responses.c.task_id, task_responses.c.position)
     )
-    found: dict[int, list[tuple[str, str | None]]] = defaultdict(list)
+    found: dict[int, list[tuple[Response, str | None]]] = defaultdict(list)
     for row in rows:
-        found[row.task_id].append((row.text, row.model))
+        found[row.task_id].append((_text_or_chat(row.text), row.model))
     return found
 
 
@@ -147,5 +147,5 @@ def _read_judgments(connection: Connection, ids: Sequence[int]) -> dict[int, lis
     return found
 
 
-def _prompt(content: object) -> Prompt:
+def _text_or_chat(content: object) -> str | Conversation:
     return content if isinstance(content, str) else tuple(cast("list[Any]", content))

@@ -254,3 +254,14 @@ def test_a_second_store_sees_the_first_ones_work(store, store_url):
     store.add_tasks([task(judgments=[judgment("ana")])])
     with FeedbackStore.open(store_url) as other:
         assert only_task(other) == only_task(store)
+
+
+def test_responses_of_several_messages_come_back_as_they_were(store):
+    turns = (
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {}}]},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "It is 42."},
+    )
+    given = task(CHAT, (turns, "42"), (judgment("ana"),))
+    store.add_tasks([given])
+    assert only_task(store) == given
