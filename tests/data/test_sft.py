@@ -2,6 +2,7 @@ import pytest
 
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.errors import ConfigError, DataError
+from tests.data.template_table import tokenizer_of
 from tests.data.word_tokenizer import PAD, ids
 
 ROWS = [
@@ -55,6 +56,31 @@ def test_the_longest_row_decides_the_length(word_folder, write_rows):
     data.setup("fit")
     for batch in data.train_dataloader():
         assert len(set(batch.lengths.tolist())) == 1
+
+
+@pytest.mark.parametrize(("learn", "answers"), [("all", ["No.", "Yes."]), ("last", ["Yes."])])
+def test_a_chat_is_a_row_a_turn_where_the_template_drops_earlier_thinking(
+    tmp_path, write_rows, learn, answers
+):
+    tokenizer = tokenizer_of("qwen3")
+    tokenizer.save_pretrained(tmp_path / "qwen3")
+    thoughts = [f"<think>\nHm.\n</think>\n\n{answer}" for answer in ("No.", "Yes.")]
+    chat = [
+        {"role": role, "content": content}
+        for thought in thoughts
+        for role, content in (("user", "Hi"), ("assistant", thought))
+    ]
+    file = write_rows("x.jsonl", [{"messages": chat}])
+    data = SFTDataModule(str(tmp_path / "qwen3"), test=file, learn=learn)
+    data.setup("test")
+    (batch,) = data.test_dataloader()
+    learned = [
+        tokenizer.decode(ids[mask])
+        for ids, mask in zip(batch.input_ids, batch.response_mask, strict=True)
+    ]
+    assert learned == [f"<think>\nHm.\n</think>\n\n{answer}<|im_end|>" for answer in answers]
+    last = batch.input_ids[-1, : batch.lengths[-1]]
+    assert last.tolist() == tokenizer.apply_chat_template(chat)["input_ids"]
 
 
 BAD = {
