@@ -35,6 +35,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
     """
 
     preparation = (*ResponseDataModule.preparation, "subset", "aggregation", "is_for_reward")
+    kind = "judgment"
     is_for_reward: ClassVar[bool] = False
 
     def __init__(
@@ -114,6 +115,8 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
             )
         responses = judgment.responses
         self._check_responses(responses, where)
+        texts_of = [response_text(response).strip() for response in responses]
+        pairs = [pair for pair in pairs if texts_of[pair.chosen] != texts_of[pair.rejected]]
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
         texts = [self._render(judgment.prompt, responses[i], where) for i in judged]
         new_index = {old: new for new, old in enumerate(judged)}
@@ -134,7 +137,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         return texts[0]
 
     def _check_responses(self, responses: Sequence[Response], where: str) -> None:
-        if all(response == responses[0] for response in responses):
+        if len({response_text(response).strip() for response in responses}) == 1:
             shown = response_text(responses[0])[:40]
             raise DataError(
                 f"{where}: all responses are the same text ({shown!r}), so there is "

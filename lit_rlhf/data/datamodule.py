@@ -18,9 +18,12 @@ from lit_rlhf.data.chat_template import Renderer, Template, Thinking, is_learned
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.sources import Records, SourcedRecord, open_records
-from lit_rlhf.data.tables import TokenTable, digest_tokenizer, tokenize_records
+from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
+from lit_rlhf.data.tables import BadRows, TokenTable, digest_tokenizer, tokenize_records
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback.formats import check_format
+from lit_rlhf.feedback.meant_fields import Kind
 from lit_rlhf.prompts import Response, as_messages, response_text
 from lit_rlhf.ranges import require
 
@@ -45,6 +48,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         tokenizer_source: where the tokenizer is loaded from.
         preparation: the settings that `prepare` depends on: a new one gives other tokens.
         overlong: what becomes of a row that is too long.
+        kind: of the records, which says what fields they use.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,9 +57,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         "template",
         "template_options",
         "thinking",
+        "format",
         "columns",
+        "bad_rows",
         "id_field",
     )
+    kind: ClassVar[Kind] = "prompt"
     overlong: Overlong
 
     def __init__(  # noqa: PLR0913 - settings, given by keyword
@@ -68,7 +75,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         template: Template = "auto",
         template_options: dict[str, Any] | None = None,
         thinking: Thinking = "keep",
+        format: str = "auto",
         columns: dict[str, str] | None = None,
+        bad_rows: BadRows = "refuse",
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         seed: int = 0,
@@ -97,7 +106,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             thinking: "drop" takes the assistant's thinking (`<think>...</think>` or the key
                 `reasoning_content`) out of chats; "keep" leaves it to the template, except that
                 the thinking of a learned turn is always learned.
+            format: the shape of the rows, such as "hh", "sharegpt" or "ultrafeedback"; "auto" finds
+                it by their keys. docs/data.md lists the names.
             columns: our field name -> its name in the data, where that differs.
+            bad_rows: what becomes of a row that cannot be read or contradicts itself: "refuse" ends
+                before training with its place, "skip" leaves it out and says how many there were.
             batch_size: examples in one optimizer step, over all processes; of comparisons, judged
                 groups. A multiple of the number of processes.
             eval_batch_size: the same for validation and testing; as `batch_size` if null.
@@ -130,6 +143,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         require("data.length_window", length_window, least=0)
         if last_batch not in get_args(LastBatch):
             raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
+        if bad_rows not in get_args(BadRows):
+            raise ConfigError(f"data.bad_rows={bad_rows}: must be refuse or skip.")
+        check_format(format)
+        self.format = format
+        self.bad_rows: BadRows = bad_rows
         self.template: Template = template
         self.template_options = template_options
         self.thinking: Thinking = thinking
@@ -285,7 +303,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def _read(self, name: str, source: str) -> TokenTable[Example]:
         limit = self._limits.get(name)
         records = open_records(
-            source, split=name, columns=self.columns, streaming=self.streaming, limit=limit
+            source,
+            split=name,
+            columns=self.columns,
+            streaming=self.streaming,
+            limit=limit,
+            shape=self.format,
         )
         records = self.choose(name, records)
         if limit is not None:
@@ -300,15 +323,30 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             self._inputs(name, sha256),
             id_field=self.id_field,
             num_proc=self.num_proc,
+            kind=self.kind,
+            bad_rows=self.bad_rows,
         )
         examples = TokenTable(table, partial(self.example, records))
-        examples.fit(self.length_limit(), self.overlong, lambda index: records[index].where)
+        bad = [error for error in table.with_format("arrow")[:]["error"].to_pylist() if error]
+        bad += map(str, self._fit(examples, records))
         if not examples:
             raise DataError(
                 f"{source}: all {len(records)} rows are too long and were dropped; raise the "
                 "length limit."
             )
+        if self.kind == "judgment" and name == "train":
+            check_judgments(examples, source)
+        if self._rank == 0:
+            warn_of_skipped(bad, len(records), source)
+            warn_of_unused(table, source)
+        rank_zero_info(describe(examples, self.kind, source, records.shape))
         return examples
+
+    def _fit(self, examples: TokenTable[Example], records: Records) -> list[DataError]:
+        """Apply the length limit; return why groups were skipped."""
+        return examples.fit(
+            self.length_limit(), self.overlong, lambda index: records[index].where, self.bad_rows
+        )
 
     def _inputs(self, name: str, sha256: str) -> dict[str, object] | None:
         """Return all that the tokens depend on."""

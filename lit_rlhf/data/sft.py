@@ -42,6 +42,8 @@ class SFTDataModule(ResponseDataModule[GroupExample, TokenRows]):
         super().__init__(tokenizer, **kwargs)
         self.learn: Learn = learn
 
+    kind = "demonstration"
+
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise demonstrations."""
         rendered = [self._render(record, where) for record, where in records]

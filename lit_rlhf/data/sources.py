@@ -31,6 +31,8 @@ OTHER_SUFFIXES = (".parquet", ".csv", ".tsv", ".arrow", ".txt", ".gz", ".zst")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # The column of a table that says where in the source a record is: `:3` or `[2]`.
 PLACE = "lit_rlhf:place"
+# The key of a record that could not be read, with the message of its error.
+ERROR = "lit_rlhf:error"
 # Counts up whenever the same inputs give other tables.
 FORMAT = 1
 _Table = TypeVar("_Table")
@@ -62,6 +64,7 @@ class Records(Sequence[SourcedRecord]):
             Arrow columns.
         is_json: the table has the records as JSON text.
         changes: of each record, in turn.
+        shape: the format that the source's rows have, as `data.format` names it.
     """
 
     table: Dataset
@@ -69,6 +72,7 @@ class Records(Sequence[SourcedRecord]):
     sha256: str
     is_json: bool
     changes: tuple[Callable[[SourcedRecord], SourcedRecord], ...] = ()
+    shape: str = "ours"
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -88,11 +92,22 @@ class Records(Sequence[SourcedRecord]):
             where = f"{self.place}{place}"
             values = {name: columns[name][index] for name in fields}
             record = _read_object(values["json"], where) if self.is_json else values
+            if ERROR in record:
+                raise DataError(str(record[ERROR]))
             sourced = SourcedRecord(record, where)
             for change in self.changes:
                 sourced = change(sourced)
             records.append(sourced)
         return records
+
+    def each(self) -> Iterator[SourcedRecord | tuple[DataError, str]]:
+        """Yield the records in their order, and for a bad one its error and its place."""
+        for columns in self.table.iter(1000):
+            for index, place in enumerate(columns[PLACE]):
+                try:
+                    yield self.read({name: [values[index]] for name, values in columns.items()})[0]
+                except DataError as error:
+                    yield error, f"{self.place}{place}"
 
     def select(self, indices: Sequence[int]) -> Records:
         """Return the records at these indices, in that order."""
@@ -110,10 +125,12 @@ def open_records(
     *,
     streaming: bool = False,
     limit: int | None = None,
+    shape: str = "auto",
 ) -> Records:
     """Open a file, a Hugging Face data set folder or a data set of the hub.
 
-    A file's lines, and a stream, are written into an Arrow file first, unless an earlier run did.
+    A file's lines, a stream, and what rows of another shape hold, are written into an Arrow file
+    first, unless an earlier run did.
 
     Args:
         source: a `.jsonl` or `.json` file; a folder that `save_to_disk` wrote; a folder of
@@ -124,18 +141,25 @@ def open_records(
         columns: our field name -> the name it has in the source.
         streaming: read folders of files and hub names as a stream, not downloaded whole first.
         limit: of a stream, read only so many records.
+        shape: the format of the rows, see `feedback.formats`; "auto" finds it by their keys.
 
     Returns:
         The records in the order of the source; at least one.
 
     Raises:
-        DataError: nothing is there, it cannot be read, holds no records or lacks the split.
+        ConfigError: there is no such format.
+        DataError: nothing is there, it cannot be read, holds no records, lacks the split, or has
+            rows that fit several formats.
     """
+    from lit_rlhf.data.shapes import read_shape  # noqa: PLC0415 - it needs `Records`
+
     path = Path(source).expanduser()
     records = _open_file(path) if path.is_file() else _open_dataset(source, split, streaming, limit)
     if not records:
         raise DataError(f"{source}: holds no rows.")
-    return records.changed(partial(_rename, columns=columns)) if columns else records
+    if columns:
+        records = records.changed(partial(_rename, columns=columns))
+    return read_shape(records, shape, columns)
 
 
 def read_records(
@@ -147,20 +171,25 @@ def read_records(
 
 
 def _open_file(path: Path) -> Records:
-    from datasets import Features, Value  # noqa: PLC0415 - see above
-
     with _readable(path):
         sha256 = digest_file(path)
-    table = _kept_table(
+    table = keep_table(
         "records",
         {"sha256": sha256, "suffix": path.suffix},
         lambda: ({"json": text, PLACE: place} for text, place in _lines(path)),
-        Features({"json": Value("binary"), PLACE: Value("string")}),
+        json_features(),
     )
     return Records(table, str(path), sha256, is_json=True)
 
 
-def _kept_table(
+def json_features() -> Features:
+    """Return the columns of a table of records as JSON text."""
+    from datasets import Features, Value  # noqa: PLC0415 - see above
+
+    return Features({"json": Value("binary"), PLACE: Value("string")})
+
+
+def keep_table(
     kind: str,
     inputs: Mapping[str, object],
     generator: Callable[[], Iterator[dict[str, object]]],
@@ -289,7 +318,7 @@ def _open_dataset(source: str, split: str | None, streaming: bool, limit: int | 
         if version:
             inputs = {"version": version, "place": place, "limit": limit}
             stream = table if limit is None else table.take(limit)
-            table = _kept_table("streams", inputs, lambda: iter(stream), table.features)
+            table = keep_table("streams", inputs, lambda: iter(stream), table.features)
         sha256 = _digest_table(table)
         table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
         return Records(table, place, sha256, is_json=False)
@@ -339,6 +368,8 @@ def _pick_split(
 
 
 def _rename(sourced: SourcedRecord, columns: Mapping[str, str]) -> SourcedRecord:
+    if "instruction" in columns.values() and "input" not in columns.values():
+        _refuse_lost_input(sourced)
     for ours, theirs in columns.items():
         if theirs not in sourced.record:
             found = ", ".join(sorted(sourced.record)) or "none"
@@ -351,3 +382,11 @@ def _rename(sourced: SourcedRecord, columns: Mapping[str, str]) -> SourcedRecord
     return sourced._replace(
         record=kept | {ours: sourced.record[theirs] for ours, theirs in columns.items()}
     )
+
+
+def _refuse_lost_input(sourced: SourcedRecord) -> None:
+    if sourced.record.get("input"):
+        raise DataError(
+            f"{sourced.where}: field 'input' is a part of the prompt beside 'instruction', and "
+            "'columns' would leave it out. Leave 'columns' out: data.format alpaca reads both."
+        )

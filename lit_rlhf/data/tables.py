@@ -15,17 +15,18 @@ from functools import partial
 from importlib.metadata import version
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
 from lit_rlhf import __version__
 from lit_rlhf.cache import keep
 from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.sources import FORMAT, Records, SourcedRecord
+from lit_rlhf.data.sources import FORMAT, PLACE, Records, SourcedRecord
 from lit_rlhf.data.tokenization import IntArray, LengthLimit, Overlong, Row
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair
+from lit_rlhf.feedback.meant_fields import Kind, unused_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset  # type: ignore[import-untyped] # has no stubs
@@ -37,6 +38,7 @@ RECORDS_AT_ONCE = 500
 FEW_RECORDS = 10_000
 MOST_PROCESSES = 8
 
+_NOTHING = GroupExample((), ())
 # The columns of a table that hold a list in each row.
 _LISTS = {
     "input_ids": np.int32,
@@ -48,6 +50,7 @@ _LISTS = {
     "weight": np.float64,
 }
 Example = TypeVar("Example")
+BadRows = Literal["refuse", "skip"]
 
 
 class TokenTable(Sequence[Example], Generic[Example]):
@@ -61,17 +64,17 @@ class TokenTable(Sequence[Example], Generic[Example]):
         """Take a table that `tokenize_records` wrote.
 
         Args:
-            table: one row an example.
+            table: one row an example; those without rows of tokens are left out.
             example: makes an example of the index of its record and its rows of tokens.
         """
         self._table = table.with_format("arrow")
         self._example = example
-        self._kept: IntArray = np.arange(len(table))
         self._limit: LengthLimit | None = None
         lengths = self._table[:]["lengths"].combine_chunks()
         self._row_lengths: IntArray = lengths.flatten().to_numpy()
         self._num_rows: IntArray = lengths.value_lengths().to_numpy()
-        first_rows = np.cumsum(self._num_rows) - self._num_rows
+        self._kept: IntArray = np.flatnonzero(self._num_rows)
+        first_rows = (np.cumsum(self._num_rows) - self._num_rows)[self._kept]
         self.lengths: IntArray = np.maximum.reduceat(self._row_lengths, first_rows)
 
     def __len__(self) -> int:
@@ -85,19 +88,29 @@ class TokenTable(Sequence[Example], Generic[Example]):
         if self._limit is not None:
             most = self._limit.tokens
             rows = (Row(ids[:most], mask[:most]) for ids, mask in group.rows)
-            group = group._replace(rows=tuple(rows))
+            group = _distinct(group._replace(rows=tuple(rows)))
         return self._example(place, group)
 
-    def fit(self, limit: LengthLimit, overlong: Overlong, where: Callable[[int], str]) -> None:
+    def fit(
+        self,
+        limit: LengthLimit,
+        overlong: Overlong,
+        where: Callable[[int], str],
+        bad_rows: BadRows = "refuse",
+    ) -> list[DataError]:
         """Apply the length limit: leave out the groups with a longer row, or cut these rows.
 
         Args:
             limit: of a row.
             overlong: what becomes of a longer row.
             where: index of a record -> its place.
+            bad_rows: what becomes of a group of which nothing is left when its rows are cut.
+
+        Returns:
+            Of each group that was skipped, why.
 
         Raises:
-            DataError: as `LengthLimit` says.
+            DataError: as `LengthLimit` says, or a group is bad and `bad_rows` is "refuse".
         """
         record_of_row = np.repeat(np.arange(len(self._num_rows)), self._num_rows)
         too_long = limit.find_longer(
@@ -105,14 +118,34 @@ class TokenTable(Sequence[Example], Generic[Example]):
         )
         longer = np.unique(record_of_row[too_long])
         if overlong == "drop":
-            self._kept = np.delete(self._kept, longer)
-            self.lengths = self.lengths[self._kept]
-        elif len(longer):
-            for place in longer.tolist():
-                for row in self._group(place).rows:
-                    limit.cut(row, where(place))
-            self._limit = limit
-            self.lengths = np.minimum(self.lengths, limit.tokens)
+            self._leave_out(longer)
+            return []
+        if not len(longer):
+            return []
+        skipped: dict[int, DataError] = {}
+        for place in longer.tolist():
+            try:
+                _check_cut(self._group(place), limit, where(place))
+            except DataError as error:
+                if bad_rows == "refuse":
+                    raise
+                skipped[place] = error
+        self._limit = limit
+        self.lengths = np.minimum(self.lengths, limit.tokens)
+        self._leave_out(np.array(list(skipped), dtype=np.int64))
+        return list(skipped.values())
+
+    def values(self, name: str) -> IntArray:
+        """Return a column of the table, of all examples end to end: `weight` has one a pair."""
+        lists = self._table[:][name].combine_chunks()
+        kept = np.isin(np.arange(len(lists)), self._kept)
+        counts = lists.value_lengths().to_numpy()
+        values: IntArray = lists.flatten().to_numpy(zero_copy_only=False)
+        return values[np.repeat(kept, counts)]
+
+    def _leave_out(self, places: IntArray) -> None:
+        kept = ~np.isin(self._kept, places)
+        self._kept, self.lengths = self._kept[kept], self.lengths[kept]
 
     def _group(self, place: int) -> GroupExample:
         """Undo `_pack` for a row of the table."""
@@ -136,6 +169,8 @@ def tokenize_records(
     *,
     id_field: str | None,
     num_proc: int | None,
+    kind: Kind = "prompt",
+    bad_rows: BadRows = "refuse",
 ) -> Dataset:
     """Return the table of all records' tokens; make it where no earlier run did.
 
@@ -145,12 +180,16 @@ def tokenize_records(
         inputs: all that the tokens depend on, as JSON can write it; None to keep nothing.
         id_field: the field that names a record, or None.
         num_proc: processes that tokenise; null for one a core, and one alone for few records.
+        kind: of the records, for the fields that look meant and that nothing uses.
+        bad_rows: "skip" leaves a record that is not as expected without tokens.
 
     Returns:
-        A row for each record, for `TokenTable`.
+        A row for each record, for `TokenTable`, with the columns `error`, why it was skipped or
+        "", and `unused`, the names of its fields that look meant, with commas.
 
     Raises:
-        DataError: a record is not as expected, or has the name of another.
+        DataError: a record is not as expected and `bad_rows` is "refuse", no record is, or one
+            has the name of another.
     """
     if num_proc is None:
         few = len(records) < FEW_RECORDS
@@ -158,7 +197,7 @@ def tokenize_records(
 
     def make(folder: Path) -> Dataset:
         return records.table.map(
-            partial(_prepare_batch, records, prepare, id_field),
+            partial(_prepare_batch, records, prepare, id_field, kind, bad_rows),
             batched=True,
             batch_size=RECORDS_AT_ONCE,
             remove_columns=records.table.column_names,
@@ -179,6 +218,9 @@ def tokenize_records(
                 f"{records[first[name]].where} already. Give each row a name of its own, or set "
                 "data.id_field to null if names may repeat."
             )
+    errors = table.with_format("arrow")[:]["error"].to_pylist()
+    if all(errors):
+        raise DataError(f"All {len(errors)} rows are bad; the first: {errors[0]}")
     return table
 
 
@@ -201,19 +243,74 @@ def _prepare_batch(
     records: Records,
     prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
     id_field: str | None,
+    kind: Kind,
+    bad_rows: BadRows,
     batch: Mapping[str, Sequence[object]],
 ) -> dict[str, list[Any]]:
     """Return rows of the table of tokens for rows of the records' table.
 
     Each has the tokens of a group end to end, the lengths of its rows, and its pairs.
     """
-    sourced = records.read(batch)
-    groups = prepare(sourced)
-    names = [None if id_field is None else record.get(id_field) for record, _ in sourced]
+    found = _read_and_prepare(records, prepare, batch, bad_rows)
+    groups = [_NOTHING if isinstance(item, DataError) else item[1] for item in found]
+    rows = [{} if isinstance(item, DataError) else item[0].record for item in found]
+    names = [None if id_field is None else row.get(id_field) for row in rows]
     columns: dict[str, list[Any]] = {"name": [None if n is None else repr(n) for n in names]}
-    for name, kind in _LISTS.items():
-        columns[name] = [np.array(_values(group, name), dtype=kind) for group in groups]
+    columns["error"] = [str(item) if isinstance(item, DataError) else "" for item in found]
+    columns["unused"] = [",".join(unused_fields(row, kind)) for row in rows]
+    for name, dtype in _LISTS.items():
+        columns[name] = [np.array(_values(group, name), dtype=dtype) for group in groups]
     return columns
+
+
+def _read_and_prepare(
+    records: Records,
+    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
+    batch: Mapping[str, Sequence[object]],
+    bad_rows: BadRows,
+) -> list[tuple[SourcedRecord, GroupExample] | DataError]:
+    """Return records with their groups; where they may be skipped, bad ones as their errors.
+
+    A batch with a bad record is halved until that stands alone.
+    """
+    try:
+        sourced = records.read(batch)
+        groups = prepare(sourced)
+        for record, group in zip(sourced, groups, strict=True):
+            _check_distinct(group, record.where)
+        return [(record, _distinct(group)) for record, group in zip(sourced, groups, strict=True)]
+    except DataError as error:
+        if bad_rows == "refuse":
+            raise
+        half = len(batch[PLACE]) // 2
+        if half == 0:
+            return [error]
+    parts = ({n: v[:half] for n, v in batch.items()}, {n: v[half:] for n, v in batch.items()})
+    return [item for part in parts for item in _read_and_prepare(records, prepare, part, bad_rows)]
+
+
+def _distinct(group: GroupExample) -> GroupExample:
+    """Return a group without the pairs whose two rows are the same tokens: they say nothing."""
+    pairs = (
+        pair
+        for pair in group.pairs
+        if group.rows[pair.chosen].input_ids != group.rows[pair.rejected].input_ids
+    )
+    return group._replace(pairs=tuple(pairs))
+
+
+def _check_distinct(group: GroupExample, where: str) -> None:
+    if group.pairs and not _distinct(group).pairs:
+        raise DataError(
+            f"{where}: the responses that were compared are the same tokens, so there is nothing "
+            "to tell apart. Leave the row out; where they were cut, raise the length limit."
+        )
+
+
+def _check_cut(group: GroupExample, limit: LengthLimit, where: str) -> None:
+    """Raise a DataError where cutting leaves no response token, or no difference."""
+    cut = tuple(limit.cut(row, where) for row in group.rows)
+    _check_distinct(group._replace(rows=cut), where)
 
 
 def _values(group: GroupExample, name: str) -> list[Any]:

@@ -9,7 +9,7 @@ from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "template_options",
-    "thinking",
+    "thinking", "format", "bad_rows",
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "seed", "length_window", "limit_train", "limit_validation", "overlong",
     "id_field", "last_batch", "num_proc", "streaming",

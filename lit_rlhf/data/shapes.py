@@ -1,0 +1,87 @@
+"""Records of public shapes as records of our own, found by their keys.
+
+What a record holds is written as JSON into an Arrow file once: several records may be one task, and
+one record several tasks. A bad record is written as the error that it is, and raises it when read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+
+from lit_rlhf.data.sources import ERROR, PLACE, Records, SourcedRecord, json_features, keep_table
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.formats import OUR_NAMES, as_our_row, check_format, find_format, read_rows
+
+# Records at a source's beginning whose keys are looked at: in tables the first may have nulls.
+_LOOKED_AT = 10
+
+
+def read_shape(records: Records, name: str, columns: Mapping[str, str] | None) -> Records:
+    """Return records as rows of ours (docs/data.md).
+
+    Args:
+        records: of a source, renamed by `columns`.
+        name: of their format, or "auto" to find it.
+        columns: by which they were renamed.
+
+    Raises:
+        ConfigError: there is no such format.
+        DataError: their keys fit several formats.
+    """
+    check_format(name)
+    if name == "auto":
+        name = _find(records)
+    if name in OUR_NAMES:
+        return replace(records, shape=name)
+    inputs = {
+        "sha256": records.sha256,
+        "rows": len(records),
+        "place": records.place,
+        "columns": dict(columns or {}),
+        "shape": name,
+    }
+    table = keep_table("shapes", inputs, lambda: _rows(records, name), json_features())
+    if not len(table):
+        raise DataError(f"{records.place}: holds nothing that people judged (format {name}).")
+    return replace(records, table=table, is_json=True, changes=(), shape=name)
+
+
+def _find(records: Records) -> str:
+    for record in islice(records.each(), _LOOKED_AT):
+        if isinstance(record, SourcedRecord):
+            name = find_format(record.record, record.where)
+            if name != "ours":
+                return name
+    return "ours"
+
+
+def _rows(records: Records, name: str) -> Iterator[dict[str, object]]:
+    """Yield rows of a table: what each record holds as JSON, and its place in the source."""
+    broken: list[tuple[DataError, str]] = []
+
+    def readable() -> Iterator[tuple[Mapping[str, object], str]]:
+        for record in records.each():
+            if isinstance(record, SourcedRecord):
+                yield record.record, record.where
+            else:
+                broken.append(record)
+
+    for content, where in read_rows(readable(), name):
+        yield from _taken(records, broken)
+        row = {ERROR: str(content)} if isinstance(content, DataError) else as_our_row(content)
+        yield _row(records, row, where)
+    yield from _taken(records, broken)
+
+
+def _taken(records: Records, broken: list[tuple[DataError, str]]) -> Iterator[dict[str, object]]:
+    while broken:
+        error, where = broken.pop(0)
+        yield _row(records, {ERROR: str(error)}, where)
+
+
+def _row(records: Records, row: Mapping[str, object], where: str) -> dict[str, object]:
+    text = json.dumps(row, default=str).encode()  # dates, bytes: metadata that nothing trains on
+    return {"json": text, PLACE: where.removeprefix(records.place)}
