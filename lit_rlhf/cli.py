@@ -29,6 +29,7 @@ phases
 commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
   evaluate  policies against each other, or reward models against people; writes a report
+  feedback  keep people's judgments in a database: import, export, show, backup
   chat      talk to a policy in the terminal, or to two side by side
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "demo": _demo,
         "evaluate": _evaluate,
         "chat": _chat,
+        "feedback": _feedback,
         "data": _data,
         "lineage": _lineage,
     }
@@ -101,6 +103,12 @@ def _evaluate(arguments: list[str]) -> int:
     from lit_rlhf.evaluation.command import evaluate_command  # noqa: PLC0415 - as above
 
     return evaluate_command(arguments)
+
+
+def _feedback(arguments: list[str]) -> int:
+    from lit_rlhf.feedback_command import feedback_command  # noqa: PLC0415 - optional packages
+
+    return feedback_command(arguments)
 
 
 def _chat(arguments: list[str]) -> int:

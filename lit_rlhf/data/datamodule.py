@@ -314,7 +314,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         if limit is not None:
             records = records.select(range(min(limit, len(records))))
         sha256 = records.sha256
-        self._provenance[name] = {"source": source, "sha256": sha256, "rows": len(records)}
+        self._provenance[name] = {
+            "source": source,
+            "sha256": sha256,
+            "rows": len(records),
+            **records.facts,
+        }
         worker = copy.copy(self)  # other processes need neither trainer nor examples
         worker.trainer, worker._examples = None, {}
         table = tokenize_records(

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -65,6 +65,7 @@ class Records(Sequence[SourcedRecord]):
         is_json: the table has the records as JSON text.
         changes: of each record, in turn.
         shape: the format that the source's rows have, as `data.format` names it.
+        facts: what else the lineage says of the source.
     """
 
     table: Dataset
@@ -73,6 +74,7 @@ class Records(Sequence[SourcedRecord]):
     is_json: bool
     changes: tuple[Callable[[SourcedRecord], SourcedRecord], ...] = ()
     shape: str = "ours"
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -135,7 +137,8 @@ def open_records(
     Args:
         source: a `.jsonl` or `.json` file; a folder that `save_to_disk` wrote; a folder of
             Parquet, JSON or CSV files; or a hub name. `~` is the home folder. A data set with
-            several splits may be followed by `#` and the one to take: `owner/name#test`.
+            several splits may be followed by `#` and the one to take: `owner/name#test`. Or a
+            feedback store, `store:sqlite:///feedback.db?split=train`.
         split: the split to take where the data set has several and `source` names none. A data
             set with a single split is taken whole, whatever that split is called.
         columns: our field name -> the name it has in the source.
@@ -153,6 +156,10 @@ def open_records(
     """
     from lit_rlhf.data.shapes import read_shape  # noqa: PLC0415 - it needs `Records`
 
+    if source.startswith("store:"):
+        from lit_rlhf.data.store_source import open_store  # noqa: PLC0415 - an optional package
+
+        return open_store(source, split)
     path = Path(source).expanduser()
     records = _open_file(path) if path.is_file() else _open_dataset(source, split, streaming, limit)
     if not records:

@@ -1,0 +1,185 @@
+"""Judged tasks as rows of files, and files as judged tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.aggregation import judged_pairs
+from lit_rlhf.feedback.fields import Record, is_present, read_list, wrong_field
+from lit_rlhf.feedback.formats import find_format, judged_group, read_feedback, row_of
+from lit_rlhf.feedback.formats.ours import FeedbackRecord
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.prompts import split_prompt
+from lit_rlhf.feedback.records import Demonstration, Unpaired
+
+BadRows = Literal["refuse", "skip"]
+_LISTS = ("ranks", "ratings", "side_order")
+
+
+def training_row(task: JudgedTask) -> dict[str, object] | None:
+    """Return the judged group that the data modules read, with the names of its labelers.
+
+    Returns:
+        None where no judgment compares two responses.
+    """
+    ordered = _ratings_last(task)
+    labelers = [
+        judgment.labeler
+        for judgment in ordered.judgments
+        for _ in range(_num_lists(task, judgment))
+    ]
+    if len(task.responses) < 2 or not labelers:
+        return None
+    row = {key: value for key, value in row_of(ordered).items() if key != "metadata"}
+    return row | {"labelers": labelers}
+
+
+def full_row(task: JudgedTask) -> dict[str, object]:
+    """Return all that the store knows of a judged task; `task_of_row` reads it."""
+    judgments = [
+        {key: value for key, value in judgment._asdict().items() if value not in (None, "", False)}
+        for judgment in task.judgments
+    ]
+    row: dict[str, object] = {"prompt": task.prompt, "responses": task.responses}
+    row |= {"models": task.models, "judgments": judgments, "metadata": task.metadata}
+    return {key: value for key, value in row.items() if value}
+
+
+def trl_rows(task: JudgedTask, where: str) -> Iterator[dict[str, object]]:
+    """Yield TRL's comparisons: `prompt`, `chosen`, `rejected`; `probability` as we read it."""
+    if training_row(task) is None:
+        return
+    group = judged_group(task, where)
+    for pair in judged_pairs(group):
+        yield {
+            "prompt": group.prompt,
+            "chosen": group.responses[pair.chosen],
+            "rejected": group.responses[pair.rejected],
+            "probability": pair.probability,
+        }
+
+
+def task_of_row(row: Record, where: str) -> JudgedTask:
+    """Read a row that `full_row` wrote.
+
+    Raises:
+        DataError: a field is missing or not as expected.
+    """
+    items = read_list(row.get("responses"), "responses", where, "a list of responses")
+    prompt, responses = split_prompt(
+        row, {f"responses[{i}]": r for i, r in enumerate(items)}, where
+    )
+    given = read_list(row["judgments"], "judgments", where, "a list of judgments")
+    models, metadata = row.get("models"), row.get("metadata")
+    return JudgedTask(
+        prompt,
+        responses,
+        tuple(_judgment(item, f"judgments[{i}]", where) for i, item in enumerate(given)),
+        tuple(models) if isinstance(models, list) else None,
+        dict(metadata) if isinstance(metadata, dict) else {},
+    )
+
+
+def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[JudgedTask | None]:
+    """Yield the judged tasks of a JSONL file in any known shape; None for each row left out.
+
+    Args:
+        path: one JSON object a line.
+        name: of the format; "auto" finds it by the keys of the first row.
+        bad_rows: "refuse" raises the error of the first bad row, "skip" leaves such rows out.
+
+    Raises:
+        DataError: a row cannot be read, named by file and line, or no format fits.
+    """
+    lines = read_lines(path)
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{path}: holds no rows.")
+    rows = chain([first], lines)
+    if is_present(first[0], "judgments") and is_present(first[0], "responses"):
+        found = _read_full(rows)
+    else:
+        found = read_feedback(rows, find_format(*first) if name == "auto" else name)
+    for content, where in found:
+        task = content if isinstance(content, DataError) else _task_of(content, where)
+        if isinstance(task, JudgedTask):
+            yield task
+        elif bad_rows == "refuse":
+            raise task
+        else:
+            yield None
+
+
+def read_lines(path: Path) -> Iterator[tuple[dict[str, object], str]]:
+    """Yield the JSON objects of a JSONL file with their places.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no JSON object.
+    """
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield _object(line, f"{path}:{number}"), f"{path}:{number}"
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _object(line: bytes, where: str) -> dict[str, object]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{where}: is no JSON ({error}); one JSON object a line.") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}.")
+    return value
+
+
+def _read_full(
+    rows: Iterable[tuple[Record, str]],
+) -> Iterator[tuple[FeedbackRecord | DataError, str]]:
+    for row, where in rows:
+        try:
+            yield task_of_row(row, where), where
+        except DataError as error:
+            yield error, where
+
+
+def _task_of(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
+    """Return what a record says as a judged task: a thumb is a rating of 1 or 0."""
+    if isinstance(content, JudgedTask):
+        return content
+    if isinstance(content, Unpaired):
+        thumb = Judgment("judged", ratings=(float(content.is_good),))
+        return JudgedTask(content.prompt, (content.response,), (thumb,), None, {})
+    if isinstance(content, Demonstration) and content.prompt is not None and content.response:
+        edit = content.response if isinstance(content.response, str) else None
+        if edit is not None:
+            judgment = Judgment("judged", edit=edit)
+            return JudgedTask(content.prompt, (edit,), (judgment,), None, {})
+    return DataError(f"{where}: holds no judgment of a response that the store could keep.")
+
+
+def _judgment(value: object, field: str, where: str) -> Judgment:
+    if not isinstance(value, dict) or value.keys() - set(Judgment._fields):
+        raise wrong_field(where, field, f"an object of {', '.join(Judgment._fields)}", value)
+    lists = {key: tuple(value[key]) for key in _LISTS if isinstance(value.get(key), list)}
+    return Judgment(**{"outcome": "", **value, **lists})
+
+
+def _num_lists(task: JudgedTask, judgment: Judgment) -> int:
+    row = row_of(task._replace(judgments=(judgment,)))
+    lists = row.get("rankings") or row.get("ratings") or []
+    return len(lists) if isinstance(lists, list) else 0
+
+
+def _ratings_last(task: JudgedTask) -> JudgedTask:
+    """Return the task with its judgments in the order in which `row_of` lists them."""
+    is_rating = [said.outcome == "judged" and said.ranks is None for said in task.judgments]
+    ordered = sorted(range(len(is_rating)), key=is_rating.__getitem__)
+    return task._replace(judgments=tuple(task.judgments[i] for i in ordered))

@@ -1,0 +1,131 @@
+"""The command `lit-rlhf feedback`: files into the feedback store, and out of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.extras import require_extra
+from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
+from lit_rlhf.feedback.judgments import JudgedTask
+
+
+def feedback_command(arguments: list[str]) -> int:
+    """Run one of the commands on a store.
+
+    Args:
+        arguments: those after `lit-rlhf feedback`.
+
+    Returns:
+        0.
+
+    Raises:
+        LitRLHFError: a file, a row or the store is not as it must be.
+    """
+    options = _parser().parse_args(arguments)
+    require_extra("feedback", "lit-rlhf feedback")
+    run = {"import": _import, "export": _export, "show": _show, "backup": _backup}
+    run[options.command](options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lit-rlhf feedback",
+        description="Keep what people say about responses. STORE is a file such as feedback.db, or "
+        "postgresql://USER@HOST/NAME.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("import", help="add the rows of a JSONL file to a store")
+    add.add_argument("file", type=Path, help="JSON lines in any shape of docs/data.md")
+    add.add_argument("store")
+    add.add_argument("--format", default="auto", help="of the rows (default: found by their keys)")
+    add.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
+    add.add_argument("--slots", type=int, default=0, help="labelers to ask about each task")
+    give = commands.add_parser("export", help="write the judged tasks of a store as JSON lines")
+    give.add_argument("store")
+    give.add_argument("file", type=Path)
+    give.add_argument("--format", choices=("ours", "trl"), default="ours")
+    give.add_argument("--split", help="train, validation or test (default: all)")
+    show = commands.add_parser("show", help="how much of everything is there")
+    show.add_argument("store")
+    copy = commands.add_parser("backup", help="copy a SQLite store while others write to it")
+    copy.add_argument("store")
+    copy.add_argument("file", type=Path)
+    return parser
+
+
+def _import(options: argparse.Namespace) -> None:
+    from lit_rlhf.feedback.formats import check_format  # noqa: PLC0415
+    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415 - an optional package
+
+    check_format(options.format)
+    num_skipped = 0
+
+    def tasks() -> Iterator[JudgedTask]:
+        nonlocal num_skipped
+        for task in read_tasks_of_file(options.file, options.format, options.bad_rows):
+            if task is None:
+                num_skipped += 1
+            else:
+                yield task
+
+    with FeedbackStore.open(options.store) as store:
+        added = store.add_tasks(tasks(), slots=options.slots)
+    skipped = f"; {num_skipped} bad rows skipped" if num_skipped else ""
+    _say(f"{added.tasks} new tasks, {added.judgments} new judgments{skipped}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
+
+    num_rows = 0
+    with (
+        FeedbackStore.open(options.store, create=False) as store,
+        options.file.open("w", encoding="utf-8") as stream,
+    ):
+        for task in store.judged_tasks(options.split):
+            is_ours = options.format == "ours"
+            for row in [full_row(task)] if is_ours else trl_rows(task, options.store):
+                stream.write(json.dumps(row) + "\n")
+                num_rows += 1
+    _say(f"{num_rows} rows in {options.file}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
+
+    with FeedbackStore.open(options.store, create=False) as store:
+        counts = store.counts()
+    for name, value in counts._asdict().items():
+        _say(f"{name.replace('_', ' '):<14}{_shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {number}" for name, number in value.items()) or "none"
+
+
+def _backup(options: argparse.Namespace) -> None:
+    from lit_rlhf.feedback.database import parse_url  # noqa: PLC0415
+
+    url = parse_url(options.store)
+    if url.get_backend_name() != "sqlite":
+        raise DataError(f"{url.render_as_string()}: use pg_dump to back up a PostgreSQL store.")
+    source = Path(url.database or "")
+    if not source.is_file():
+        raise DataError(f"{source}: there is no such feedback store.")
+    with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(options.file)) as copy:
+        live.backup(copy)
+    _say(f"{source} is copied to {options.file}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")

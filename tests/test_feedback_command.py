@@ -1,0 +1,115 @@
+"""`lit-rlhf feedback`: files into a store and out of it, and training from it."""
+
+import json
+
+import pytest
+
+from lit_rlhf.cli import main
+from lit_rlhf.data import RewardDataModule
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.store import FeedbackStore
+from tests.support.tokenizer import save_tiny_tokenizer
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def pairs(number):
+    return [{"prompt": f"p {i}", "chosen": "yes", "rejected": "no"} for i in range(number)]
+
+
+def test_pairs_go_in_and_come_out(tmp_path, capsys):
+    file, store = write_lines(tmp_path / "in.jsonl", pairs(3)), str(tmp_path / "feedback.db")
+    assert main(["feedback", "import", file, store]) == 0
+    assert capsys.readouterr().out == "3 new tasks, 3 new judgments\n"
+    assert main(["feedback", "import", file, store]) == 0
+    assert capsys.readouterr().out == "0 new tasks, 0 new judgments\n"
+    out = tmp_path / "out.jsonl"
+    assert main(["feedback", "export", store, str(out), "--format", "trl"]) == 0
+    assert read_lines(out) == [row | {"probability": 1.0} for row in pairs(3)]
+    capsys.readouterr()
+    assert main(["feedback", "show", store]) == 0
+    shown = capsys.readouterr().out
+    assert "judgments     3\n" in shown
+    assert "by kind       comparison 3\n" in shown
+
+
+def test_our_own_export_loses_nothing(tmp_path):
+    chat = ({"role": "user", "content": "Hi"},)
+    said = (
+        Judgment("judged", (2, 1), 3, labeler="ana", id="a", side_order=(1, 0), submitted_at=5.0),
+        Judgment("both_bad", labeler="ben", id="b", comment="poor"),
+        Judgment("skip", labeler="cem", id="c"),
+    )
+    task = JudgedTask(chat, ("x", "y"), said, ("m", None), {"k": [1]})
+    first, second = str(tmp_path / "a.db"), str(tmp_path / "b.db")
+    with FeedbackStore.open(first) as store:
+        store.add_tasks([task])
+    out = str(tmp_path / "out.jsonl")
+    assert main(["feedback", "export", first, out]) == 0
+    assert main(["feedback", "import", out, second]) == 0
+    with FeedbackStore.open(second) as store:
+        assert list(store.judged_tasks()) == [task]
+
+
+def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):
+    rows = [*pairs(1), {"prompt": "x", "chosen": "only"}, *pairs(2)]
+    file, store = write_lines(tmp_path / "in.jsonl", rows), str(tmp_path / "feedback.db")
+    assert main(["feedback", "import", file, store]) == 1
+    assert f"{file}:2: expected 'prompt', 'chosen' and 'rejected'" in capsys.readouterr().err
+    assert main(["feedback", "import", file, store, "--bad-rows", "skip"]) == 0
+    assert capsys.readouterr().out.endswith("1 bad rows skipped\n")
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "x"\n')
+    assert main(["feedback", "import", str(tmp_path / "broken.jsonl"), store]) == 1
+    assert "broken.jsonl:1: is no JSON" in capsys.readouterr().err
+
+
+def test_a_backup_is_a_store(tmp_path):
+    store, copy = str(tmp_path / "feedback.db"), str(tmp_path / "copy.db")
+    main(["feedback", "import", write_lines(tmp_path / "in.jsonl", pairs(2)), store])
+    with FeedbackStore.open(store) as opened:  # it need not be closed
+        assert main(["feedback", "backup", store, copy]) == 0
+        assert opened.counts().judgments == 2
+    with FeedbackStore.open(copy, create=False) as opened:
+        assert opened.counts().judgments == 2
+
+
+def test_training_reads_a_split_and_says_which_judgments(tmp_path):
+    save_tiny_tokenizer(tmp_path / "tokenizer")
+    path = tmp_path / "feedback.db"
+    said = (Judgment("judged", (1, 2), labeler="ana"), Judgment("tie", labeler="ben"))
+    with FeedbackStore.open(str(path)) as store:
+        store.add_tasks(JudgedTask(f"p {i}", ("yes", "no"), said, None, {}) for i in range(40))
+        with store.snapshot("train") as (lineage, judged):
+            num_train = len(list(judged))
+
+    def open_data(address):
+        tokenizer, held_out = str(tmp_path / "tokenizer"), f"store:{path}?split=test"
+        data = RewardDataModule(tokenizer, train=address, test=held_out, batch_size=4)
+        data.setup("fit")
+        return data
+
+    for address in (f"store:sqlite:///{path}", f"store:{path}?split=train"):
+        data = open_data(address)
+        assert len(data.prepared("train")) == num_train
+        assert data.provenance["train"] == {
+            "source": address, "sha256": lineage.digest, "rows": num_train,
+            "judgments": 2 * num_train, "newest_judgment": lineage.newest,
+        }  # fmt: skip
+    (batch, *_) = data.train_dataloader()
+    assert batch.probability.tolist() == pytest.approx([2 / 3] * 4)  # (1.5 + 0.5) / (2 + 1)
+    with FeedbackStore.open(str(path)) as store:
+        store.add_tasks([JudgedTask("p 1", ("a", "b"), said[:1], None, {})])
+    data = open_data(f"store:{path}?split=train")
+    assert len(data.prepared("train")) in (num_train, num_train + 1)
+    with pytest.raises(DataError, match="there is no such feedback store"):
+        open_data(f"store:{tmp_path}/none.db")
+    with pytest.raises(DataError, match="has no split 'dev'"):
+        open_data(f"store:{path}?split=dev")
