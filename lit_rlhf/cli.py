@@ -29,7 +29,7 @@ phases
 commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
   evaluate  policies against each other, or reward models against people; writes a report
-  feedback  keep people's judgments in a database: import, export, show, backup
+  feedback  keep people's judgments in a database: import, export, agreement
   chat      talk to a policy in the terminal, or to two side by side
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions

@@ -30,7 +30,13 @@ def feedback_command(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     require_extra("feedback", "lit-rlhf feedback")
-    run = {"import": _import, "export": _export, "show": _show, "backup": _backup}
+    run = {
+        "import": _import,
+        "export": _export,
+        "show": _show,
+        "agreement": _agreement,
+        "backup": _backup,
+    }
     run[options.command](options)
     return 0
 
@@ -55,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("--split", help="train, validation or test (default: all)")
     show = commands.add_parser("show", help="how much of everything is there")
     show.add_argument("store")
+    agree = commands.add_parser("agreement", help="how far the labelers agree, with intervals")
+    agree.add_argument("store")
     copy = commands.add_parser("backup", help="copy a SQLite store while others write to it")
     copy.add_argument("store")
     copy.add_argument("file", type=Path)
@@ -111,6 +119,21 @@ def _shown(value: object) -> str:
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{name} {number}" for name, number in value.items()) or "none"
+
+
+def _agreement(options: argparse.Namespace) -> None:
+    from lit_rlhf.feedback.agreement_report import read_agreement  # noqa: PLC0415
+    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
+
+    with (
+        FeedbackStore.open(options.store, create=False) as store,
+        store.database.reading() as connection,
+    ):
+        found = read_agreement(connection)
+    if not found:
+        _say("nobody has judged anything yet")
+    for judged, measure, value, num_units in found:
+        _say(f"{judged:<8}{measure:<32}{value}  ({num_units} with two labelers or more)")
 
 
 def _backup(options: argparse.Namespace) -> None:

@@ -113,3 +113,37 @@ def test_training_reads_a_split_and_says_which_judgments(tmp_path):
         open_data(f"store:{tmp_path}/none.db")
     with pytest.raises(DataError, match="has no split 'dev'"):
         open_data(f"store:{path}?split=dev")
+
+
+def test_agreement_by_hand(tmp_path, capsys):
+    path = str(tmp_path / "feedback.db")
+
+    def said(labeler, outcome="judged", **fields):
+        return Judgment(outcome, labeler=labeler, **fields)
+
+    first, second = (1, 2), (2, 1)
+    gold = said("x", ranks=first, is_gold=True)
+    compared = [  # two agree, two do not; gold answers, skips and corrected ones do not count
+        (said("ana", ranks=first), said("ben", ranks=first)),
+        (said("ana", ranks=first), said("ben", ranks=second), said("cem", "skip")),
+        (
+            said("ana", ranks=second),
+            said("ben", ranks=second),
+            said("x", ranks=first, is_gold=True),
+        ),
+        (said("ana", "tie"), said("ben", ranks=second), said("ben", "both_bad")),
+    ]
+    tasks = [JudgedTask(f"p {i}", ("a", "b"), s, None, {}) for i, s in enumerate(compared)]
+    ranked = (said("ana", ranks=(1, 2, 3)), said("ben", ranks=(1, 3, 2)))
+    tasks.append(JudgedTask("ranked", ("a", "b", "c"), ranked, None, {}))
+    rated = (said("ana", ratings=(4.0,)), said("ben", ratings=(4.0,)))
+    tasks.append(JudgedTask("rated", ("a",), rated, None, {}))
+    with FeedbackStore.open(path) as store:
+        store.add_tasks(tasks)
+    assert main(["feedback", "agreement", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # Of 4 pairs compared and 3 ranked, labelers agree on 2 and 2.
+    assert lines[0].startswith("pairs   percent agreement               0.571 [")
+    assert lines[0].endswith("(7 with two labelers or more)")
+    assert lines[3].startswith("ratings percent agreement               1.000")
+    assert "undefined, because all judged alike" in lines[4]
