@@ -126,11 +126,7 @@ def test_agreement_by_hand(tmp_path, capsys):
     compared = [  # two agree, two do not; gold answers, skips and corrected ones do not count
         (said("ana", ranks=first), said("ben", ranks=first)),
         (said("ana", ranks=first), said("ben", ranks=second), said("cem", "skip")),
-        (
-            said("ana", ranks=second),
-            said("ben", ranks=second),
-            said("x", ranks=first, is_gold=True),
-        ),
+        (said("ana", ranks=second), said("ben", ranks=second), gold),
         (said("ana", "tie"), said("ben", ranks=second), said("ben", "both_bad")),
     ]
     tasks = [JudgedTask(f"p {i}", ("a", "b"), s, None, {}) for i, s in enumerate(compared)]
