@@ -14,6 +14,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
 from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.whole_files import written_whole
 
 
 def feedback_command(arguments: list[str]) -> int:
@@ -93,10 +94,13 @@ def _import(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
 
+    if options.file.suffix not in (".jsonl", ".json"):
+        raise DataError(f"{options.file}: JSON lines are written; name a file that ends in .jsonl.")
     num_rows = 0
     with (
         FeedbackStore.open(options.store, create=False) as store,
-        options.file.open("w", encoding="utf-8") as stream,
+        written_whole(options.file) as partial,
+        partial.open("w", encoding="utf-8") as stream,
     ):
         for task in store.judged_tasks(options.split):
             is_ours = options.format == "ours"
@@ -145,6 +149,8 @@ def _backup(options: argparse.Namespace) -> None:
     source = Path(url.database or "")
     if not source.is_file():
         raise DataError(f"{source}: there is no such feedback store.")
+    if options.file.exists():
+        raise DataError(f"{options.file}: is there already; name a file that is not.")
     with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(options.file)) as copy:
         live.backup(copy)
     _say(f"{source} is copied to {options.file}")

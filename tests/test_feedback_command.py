@@ -41,10 +41,22 @@ def test_pairs_go_in_and_come_out(tmp_path, capsys):
     assert "by kind       comparison 3\n" in shown
 
 
+def test_neither_an_export_nor_a_backup_replaces_a_store(tmp_path):
+    file, store = write_lines(tmp_path / "in.jsonl", pairs(3)), str(tmp_path / "feedback.db")
+    assert main(["feedback", "import", file, store]) == 0
+    assert main(["feedback", "import", file, str(tmp_path / "other.db")]) == 0
+    for command in ("export", "backup"):
+        for name in ("feedback.db", "other.db"):
+            assert main(["feedback", command, store, str(tmp_path / name)]) == 1
+            with FeedbackStore.open(str(tmp_path / name)) as kept:
+                assert kept.counts().judgments == 3
+
+
 def test_our_own_export_loses_nothing(tmp_path):
     chat = ({"role": "user", "content": "Hi"},)
     said = (
         Judgment("judged", (2, 1), 3, labeler="ana", id="a", side_order=(1, 0), submitted_at=5.0),
+        Judgment("tie", labeler="dan", id="d", submitted_at=0.0, duration_s=0.0),
         Judgment("both_bad", labeler="ben", id="b", comment="poor"),
         Judgment("skip", labeler="cem", id="c"),
     )

@@ -42,7 +42,11 @@ def training_row(task: JudgedTask) -> dict[str, object] | None:
 def full_row(task: JudgedTask) -> dict[str, object]:
     """Return all that the store knows of a judged task; `task_of_row` reads it."""
     judgments = [
-        {key: value for key, value in judgment._asdict().items() if value not in (None, "", False)}
+        {
+            key: value
+            for key, value in judgment._asdict().items()
+            if value is not None and value is not False and value != ""
+        }
         for judgment in task.judgments
     ]
     row: dict[str, object] = {"prompt": task.prompt, "responses": task.responses}

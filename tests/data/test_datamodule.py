@@ -247,7 +247,14 @@ def test_the_config_parser_finds_every_setting_documented(module_class):
     elif module_class is SFTDataModule:
         own |= {"learn"}
     else:
-        own |= {"subset", "subset.raters", "subset.rows", "subset.seed"}
+        own |= {
+            "aggregation",
+            "aggregation.help",
+            "subset",
+            "subset.raters",
+            "subset.rows",
+            "subset.seed",
+        }
     assert set(settings) == SHARED | own
     assert all(settings.values())
     parsed = parser.parse_object({"data": {"tokenizer": "t", "columns": {"prompt": "q"}}})
