@@ -4,6 +4,7 @@ from lit_rlhf.data import RewardDataModule
 from lit_rlhf.data.sources import open_records
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback.aggregation import BetaMean
 from tests.support.phases import judged_groups, write_rows
 from tests.support.tokenizer import save_tiny_tokenizer
 
@@ -58,6 +59,7 @@ def test_training_data_alone_is_thinned_before_the_limit(tmp_path):
         validation=path,
         subset=Subset(raters=0.67, rows=0.5, seed=3),
         limit_train=4,
+        aggregation=BetaMean(prior=0.0),
     )
     data.setup("fit")
     assert len(data.prepared("train")) == 4

@@ -12,6 +12,7 @@ from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDat
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tables import digest_tokenizer
 from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.aggregation import BetaMean
 from tests.data.word_tokenizer import BOS_TEMPLATE, word_tokenizer
 from tests.support.tokenizer import save_tiny_tokenizer
 from tests.support.two_processes import run_in_two_processes
@@ -181,6 +182,7 @@ OTHERS = {
     "bad_rows": "skip",
     "id_field": None,
     "subset": Subset(rows=0.5),
+    "aggregation": BetaMean(prior=0.0),
     "append_eos": False,
     "empty_responses": "keep",
 }

@@ -8,6 +8,7 @@ from transformers import AutoModel
 
 from lit_rlhf.data import RewardDataModule
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.models import LoRAConfig, load_reward_model, load_tokenizer
 from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
 from lit_rlhf.modules.normalizing import draw_reference_samples
@@ -30,7 +31,10 @@ def data(tmp_path, policy):
     path = write_rows(tmp_path / "groups.jsonl", judged_groups(6))
 
     def make(**settings):
-        return RewardDataModule(policy, train=path, validation=path, test=path, **settings)
+        # The oracle's shares are of the labelers there are, with no imagined ones beside them.
+        shares = BetaMean(prior=0.0)
+        files = {"train": path, "validation": path, "test": path}
+        return RewardDataModule(policy, **files, aggregation=shares, **settings)
 
     return make
 
