@@ -6,11 +6,13 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
 
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.renamed import GONE, RENAMED, new_name
 
 # What the parser says about the alternatives of a type that were not meant, and its lists.
@@ -54,11 +56,9 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         options: the dotted names of all options that there are.
         arguments: of the command line, among them `--config` files.
     """
-    if "Problems parsing config" in message and (broken := _broken_file(config_files(arguments))):
-        return broken
-    known = set(options)
+    known, files = list(options), config_files(arguments)
     for old in (name for name in (*RENAMED, *GONE) if name not in known):
-        if place := _place_of(old, config_files(arguments)):  # before what is missing without it
+        if place := _place_of(old, files):  # before what is missing without it
             return f"{place}there is no option '{old}'{new_name(old)}"
     short = short_message(message)
     if match := _UNKNOWN_ARGUMENT.search(message):
@@ -73,49 +73,59 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         )
     if match := _UNKNOWN_OPTION.search(message):
         name = (match[1] or match[2]).partition("=")[0]
-        place = _place_of(name, config_files(arguments))
-        return f"{place}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
+        return (
+            f"{_place_of(name, files)}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
+        )
     return short
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
     """Return the files that a command line names by `--config` or `-c`."""
     files = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in pairwise([*arguments, ""]):
         name, _, value = word.partition("=")
         if name in {"--config", "-c"}:
             files.append(Path(value or following))
     return [path for path in files if path.is_file()]
 
 
-def repeated_key(files: Iterable[Path]) -> str | None:
-    """Return a complaint about the first key that is twice in one mapping, or None.
+def key_lines(path: Path) -> dict[str, int]:
+    """Return the line of each key of a YAML file by its dotted name.
 
-    YAML's readers keep the last one and drop the others without a word.
-
-    Args:
-        files: that the command line names; one that is not YAML has no repeated key.
+    Raises:
+        ConfigError: it is not YAML, or a key is twice in one mapping. YAML's readers would keep the
+            last one and drop the others without a word.
     """
-    for path in files:
-        if _broken_file([path]):
-            continue
-        nodes = [yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
-        while nodes:
-            node = nodes.pop()
-            if isinstance(node, yaml.SequenceNode):
-                nodes += node.value
-            elif isinstance(node, yaml.MappingNode):
-                first: dict[str, int] = {}
-                for key, value in node.value:
-                    name, line = str(key.value), key.start_mark.line + 1
-                    if name in first:
-                        return (
-                            f"{path}:{line}: the key '{name}' is already on line {first[name]}; "
-                            "put both under one key"
-                        )
-                    first[name] = line
-                    nodes.append(value)
-    return None
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = 1 if error.problem_mark is None else error.problem_mark.line + 1
+        raise ConfigError(
+            f"{path}:{line}: is no YAML: {error.problem}; correct this line or the one above"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: is no YAML text ({error}); save it as UTF-8") from error
+    lines: dict[str, int] = {}
+    for names, line in _keys(root):
+        dotted = ".".join(names)
+        if dotted in lines:
+            raise ConfigError(
+                f"{path}:{line}: the key '{names[-1]}' is already on line {lines[dotted]}; "
+                "put both under one key"
+            )
+        lines[dotted] = line
+    return lines
+
+
+def _keys(node: yaml.Node | None, *parents: str) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from _keys(item, *parents, str(number))
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            names = (*parents, str(key.value))
+            yield names, key.start_mark.line + 1
+            yield from _keys(value, *names)
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -145,32 +155,9 @@ def _class_names() -> list[str]:
     return [name for home in homes for name in home.__all__]
 
 
-def _broken_file(files: Iterable[Path]) -> str | None:
-    for path in files:
-        try:
-            yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            line = 1 if error.problem_mark is None else error.problem_mark.line + 1
-            return f"{path}:{line}: is no YAML: {error.problem}; correct this line or the one above"
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            return f"{path}: is no YAML text ({error}); save it as UTF-8"
-    return None
-
-
-def _place_of(option: str, files: Iterable[Path]) -> str:
+def _place_of(option: str, files: Sequence[Path]) -> str:
     """Return `FILE:LINE: ` of an option in the last file that has it, or nothing."""
-    place = ""
-    for path in files:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        line = None
-        for part in option.split("."):
-            if not isinstance(node, yaml.MappingNode):
-                break
-            entry = next((pair for pair in node.value if pair[0].value == part), None)
-            if entry is None:
-                line = None
-                break
-            line, node = entry[0].start_mark.line + 1, entry[1]
-        if line is not None:
-            place = f"{path}:{line}: "
-    return place
+    for path in reversed(files):
+        if line := key_lines(path).get(option):
+            return f"{path}:{line}: "
+    return ""

@@ -25,7 +25,7 @@ from lit_rlhf.callbacks import (
     OveroptimizationMonitor,
     SelfChecks,
 )
-from lit_rlhf.config_messages import config_files, explain, repeated_key, short_message
+from lit_rlhf.config_messages import config_files, explain, key_lines, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
@@ -122,6 +122,14 @@ class PhaseCLI(LightningCLI):
         program: str = "lit-rlhf",
     ) -> None:
         self._source_option = module_class.source_option
+        self._parsers: list[LightningArgumentParser] = []  # of the commands
+        of_ppo = {"kl": KLControl, "monitor": OveroptimizationMonitor}
+        self._groups: dict[str, type[Callback]] = {
+            "self_checks": SelfChecks,
+            **(of_ppo if module_class is PPOModule else {}),
+            "save_model": ModelFolder,
+            "last_checkpoint": LastCheckpoint,
+        }
         # The arguments are handed over apart from sys.argv, which the launcher of further
         # processes (ddp) runs again as it is.
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
@@ -156,14 +164,17 @@ class PhaseCLI(LightningCLI):
             ConfigError: an option is unknown, is twice in a file or has the wrong type.
         """
         args = name_shipped_files(args)
-        if repeated := repeated_key(config_files(args)):
-            raise ConfigError(repeated)
+        for path in config_files(args):
+            key_lines(path)  # refuses a key that is there twice
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            parsers = self._subcommand_parsers.values()
-            options = {action.dest for parser in parsers for action in parser._actions}
-            raise ConfigError(explain(str(error), sorted(options), args)) from error
+            raise ConfigError(explain(str(error), self.options(), args)) from error
+
+    def options(self) -> list[str]:
+        """Return the dotted names of all options of the commands."""
+        defaults = [parser.get_defaults() for parser in self._parsers]
+        return sorted({name for one in defaults for name in one.keys(branches=True)})
 
     def before_instantiate_classes(self) -> None:
         """Refuse a checkpoint to resume from that is not there, before models are loaded.
@@ -218,37 +229,38 @@ class PhaseCLI(LightningCLI):
 
         Without what it resumes from: a run that was stopped has the lineage of one that was not.
         """
-        assert self.subcommand is not None
-        parser = self._parser(self.subcommand)
-        text = parser.dump(self.config[self.subcommand], skip_none=False)
-        settings: dict[str, Any] = redact_all(yaml.safe_load(text))
+        text = self.parser.dump(self.config, skip_none=False)
+        settings: dict[str, Any] = redact_all(yaml.safe_load(text)[self.subcommand])
         settings.pop("ckpt_path", None)
         return settings
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model; let every run check itself and be able to go on."""
+        self._parsers.append(parser)
         parser.link_arguments(f"model.{self._source_option}", "data.tokenizer")
-        parser.add_lightning_class_args(SelfChecks, "self_checks")
-        if self.model_class is PPOModule:
-            parser.add_lightning_class_args(KLControl, "kl")
-            parser.add_lightning_class_args(OveroptimizationMonitor, "monitor")
-        parser.add_lightning_class_args(ModelFolder, "save_model")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        for name, group in self._groups.items():
+            parser.add_class_arguments(group, name, fail_untyped=False, sub_configs=True)
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the Trainer, with the callbacks that every run of the phase has.
+
+        Raises:
+            ConfigError: one of them is listed among `trainer.callbacks` as well.
+        """
+        config = self.config_init[self.subcommand]
+        callbacks = config["trainer"]["callbacks"] or []
+        callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.
-        if config.get("enable_checkpointing") is False:
-            kept = (LastCheckpoint, ModelFolder)
-            callbacks = [one for one in callbacks if not isinstance(one, kept)]
-        listed = config.get("callbacks") or []
-        listed = listed if isinstance(listed, list) else [listed]
-        for group in callbacks:
-            if any(type(one) is type(group) for one in listed):
+        keeps_nothing = config["trainer"]["enable_checkpointing"] is False
+        for name, group in self._groups.items():
+            if any(type(one) is group for one in callbacks):
                 raise ConfigError(
-                    f"trainer.callbacks: {type(group).__name__} is there without being listed: "
+                    f"trainer.callbacks: {group.__name__} is there without being listed: "
                     "take it out, and set its options by their group (--help lists them)"
                 )
-        trainer: Trainer = super()._instantiate_trainer(config, callbacks)
+            if not (keeps_nothing and group in (LastCheckpoint, ModelFolder)):
+                callbacks.append(config[name])
+        trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return trainer
 
     def _parse_ckpt_path(self) -> None:
@@ -259,6 +271,9 @@ class RedactedConfig(SaveConfigCallback):
     """Saves the run's configuration as Lightning does, without passwords and keys."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write nothing yet: a run that is refused leaves the file of an earlier one."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write `config.yaml` into the run's folder."""
         if self.already_saved:
             return
@@ -271,3 +286,5 @@ class RedactedConfig(SaveConfigCallback):
             with files.open(f"{folder}/{self.config_filename}", "w", encoding="utf-8") as file:
                 file.write(redact(text))
         self.already_saved = True
+
+    on_validation_start = on_test_start = on_fit_start

@@ -34,6 +34,7 @@ def failing(workplace, capsys, *words):
     ("words", "named"),
     [
         ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate", "did you mean"]),
+        (("sft",), ["fit,validate,test"]),
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),
@@ -71,3 +72,12 @@ def test_a_policy_is_no_reward_model(workplace, capsys):
     fast = f"--config={CONFIGS / 'debug' / 'fast.yaml'}"
     message = failing(workplace, capsys, *PPO, fast, *SIZES["ppo"], policy)
     assert "runs/sft/model" in message
+
+
+def test_a_run_that_would_replace_its_own_origin_leaves_all_as_it_was(workplace, capsys):
+    saved = workplace.folder / "runs/sft/config.yaml"
+    before = saved.read_text()
+    own = ("--model.policy=runs/sft/model", *SIZES["sft"])
+    message = failing(workplace, capsys, *SFT, *CPU, *own)
+    assert "is in the folder of this run" in message
+    assert saved.read_text() == before

@@ -53,7 +53,7 @@ class ParserOnly(PhaseCLI):
 
     @property
     def fit_parser(self):
-        return self._subcommand_parsers["fit"]
+        return self._parsers[0]
 
 
 class ParsedError(Exception):
