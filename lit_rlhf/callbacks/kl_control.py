@@ -9,10 +9,8 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
-
-_OLD_NAME = "AdaptiveKLCallback"
 
 
 @runtime_checkable
@@ -137,21 +135,6 @@ class KLControl(Callback):
         """Continue from a saved state."""
         self.state = KLState(state_dict["coefficient"], state_dict["num_updates"])
         self._target_factor = state_dict["target_factor"]
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Refuse a checkpoint whose coefficient would be lost.
-
-        Raises:
-            CheckpointError: it is of a version with another name for this class.
-        """
-        if _OLD_NAME in checkpoint.get("callbacks", {}):
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint keeps its KL coefficient under {_OLD_NAME}, which is "
-                "called KLControl now: finish the run with the version that began it, or start "
-                "again without --ckpt_path"
-            )
 
     @property
     def _tightened(self) -> KLController:

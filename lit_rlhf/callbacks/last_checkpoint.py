@@ -22,6 +22,7 @@ from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger
 from lit_rlhf.callbacks.preemption import SignalWatch
 from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, Preempted
+from lit_rlhf.ranges import require
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -48,12 +49,8 @@ class LastCheckpoint(ModelCheckpoint):
         dirpath: str | None = None,
     ) -> None:
         super().__init__(dirpath, save_top_k=0)  # nothing by Lightning's own rules
-        for name, value in [
-            ("every_n_minutes", every_n_minutes),
-            ("every_n_batches", every_n_batches),
-        ]:
-            if value is not None and value <= 0:
-                raise ConfigError(f"last_checkpoint.{name} is {value}; expected more than 0")
+        require("last_checkpoint.every_n_minutes", every_n_minutes, above=0, is_optional=True)
+        require("last_checkpoint.every_n_batches", every_n_batches, least=1, is_optional=True)
         self.every_n_minutes = every_n_minutes
         self.every_n_batches = every_n_batches
         self._watch = SignalWatch()

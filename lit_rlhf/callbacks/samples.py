@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_rlhf.callbacks.csv_logger import append_whole
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.ranges import require
 from lit_rlhf.whole_files import written_whole
 
 TABLE_KEY = "val/samples"
@@ -44,17 +45,14 @@ class SampleTableCallback(Callback):
         num_samples: rows of the table, at least 1.
         every_n_validations: write after every n-th validation, at least 1; the check before
             training (`num_sanity_val_steps`) does not count.
+
+    Raises:
+        ConfigError: a number is out of range.
     """
 
     def __init__(self, num_samples: int = 8, every_n_validations: int = 1) -> None:
-        for name, value in [
-            ("num_samples", num_samples),
-            ("every_n_validations", every_n_validations),
-        ]:
-            if value < 1:
-                raise ConfigError(
-                    f"callbacks: SampleTableCallback.{name} is {value}; expected >= 1"
-                )
+        require("SampleTableCallback.num_samples", num_samples, least=1)
+        require("SampleTableCallback.every_n_validations", every_n_validations, least=1)
         self.num_samples = num_samples
         self.every_n_validations = every_n_validations
         self.num_validations = 0

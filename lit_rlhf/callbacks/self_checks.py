@@ -16,7 +16,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_rlhf.callbacks.ranks import any_rank
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import TrainingError
+from lit_rlhf.ranges import require
 
 # If the samples are the policy's own, the KL summed over the responses of an iteration is below
 # minus this many nats with probability exp(-20.7) = 1e-9 at most, whatever the models: the mean of
@@ -77,14 +78,8 @@ class SelfChecks(Callback):
         max_truncated_share: float = 0.9,
         max_gradient_growth: float = 100.0,
     ) -> None:
-        if not 0 < max_truncated_share <= 1:
-            raise ConfigError(
-                f"self_checks.max_truncated_share must be in (0, 1], got {max_truncated_share}"
-            )
-        if not max_gradient_growth > 1:
-            raise ConfigError(
-                f"self_checks.max_gradient_growth must be above 1, got {max_gradient_growth}"
-            )
+        require("self_checks.max_truncated_share", max_truncated_share, above=0, most=1)
+        require("self_checks.max_gradient_growth", max_gradient_growth, above=1)
         self.enabled = enabled
         self.max_truncated_share = max_truncated_share
         self.max_gradient_growth = max_gradient_growth

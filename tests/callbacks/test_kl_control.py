@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_rlhf.callbacks import KLControl
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL
 from tests.support.reporting import quiet_trainer
 
@@ -119,15 +119,3 @@ def test_a_module_without_the_coefficient_is_refused(tmp_path):
 def test_a_step_without_kl_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"`kl` and `num_episodes`.*Silent.training_step"):
         trainer(tmp_path, KLControl()).fit(Silent([1.0]))
-
-
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_a_checkpoint_of_the_old_name_is_refused(tmp_path):
-    first = trainer(tmp_path, KLControl())
-    first.fit(Penalised([1.0]))
-    first.save_checkpoint(path := tmp_path / "old.ckpt")
-    saved = torch.load(path, weights_only=True)
-    saved["callbacks"] = {"AdaptiveKLCallback": saved["callbacks"]["KLControl"]}
-    torch.save(saved, path)
-    with pytest.raises(CheckpointError, match="AdaptiveKLCallback, which is called KLControl now"):
-        trainer(tmp_path, KLControl(), max_epochs=2).fit(Penalised([1.0]), ckpt_path=path)

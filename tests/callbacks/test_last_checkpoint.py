@@ -73,7 +73,7 @@ def test_a_fast_run_of_a_developer_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every_n_minutes": 0}, "last_checkpoint.every_n_minutes is 0; expected more than 0"),
+        ({"every_n_minutes": 0}, "last_checkpoint.every_n_minutes is 0; it must be above 0"),
         ({"every_n_batches": -1}, "last_checkpoint.every_n_batches is -1"),
     ],
 )

@@ -56,7 +56,7 @@ def test_a_module_without_samples_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["num_samples", "every_n_validations"])
 def test_nothing_to_show_is_refused(name):
-    with pytest.raises(ConfigError, match=f"{name} is 0; expected >= 1"):
+    with pytest.raises(ConfigError, match=f"{name} is 0; it must be at least 1"):
         SampleTableCallback(**{name: 0})
 
 
