@@ -32,7 +32,6 @@ from lit_rlhf.models.handover import resolve_source
 Lineage = dict[str, Any]
 
 LINEAGE_FILE = "lineage.json"
-_KEYS = {"phase", "data", "origins", "config", "versions"}
 _PACKAGES = ("torch", "lightning", "transformers", "peft")
 _MODEL_SUFFIXES = (".safetensors", ".bin", ".json", ".jinja")
 _SHORT_DIGEST = 12
@@ -85,7 +84,7 @@ def describe_origin(source: str) -> dict[str, Any]:
             for role, origin in lineage["origins"].items()
         }
         lineage = {**lineage, "origins": further}
-        del lineage["config"]
+        lineage.pop("config", None)
     return {"source": source, "sha256": _digest_folder(Path(path)), "lineage": lineage}
 
 
@@ -100,15 +99,11 @@ def read_lineage(folder: str) -> Lineage | None:
         return None
     try:
         lineage: Lineage = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not readable as JSON ({error})") from error
-    entries = (
-        [*lineage["data"].values(), *lineage["origins"].values()] if _has_keys(lineage) else [0]
-    )
-    if not all(isinstance(entry, dict) and "source" in entry for entry in entries):
+        list(render_lineage(lineage))  # reads all that is read of it anywhere
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{file}: not a lineage of lit_rlhf; remove the file to go on without"
-        )
+            f"{file}: not a lineage of lit_rlhf ({error}); remove the file to go on without"
+        ) from error
     return lineage
 
 
@@ -146,14 +141,6 @@ def render_lineage(lineage: Lineage | None, depth: int = 0) -> Iterator[str]:
         yield f"{indent}  from {role}: {origin['source']}, {name} {digest[:_SHORT_DIGEST]}"
         if origin.get("lineage") is not None:
             yield from render_lineage(origin["lineage"], depth + 2)
-
-
-def _has_keys(lineage: object) -> bool:
-    return (
-        isinstance(lineage, dict)
-        and lineage.keys() >= _KEYS
-        and all(isinstance(lineage[key], dict) for key in ("data", "origins", "versions"))
-    )
 
 
 def _digest_folder(folder: Path) -> str:

@@ -88,6 +88,12 @@ class RewardModule(PhaseModule):
         assert self.reward_model is not None
         return self.reward_model
 
+    @property
+    def origins(self) -> dict[str, str]:
+        """The backbone, and the policy that draws the normaliser's samples."""
+        policy = self.normalizer.policy if self.normalizer is not None else None
+        return super().origins | ({} if policy is None else {"normalizer": policy})
+
     def configure_model(self) -> None:
         """Load the backbone and give it a fresh head."""
         if self.reward_model is None:

@@ -74,7 +74,7 @@ def test_models_without_a_lineage(tmp_path, base):
 )  # fmt: skip
 def test_a_file_that_is_no_lineage_is_refused(content, base):
     (base / LINEAGE_FILE).write_text(content)
-    with pytest.raises(CheckpointError, match=r"lineage\.json: not (readable|a lineage)"):
+    with pytest.raises(CheckpointError, match=r"lineage\.json: not a lineage of lit_rlhf"):
         read_lineage(str(base))
 
 

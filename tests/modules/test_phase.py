@@ -12,7 +12,7 @@ from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
 from lit_rlhf.models.lineage import describe_origin, read_lineage
-from lit_rlhf.modules import DPOModule, OptimizerConfig, RewardModule, SFTModule
+from lit_rlhf.modules import DPOModule, NormalizerConfig, OptimizerConfig, RewardModule, SFTModule
 from tests.support.phase_runs import build
 from tests.support.phases import (
     Recorder,
@@ -67,6 +67,12 @@ def test_the_lineage_of_the_origin_travels_along(tmp_path, policy, data):
     origin = made["origins"]["backbone"]
     assert origin["sha256"] == describe_origin(folder)["sha256"]
     assert origin["lineage"]["data"] == first["data"]
+
+
+def test_the_policy_of_the_normaliser_is_an_origin(policy):
+    normalizer = NormalizerConfig("prompts.jsonl", policy=policy)
+    origins = RewardModule("a/backbone", normalizer=normalizer).origins
+    assert origins == {"backbone": "a/backbone", "normalizer": policy}
 
 
 def test_a_folder_is_opened_once_at_the_start_of_a_phase(tmp_path, policy, data, monkeypatch):
