@@ -6,10 +6,9 @@ from lit_rlhf.models.handover import (
     load_reward_model,
     load_tokenizer,
     load_trunk,
-    save_policy,
-    save_reward_model,
 )
 from lit_rlhf.models.policy import PolicyModel, TokenScores
+from lit_rlhf.models.saving import save_policy, save_reward_model
 from lit_rlhf.models.scalar_head import ScalarHead, ScalarModel
 
 __all__ = [

@@ -8,10 +8,7 @@ writes: adapters, and the name of the model under them. A hub name is read like 
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +22,8 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -43,21 +38,17 @@ from transformers import (
 from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
-from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.whole_files import written_whole
 
 # What a run leaves in its folder: the model it ends with, and the best at a validation.
 MODEL_FOLDER = "model"
 BEST_FOLDER = "best"
 NORMALIZER_KEY = "lit_rlhf_normalizer"
+CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
+HEAD = "score"  # transformers' name of the classifiers' linear layer
 ModelKind = Literal["policy", "reward"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_ADAPTED = "base_model.model."  # peft's prefix of every name
-_CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
-_HEAD = "score"  # transformers' name of the classifiers' linear layer
 
 
 def resolve_source(source: str) -> str:
@@ -98,7 +89,7 @@ def check_kind(source: str, kind: ModelKind) -> None:
     """
     path = resolve_source(source)
     if is_adapter(path):
-        is_reward = _adapter_config(path).task_type == _CLASSIFICATION
+        is_reward = _adapter_config(path).task_type == CLASSIFICATION
         found = "an adapter"
     else:
         names = _read_config(path).architectures or []
@@ -108,9 +99,6 @@ def check_kind(source: str, kind: ModelKind) -> None:
         raise CheckpointError(f"{source}: a policy is needed here, but this is a reward model")
     if not is_reward and kind == "reward":
         raise CheckpointError(f"{source}: a reward model is needed here, but this is {found}")
-
-
-# Loading -------------------------------------------------------------------------------------
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -184,7 +172,7 @@ def load_causal_lm(source: str) -> PreTrainedModel:
     path = resolve_source(source)
     check_kind(source, "policy")
     if is_adapter(path):
-        return _merge(_load_adapter(load_causal_lm(_base_of(path)), path))
+        return merge_adapters(_load_adapter(load_causal_lm(_base_of(path)), path))
     return _from_pretrained(AutoModelForCausalLM, path, _read_config(path))
 
 
@@ -211,21 +199,21 @@ def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
         base = _base_of(path)
         config = _read_config(base)
         config.num_labels = 1
-        is_saved = _HEAD in (_adapter_config(path).modules_to_save or [])
-        without = {f"{_HEAD}.weight", f"{_HEAD}.bias"} if is_saved else set()
+        is_saved = HEAD in (_adapter_config(path).modules_to_save or [])
+        without = {f"{HEAD}.weight", f"{HEAD}.bias"} if is_saved else set()
         plain = _from_pretrained(AutoModelForSequenceClassification, base, config, without=without)
         adapted = _load_adapter(plain, path)
-        model = _merge(adapted) if merge else adapted.get_base_model()
+        model = merge_adapters(adapted) if merge else adapted.get_base_model()
     else:
         config = _read_config(path)
         if config.num_labels != 1:
             raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
         model = _from_pretrained(AutoModelForSequenceClassification, path, config)
-    head = getattr(model, _HEAD, None)
+    head = getattr(model, HEAD, None)
     if isinstance(head, ModulesToSaveWrapper):
         head = head.modules_to_save[head.active_adapters[0]]
     if not isinstance(head, nn.Linear):
-        raise CheckpointError(f"{path}: {config.model_type} has no linear head named '{_HEAD}'")
+        raise CheckpointError(f"{path}: {config.model_type} has no linear head named '{HEAD}'")
     trunk = model.base_model
     assert isinstance(trunk, nn.Module)
     scalar = ScalarModel(trunk, bias=head.bias is not None)
@@ -316,13 +304,23 @@ def _load_adapter(model: PreTrainedModel, path: str) -> PeftModel:
         weights = load_peft_weights(path, device="cpu")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path}: its adapters cannot be read ({error})") from error
-    return _adapt(model, _adapter_config(path), weights, path)
+    return adapt(model, _adapter_config(path), weights, path)
 
 
-def _adapt(
+def adapt(
     model: PreTrainedModel, config: LoraConfig, weights: dict[str, Tensor], path: str
 ) -> PeftModel:
-    """Put adapters with these weights on a model."""
+    """Put adapters with these weights on a model.
+
+    Args:
+        model: changed in place.
+        config: of the adapters.
+        weights: by the names that peft writes them under.
+        path: where they are from, for messages.
+
+    Raises:
+        CheckpointError: they do not fit the model.
+    """
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:  # modules that the model does not have
@@ -342,195 +340,10 @@ def _adapt(
     return adapted
 
 
-def _merge(adapted: PeftModel) -> PreTrainedModel:
+def merge_adapters(adapted: PeftModel) -> PreTrainedModel:
+    """Add adapters to the weights under them, all of which may train from then on."""
     merged = adapted.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
     # peft froze the base for the adapters' training; the next phase may train all of it.
     merged.requires_grad_(True)
     return merged
-
-
-# Saving --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write a model to, which then takes the place of `folder`.
-
-    Raises:
-        CheckpointError: the disk is full or cannot be written to; an older folder is kept.
-    """
-    try:
-        with written_whole(folder) as partial:
-            partial.mkdir()
-            yield partial
-    except (OSError, SafetensorError) as error:
-        kept = "; the older one is kept" if folder.exists() else ""
-        raise CheckpointError(
-            f"{folder}: the model could not be written ({error}){kept}"
-        ) from error
-
-
-def save_policy(
-    policy: PolicyModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    base: str,
-    merge: bool = False,
-    weights: dict[str, Tensor] | None = None,
-) -> None:
-    """Write a policy as a folder that `AutoModelForCausalLM.from_pretrained` loads.
-
-    Args:
-        policy: its value head, if any, stays behind.
-        tokenizer: written with it.
-        folder: exists, and is empty.
-        base: the model under the adapters.
-        merge: write adapters merged into `base`; False writes the folder that peft does. Where
-            `base` is a folder of adapters itself they are merged in any case: no folder holds
-            the weights under the new ones.
-        weights: of the model by their names, where they are not its own (gathered shards).
-    """
-    model: nn.Module = policy.model
-    weights = _part(weights or policy.state_dict(), "model.")
-    tokenizer.save_pretrained(folder)
-    if not isinstance(model, PeftModel):
-        assert isinstance(model, PreTrainedModel)
-        model.save_pretrained(folder, state_dict=weights)
-        return
-    config, adapter = _adapter_of(model, weights)
-    if merge or is_adapter(base):
-        # The weights under the adapters may be rounded in the run; those of the folder are not.
-        _merge(_adapt(load_causal_lm(base), config, adapter, base)).save_pretrained(folder)
-        return
-    config.task_type = "CAUSAL_LM"
-    _write_adapter(config, adapter, folder, base)
-
-
-def save_reward_model(
-    model: ScalarModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    *,
-    base: str,
-    merge: bool = False,
-    weights: dict[str, Tensor] | None = None,
-) -> None:
-    """Write a reward model as `AutoModelForSequenceClassification.from_pretrained` loads it.
-
-    The arguments are those of `save_policy`.
-
-    Raises:
-        CheckpointError: see `as_classifier`.
-    """
-    weights = weights or model.state_dict()
-    classifier, tokenizer = as_classifier(model, tokenizer)
-    tokenizer.save_pretrained(folder)
-    trunk, head = _part(weights, "backbone."), _part(weights, "head.linear.", f"{_HEAD}.")
-    moments = {name: float(weights[name]) for name in ("mean", "deviation")}
-    setattr(classifier.config, NORMALIZER_KEY, moments)
-    own_name = f"{classifier.base_model_prefix}."
-    if isinstance(model.backbone, PeftModel):
-        config, adapter = _adapter_of(model.backbone, trunk)
-        if not merge and not is_adapter(base):
-            targets = model.backbone.get_base_model().named_modules()
-            config.target_modules = [
-                own_name + name for name, module in targets if isinstance(module, BaseTunerLayer)
-            ]
-            config.task_type, config.modules_to_save = _CLASSIFICATION, [_HEAD]
-            adapter = _part(adapter, _ADAPTED, _ADAPTED + own_name) | _part(head, "", _ADAPTED)
-            classifier.config.architectures = [type(classifier).__name__]
-            classifier.config.save_pretrained(folder)
-            _write_adapter(config, adapter, folder, base)
-            return
-        trunk = _merge(_adapt(load_trunk(base), config, adapter, base)).state_dict()
-        nn.Module.to(classifier, torch.float32)
-    classifier.save_pretrained(folder, state_dict=_part(trunk, "", own_name) | head)
-
-
-def as_classifier(
-    model: ScalarModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return the classifier that a reward model becomes, without weights, and its tokenizer.
-
-    Call it before training: what cannot be saved need not be trained.
-
-    Raises:
-        CheckpointError: the architecture has no classifier with a linear head, or the tokenizer
-            has no token to pad with.
-    """
-    config = copy.deepcopy(model.transformers_config)
-    tokenizer = copy.deepcopy(tokenizer)
-    config.num_labels = 1
-    # transformers reads the score at the last token that is not pad: were pad the EOS that closes
-    # a response, it would read one token too early.
-    config.pad_token_id = _pad_apart_from_eos(tokenizer)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    # Learned positions (GPT-2) count from the row's first column, padding or not.
-    tokenizer.padding_side = "right"
-    try:
-        with torch.device("meta"):
-            classifier = AutoModelForSequenceClassification.from_config(config)
-    except ValueError as error:
-        raise CheckpointError(f"transformers has no classifier of {config.model_type}") from error
-    if not isinstance(getattr(classifier, _HEAD, None), nn.Linear):
-        raise CheckpointError(f"{config.model_type} has no classifier with a head named '{_HEAD}'")
-    # On meta: this sets what the configuration says of the weights.
-    nn.Module.to(classifier, next(model.backbone.parameters()).dtype)
-    return classifier, tokenizer
-
-
-def _pad_apart_from_eos(tokenizer: PreTrainedTokenizerBase) -> int:
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return int(tokenizer.pad_token_id)
-    for token_id in (tokenizer.unk_token_id, *tokenizer.all_special_ids):
-        if token_id is not None and token_id != tokenizer.eos_token_id:
-            return int(token_id)
-    raise CheckpointError(
-        "the tokenizer has no special token besides EOS that could be the pad token; "
-        "add one (tokenizer.add_special_tokens) before training"
-    )
-
-
-def _part(weights: Mapping[str, Tensor], prefix: str, other: str = "") -> dict[str, Tensor]:
-    """Return the weights whose names begin with a prefix, with another one in its place."""
-    return {
-        other + name[len(prefix) :]: own for name, own in weights.items() if name.startswith(prefix)
-    }
-
-
-def _adapter_of(
-    model: PeftModel, weights: dict[str, Tensor]
-) -> tuple[LoraConfig, dict[str, Tensor]]:
-    config = copy.deepcopy(model.peft_config[model.active_adapter])
-    assert isinstance(config, LoraConfig)
-    adapter = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    return config, adapter
-
-
-def _write_adapter(config: LoraConfig, adapter: dict[str, Tensor], folder: Path, base: str) -> None:
-    path = Path(resolve_source(base))
-    # Absolute, so that the folder can be read from elsewhere.
-    config.base_model_name_or_path = str(path.absolute()) if path.is_dir() else base
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    tensors = {name: own.detach().cpu().contiguous() for name, own in adapter.items()}
-    save_file(tensors, folder / _ADAPTER_WEIGHTS, metadata={"format": "pt"})
-
-
-def load_saved_weights(policy: PolicyModel, folder: Path) -> None:
-    """Put the weights of a folder that `save_policy` wrote back into the policy.
-
-    Args:
-        policy: changed in place.
-        folder: of the same model, adapters not merged.
-
-    Raises:
-        CheckpointError: the folder is not there or holds something else.
-    """
-    model: nn.Module = policy.model
-    if isinstance(model, PeftModel):
-        set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-    else:
-        model.load_state_dict(load_causal_lm(str(folder)).state_dict())

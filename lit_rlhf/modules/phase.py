@@ -23,16 +23,15 @@ from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
-from lit_rlhf.models.handover import (
+from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
+from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.saving import (
     load_saved_weights,
-    load_tokenizer,
     new_folder,
-    require_fitting_tokenizer,
     save_policy,
     save_reward_model,
 )
-from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
-from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
-from lit_rlhf.models.handover import as_classifier
 from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.saving import as_classifier
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reward_model
 from lit_rlhf.modules.metrics import CalibrationError, NamedMeans, agreement, decided_weight

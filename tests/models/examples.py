@@ -12,8 +12,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.models import PolicyModel, ScalarModel, handover, load_tokenizer
-from lit_rlhf.models.handover import new_folder
+from lit_rlhf.models import PolicyModel, ScalarModel, load_tokenizer, saving
+from lit_rlhf.models.saving import new_folder
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
 from tests.support.tokenizer import save_tiny_tokenizer
 
@@ -105,14 +105,14 @@ def write_policy(folder: Path, policy: PolicyModel, base: Path, **options) -> Pa
     """Write what `PhaseModule.save_pretrained` leaves of SFT, DPO or PPO."""
     tokenizer = load_tokenizer(str(base))
     with new_folder(folder) as partial:
-        handover.save_policy(policy, tokenizer, partial, base=str(base), **options)
+        saving.save_policy(policy, tokenizer, partial, base=str(base), **options)
     return folder
 
 
 def write_reward_model(folder: Path, model: ScalarModel, base: Path, **options) -> Path:
     """Write what `PhaseModule.save_pretrained` leaves of reward modelling."""
     with new_folder(folder) as partial:
-        handover.save_reward_model(
+        saving.save_reward_model(
             model, load_tokenizer(str(base)), partial, base=str(base), **options
         )
     return folder

@@ -32,10 +32,9 @@ from lit_rlhf.models import (
 from lit_rlhf.models.handover import (
     check_kind,
     context_length,
-    load_saved_weights,
-    new_folder,
     resolve_source,
 )
+from lit_rlhf.models.saving import load_saved_weights, new_folder
 from tests.models.examples import (
     ARCHITECTURES,
     lively_model,
