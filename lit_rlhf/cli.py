@@ -9,11 +9,13 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
+from lit_rlhf.extras import require_extra
 from lit_rlhf.markdown import visible
+from lit_rlhf.redaction import redact
 
 _HELP = """\
 usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
@@ -37,6 +39,7 @@ commands
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
 """
 PHASES = ("sft", "reward", "ppo", "dpo")
+COMMANDS = ("demo", "evaluate", "feedback", "chat", "data", "lineage")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,27 +53,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plus the number of a signal, with a checkpoint saved (143 for SIGTERM).
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "demo": _demo,
-        "evaluate": _evaluate,
-        "chat": _chat,
-        "feedback": _feedback,
-        "data": _data,
-        "lineage": _lineage,
-    }
     if not words or words[0] in ("-h", "--help", "--version"):
         sys.stdout.write(f"lit-rlhf {__version__}\n" if "--version" in words[:1] else _HELP)
         return 0
     name, rest = words[0], words[1:]
-    if name not in commands and name not in PHASES:
-        known = ", ".join((*PHASES, *commands))
-        sys.stderr.write(f"lit-rlhf: error: no phase or command '{name}'; there are: {known}\n")
+    known = (*PHASES, *COMMANDS)
+    if name not in known:
+        sys.stderr.write(
+            f"lit-rlhf: error: no phase or command '{name}'; there are: {', '.join(known)}\n"
+        )
         return 2
     try:
-        if name in PHASES:
-            _phase(name, rest)
-            return 0
-        return commands[name](rest)
+        return _run(name, rest)
     except Preempted as preempted:
         if preempted.code:
             sys.stderr.write(f"lit-rlhf: {preempted.message}\n")
@@ -78,49 +72,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LitRLHFError as error:
         if os.environ.get("LIT_RLHF_TRACEBACK"):
             raise
-        from lit_rlhf.redaction import redact  # noqa: PLC0415 - for errors alone
-
         sys.stderr.write(f"lit-rlhf: error: {redact(str(error))}\n")
         return 1
 
 
-def _phase(phase: str, arguments: list[str]) -> None:
-    from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports
+def _run(name: str, arguments: list[str]) -> int:
+    if name in PHASES:
+        from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports, as below
 
-    run_phase(phase, arguments)
+        run_phase(name, arguments)
+        return 0
+    if name == "demo":
+        require_extra("demo", "lit-rlhf demo")
+        from lit_rlhf.demo.command import demo_command  # noqa: PLC0415
 
+        return demo_command(arguments)
+    if name == "evaluate":
+        from lit_rlhf.evaluation.command import evaluate_command  # noqa: PLC0415
 
-def _demo(arguments: list[str]) -> int:
-    from lit_rlhf.extras import require_extra  # noqa: PLC0415
+        return evaluate_command(arguments)
+    if name == "chat":
+        from lit_rlhf.chat import chat_command  # noqa: PLC0415
 
-    require_extra("demo", "lit-rlhf demo")
-    from lit_rlhf.demo.command import demo_command  # noqa: PLC0415 - seconds of imports
+        return chat_command(arguments)
+    if name == "data":
+        from lit_rlhf.data.show import data_command  # noqa: PLC0415
 
-    return demo_command(arguments)
+        return data_command(arguments)
+    if name == "feedback":
+        from lit_rlhf.feedback_command import feedback_command  # noqa: PLC0415
 
-
-def _evaluate(arguments: list[str]) -> int:
-    from lit_rlhf.evaluation.command import evaluate_command  # noqa: PLC0415 - as above
-
-    return evaluate_command(arguments)
-
-
-def _feedback(arguments: list[str]) -> int:
-    from lit_rlhf.feedback_command import feedback_command  # noqa: PLC0415 - optional packages
-
-    return feedback_command(arguments)
-
-
-def _chat(arguments: list[str]) -> int:
-    from lit_rlhf.chat import chat_command  # noqa: PLC0415 - seconds of imports
-
-    return chat_command(arguments)
-
-
-def _data(arguments: list[str]) -> int:
-    from lit_rlhf.data.show import data_command  # noqa: PLC0415 - seconds of imports
-
-    return data_command(arguments)
+        return feedback_command(arguments)
+    return _lineage(arguments)
 
 
 def _lineage(arguments: list[str]) -> int:

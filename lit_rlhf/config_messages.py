@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _UNKNOWN_ARGUMENT = re.compile(
 _UNKNOWN_CLASS = re.compile(
     r"Expected a dot import path string: (\w+)|module '[\w.]+' has no attribute '(\w+)'"
 )
+_LEAST_LIKENESS = 0.75  # of a name that may have been meant; 1 is the same
 # Where classes that YAML names are at home.
 _HOMES = ("objectives", "rewards", "rollout", "callbacks", "modules")
 
@@ -129,20 +130,17 @@ def _keys(node: yaml.Node | None, *parents: str) -> Iterator[tuple[tuple[str, ..
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Suggest the nearest known name, by all of it or else by its last part."""
-    known = [option for option in known if option]
-    if close := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
-        return f"; did you mean '{close[0]}'?"
-    group, _, last = name.rpartition(".")
-    siblings = {
-        option.rpartition(".")[2]: option for option in known if option.rpartition(".")[0] == group
-    }
-    if close := difflib.get_close_matches(last, siblings, n=1, cutoff=0.6):
-        return f"; did you mean '{siblings[close[0]]}'?"
-    lasts = {option.rpartition(".")[2]: option for option in known}
-    if close := difflib.get_close_matches(last, lasts, n=1, cutoff=0.8):
-        return f"; did you mean '{lasts[close[0]]}'?"
-    return "; --help lists what there is"
+    """Suggest the nearest known name, by all of it or by its last part."""
+
+    def likeness(option: str) -> tuple[float, float]:
+        whole = SequenceMatcher(None, name, option).ratio()
+        end, other = name.rpartition(".")[2], option.rpartition(".")[2]
+        return max(whole, SequenceMatcher(None, end, other).ratio()), whole
+
+    nearest = max(known, key=likeness, default="")
+    if likeness(nearest)[0] < _LEAST_LIKENESS:
+        return "; --help lists what there is"
+    return f"; did you mean '{nearest}'?"
 
 
 def _parameters_of(class_path: str) -> list[str]:

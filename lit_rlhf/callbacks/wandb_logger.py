@@ -62,7 +62,10 @@ class WandbAutoLogger(WandbLogger):
             mode=mode,
             settings={"x_disable_meta": True} if has_secret else None,
         )
-        rank_zero_info(_announcement(mode, project, Path(save_dir) / "wandb"))
+        rank_zero_info(f"Weights & Biases: {mode}, project {project}")
+        if mode == "offline":
+            runs = Path(save_dir) / "wandb" / "offline-run-*"
+            rank_zero_info(f"send the run later with `wandb sync {runs}`")
 
 
 def run_mode() -> Mode:
@@ -75,17 +78,6 @@ def run_mode() -> Mode:
     names = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
     has_key = any(map(os.environ.get, names)) or _has_settings_key() or _has_netrc_entry()
     return "online" if has_key else "offline"
-
-
-def _announcement(mode: Mode, project: str, folder: Path) -> str:
-    if mode == "online":
-        return f"Weights & Biases: online, project {project}"
-    if mode == "disabled":
-        return "Weights & Biases: disabled by WANDB_MODE, nothing is logged"
-    return (
-        f"Weights & Biases: offline (no API key, or WANDB_MODE says so), writing to {folder}; "
-        f"send the run later with `wandb sync {folder}/offline-run-*`"
-    )
 
 
 def _has_settings_key() -> bool:
