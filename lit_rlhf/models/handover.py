@@ -323,19 +323,14 @@ def adapt(
     """
     try:
         adapted = get_peft_model(model, config)
-    except ValueError as error:  # modules that the model does not have
-        raise CheckpointError(f"{path}: the adapters do not fit the model ({error})") from error
-    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    if expected != weights.keys():
-        missing, more = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
-        raise CheckpointError(
-            f"{path}: the adapters do not fit the model; missing {missing[:3]}, "
-            f"unexpected {more[:3]}"
-        )
-    try:
+        expected = get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
         set_peft_model_state_dict(adapted, weights)
-    except RuntimeError as error:  # shapes that differ
+    except (ValueError, RuntimeError) as error:  # modules or shapes that differ
         raise CheckpointError(f"{path}: the adapters do not fit the model ({error})") from error
+    if odd := sorted(expected ^ weights.keys()):
+        raise CheckpointError(
+            f"{path}: the adapters do not fit the model; missing or unexpected: {odd[:3]}"
+        )
     assert isinstance(adapted, PeftModel)
     return adapted
 

@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.handover import (
@@ -52,6 +53,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: the disk is full or cannot be written to; an older folder is kept.
     """
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # transformers shows one for its files
     try:
         with written_whole(folder) as partial:
             partial.mkdir()
@@ -61,6 +64,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise CheckpointError(
             f"{folder}: the model could not be written ({error}){kept}"
         ) from error
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def save_policy(
