@@ -6,10 +6,11 @@ Heavy imports are inside the command that needs them: `lit-rlhf --help` answers 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
@@ -39,7 +40,15 @@ commands
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
 """
 PHASES = ("sft", "reward", "ppo", "dpo")
-COMMANDS = ("demo", "evaluate", "feedback", "chat", "data", "lineage")
+# By the module of its function NAME_command, which is imported when it is asked for.
+COMMANDS = {
+    "demo": "lit_rlhf.demo.command",
+    "evaluate": "lit_rlhf.evaluation.command",
+    "feedback": "lit_rlhf.feedback_command",
+    "chat": "lit_rlhf.chat",
+    "data": "lit_rlhf.data.show",
+    "lineage": "lit_rlhf.cli",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,35 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     if name in PHASES:
-        from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports, as below
+        from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports
 
         run_phase(name, arguments)
         return 0
     if name == "demo":
         require_extra("demo", "lit-rlhf demo")
-        from lit_rlhf.demo.command import demo_command  # noqa: PLC0415
-
-        return demo_command(arguments)
-    if name == "evaluate":
-        from lit_rlhf.evaluation.command import evaluate_command  # noqa: PLC0415
-
-        return evaluate_command(arguments)
-    if name == "chat":
-        from lit_rlhf.chat import chat_command  # noqa: PLC0415
-
-        return chat_command(arguments)
-    if name == "data":
-        from lit_rlhf.data.show import data_command  # noqa: PLC0415
-
-        return data_command(arguments)
-    if name == "feedback":
-        from lit_rlhf.feedback_command import feedback_command  # noqa: PLC0415
-
-        return feedback_command(arguments)
-    return _lineage(arguments)
+    command: Callable[[list[str]], int]
+    command = getattr(importlib.import_module(COMMANDS[name]), f"{name}_command")
+    return command(arguments)
 
 
-def _lineage(arguments: list[str]) -> int:
+def lineage_command(arguments: list[str]) -> int:
+    """Print what a model folder was made from."""
     parser = argparse.ArgumentParser(
         prog="lit-rlhf lineage",
         description="Show what a model was made from: data with their hashes, the models it "
