@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torchmetrics import Metric
 
 from lit_rlhf.ranks import sum_over_ranks
 
@@ -101,7 +102,7 @@ def both_orders(
     return BothOrders(bins, predicted, torch.cat([human, 1 - human]), weight.repeat(2) / 2)
 
 
-class CalibrationError:
+class CalibrationError(Metric):
     """The expected calibration error: how far predicted probabilities are from people's shares.
 
     `sum_b (w_b / w) |mean predicted_b - mean human_b|` over the bins `b` of the predicted
@@ -112,9 +113,18 @@ class CalibrationError:
     calibrated whatever the model says: in the bin of 0.3, people would still say over 0.5.
     """
 
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    gaps: Tensor
+    weights: Tensor
+
     def __init__(self, *, num_bins: int = 10) -> None:
+        super().__init__()
         self.num_bins = num_bins
-        self._sums: Tensor | None = None  # [2, num_bins]: gaps and weights
+        for name in ("gaps", "weights"):
+            self.add_state(name, torch.zeros(num_bins), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -125,14 +135,9 @@ class CalibrationError:
         """Add a batch of pairs."""
         pairs = probability_predicted.float(), probability_human.float(), weight.float()
         bins, predicted, human, half = both_orders(*pairs, self.num_bins)
-        parts = torch.stack([half * (predicted - human), half]).double()
-        if self._sums is None:
-            self._sums = parts.new_zeros(2, self.num_bins)
-        self._sums = self._sums.index_add(1, bins, parts)
+        self.gaps.index_add_(0, bins, half * (predicted - human))
+        self.weights.index_add_(0, bins, half)
 
-    def compute(self) -> float:
-        """Return the error in [0, 1] over all processes and begin again."""
-        assert self._sums is not None, "nothing was added"
-        gaps, weights = sum_over_ranks(self._sums)
-        self._sums = None
-        return float(gaps.abs().sum() / weights.sum())
+    def compute(self) -> Tensor:
+        """Return the error in [0, 1]."""
+        return self.gaps.abs().sum() / self.weights.sum()

@@ -143,8 +143,7 @@ class RewardModule(PhaseModule):
         """Log accuracy, calibration error and Brier score."""
         for name, value in self.validation_means.compute().items():
             self.log(f"{self.stage}/reward/{name}", value, prog_bar=True)
-        error = self.calibration_error.compute()
-        self.log(f"{self.stage}/reward/calibration_error", error, prog_bar=True)
+        self.log(f"{self.stage}/reward/calibration_error", self.calibration_error, prog_bar=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end

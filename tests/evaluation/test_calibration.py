@@ -32,7 +32,7 @@ def test_values_against_plain_loops_and_against_the_metrics_of_training():
     assert brier_score(pairs).value == pytest.approx(squares / sum(pairs.weight))
     metric = CalibrationError()
     metric.update(*(torch.tensor(column) for column in pairs[:3]))
-    assert calibration_error(pairs).value == pytest.approx(metric.compute(), abs=1e-5)
+    assert calibration_error(pairs).value == pytest.approx(float(metric.compute()), abs=1e-5)
     filled = [row for row in oracle.bins(rows) if row[0]]
     for (weight, predicted, human), row in zip(filled, reliability(pairs), strict=True):
         assert row.predicted == pytest.approx(predicted / weight)
@@ -48,7 +48,7 @@ def test_on_the_edges_of_bins_training_and_evaluation_agree():
     pairs = JudgedPredictions(predicted, human, np.ones(33), np.arange(33), 33)
     metric = CalibrationError()
     metric.update(*(torch.tensor(column, dtype=torch.float32) for column in pairs[:3]))
-    assert calibration_error(pairs).value == pytest.approx(metric.compute(), abs=1e-6)
+    assert calibration_error(pairs).value == pytest.approx(float(metric.compute()), abs=1e-6)
     columns = (torch.tensor(column, dtype=torch.float32) for column in pairs[:3])
     counts = both_orders(*columns, 10).bins.bincount(minlength=10).tolist()
     found = {round(row.low * 10): row.human.n for row in reliability(pairs)}

@@ -48,7 +48,7 @@ def tensors(rows):
 
 def measured(metric, rows):
     metric.update(*tensors(rows))
-    return metric.compute()
+    return float(metric.compute())
 
 
 def accuracy_loop(rows):
@@ -135,7 +135,7 @@ def test_batches_do_not_matter_and_weight_zero_counts_nothing(metric):
     parts = metric()
     for row in rows:
         parts.update(*tensors([row]))
-    assert parts.compute() == pytest.approx(whole, abs=1e-6)
+    assert float(parts.compute()) == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.parametrize("metric", METRICS)
