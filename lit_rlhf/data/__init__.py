@@ -2,9 +2,10 @@
 
 from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.data.ppo import PPODataModule
+from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.data.sft import SFTDataModule
-from lit_rlhf.data.sources import SourcedRecord, read_records
+from lit_rlhf.data.sources import read_records
 
 __all__ = [
     "DPODataModule",

@@ -17,7 +17,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking, is_learned
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
-from lit_rlhf.data.sources import Records, SourcedRecord, open_records
+from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.sources import Source, open_records, source_name
 from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
 from lit_rlhf.data.tables import BadRows, TokenTable, digest_tokenizer, tokenize_records
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
@@ -69,9 +70,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self,
         tokenizer: str,
         *,
-        train: str | None = None,
-        validation: str | None = None,
-        test: str | None = None,
+        train: str | list[str] | None = None,
+        validation: str | list[str] | None = None,
+        test: str | list[str] | None = None,
         template: Template = "auto",
         template_options: dict[str, Any] | None = None,
         thinking: Thinking = "keep",
@@ -94,9 +95,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         Args:
             tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
                 On the command line it is the model's.
-            train: training data: a `.jsonl` or `.json` file, a Hugging Face data set folder or a
-                hub name, with `#SPLIT` behind it where it has several splits and another one than
-                `train` is meant.
+            train: training data: a file (JSON lines, JSON, CSV or Parquet), a pattern such as
+                `data/*.jsonl`, or a list of these; a Hugging Face data set folder or a hub name,
+                with `:CONFIGURATION` and `#SPLIT` behind it where another one than `train` is
+                meant.
             validation: validation data, likewise. Fitting works without.
             test: test data, likewise.
             template: how prompts become text. "auto" applies the tokenizer's chat template to
@@ -300,7 +302,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             world_size=self._world_size,
         )
 
-    def _read(self, name: str, source: str) -> TokenTable[Example]:
+    def _read(self, name: str, source: Source) -> TokenTable[Example]:
         limit = self._limits.get(name)
         records = open_records(
             source,
@@ -313,7 +315,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         records = self.choose(name, records)
         if limit is not None:
             records = records.select(range(min(limit, len(records))))
-        sha256 = records.sha256
+        sha256, shown = records.sha256, source_name(source)
         self._provenance[name] = {
             "source": source,
             "sha256": sha256,
@@ -336,15 +338,15 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         bad += map(str, self._fit(examples, records))
         if not examples:
             raise DataError(
-                f"{source}: all {len(records)} rows are too long and were dropped; raise the "
+                f"{shown}: all {len(records)} rows are too long and were dropped; raise the "
                 "length limit."
             )
         if self.kind == "judgment" and name == "train":
-            check_judgments(examples, source)
+            check_judgments(examples, shown)
         if self._rank == 0:
-            warn_of_skipped(bad, len(records), source)
-            warn_of_unused(table, source)
-        rank_zero_info(describe(examples, self.kind, source, records.shape))
+            warn_of_skipped(bad, len(records), shown)
+            warn_of_unused(table, shown)
+        rank_zero_info(describe(examples, self.kind, shown, records.shape))
         return examples
 
     def _fit(self, examples: TokenTable[Example], records: Records) -> list[DataError]:

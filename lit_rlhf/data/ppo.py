@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.data.sources import Records, SourcedRecord
+from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.ranges import require

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from lit_rlhf.data.sources import ERROR, PLACE, Records, SourcedRecord, json_features, keep_table
+from lit_rlhf.data.records import ERROR, PLACE, Records, SourcedRecord, json_features, keep_table
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.formats import OUR_NAMES, as_our_row, check_format, find_format, read_rows
 
@@ -45,7 +45,8 @@ def read_shape(records: Records, name: str, columns: Mapping[str, str] | None) -
     }
     table = keep_table("shapes", inputs, lambda: _rows(records, name), json_features())
     if not len(table):
-        raise DataError(f"{records.place}: holds nothing that people judged (format {name}).")
+        place = records.place or records[0].where
+        raise DataError(f"{place}: holds nothing that people judged (format {name}).")
     return replace(records, table=table, is_json=True, changes=(), shape=name)
 
 

@@ -12,9 +12,10 @@ from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.data.ppo import PPODataModule
+from lit_rlhf.data.records import Records
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.data.sft import SFTDataModule
-from lit_rlhf.data.sources import Records, open_records
+from lit_rlhf.data.sources import open_records
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.markdown import visible
 

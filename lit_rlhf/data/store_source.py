@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from lit_rlhf.data.sources import PLACE, Records, json_features, keep_table
+from lit_rlhf.data.records import PLACE, Records, json_features, keep_table
 from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from lit_rlhf.data.sources import Records, SourcedRecord
+from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.errors import ConfigError, DataError
 
 _JUDGMENTS = ("ratings", "rankings")

@@ -22,7 +22,7 @@ import numpy as np
 from lit_rlhf import __version__
 from lit_rlhf.cache import keep
 from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.sources import FORMAT, PLACE, Records, SourcedRecord
+from lit_rlhf.data.records import FORMAT, PLACE, Records, SourcedRecord
 from lit_rlhf.data.tokenization import IntArray, LengthLimit, Overlong, Row
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair

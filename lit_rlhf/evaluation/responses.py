@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.data.sources import FILE_SUFFIXES, SourcedRecord, read_records
+from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.data.sources import read_records
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.feedback import Prompt, parse_prompt
@@ -18,6 +19,7 @@ from lit_rlhf.feedback.fields import is_present, read_list, read_text, wrong_fie
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import complete_prompt
 from lit_rlhf.prompts import ChatWithTools, response_text
+from lit_rlhf.row_files import is_row_file
 
 
 class SourcedPrompt(NamedTuple):
@@ -75,7 +77,7 @@ class Responses:
 
 def is_response_file(source: str) -> bool:
     """Tell a file of responses from a model."""
-    return source.endswith(FILE_SUFFIXES)
+    return is_row_file(source)
 
 
 def prompt_key(prompt: Prompt) -> str:

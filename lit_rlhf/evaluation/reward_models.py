@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.data.sources import SourcedRecord
+from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, cluster_sums, ratio, share
 from lit_rlhf.evaluation.calibration import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -16,6 +15,7 @@ from lit_rlhf.feedback.formats.ours import FeedbackRecord
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import Demonstration, Unpaired
+from lit_rlhf.row_files import read_object, read_rows
 
 BadRows = Literal["refuse", "skip"]
 _LISTS = ("ranks", "ratings", "side_order")
@@ -90,21 +90,19 @@ def task_of_row(row: Record, where: str) -> JudgedTask:
 
 
 def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[JudgedTask | None]:
-    """Yield the judged tasks of a JSONL file in any known shape; None for each row left out.
+    """Yield the judged tasks of a file in any known shape; None for each row left out.
 
     Args:
-        path: one JSON object a line.
+        path: JSON lines, JSON, CSV or Parquet, see `row_files`.
         name: of the format; "auto" finds it by the keys of the first row.
         bad_rows: "refuse" raises the error of the first bad row, "skip" leaves such rows out.
 
     Raises:
         DataError: a row cannot be read, named by file and line, or no format fits.
     """
-    lines = read_lines(path)
-    first = next(lines, None)
-    if first is None:
-        raise DataError(f"{path}: holds no rows.")
-    rows = chain([first], lines)
+    rows = _rows_of_file(path)
+    first = next(rows)  # a file without rows is refused
+    rows = chain([first], rows)
     if is_present(first[0], "judgments") and is_present(first[0], "responses"):
         found = _read_full(rows)
     else:
@@ -119,29 +117,11 @@ def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[Jud
             yield None
 
 
-def read_lines(path: Path) -> Iterator[tuple[dict[str, object], str]]:
-    """Yield the JSON objects of a JSONL file with their places.
-
-    Raises:
-        DataError: the file cannot be read, or a line is no JSON object.
-    """
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield _object(line, f"{path}:{number}"), f"{path}:{number}"
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def _object(line: bytes, where: str) -> dict[str, object]:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{where}: is no JSON ({error}); one JSON object a line.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}.")
-    return value
+def _rows_of_file(path: Path) -> Iterator[tuple[dict[str, object], str]]:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file.")
+    for content, place in read_rows(path):
+        yield read_object(content, f"{path}{place}"), f"{path}{place}"
 
 
 def _read_full(

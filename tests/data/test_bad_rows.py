@@ -185,8 +185,8 @@ WHOLE = [
 SOURCES = [
     ("nowhere", "data/nowhere.jsonl", ["no such file or folder", "looked at"]),
     ("no folder", "./none", ["no such file or folder"]),
-    ("a text file", "rows.txt", ["a data file ends in .jsonl", "put files of other formats"]),
-    ("a table", "rows.csv", ["a data file ends in .jsonl", "into a folder"]),
+    ("a text file", "rows.txt", ["a data file ends in .jsonl", "Of a folder that datasets"]),
+    ("a pattern", "none/*.jsonl", ["no file fits this pattern"]),
     ("an empty folder", "empty", ["could not be read as a data set"]),
     ("a folder called so", "folder.jsonl", ["could not be read as a data set"]),
     ("a hub name that is none", "owner/none", ["as a hub name", "could not be read"]),
@@ -264,7 +264,6 @@ def test_a_source_that_holds_no_rows_is_named(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.txt").write_text("p")
-    (tmp_path / "rows.csv").write_text("prompt\np\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "folder.jsonl").mkdir()
     message = message_of("ppo", tokenizer, source)

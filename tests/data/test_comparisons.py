@@ -1,7 +1,7 @@
 import pytest
 
 from lit_rlhf.data import DPODataModule, RewardDataModule
-from lit_rlhf.data.sources import SourcedRecord
+from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback.aggregation import OneCoinDawidSkene

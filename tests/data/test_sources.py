@@ -1,4 +1,5 @@
 import datetime
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -6,7 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from lit_rlhf.data.sources import SourcedRecord, open_records, read_records
+from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.data.sources import open_records, read_records
 from lit_rlhf.errors import DataError
 
 ROWS = [{"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"}]
@@ -73,7 +75,9 @@ BROKEN = {
     "broken array": ("x.json", b'[{"a": 1},\n x]', ": broken JSON at line 2"),
     "not UTF-8": ("x.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2: is not UTF-8 text"),
     "empty": ("x.jsonl", b"\n", ": holds no rows"),
-    "other format": ("x.csv", b"a,b\n", ": a data file ends in .jsonl"),
+    "other format": ("x.txt", b"a,b\n", ": a data file ends in .jsonl"),
+    "CSV": ("x.csv", b"a,b\n1,2\n3\n", ":3: has 1 cells"),
+    "gzip": ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": \n'), ":2: broken JSON at column 7"),
 }
 
 
@@ -84,6 +88,43 @@ def test_a_broken_file_names_its_line(tmp_path, case):
     with pytest.raises(DataError) as caught:
         read_records(file)
     assert str(caught.value).startswith(file + message)
+
+
+def test_several_files_are_read_one_after_the_other(tmp_path):
+    one = write(tmp_path / "1.jsonl", b'{"prompt": "a"}\n')
+    two = write(tmp_path / "2.csv", b"prompt\nb\nc\n")
+    found = [SourcedRecord({"prompt": "a"}, f"{one}:1")]
+    found += [SourcedRecord({"prompt": text}, f"{two}:{n}") for text, n in (("b", 2), ("c", 3))]
+    assert read_records([one, two]) == found
+    assert read_records(f"{tmp_path}/[12].*") == read_records([f"{tmp_path}/*.*", one]) == found
+    assert read_records([two, one])[2].where == f"{one}:1"
+    assert open_records([one]).sha256 == open_records(one).sha256
+    digests = {open_records(source).sha256 for source in ([one, two], [two, one], one)}
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [([], "name one file"), (["a.jsonl", "owner/name"], "owner/name: there is no such file")],
+)
+def test_a_list_is_of_files(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", b"{}")
+    with pytest.raises(DataError, match=message):
+        read_records(source)
+
+
+def test_a_bad_row_of_several_files_names_its_own(tmp_path):
+    for name, content in (("1", b'{"a": 1}\n'), ("2", b'{"a": 1}\nno\n')):
+        write(tmp_path / f"{name}.jsonl", content)
+    with pytest.raises(DataError, match=r"2\.jsonl:2: broken JSON"):
+        read_records(f"{tmp_path}/*.jsonl")
+
+
+def test_columns_of_a_table_that_are_renamed_to_texts_stay_texts(tmp_path):
+    file = write(tmp_path / "x.csv", b"q,best,weight\na,7,2\n")
+    (row,) = read_records(file, columns={"prompt": "q", "response": "best"})
+    assert row.record == {"prompt": "a", "response": "7", "weight": 2}
 
 
 def test_home_folder(tmp_path, monkeypatch):
@@ -104,9 +145,10 @@ def test_a_missing_path_is_not_looked_up_on_the_hub(name, monkeypatch):
 def test_a_hub_name(monkeypatch):
     splits = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS))
     asked = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or splits)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *name: asked.append(name) or splits)
     assert read_records("owner/name", "train")[1] == SourcedRecord(ROWS[1], "owner/name#train[1]")
-    assert asked == ["owner/name"]
+    assert read_records("owner/name:main#train")[0].where == "owner/name:main#train[0]"
+    assert asked == [("owner/name", None), ("owner/name", "main")]
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub():
@@ -148,6 +190,47 @@ def test_a_folder_of_files(tmp_path, kind):
     getattr(table, f"to_{kind}")(folder / f"rows.{kind}")
     # A single split is taken whatever it is called: it is named "train" by the library.
     assert [row.record for row in read_records(str(folder), "validation")] == ROWS
+
+
+@pytest.fixture
+def configured(tmp_path):
+    """A folder with two configurations, as a data set of the hub has them."""
+    folder = tmp_path / "configured"
+    folder.mkdir()
+    names = ("one", "two")
+    parts = "".join(f"- config_name: {n}\n  data_files: {n}.jsonl\n" for n in names)
+    (folder / "README.md").write_text(f"---\nconfigs:\n{parts}---\n")
+    for name in names:
+        (folder / f"{name}.jsonl").write_text(json.dumps({name: 1}) + "\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_configuration_is_named_behind_a_colon(configured, streaming):
+    for source in (f"{configured}:two", f"{configured}:two#train"):
+        (record,) = open_records(source, "test", streaming=streaming)
+        assert record == SourcedRecord({"two": 1}, f"{configured}:two#train[0]")
+    for source, said in ((configured, "has several configurations"), (f"{configured}:x", "no 'x'")):
+        with pytest.raises(DataError) as caught:
+            open_records(source, streaming=streaming)
+        assert f"{said}; there are: one, two. Name one of them" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "message"),
+    [
+        (b'{"a": 1}', b'{"a": 1}\n{"a": \n', r"train2\.jsonl:2: broken JSON at column 7"),
+        (b'{"a": 1}', b'{"b": 1, "c": 2}\n', r"could not be read as a data set: .*file by file"),
+    ],
+)
+def test_a_bad_row_in_a_folder_is_one_line(tmp_path, one, two, message):
+    (tmp_path / "folder").mkdir()
+    write(tmp_path / "folder" / "train1.jsonl", one)
+    write(tmp_path / "folder" / "train2.jsonl", two)
+    with pytest.raises(DataError, match=message) as caught:
+        read_records(str(tmp_path / "folder"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_data(tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from lit_rlhf.data.sources import SourcedRecord, read_records
+from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.data.sources import read_records
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.reward_models import read_judged, reward_figures, score_judged
 from lit_rlhf.rewards import FunctionReward
