@@ -32,7 +32,8 @@ from lit_rlhf.modules.reference_logprobs import (
     compute_logprobs,
     weights_digest,
 )
-from lit_rlhf.objectives.preference import DPO, PreferenceLoss
+from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
+from lit_rlhf.ranks import sum_over_ranks
 
 ReferenceLogprobs = Literal["cached", "precomputed", "on_the_fly"]
 
@@ -84,6 +85,11 @@ class DPOModule(PhaseModule):
             lean_layers,
             max_skipped_steps,
         )
+        if not loss.requires_reference and reference_logprobs != "cached":
+            raise ConfigError(
+                f"model.reference_logprobs={reference_logprobs} has no effect: model.loss "
+                f"{type(loss).__name__} reads no reference; leave the option out"
+            )
         self.loss = loss
         self.reference_logprobs: ReferenceLogprobs = reference_logprobs
         self.policy: PolicyModel | None = None
@@ -158,13 +164,8 @@ class DPOModule(PhaseModule):
         assert self.policy is not None
         logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
         reference = self._reference_logprobs(batch)
-        output = self.loss(
-            logprobs[batch.chosen],
-            logprobs[batch.rejected],
-            reference[batch.chosen],
-            reference[batch.rejected],
-            batch.probability,
-        )
+        pairs = self._pairs(batch, logprobs, reference)
+        output = self.loss(pairs)
         if torch.is_grad_enabled():  # no validation
             self.guard.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
         margin = output.chosen_rewards - output.rejected_rewards
@@ -178,14 +179,27 @@ class DPOModule(PhaseModule):
             "rejected_logprobs": logprobs[batch.rejected],
         }
         decided = decided_weight(batch.weight, batch.probability)
-        means.update(values, batch.weight, accuracy=decided)
+        means.update(values, batch.weight, accuracy=decided, loss=pairs.weight)
         return output.losses
 
+    def _pairs(
+        self, batch: ComparisonBatch, logprobs: Tensor, reference: Tensor | None
+    ) -> PreferencePairs:
+        """Return what the loss reads."""
+        pairs = PreferencePairs.of(batch, logprobs, reference)
+        if not torch.is_grad_enabled() and not self.loss.takes_soft_labels:
+            pairs = pairs.decided()  # held-out data keep people's shares
+        if not self.loss.is_unpaired:
+            return pairs
+        ratios = pairs.log_ratios[1].detach()
+        counted = sum_over_ranks(torch.stack([ratios.sum(), torch.ones_like(ratios).sum()]))
+        return pairs._replace(reference_point=counted[0] / counted[1].clamp(min=1.0))
+
     @torch.no_grad()
-    def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor:
-        """Return the reference's log-probability of each response: `[N]`."""
+    def _reference_logprobs(self, batch: ComparisonBatch) -> Tensor | None:
+        """Return the reference's log-probability of each response, `[N]`, or None."""
         if not self.loss.requires_reference:
-            return torch.zeros(len(batch.rows.lengths), device=self.device)
+            return None
         if self._precomputes:
             return self._reference_table.look_up(batch.rows)
         return self._score_by(self.reference, batch.rows)

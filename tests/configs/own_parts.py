@@ -21,12 +21,18 @@ class Difference(PreferenceLoss):
     def requires_reference(self):
         return False
 
-    def __call__(
-        self, policy_chosen, policy_rejected, reference_chosen, reference_rejected, probability
-    ):
+    @property
+    def takes_soft_labels(self):
+        return True
+
+    def compare(self, pairs):
         CALLS["Difference"] += 1
-        losses = self.scale * (policy_rejected - policy_chosen)
-        return PreferenceOutput(losses, policy_chosen.detach(), policy_rejected.detach())
+        assert pairs.reference_chosen is None
+        losses = self.scale * (2 * pairs.probability - 1)
+        losses = losses * (pairs.policy_rejected - pairs.policy_chosen)
+        return PreferenceOutput(
+            losses, pairs.policy_chosen.detach(), pairs.policy_rejected.detach()
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,17 @@ from lit_rlhf.cli import PHASES
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.demo.vader import VaderReward
 from lit_rlhf.models.lineage import read_lineage
-from lit_rlhf.objectives import DPO, GAE, GRPO, RLOO, AdaptiveKL, FixedKL
+from lit_rlhf.objectives import (
+    BCO,
+    DPO,
+    GAE,
+    GRPO,
+    RLOO,
+    AdaptiveKL,
+    ChosenNLL,
+    FixedKL,
+    WeightedSum,
+)
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
 from tests.models.examples import plain_model
 from tests.support import wandb_files
@@ -193,6 +203,13 @@ def test_a_loss_from_elsewhere_runs(workplace, own_parts, tmp_path):
     assert own_parts().CALLS["Difference"] == 3
 
 
+def test_a_sum_of_losses_runs(workplace):
+    cli = workplace.fit("dpo", "loss/mpo.yaml")
+    check_run(cli, "dpo")
+    assert cli.model.loss == WeightedSum((DPO(), BCO(), ChosenNLL()), (0.8, 0.2, 1.0))
+    assert (cli.datamodule.prepared("train")[0].pairs[0].probability) == 1.0
+
+
 def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_path):
     file = tmp_path / "parts.yaml"
     file.write_text(
@@ -221,5 +238,7 @@ def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
     elsewhere.add("generator/vllm.yaml")  # by tests/rollout/vllm/test_real_vllm.py
     configs = HERE.parents[1] / "configs"
     fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
+    # Each loss takes a step in tests/modules/test_dpo.py; the richest of their files runs above.
+    elsewhere |= {name for name in fragments if name.startswith("loss/")}
     source = Path(__file__).read_text()
     assert sorted(name for name in fragments - elsewhere if f'"{name}"' not in source) == []

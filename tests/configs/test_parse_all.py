@@ -18,6 +18,7 @@ PHASES_OF = {
     "memory": PHASES,
     "advantage": ("ppo",),
     "critic": ("ppo",),
+    "loss": ("dpo",),
     "generator": ("ppo",),
     "reward": ("ppo",),
 }

@@ -5,10 +5,13 @@ import torch
 
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data import DPODataModule
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_tokenizer
 from lit_rlhf.modules import DPOModule, OptimizerConfig
-from lit_rlhf.objectives import DPO
+from lit_rlhf.modules.metrics import NamedMeans
+from lit_rlhf.objectives import DPO, IPO, Hinge, SimPO
 from tests.models.examples import plain_model, random_rows, response_logprobs
+from tests.objectives.preference.cases import KINDS
 from tests.support.phases import (
     Recorder,
     judged_groups,
@@ -174,6 +177,56 @@ def test_accuracy_leaves_even_splits_out_and_halves_ties(policy, tmp_path, monke
     module.validation_step(batch, 0)
     # Right with weight 2, left out, wrong with 1, half of 1: of 4.
     assert module.validation_means.compute()["accuracy"] == pytest.approx(2.5 / 4)
+
+
+@pytest.fixture(scope="module")
+def untrained(policy):
+    """Return a module that has its policy and its reference."""
+    module = DPOModule(policy, reference_logprobs="on_the_fly")
+    module.configure_model()
+    return module
+
+
+@pytest.mark.parametrize(
+    "loss", [case.loss for case in KINDS], ids=lambda loss: type(loss).__name__
+)
+def test_every_loss_moves_the_policy(untrained, loss):
+    untrained.loss = loss
+    untrained.zero_grad()
+    means = NamedMeans()
+    losses = untrained._compare(pair_batch([1.0, 1.0], [1.0, 2.0]), means)
+    losses.sum().backward()
+    assert any(parameter.grad.abs().sum() > 0 for parameter in untrained.policy.parameters())
+    assert means.compute().keys() == NAMES
+
+
+@pytest.mark.parametrize("loss", [Hinge(), SimPO(), IPO()], ids=lambda loss: type(loss).__name__)
+def test_held_out_shares_are_certain_labels_to_a_loss_without_soft_ones(untrained, loss):
+    untrained.loss = loss
+    batch = pair_batch([0.9, 0.5], [1.0, 5.0])
+    with torch.no_grad():
+        losses = untrained._compare(batch, means := NamedMeans())
+        certain = untrained._compare(pair_batch([1.0, 1.0], [1.0, 5.0]), NamedMeans())
+    if loss.takes_soft_labels:
+        assert not torch.equal(losses, certain)
+        return
+    assert torch.equal(losses, certain)
+    assert means.compute()["loss"] == pytest.approx(losses[0].item())  # the tie is left out
+    with pytest.raises(ConfigError, match="Hinge has no probability"):
+        untrained._compare(batch, NamedMeans())
+
+
+def test_a_loss_without_a_reference_loads_and_computes_none(policy, data, tmp_path, monkeypatch):
+    for mode in ("on_the_fly", "precomputed"):
+        with pytest.raises(ConfigError, match="SimPO reads no reference"):
+            DPOModule(policy, loss=SimPO(), reference_logprobs=mode)
+    module = DPOModule(policy, loss=SimPO(), optimizer=FAST)
+    monkeypatch.setattr(module, "_load_reference", None)  # would not be called
+    recorder = Recorder()
+    phase_trainer(tmp_path, max_epochs=2, callbacks=[recorder]).fit(module, data(batch_size=6))
+    assert module.reference is None
+    losses = recorder.values("train/dpo/loss")
+    assert losses[-1] < losses[0]
 
 
 def test_the_loss_is_pluggable(policy, data, tmp_path):

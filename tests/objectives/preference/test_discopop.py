@@ -1,0 +1,31 @@
+import math
+
+import torch
+
+from lit_rlhf.objectives import DiscoPOP
+from tests.objectives.agreement import assert_agrees
+from tests.objectives.preference.cases import make_pairs
+
+# x = 1, y = -2
+PAIR = torch.tensor([[-3.0], [-5.0], [-4.0], [-3.0]], dtype=torch.float64)
+
+
+def losses_of(loss, **settings):
+    settings = {"probability": torch.ones(1), **settings}
+    return loss(make_pairs(PAIR, loss, **settings)).losses
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_one_pair_by_hand():
+    gate = sigmoid(0.3 / 0.2)
+    expected = (1 - gate) * math.log(1 + math.exp(-0.3)) + gate * math.exp(-0.3)
+    assert_agrees(losses_of(DiscoPOP(0.1, 0.2)), [expected])
+
+
+def test_far_on_the_wrong_side_it_is_logistic():
+    loss = DiscoPOP(beta=1.0)
+    logprobs = torch.tensor([[-2000.0], [0.0], [0.0], [0.0]])
+    assert loss(make_pairs(logprobs, loss)).losses.tolist() == [2000.0]

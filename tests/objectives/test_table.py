@@ -1,0 +1,16 @@
+from tests.objectives.table import ERROR, PAGE, page
+
+
+def test_the_page_of_objectives_is_up_to_date():
+    """But for the last digits of errors, which depend on the machine."""
+    written = PAGE.read_text(encoding="utf-8")
+    assert ERROR.sub("", written) == ERROR.sub("", page()), "run python -m tests.objectives.table"
+
+
+def test_the_errors_on_the_page_are_within_bounds():
+    rows = PAGE.read_text(encoding="utf-8").partition("## Losses")[2].partition("## Options")[0]
+    found = [ERROR.findall(row) for row in rows.splitlines() if row.startswith("| `")]
+    assert found
+    for in_float64, in_float32 in found:
+        assert float(in_float64) <= 1e-10
+        assert float(in_float32) <= 1e-5
