@@ -20,7 +20,13 @@ from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, T
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.sources import Source, open_records, source_name
 from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
-from lit_rlhf.data.tables import BadRows, TokenTable, digest_tokenizer, tokenize_records
+from lit_rlhf.data.tables import (
+    BadRows,
+    Examples,
+    TokenTable,
+    digest_tokenizer,
+    tokenize_records,
+)
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback.formats import check_format
@@ -167,7 +173,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self._sources = {"train": train, "validation": validation, "test": test}
         self._limits = {"train": limit_train, "validation": limit_validation}
         self.columns = columns
-        self._examples: dict[str, TokenTable[Example]] = {}
+        self._examples: dict[str, Examples[Example]] = {}
         self._provenance: dict[str, dict[str, Any]] = {}
         self._train_loader: TrainingLoader[Example, Batch] | None = None
 
@@ -196,6 +202,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     @abc.abstractmethod
     def length_limit(self) -> LengthLimit:
         """Return the most tokens that a row may have."""
+
+    def completed(self, examples: TokenTable[Example], source: str) -> Examples[Example]:
+        """Return the examples that are used, once all of a source are known: these, by default."""
+        return examples
 
     def choose(self, name: str, records: Records) -> Records:
         """Return the records of "train", "validation" or "test" that are used: all, by default."""
@@ -302,7 +312,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             world_size=self._world_size,
         )
 
-    def _read(self, name: str, source: Source) -> TokenTable[Example]:
+    def _read(self, name: str, source: Source) -> Examples[Example]:
         limit = self._limits.get(name)
         records = open_records(
             source,
@@ -347,7 +357,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             warn_of_skipped(bad, len(records), shown)
             warn_of_unused(table, shown)
         rank_zero_info(describe(examples, self.kind, shown, records.shape))
-        return examples
+        return self.completed(examples, shown)
 
     def _fit(self, examples: TokenTable[Example], records: Records) -> list[DataError]:
         """Apply the length limit; return why groups were skipped."""

@@ -1,9 +1,67 @@
-"""Data for direct preference optimisation: judged groups and comparisons."""
+"""Data for direct preference optimisation: judged groups, comparisons, or labelled responses."""
 
 from __future__ import annotations
 
+from lit_rlhf.data.chat_template import RenderedText
+from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.comparisons import ComparisonDataModule
+from lit_rlhf.data.tables import Examples, TokenTable
+from lit_rlhf.data.unpaired import WithUnrelated, labelled
+from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback import JudgedPair, parse_unpaired
+from lit_rlhf.feedback.records import is_unpaired
 
 
 class DPODataModule(ComparisonDataModule):
-    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
+    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups.
+
+    Rows of a `prompt`, a `response` and a `label` (KTO's) become pairs of the labelled response
+    and one to another prompt, with the label as their probability. A source has one kind of rows.
+    """
+
+    def completed(self, examples: TokenTable[GroupExample], source: str) -> Examples[GroupExample]:
+        """Give each labelled response one to another prompt."""
+        is_labelled = labelled(examples)
+        if not is_labelled.any():
+            return examples
+        if not is_labelled.all():
+            raise DataError(
+                f"{source}: {is_labelled.sum():,} labelled responses and "
+                f"{(~is_labelled).sum():,} comparisons in one source; a loss reads the one or the "
+                "other, so give each a source of its own."
+            )
+        if len(examples) < 2:
+            raise DataError(
+                f"{source}: one labelled response; KTO compares it with responses to other "
+                "prompts, so two or more are needed."
+            )
+        return WithUnrelated(examples, self.length_limit().tokens)
+
+    def require_rows_for(self, loss: str, *, is_unpaired: bool) -> None:
+        """Refuse the other kind of rows than a loss reads.
+
+        Args:
+            loss: its name, for the message.
+            is_unpaired: it reads labelled responses.
+
+        Raises:
+            ConfigError: a source has comparisons, and labelled responses are read, or the reverse.
+        """
+        kinds = {True: "labelled responses (prompt, response, label)", False: "comparisons"}
+        for name, examples in self._examples.items():
+            if isinstance(examples, WithUnrelated) != is_unpaired:
+                advice = "another loss than KTO" if is_unpaired else "KTO"
+                raise ConfigError(
+                    f"model.loss {loss} reads {kinds[is_unpaired]}, but data.{name} has "
+                    f"{kinds[not is_unpaired]}: choose {advice}, or other data"
+                )
+
+    def _render_group(
+        self, row: dict[str, object], where: str
+    ) -> tuple[list[JudgedPair], list[RenderedText]]:
+        if not is_unpaired(row):
+            return super()._render_group(row, where)
+        record = parse_unpaired(row, where)
+        self.refuse_empty([record.response], where)
+        label = JudgedPair(0, 0, float(record.is_good), record.weight)
+        return [label], [self._render(record.prompt, record.response, where)]

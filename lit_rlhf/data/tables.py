@@ -53,7 +53,17 @@ Example = TypeVar("Example")
 BadRows = Literal["refuse", "skip"]
 
 
-class TokenTable(Sequence[Example], Generic[Example]):
+class Examples(Sequence[Example], Generic[Example]):
+    """Examples with their lengths, for the loaders.
+
+    Attributes:
+        lengths: `[N]`, the tokens of each example's longest row.
+    """
+
+    lengths: IntArray
+
+
+class TokenTable(Examples[Example]):
     """Examples on the disk; each is read when it is asked for.
 
     Attributes:
@@ -290,11 +300,15 @@ def _read_and_prepare(
 
 
 def _distinct(group: GroupExample) -> GroupExample:
-    """Return a group without the pairs whose two rows are the same tokens: they say nothing."""
+    """Return a group without the pairs whose two rows are the same tokens: they say nothing.
+
+    A pair of a row with itself is a label on it (`data/unpaired.py`).
+    """
     pairs = (
         pair
         for pair in group.pairs
-        if group.rows[pair.chosen].input_ids != group.rows[pair.rejected].input_ids
+        if pair.chosen == pair.rejected
+        or group.rows[pair.chosen].input_ids != group.rows[pair.rejected].input_ids
     )
     return group._replace(pairs=tuple(pairs))
 

@@ -55,7 +55,13 @@ def unused_fields(row: Record, kind: Kind) -> list[str]:
         if is_present(row, field)
         and (field in _MEANT or field.startswith("score_"))
         and field not in _USED[kind]
+        and not (field == "label" and kind == "judgment" and _is_labelled(row))
     ]
+
+
+def _is_labelled(row: Record) -> bool:
+    """Say whether a row has a label on its one response, which KTO learns from."""
+    return not any(is_present(row, field) for field in ("chosen", "rejected", "responses"))
 
 
 def with_system(prompt: Prompt, row: Record, where: str) -> Prompt:

@@ -80,6 +80,7 @@ class Unpaired:
     prompt: Prompt
     response: Response
     is_good: bool
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ def parse_unpaired(row: Record, where: str) -> Unpaired:
         messages = read_conversation(answer, field, where)
         answer, beside = messages[-1:], {"prompt": list(messages[:-1])}
     prompt, (response,) = split_prompt(beside, {field: answer}, where)
-    return Unpaired(complete_prompt(prompt, row, where), response, bool(row["label"]))
+    prompt = complete_prompt(prompt, row, where)
+    return Unpaired(prompt, response, bool(row["label"]), _read_weight(row, where))
 
 
 def parse_prompt(row: Record, where: str) -> PromptRecord:

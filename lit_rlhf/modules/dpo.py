@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.cache import entry_path
-from lit_rlhf.data.comparisons import ComparisonDataModule
+from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -234,10 +234,12 @@ class DPOModule(PhaseModule):
 
     def _precompute(self, *splits: str) -> None:
         """Fill the table with the reference's values for all responses of some splits."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+        if isinstance(data, DPODataModule):
+            data.require_rows_for(type(self.loss).__name__, is_unpaired=self.loss.is_unpaired)
         if not self._precomputes:
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
-        if not isinstance(data, ComparisonDataModule):
+        if not isinstance(data, DPODataModule):
             raise ConfigError(
                 f"model.reference_logprobs={self.reference_logprobs} needs a DPODataModule, whose "
                 "responses are known before training; set it to on_the_fly for other data."

@@ -13,6 +13,7 @@ from lit_rlhf.feedback import (
     parse_demonstration,
     parse_judgment,
     parse_prompt,
+    parse_unpaired,
 )
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
@@ -20,6 +21,7 @@ PARSERS = {
     "demonstration": parse_demonstration,
     "judgment": parse_judgment,
     "prompt": parse_prompt,
+    "unpaired": parse_unpaired,
 }
 EXAMPLES = [
     (kind, line)

@@ -9,7 +9,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_tokenizer
 from lit_rlhf.modules import DPOModule, OptimizerConfig
 from lit_rlhf.modules.metrics import NamedMeans
-from lit_rlhf.objectives import DPO, IPO, Hinge, SimPO
+from lit_rlhf.objectives import DPO, IPO, KTO, Hinge, SimPO
 from tests.models.examples import plain_model, random_rows, response_logprobs
 from tests.objectives.preference.cases import KINDS
 from tests.support.phases import (
@@ -227,6 +227,39 @@ def test_a_loss_without_a_reference_loads_and_computes_none(policy, data, tmp_pa
     assert module.reference is None
     losses = recorder.values("train/dpo/loss")
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("reference", ["on_the_fly", "precomputed"])
+def test_kto_learns_from_labels(policy, tmp_path, reference):
+    rows = [
+        {"prompt": f"say {i}: ", "response": "yes" if i % 2 else "no no", "label": i % 2}
+        for i in range(8)
+    ]
+    path = write_rows(tmp_path / "labels.jsonl", rows)
+    data = DPODataModule(policy, train=path, validation=path, batch_size=8)
+    recorder = Recorder()
+    module = DPOModule(policy, loss=KTO(), optimizer=FAST, reference_logprobs=reference)
+    phase_trainer(tmp_path, max_epochs=4, callbacks=[recorder]).fit(module, data)
+    losses = recorder.values("train/dpo/loss")
+    assert losses[0] == pytest.approx(0.5, abs=1e-5)
+    assert losses[-1] < 0.5
+    assert recorder.held_out["val/dpo/accuracy"] > 0.7
+
+
+def test_a_loss_of_pairs_refuses_labels(policy, tmp_path):
+    rows = [{"prompt": "q", "response": text, "label": True} for text in ("yes", "no")]
+    path = write_rows(tmp_path / "labels.jsonl", rows)
+    data = DPODataModule(policy, train=path, batch_size=2)
+    with pytest.raises(ConfigError, match="DPO reads comparisons"):
+        phase_trainer(tmp_path, max_epochs=1).fit(DPOModule(policy), data)
+
+
+def test_the_reference_point_is_the_mean_over_unrelated_responses(untrained):
+    untrained.loss = KTO()
+    batch = pair_batch([1.0, 0.0], [1.0, 3.0])
+    logprobs = torch.tensor([-1.0, -2.0, -3.0, -5.0])
+    pairs = untrained._pairs(batch, logprobs, torch.tensor([-1.0, -2.0, -4.0, -8.0]))
+    assert pairs.reference_point.item() == pytest.approx((1 + 3) / 2)
 
 
 def test_the_loss_is_pluggable(policy, data, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -44,7 +44,9 @@ class PreferencePairs(NamedTuple):
     reference_point: Tensor | None = None
 
     @classmethod
-    def of(cls, batch: ComparisonBatch, policy: Tensor, reference: Tensor | None) -> Self:
+    def of(
+        cls, batch: ComparisonBatch, policy: Tensor, reference: Tensor | None
+    ) -> PreferencePairs:
         """Make pairs of the log-probabilities `[N]` of a batch's responses."""
         chosen, rejected = batch.chosen, batch.rejected
         lengths = batch.rows.response_mask.sum(1)  # [N]
@@ -86,14 +88,14 @@ class PreferencePairs(NamedTuple):
             self.policy_rejected / at_least_one(self.rejected_lengths),
         )
 
-    def decided(self) -> Self:
+    def decided(self) -> PreferencePairs:
         """Return the pairs as most people see them: certain, and ties without weight."""
         return self._replace(
             probability=(self.probability >= 0.5).to(self.probability.dtype),
             weight=self.weight * (self.probability != 0.5),
         )
 
-    def _in_float32(self) -> Self:
+    def _in_float32(self) -> PreferencePairs:
         widened = {
             name: at_least_float32(value)
             for name, value in self._asdict().items()
