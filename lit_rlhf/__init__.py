@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         KLControl,
         LastCheckpoint,
         OveroptimizationMonitor,
+        ReferenceSync,
         ResumableCSVLogger,
         SampleTableCallback,
         SelfChecks,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         MissingEOS,
         PreferenceLoss,
         PreferenceOutput,
+        PreferencePairs,
     )
     from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
     from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, VLLMGenerator
@@ -76,6 +78,8 @@ __all__ = [
     "PPOModule",
     "PreferenceLoss",
     "PreferenceOutput",
+    "PreferencePairs",
+    "ReferenceSync",
     "ResumableCSVLogger",
     "RewardDataModule",
     "RewardModule",

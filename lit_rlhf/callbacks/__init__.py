@@ -5,6 +5,7 @@ from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
+from lit_rlhf.callbacks.reference_sync import ReferenceSync
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
@@ -14,6 +15,7 @@ __all__ = [
     "LastCheckpoint",
     "ModelFolder",
     "OveroptimizationMonitor",
+    "ReferenceSync",
     "ResumableCSVLogger",
     "SampleTableCallback",
     "SelfChecks",
