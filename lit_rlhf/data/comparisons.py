@@ -147,8 +147,12 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
 
 
 def _drop_equal(group: GroupExample, where: str) -> GroupExample:
-    """Leave out pairs of rows that no model can tell apart."""
-    pairs = tuple(p for p in group.pairs if group.rows[p.chosen] != group.rows[p.rejected])
+    """Leave out pairs of rows that no model can tell apart; a row with itself is a label on it."""
+    pairs = tuple(
+        pair
+        for pair in group.pairs
+        if pair.chosen == pair.rejected or group.rows[pair.chosen] != group.rows[pair.rejected]
+    )
     if not pairs:
         raise DataError(
             f"{where}: the responses differ as texts, but their tokens are the same: the chat "

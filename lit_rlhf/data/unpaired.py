@@ -33,10 +33,11 @@ class WithUnrelated(Examples[GroupExample]):
         self._max_tokens = max_tokens
         self._shift = len(labelled_rows) // 2
         whole = labelled_rows.values("lengths")
-        ends = np.cumsum(whole)
+        starts = np.cumsum(whole) - whole
         counted = np.flatnonzero(labelled_rows.values("response_mask"))
-        prompts = counted[np.searchsorted(counted, ends - whole)] - (ends - whole)
-        unrelated = prompts + np.roll(whole - prompts, -self._shift)
+        prompts = counted[np.searchsorted(counted, starts)] - starts
+        responses = np.minimum(whole, max_tokens) - prompts
+        unrelated = prompts + np.roll(responses, -self._shift)
         self.lengths: IntArray = np.maximum(
             labelled_rows.lengths, np.minimum(unrelated, max_tokens)
         )

@@ -44,7 +44,7 @@ def test_an_unrelated_response_is_cut_where_rows_are(word_folder, write_rows):
     file = write_rows("x.jsonl", rows)
     data = prepared(word_folder, file, max_length=6, overlong="truncate")
     (batch,) = data.test_dataloader()
-    assert batch.rows.lengths.tolist() == [6, 6, 6, 4]
+    assert batch.rows.lengths.tolist() == [6, 6, 6, 3]
     assert data._examples["test"].lengths.tolist() == [6, 6]
     assert not batch.rows.response_mask[1, :5].any()
     assert batch.rows.response_mask[1, 5]

@@ -17,8 +17,8 @@ from torch.nn.functional import logsigmoid
 
 from lit_rlhf.ranges import require
 
-# exp() overflows float32 at 88. A score of this size has no place to go, so its gradient is 0.
-_LARGEST_EXPONENT = 80.0
+# float32 ends at exp(88), and a loss may square the score. Beyond this it has no gradient.
+_LARGEST_EXPONENT = 40.0
 
 
 class Divergence(ABC):

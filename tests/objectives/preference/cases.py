@@ -13,7 +13,7 @@ from lit_rlhf.objectives import preference
 from lit_rlhf.objectives.preference import PreferenceLoss, PreferencePairs
 from tests.oracles import preference as oracle
 
-REFERENCE_POINT = 0.7
+REFERENCE_POINT = 0.75
 
 
 @dataclass(frozen=True)

