@@ -197,9 +197,11 @@ def _rows_of(task: JudgedTask, kind: Kind, origin: Origin) -> _TaskRows:
         content = answer if isinstance(answer, str) else list(answer)
         response = {"text": content, "model": model or origin.policy, **made}
         texts.append({"digest": digest(prompt["digest"], response), **response})
+    asked = [kind] if task.question is None else [kind, task.question]
     row = {
-        "digest": digest(kind, prompt["digest"], [text["digest"] for text in texts]),
+        "digest": digest(*asked, prompt["digest"], [text["digest"] for text in texts]),
         "kind": kind,
+        "question": task.question,
         "metadata": task.metadata or None,
         "created_at": time.time(),
     }

@@ -9,7 +9,7 @@ from typing import Literal
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.aggregation import judged_pairs
-from lit_rlhf.feedback.fields import Record, is_present, read_list, wrong_field
+from lit_rlhf.feedback.fields import Record, is_present, read_list, read_text, wrong_field
 from lit_rlhf.feedback.formats import find_format, judged_group, read_feedback, row_of
 from lit_rlhf.feedback.formats.ours import FeedbackRecord
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
@@ -50,7 +50,8 @@ def full_row(task: JudgedTask) -> dict[str, object]:
         for judgment in task.judgments
     ]
     row: dict[str, object] = {"prompt": task.prompt, "responses": task.responses}
-    row |= {"models": task.models, "judgments": judgments, "metadata": task.metadata}
+    row |= {"models": task.models, "question": task.question, "judgments": judgments}
+    row["metadata"] = task.metadata
     return {key: value for key, value in row.items() if value}
 
 
@@ -79,13 +80,14 @@ def task_of_row(row: Record, where: str) -> JudgedTask:
         row, {f"responses[{i}]": r for i, r in enumerate(items)}, where
     )
     given = read_list(row["judgments"], "judgments", where, "a list of judgments")
-    models, metadata = row.get("models"), row.get("metadata")
+    models, metadata, question = row.get("models"), row.get("metadata"), row.get("question")
     return JudgedTask(
         prompt,
         responses,
         tuple(_judgment(item, f"judgments[{i}]", where) for i, item in enumerate(given)),
         tuple(models) if isinstance(models, list) else None,
         dict(metadata) if isinstance(metadata, dict) else {},
+        None if question is None else read_text(question, "question", where),
     )
 
 

@@ -84,6 +84,8 @@ class JudgedTask(NamedTuple):
         judgments: one a labeler, in the order of the file.
         models: who wrote each response, None where the file does not say.
         metadata: every key of the row that nothing above holds.
+        question: which of several questions about the same responses this is, such as "harmless";
+            None for the usual one.
     """
 
     prompt: Prompt
@@ -91,6 +93,7 @@ class JudgedTask(NamedTuple):
     judgments: tuple[Judgment, ...]
     models: tuple[str | None, ...] | None
     metadata: dict[str, object]
+    question: str | None = None
 
 
 def check_judgment(judgment: Judgment, num_responses: int) -> None:

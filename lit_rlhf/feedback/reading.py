@@ -89,7 +89,7 @@ def read_judged(connection: Connection, split: str | None) -> Iterator[StoredTas
 def read_tasks(connection: Connection, ids: Sequence[int]) -> Iterator[StoredTask]:
     """Yield tasks by their ids, in ascending order."""
     found = connection.execute(
-        select(tasks.c.id, tasks.c.kind, tasks.c.repeats, tasks.c.metadata, prompts.c.content)
+        select(*tasks.c, prompts.c.content)
         .join_from(tasks, prompts)
         .where(tasks.c.id.in_(ids))
         .order_by(tasks.c.id)
@@ -104,6 +104,7 @@ def read_tasks(connection: Connection, ids: Sequence[int]) -> Iterator[StoredTas
             tuple(judged[row.id]),
             models if any(model is not None for model in models) else None,
             cast("dict[str, object]", row.metadata or {}),
+            row.question,
         )
         yield StoredTask(row.id, row.kind, row.repeats, content)
 

@@ -27,6 +27,7 @@ def add_repeat(connection: Connection, task_id: int, num_slots: int) -> int:
         "digest": digest("repeat", first.digest, number),
         "prompt_id": first.prompt_id,
         "kind": first.kind,
+        "question": first.question,
         "repeats": task_id,
         "created_at": time.time(),
     }

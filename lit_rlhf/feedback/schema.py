@@ -114,6 +114,7 @@ tasks = Table(
     Column("digest", _Digest, nullable=False, unique=True),
     Column("prompt_id", ForeignKey("prompts.id"), nullable=False, index=True),
     Column("kind", String(10), nullable=False),  # comparison, ranking, rating or edit
+    Column("question", JsonText),  # NULL: which response is better, or how good
     Column("repeats", ForeignKey("tasks.id"), index=True),  # asked again for self-agreement
     Column("metadata", JsonText),
     Column("created_at", Double, nullable=False),

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 from sqlalchemy import func, select, update
@@ -31,7 +32,7 @@ from sqlalchemy import func, select, update
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.adding import Added, Adder, Kind, Origin, labeler_id
 from lit_rlhf.feedback.counting import Counts, count_store
-from lit_rlhf.feedback.database import Database
+from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.queue import Receipt, claim_slots, store_judgment
@@ -51,6 +52,7 @@ class OpenTask(NamedTuple):
         responses: in the store's order; the page shows them in an order by chance, and says so in
             the judgment's `side_order`. Ranks and ratings keep the store's order.
         lease_until: in seconds since 1970; a later judgment is stored all the same.
+        question: which question about the responses; None for the usual one of the kind.
     """
 
     id: int
@@ -58,6 +60,7 @@ class OpenTask(NamedTuple):
     prompt: Prompt
     responses: tuple[str, ...]
     lease_until: float
+    question: str | None
 
 
 class FeedbackStore:
@@ -81,6 +84,25 @@ class FeedbackStore:
             ConfigError: PostgreSQL's driver is not installed.
         """
         return cls(Database(url, create=create))
+
+    @classmethod
+    @contextmanager
+    def filling(cls, url: str) -> Iterator[Self]:
+        """Open a store to add to it; where nothing was added, a new file is not left behind.
+
+        Raises:
+            DataError: as `open`.
+        """
+        path = Path(parse_url(url).database or "")
+        was_there = path.exists()
+        store = cls.open(url)
+        try:
+            yield store
+        finally:
+            is_empty = not was_there and store.database.is_sqlite and not store.counts().tasks
+            store.close()
+            if is_empty:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the connections."""
@@ -159,7 +181,12 @@ class FeedbackStore:
             claimed = list(read_tasks(connection, list(leases)))
         return [
             OpenTask(
-                id_, kind, content.prompt, tuple(map(response_text, content.responses)), leases[id_]
+                id_,
+                kind,
+                content.prompt,
+                tuple(map(response_text, content.responses)),
+                leases[id_],
+                content.question,
             )
             for id_, kind, _, content in claimed
         ]

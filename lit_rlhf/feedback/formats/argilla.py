@@ -125,7 +125,7 @@ def _task(fields: Mapping[str, str], answers: Sequence[_Answer], where: str) -> 
         judgments.append(judgment._replace(labeler=answer.labeler))
     chat = user_turn(fields[prompt], prompt, where)
     texts = tuple(fields[name] for name in responses)
-    return JudgedTask(chat, texts, tuple(judgments), None, {})
+    return JudgedTask(chat, texts, tuple(judgments), None, {}, answers[0].question)
 
 
 def _ranks(answer: _Answer, where: str) -> dict[str, int]:

@@ -23,6 +23,7 @@ from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 _SIDES: dict[str, Better] = {"left": "first", "right": "second", "none": "neither"}
 _TIES = ("tie", "equal", "same")
+_ANSWERS = ("pairwise", "choices", "rating", "ranker")
 _MIN_KEYS = ("annotator", "annotation_id", "lead_time", "created_at", "updated_at", "id")
 
 
@@ -50,7 +51,16 @@ def _read(row: Record, where: str) -> ReadResult:
     responses = tuple(_text_of(data, name, where) for name in names)
     prompt = prompt_field(data, where)
     chat = user_turn(data[prompt], prompt, where)
-    return [JudgedTask(chat, responses, tuple(judgments), None, rest(row))]
+    return [JudgedTask(chat, responses, tuple(judgments), None, rest(row), _question(row, where))]
+
+
+def _question(row: Record, where: str) -> str | None:
+    """Return the name of the control by which labelers answered."""
+    for annotation in read_objects(row.get("annotations"), "annotations", where):
+        for result in read_objects(annotation.get("result") or [], "result", where):
+            if result.get("type") in _ANSWERS:
+                return read_labeler(result.get("from_name"))
+    return None
 
 
 def _read_annotation(
@@ -169,7 +179,8 @@ def _read_min(row: Record, where: str) -> JudgedTask:
     )
     responses = tuple(read_text(row[name], name, where) for name in names)
     chat = user_turn(row[prompt], prompt, where)
-    return JudgedTask(chat, responses, (judgment,), None, rest(row, answer, prompt, *names))
+    metadata = rest(row, answer, prompt, *names)
+    return JudgedTask(chat, responses, (judgment,), None, metadata, answer)
 
 
 LABEL_STUDIO = RowFormat("label_studio", _detects, _read)

@@ -290,6 +290,20 @@ def test_the_sign_of_a_preference(name, row, better):
     assert (pair.chosen, pair.probability) == (better, 1.0)
 
 
+def test_two_questions_about_one_pair_are_two_tasks():
+    both = {**NESTED, "responses": {
+        "helpful": [{"value": ["r2", "r1"], "user_id": "u-1"}],
+        "harmless": [{"value": ["r1", "r2"], "user_id": "u-1"}]}}  # fmt: skip
+    found = read("argilla", both)
+    assert [(task.question, task.judgments[0].ranks) for task in found] == [
+        ("helpful", (2, 1)), ("harmless", (1, 2)),
+    ]  # fmt: skip
+    result = {"type": "pairwise", "from_name": "harmless", "to_name": "a,b",
+              "value": {"selected": "left"}}  # fmt: skip
+    (task,) = read("label_studio", label_studio({"a": "A", "b": "B"}, result))
+    assert task.question == "harmless"
+
+
 def test_later_turns_are_tasks_of_their_own():
     more = {"role": "user", "content": "More"}
     first, second = read("oasst", OASST)

@@ -56,6 +56,31 @@ def test_adding_twice_stores_once(store):
     assert len(only_task(store).judgments) == 4
 
 
+def test_another_question_about_the_same_responses_is_another_task(store):
+    said = [(None, (1, 2)), ("harmless", (2, 1)), ("helpful", (1, 1))]
+    tasks = [
+        task(judgments=[judgment("ana", ranks)])._replace(question=question)
+        for question, ranks in said
+    ]
+    assert store.add_tasks(tasks, slots=2).tasks == 3
+    assert list(store.judged_tasks()) == tasks
+    assert [claimed.question for claimed in store.claim("ben", 3)] == [None, "harmless", "helpful"]
+    assert store.add_tasks(tasks).tasks == 0
+
+
+def test_a_store_of_the_first_version_keeps_its_tasks(store_url):
+    if not store_url.startswith("sqlite"):
+        pytest.skip("the migration is the same statement on both")
+    with FeedbackStore.open(store_url) as store:
+        store.add_tasks([task(judgments=[judgment("ana", id="a")])])
+        with store.database.writing() as connection:
+            connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN question")
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    with FeedbackStore.open(store_url) as store:
+        assert store.add_tasks([task(judgments=[judgment("ben", id="b")])]).tasks == 0
+        assert [said.id for said in only_task(store).judgments] == ["a", "b"]
+
+
 def test_responses_know_how_they_were_made(store):
     origin = Origin("ppo", "runs/ppo/model", {"temperature": 0.7})
     store.add_tasks([task()], slots=1, origin=origin)
