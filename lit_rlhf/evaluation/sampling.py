@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +64,15 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     return PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
 
 
-def prompt_batch(renderer: Renderer, prompts: Sequence[SourcedPrompt]) -> PromptBatch:
+def prompt_batch(
+    renderer: Renderer, prompts: Sequence[SourcedPrompt], first_id: int = 0
+) -> PromptBatch:
     """Render and tokenise prompts for a policy, as the data module of PPO does.
+
+    Args:
+        renderer: of the policy's tokenizer.
+        prompts: one or more.
+        first_id: of the first prompt; an id names a prompt's random stream.
 
     Raises:
         DataError: a chat that the tokenizer has no template for, with its place.
@@ -74,7 +81,7 @@ def prompt_batch(renderer: Renderer, prompts: Sequence[SourcedPrompt]) -> Prompt
     tokens = tokenize_prompts(renderer, texts, places)
     examples = [
         PromptExample(ids, index, prompt, {})
-        for index, (ids, prompt) in enumerate(zip(tokens, texts, strict=True))
+        for index, (ids, prompt) in enumerate(zip(tokens, texts, strict=True), first_id)
     ]
     return collate_prompts(examples, padding_id(renderer.tokenizer))
 
@@ -104,19 +111,8 @@ def sample_responses(
         ConfigError: policy and reference have different vocabularies.
     """
     tokenizer = load_tokenizer(source)
-    renderer = Renderer(tokenizer, settings.template, settings.template_options or {})
     policy = load_policy(source, settings.precision)
-    device = next(policy.parameters()).device
-    with autocast(settings.precision):
-        samples = collect_samples(
-            policy,
-            TorchGenerator(max_rows=BATCH_ROWS),
-            prompt_batch(renderer, prompts).to(device),
-            tokenizer,
-            Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
-            samples_per_prompt=settings.samples,
-            seed=settings.seed,
-        )
+    samples = _draw(policy, tokenizer, prompts, settings)
     shape = (len(prompts), settings.samples)
     texts = np.array(samples.responses, dtype=object).reshape(shape)
     lengths = samples.response_mask.sum(1).double().cpu().numpy().reshape(shape)
@@ -137,6 +133,25 @@ def sample_responses(
         samples.finished.cpu().numpy().reshape(shape),
         TokenFacts(lengths, entropy, kl),
     )
+
+
+@torch.no_grad()
+def sample_in_parts(
+    source: str, prompts: Sequence[SourcedPrompt], settings: SamplingConfig, size: int
+) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the texts of `sample_responses`, `K` a prompt, after every `size` prompts.
+
+    The same texts as at once: each prompt has its own random stream.
+    """
+    tokenizer = load_tokenizer(source)
+    policy = load_policy(source, settings.precision)
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        texts = _draw(policy, tokenizer, part, settings, start).responses
+        yield [
+            tuple(texts[first : first + settings.samples])
+            for first in range(0, len(texts), settings.samples)
+        ]
 
 
 @torch.no_grad()
@@ -188,6 +203,27 @@ def perplexity(
     estimate = ratio(nll[real], tokens[real])
     value, low, high = (float(np.exp(number)) for number in estimate[:3])
     return Estimate(value, low, high, estimate.n)
+
+
+def _draw(
+    policy: PolicyModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[SourcedPrompt],
+    settings: SamplingConfig,
+    first_id: int = 0,
+) -> SampleBatch:
+    renderer = Renderer(tokenizer, settings.template, settings.template_options or {})
+    device = next(policy.parameters()).device
+    with autocast(settings.precision):
+        return collect_samples(
+            policy,
+            TorchGenerator(max_rows=BATCH_ROWS),
+            prompt_batch(renderer, prompts, first_id).to(device),
+            tokenizer,
+            Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
+            samples_per_prompt=settings.samples,
+            seed=settings.seed,
+        )
 
 
 def _token_scores(

@@ -14,6 +14,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
 from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
 from lit_rlhf.whole_files import written_whole
 
 
@@ -33,6 +34,7 @@ def feedback_command(arguments: list[str]) -> int:
     require_extra("feedback", "lit-rlhf feedback")
     run = {
         "import": _import,
+        "sample": _sample,
         "export": _export,
         "show": _show,
         "agreement": _agreement,
@@ -55,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--format", default="auto", help="of the rows (default: found by their keys)")
     add.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
     add.add_argument("--slots", type=int, default=0, help="labelers to ask about each task")
+    add_sample_options(
+        commands.add_parser("sample", help="add tasks of what a policy says to prompts")
+    )
     give = commands.add_parser("export", help="write the judged tasks of a store as JSON lines")
     give.add_argument("store")
     give.add_argument("file", type=Path)
@@ -85,10 +90,14 @@ def _import(options: argparse.Namespace) -> None:
             else:
                 yield task
 
-    with FeedbackStore.open(options.store) as store:
+    with FeedbackStore.filling(options.store) as store:
         added = store.add_tasks(tasks(), slots=options.slots)
     skipped = f"; {num_skipped} bad rows skipped" if num_skipped else ""
     _say(f"{added.tasks} new tasks, {added.judgments} new judgments{skipped}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    _say(add_samples(options))
 
 
 def _export(options: argparse.Namespace) -> None:

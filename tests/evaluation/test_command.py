@@ -9,6 +9,7 @@ import torch
 from lit_rlhf.cli import main
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation import command
+from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.models import PolicyModel, ScalarModel, load_causal_lm, load_trunk
 from lit_rlhf.models.lineage import make_lineage, write_lineage
 from tests.models.examples import save_policy, write_policy, write_reward_model
@@ -178,6 +179,23 @@ def test_reward_models_from_end_to_end(models, tmp_path, capsys, monkeypatch):
     ]
     assert len(wandb_files.table(output, "eval/figures")) == len(report["figures"])
     assert "seed2" in capsys.readouterr().out
+
+
+def test_reward_models_against_the_judgments_of_a_store(models, tmp_path, capsys):
+    store, output = tmp_path / "feedback.db", tmp_path / "out"
+    assert main(["feedback", "import", models["groups"], str(store)]) == 0
+    with FeedbackStore.open(str(store)) as opened, opened.snapshot("validation") as (lineage, _):
+        pass
+    assert lineage.number > 0
+    words = ["evaluate", "rewards", models["rewards"][0], "--precision", "32-true"]
+    address = f"store:{store}?split=validation"
+    assert main([*words, "--data", address, "--output", str(output)]) == 0
+    report = json.loads((output / "report.json").read_text())
+    data = report["settings"]["data"]
+    assert (data["source"], data["sha256"]) == (address, lineage.digest)
+    found(report, metric="accuracy")
+    assert main([*words, "--data", f"store:{tmp_path}/none.db", "--output", str(output)]) == 1
+    assert "there is no such feedback store" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

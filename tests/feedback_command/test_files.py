@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lit_rlhf.cli import main
-from lit_rlhf.data import RewardDataModule
+from lit_rlhf.data import DPODataModule, RewardDataModule
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.store import FeedbackStore
@@ -60,7 +60,7 @@ def test_our_own_export_loses_nothing(tmp_path):
         Judgment("both_bad", labeler="ben", id="b", comment="poor"),
         Judgment("skip", labeler="cem", id="c"),
     )
-    task = JudgedTask(chat, ("x", "y"), said, ("m", None), {"k": [1]})
+    task = JudgedTask(chat, ("x", "y"), said, ("m", None), {"k": [1]}, "harmless")
     first, second = str(tmp_path / "a.db"), str(tmp_path / "b.db")
     with FeedbackStore.open(first) as store:
         store.add_tasks([task])
@@ -83,6 +83,20 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):
     assert "broken.jsonl:1: is no JSON" in capsys.readouterr().err
 
 
+def test_a_failed_import_leaves_no_store_and_spoils_none(tmp_path):
+    good = write_lines(tmp_path / "good.jsonl", pairs(2))
+    bad = write_lines(tmp_path / "bad.jsonl", [*pairs(1), {"prompt": "x", "chosen": "only"}])
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    store = tmp_path / "feedback.db"
+    for file in (bad, empty, str(tmp_path / "none.jsonl")):
+        assert main(["feedback", "import", file, str(store)]) == 1
+        assert [path.name for path in tmp_path.iterdir() if path.suffix != ".jsonl"] == []
+    assert main(["feedback", "import", good, str(store)]) == 0
+    assert main(["feedback", "import", bad, str(store)]) == 1
+    with FeedbackStore.open(str(store)) as opened:
+        assert opened.counts().judgments == 2
+
+
 def test_a_backup_is_a_store(tmp_path):
     store, copy = str(tmp_path / "feedback.db"), str(tmp_path / "copy.db")
     main(["feedback", "import", write_lines(tmp_path / "in.jsonl", pairs(2)), store])
@@ -102,9 +116,9 @@ def test_training_reads_a_split_and_says_which_judgments(tmp_path):
         with store.snapshot("train") as (lineage, judged):
             num_train = len(list(judged))
 
-    def open_data(address):
+    def open_data(address, kind=RewardDataModule):
         tokenizer, held_out = str(tmp_path / "tokenizer"), f"store:{path}?split=test"
-        data = RewardDataModule(tokenizer, train=address, test=held_out, batch_size=4)
+        data = kind(tokenizer, train=address, test=held_out, batch_size=4)
         data.setup("fit")
         return data
 
@@ -115,8 +129,9 @@ def test_training_reads_a_split_and_says_which_judgments(tmp_path):
             "source": address, "sha256": lineage.digest, "rows": num_train,
             "judgments": 2 * num_train, "newest_judgment": lineage.newest,
         }  # fmt: skip
-    (batch, *_) = data.train_dataloader()
-    assert batch.probability.tolist() == pytest.approx([2 / 3] * 4)  # (1.5 + 0.5) / (2 + 1)
+    for kind in (RewardDataModule, DPODataModule):
+        (batch, *_) = open_data(f"store:{path}", kind).train_dataloader()
+        assert batch.probability.tolist() == pytest.approx([2 / 3] * 4)  # (1.5 + 0.5) / (2 + 1)
     with FeedbackStore.open(str(path)) as store:
         store.add_tasks([JudgedTask("p 1", ("a", "b"), said[:1], None, {})])
     data = open_data(f"store:{path}?split=train")
