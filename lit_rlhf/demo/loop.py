@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_rlhf.cache import cache_folder
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.child_command import run_command
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.shipped import configs_folder
 
@@ -51,8 +49,6 @@ COMMANDS = (
 FOLDERS = ("sft", "reward", "judge", "ppo", "dpo", "evaluate")
 # In every folder that a demonstration made: only such a folder is cleared.
 MARKER = ".lit-rlhf-demo"
-# `ru_maxrss` is in KiB on Linux and in bytes on macOS.
-_RSS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
 
 
 class Scale(NamedTuple):
@@ -119,7 +115,7 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
         commands.append(shlex.join(["lit-rlhf", *words]))
         sys.stdout.write(f"\n$ {commands[-1]}\n")
         sys.stdout.flush()
-        phases.append({"name": title, **_run(title, words)})
+        phases.append({"name": title, **run_command(title, words)._asdict()})
     about = {"scale": scale.name, "seed": seed, "precision": names["precision"]}
     return {**about, "commands": commands, "phases": phases}
 
@@ -142,24 +138,6 @@ def _phase_options(phase: str, names: dict[str, Any]) -> list[str]:
     options += [f"--seed_everything={names['seed']}", f"--data.seed={names['seed']}"]
     options += [f"--trainer.precision={names['precision']}"]
     return [*options, f"--trainer.logger.init_args.save_dir={names['run']}"]
-
-
-def _run(title: str, words: list[str]) -> dict[str, float]:
-    """Run a command in a process of its own; return its seconds and its peak of memory."""
-    start = time.monotonic()
-    command = [sys.executable, "-m", "lit_rlhf.demo.child", *words]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode < 0:
-        raise TrainingError(
-            f"{title}: its process was killed by signal {-process.returncode}; if the system ran "
-            "out of memory, free some and start again"
-        )
-    if process.returncode:
-        raise TrainingError(f"{title}: its command failed, see above")
-    memory = round(usage.ru_maxrss / _RSS_PER_GIB, 2)
-    return {"seconds": round(time.monotonic() - start, 1), "peak_memory_gib": memory}
 
 
 def _clear(folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_rlhf.child_command import Usage
 from lit_rlhf.cli import PHASES
 from lit_rlhf.demo import loop
 from lit_rlhf.demo.report import KL_TARGET
@@ -15,7 +16,7 @@ SIZES = {"smoke": (256, 3), "quick": (512, 18), "full": (2048, 32)}  # texts of 
 @pytest.mark.parametrize("scale", loop.SCALES)
 def test_every_phase_parses(monkeypatch, tmp_path, scale):
     asked = []
-    monkeypatch.setattr(loop, "_run", lambda title, words: asked.append(words) or {})
+    monkeypatch.setattr(loop, "run_command", lambda _, words: asked.append(words) or Usage(1, 1))
     monkeypatch.setattr(loop, "choose_precision", lambda: "32-true")
     monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "ca che"))
     monkeypatch.chdir(Path(__file__).parents[2])
