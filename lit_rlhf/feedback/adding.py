@@ -175,6 +175,23 @@ class Adder:
         return digest(task, number, list(judgment))
 
 
+def task_ids(
+    connection: Connection, added: Iterable[JudgedTask], kind: Kind | None, origin: Origin
+) -> list[int]:
+    """Return the ids of tasks as `Adder` stored them, in their order.
+
+    Raises:
+        DataError: one of them was not added.
+    """
+    digests = [_rows_of(task, kind or kind_of(task), origin).task["digest"] for task in added]
+    found: dict[str, int] = {}
+    for start in range(0, len(digests), _BATCH):
+        found |= _find(connection, tasks, digests[start : start + _BATCH])
+    if missing := sum(digest not in found for digest in digests):
+        raise DataError(f"{missing} of {len(digests)} tasks are not in the feedback store.")
+    return [found[digest] for digest in digests]
+
+
 def labeler_id(connection: Connection, name: str, kind: str = "person") -> int:
     """Return the id of a labeler, who is added where the name is new."""
     row = {"name": name, "kind": kind, "is_paused": False, "created_at": time.time()}

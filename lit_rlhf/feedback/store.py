@@ -22,7 +22,7 @@ All methods may be called from several threads, and several processes may open t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -30,7 +30,8 @@ from typing import Literal, NamedTuple, Self
 from sqlalchemy import func, select, update
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.adding import Added, Adder, Kind, Origin, labeler_id
+from lit_rlhf.feedback.adding import Added, Adder, Kind, Origin, labeler_id, task_ids
+from lit_rlhf.feedback.closing import close_task, open_slots
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.judgment_rows import judgment_of
@@ -40,6 +41,8 @@ from lit_rlhf.feedback.reading import Lineage, StoredTask, read_judged, read_lin
 from lit_rlhf.feedback.repeats import add_repeat
 from lit_rlhf.feedback.schema import judgments, labelers, task_responses
 from lit_rlhf.prompts import Prompt, response_text
+
+_BATCH = 500  # ids in one statement
 
 
 class OpenTask(NamedTuple):
@@ -140,6 +143,36 @@ class FeedbackStore:
                 earlier transactions stay.
         """
         return Adder(self.database, slots, kind, origin or Origin()).add(added)
+
+    def ids_of(
+        self, added: Iterable[JudgedTask], *, kind: Kind | None = None, origin: Origin | None = None
+    ) -> list[int]:
+        """Return the ids of tasks that were added with this kind and origin, in their order.
+
+        Raises:
+            DataError: one of them was not added.
+        """
+        with self.database.reading() as connection:
+            return task_ids(connection, added, kind, origin or Origin())
+
+    def open_slots(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return how many judgments each of these tasks waits for, of those that wait for any."""
+        with self.database.reading() as connection:
+            return open_slots(connection, ids)
+
+    def close_task(self, task_id: int) -> int:
+        """Ask nobody else about a task; return how many slots were open. Late judgments count."""
+        with self.database.writing() as connection:
+            return close_task(connection, task_id)
+
+    def tasks(self, ids: Sequence[int]) -> list[StoredTask]:
+        """Return tasks with the judgments that count, by ascending id."""
+        with self.database.reading() as connection:
+            return [
+                task
+                for start in range(0, len(ids), _BATCH)
+                for task in read_tasks(connection, sorted(ids)[start : start + _BATCH])
+            ]
 
     def add_repeat(self, task_id: int, slots: int = 1) -> int:
         """Plan to ask labelers again who judged a task: do they agree with themselves?
