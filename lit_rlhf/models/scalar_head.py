@@ -83,10 +83,15 @@ class ScalarModel(nn.Module):
         Returns:
             `[B]` float32 raw scores: a difference of two is the log-odds of a preference.
         """
+        scores: Tensor = self.head(self.features(rows))
+        return scores
+
+    def features(self, rows: TokenRows) -> Tensor:
+        """Return what the head reads of each row: `[B, H]`, the hidden state of its last token."""
         hidden, places = hidden_states(self._trunk, rows, self.packing_width)
         last = places.gather(1, rows.lengths[:, None] - 1).squeeze(1)  # [B]
-        scores: Tensor = self.head(hidden[last])
-        return scores
+        features: Tensor = hidden[last]
+        return features
 
     def token_values(self, rows: TokenRows) -> Tensor:
         """Estimate the value before each response token: the state that predicts it.

@@ -54,7 +54,8 @@ class PPOModule(PPOModels):
 
     Args:
         policy: the SFT policy: hub name or Hugging Face folder. The reference is this
-            same model, frozen: a copy, or with LoRA the policy with its adapter switched off.
+            same model, frozen: a copy, or with LoRA the policy with its adapter switched off;
+            unless `reference` names another one.
         reward: the reward that is optimised, by `class_path`.
         judges: further rewards that are asked at validation alone, by name: a reward model that the
             policy never trains against, a rule, a function.
@@ -80,6 +81,8 @@ class PPOModule(PPOModels):
             ratio) is left out, and an iteration whose rollout has one; the run stops when more
             than so many were.
         seed: of samples and minibatches.
+        reference: the policy that the KL is to, where it is another one than `policy`: hub name or
+            folder, with the same vocabulary; null for `policy` as it was.
     """
 
     phase = "ppo"
@@ -107,6 +110,7 @@ class PPOModule(PPOModels):
         lean_layers: bool = True,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
         seed: int = 0,
+        reference: str | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -132,6 +136,7 @@ class PPOModule(PPOModels):
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
         self.seed = seed
+        self.reference_source = reference
         self.policy = self.reference = self.critic = None
         self.validation_means = NamedMeans()
         self.validation_samples, self.validation_values = [], []

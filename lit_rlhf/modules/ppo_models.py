@@ -37,6 +37,7 @@ class PPOModels(PhaseModule):
     judges: dict[str, RewardSource]
     critic_kind: str
     critic_source: str | None
+    reference_source: str | None
     advantage: AdvantageEstimator
     update: UpdateConfig
     sampling: Sampling
@@ -52,8 +53,9 @@ class PPOModels(PhaseModule):
     @property
     def origins(self) -> dict[str, str]:
         """The policy, the critic's source, and the models behind reward and judges."""
-        critic = {} if self.critic_source is None else {"critic": self.critic_source}
-        return {**super().origins, **critic, **origins_of(self.sources)}
+        named = {"critic": self.critic_source, "reference": self.reference_source}
+        given = {role: source for role, source in named.items() if source is not None}
+        return {**super().origins, **given, **origins_of(self.sources)}
 
     @property
     def sources(self) -> dict[str, RewardSource]:
@@ -83,9 +85,11 @@ class PPOModels(PhaseModule):
             packing_width=self.packing_width,
             value_head=shares_trunk,
         )
-        if self.lora is None and self.kl_penalty:
+        if self.kl_penalty and (self.lora is None or self.reference_source is not None):
             self.reference = build_reference(
-                self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
+                self.reference_source or self.source,
+                frozen_dtype=self.frozen_dtype,
+                packing_width=self.packing_width,
             )
             self.prepare(self.reference)
         if self.lora is not None and self.device_mesh is None:

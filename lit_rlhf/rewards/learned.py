@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -127,17 +127,20 @@ class LearnedReward(RewardSource):
             DataError: the chat template refuses a prompt, a prompt alone fills the limit, or a
                 response is too long and `overlong` is "error".
         """
-        model, tokenizer = self._load(device)
-        rows = self._rows(tokenizer, prompts, responses)
-        # Rows of like length share a forward.
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
-        scores = torch.empty(len(rows), device=device)
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
-            tokens = collate_rows([rows[place] for place in places], padding_id(tokenizer))
-            raw = self._raw_scores(model, tokens.to(device))
-            scores[places] = model.normalize(raw) if self.normalize else raw
-        return scores
+        scores = self._of_each(prompts, responses, device, ScalarModel.__call__)
+        return self._load(device)[0].normalize(scores) if self.normalize else scores
+
+    @torch.no_grad()
+    def features(
+        self, prompts: Sequence[Prompt], responses: Sequence[Response], device: torch.device
+    ) -> Tensor:
+        """Return what the model's head reads of each response: `[B, H]` float32.
+
+        Raises:
+            CheckpointError: as for `score`.
+            DataError: likewise.
+        """
+        return self._of_each(prompts, responses, device, ScalarModel.features)
 
     def share_trunk(self, policy: nn.Module | LearnedReward) -> None:
         """Stand on the frozen weights of a policy, or of another reward model, where they agree.
@@ -178,12 +181,30 @@ class LearnedReward(RewardSource):
         )
         return kept
 
-    def _raw_scores(self, model: ScalarModel, rows: TokenRows) -> Tensor:
-        dtype, device = self._loaded.dtype, rows.lengths.device
-        # Smaller layers need autocast, whether or not the caller of this time is under it.
-        with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
-            raw: Tensor = model(rows)
-        return raw
+    def _of_each(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        device: torch.device,
+        compute: Callable[[ScalarModel, TokenRows], Tensor],
+    ) -> Tensor:
+        """Return what `compute` makes of each response, in float32."""
+        model, tokenizer = self._load(device)
+        rows = self._rows(tokenizer, prompts, responses)
+        # Rows of like length share a forward.
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+        parts = []
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            tokens = collate_rows([rows[place] for place in places], padding_id(tokenizer))
+            # Smaller layers need autocast, whether or not the caller of this time is under it.
+            dtype = self._loaded.dtype
+            with nullcontext() if dtype is None else torch.autocast(device.type, dtype):
+                parts.append(compute(model, tokens.to(device)).float())
+        values = torch.cat(parts)
+        result = torch.empty_like(values)
+        result[order] = values
+        return result
 
     def _load(self, device: torch.device) -> tuple[ScalarModel, PreTrainedTokenizerBase]:
         if self._loaded.model is None or self._loaded.tokenizer is None:

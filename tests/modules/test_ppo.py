@@ -17,12 +17,19 @@ from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_reward
 from lit_rlhf.models.backbone import apply_lora, freeze
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules.building import build_reference
 from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.rollout import Sampling, TorchGenerator, UpdatePlan
-from tests.models.examples import plain_model, random_rows, shake, write_reward_model
+from tests.models.examples import (
+    plain_model,
+    random_rows,
+    save_policy,
+    shake,
+    write_reward_model,
+)
 from tests.support.phases import (
     Recorder,
     largest_difference,
@@ -78,6 +85,17 @@ def test_the_first_ratio_of_every_iteration_is_one_to_the_last_bit(
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0, 0]
     # Later minibatches see weights that have moved.
     assert all(kl > 0 for kl in module.recorder.values("train/ppo/approximate_kl"))
+
+
+@pytest.mark.parametrize("lora", [None, LORA])
+def test_the_kl_is_to_the_reference_that_is_named(run, lora, tmp_path):
+    other = str(save_policy(tmp_path / "other", seed=7))
+    own, named = run(1, lora=lora), run(1, lora=lora, reference=other)
+    assert own.recorder.values("train/ppo/kl")[0] == pytest.approx(0, abs=1e-6)
+    assert named.recorder.values("train/ppo/kl")[0] > 0.1
+    assert named.origins["reference"] == other
+    start = build_reference(other, frozen_dtype=None, packing_width=None)
+    assert largest_difference(weights(named.reference), weights(start)) == 0
 
 
 def test_every_minibatch_of_every_epoch_is_an_optimizer_step(run):
