@@ -32,7 +32,8 @@ phases
 commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
   evaluate  policies against each other, or reward models against people; writes a report
-  feedback  keep people's judgments in a database: import, export, agreement
+  feedback  keep people's judgments in a database: import, export, agreement, what to ask next
+  flywheel  rounds of judging and training, each from the last policy that is better
   chat      talk to a policy in the terminal, or to two side by side
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
@@ -45,6 +46,7 @@ COMMANDS = {
     "demo": "lit_rlhf.demo.command",
     "evaluate": "lit_rlhf.evaluation.command",
     "feedback": "lit_rlhf.feedback_command",
+    "flywheel": "lit_rlhf.flywheel.command",
     "chat": "lit_rlhf.chat",
     "data": "lit_rlhf.data.show",
     "lineage": "lit_rlhf.cli",

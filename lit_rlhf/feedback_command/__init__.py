@@ -6,7 +6,7 @@ import argparse
 import json
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
 from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
 from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
 from lit_rlhf.whole_files import written_whole
 
@@ -32,12 +33,13 @@ def feedback_command(arguments: list[str]) -> int:
     """
     options = _parser().parse_args(arguments)
     require_extra("feedback", "lit-rlhf feedback")
-    run = {
+    run: dict[str, Callable[[argparse.Namespace], None]] = {
         "import": _import,
         "sample": _sample,
         "export": _export,
         "show": _show,
         "agreement": _agreement,
+        "choose": _choose,
         "backup": _backup,
     }
     run[options.command](options)
@@ -69,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("store")
     agree = commands.add_parser("agreement", help="how far the labelers agree, with intervals")
     agree.add_argument("store")
+    add_choose_options(
+        commands.add_parser("choose", help="add tasks of the pairs most worth judging")
+    )
     copy = commands.add_parser("backup", help="copy a SQLite store while others write to it")
     copy.add_argument("store")
     copy.add_argument("file", type=Path)
@@ -147,6 +152,10 @@ def _agreement(options: argparse.Namespace) -> None:
         _say("nobody has judged anything yet")
     for judged, measure, value, num_units in found:
         _say(f"{judged:<8}{measure:<32}{value}  ({num_units} with two labelers or more)")
+
+
+def _choose(options: argparse.Namespace) -> None:
+    _say(add_chosen(options))
 
 
 def _backup(options: argparse.Namespace) -> None:

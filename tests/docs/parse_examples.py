@@ -21,6 +21,8 @@ import io
 import json
 import sys
 
+import jsonargparse
+
 from lit_rlhf.cli import PHASES, main
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes
 
@@ -83,20 +85,26 @@ def parse(words):
 
 def parse_other(words):
     """Run a command that is no phase up to the point where its arguments are parsed."""
-    parse_args = argparse.ArgumentParser.parse_args
+    parsers = (argparse.ArgumentParser, jsonargparse.ArgumentParser)
+    originals = [parser.parse_args for parser in parsers]
 
-    def parse_and_stop(self, *args, **kwargs):
-        parse_args(self, *args, **kwargs)
-        raise ParsedError
+    def stopping(parse_args):
+        def parse_and_stop(self, *args, **kwargs):
+            parse_args(self, *args, **kwargs)
+            raise ParsedError
 
-    argparse.ArgumentParser.parse_args = parse_and_stop
+        return parse_and_stop
+
+    for parser, original in zip(parsers, originals, strict=True):
+        parser.parse_args = stopping(original)
     try:
         if status := main(words):
             sys.exit(status)
     except ParsedError:
         pass
     finally:
-        argparse.ArgumentParser.parse_args = parse_args
+        for parser, original in zip(parsers, originals, strict=True):
+            parser.parse_args = original
 
 
 def phase_defaults(phase):

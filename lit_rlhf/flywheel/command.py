@@ -1,0 +1,69 @@
+"""The commands `lit-rlhf flywheel run`, `status` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from itertools import groupby
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.extras import require_extra
+
+_HELP = """\
+usage: lit-rlhf flywheel {run,status,report} --config FILE [--KEY VALUE ...]
+
+Rounds of sample -> choose -> collect -> reward model -> policy -> judge -> promote.
+  run      go on with all rounds that are not finished; with people it waits for their judgments
+           (--no-wait ends instead, and the same command goes on later)
+  status   which step each round is at
+  report   one page on all rounds: report.md, report.json and pictures in the run's folder
+
+`lit-rlhf flywheel run --print_config` shows every setting.
+"""
+COMMANDS = ("run", "status", "report")
+
+
+def flywheel_command(arguments: list[str]) -> int:
+    """Run one of the commands.
+
+    Args:
+        arguments: those after `lit-rlhf flywheel`.
+
+    Returns:
+        0.
+
+    Raises:
+        LitRLHFError: a setting is wrong, people have not judged all tasks, or a command failed.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_HELP)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise ConfigError(f"lit-rlhf flywheel has no command '{name}': {', '.join(COMMANDS)}")
+    require_extra("feedback", "lit-rlhf flywheel")
+    from lit_rlhf.flywheel.settings import read_settings  # noqa: PLC0415 - seconds of imports
+
+    waits = "--no-wait" not in rest
+    words = [word for word in rest if word != "--no-wait"]
+    settings = read_settings(words, f"lit-rlhf flywheel {name}")
+    if name == "status":
+        from lit_rlhf.flywheel.rounds import read_status  # noqa: PLC0415
+
+        for number, steps in groupby(read_status(settings), lambda one: one.round):
+            said = ", ".join(f"{step.step} {step.state}" for step in steps)
+            _say(f"round {number}: {said}")
+        return 0
+    if name == "run":
+        from lit_rlhf.child_command import run_command  # noqa: PLC0415
+        from lit_rlhf.flywheel.rounds import run_rounds  # noqa: PLC0415
+
+        run_rounds(settings, _say, run_command, waits=waits)
+    from lit_rlhf.flywheel.report import write_report  # noqa: PLC0415
+
+    _say(str(write_report(settings)))
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

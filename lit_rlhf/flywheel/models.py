@@ -1,0 +1,144 @@
+"""What a round asks of models itself: responses, features, and how often a reward is right.
+
+Reward models compute in the precision of the caller's autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation.bootstrap import Estimate, share
+from lit_rlhf.evaluation.figures import finite_or_none
+from lit_rlhf.evaluation.responses import SourcedPrompt, read_prompts
+from lit_rlhf.evaluation.reward_models import ACCURACY, read_judged, reward_figures, score_judged
+from lit_rlhf.evaluation.sampling import SamplingConfig, sample_responses
+from lit_rlhf.evaluation.scoring import score_texts
+from lit_rlhf.flywheel.choosing import FeaturesOf
+from lit_rlhf.flywheel.selection import Floats, pairs_within
+from lit_rlhf.flywheel.settings import SamplesConfig
+from lit_rlhf.modules.precision import Precision
+from lit_rlhf.prompts import Prompt, Response
+from lit_rlhf.rewards import LearnedReward
+
+
+class Draw(NamedTuple):
+    """How responses are drawn: the random stream, and the precision of the forwards."""
+
+    seed: int
+    precision: Precision
+
+
+def sample_policy(
+    policy: str, prompts: str, config: SamplesConfig, number: int, how: Draw
+) -> Iterator[dict[str, Any]]:
+    """Yield a round's prompts with responses of a policy.
+
+    Args:
+        policy: folder or hub name.
+        prompts: all training prompts; each round takes the next `num_prompts`, from the first
+            again behind the last.
+        config: how many, and how they are drawn.
+        number: of the round.
+        how: seed and precision of the draw.
+    """
+    found = read_prompts(prompts)
+    first = (number - 1) * config.num_prompts
+    places = range(first, first + min(config.num_prompts, len(found)))
+    chosen = [found[place % len(found)] for place in places]
+    texts = _sample(policy, chosen, config, how)
+    for prompt, own in zip(chosen, texts, strict=True):
+        yield {"prompt": prompt.prompt, "responses": own}
+
+
+def features_of(reward: str) -> FeaturesOf:
+    """Return a function that says what a reward model sees in responses."""
+    source = LearnedReward(reward)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def features(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Floats:
+        found: Floats = source.features(prompts, responses, device).double().cpu().numpy()
+        return found
+
+    return features
+
+
+def accuracy_on(rows: Sequence[dict[str, object]], reward: str) -> dict[str, float | None] | None:
+    """Return how often a reward model orders judged pairs as people did, with its interval.
+
+    Args:
+        rows: judged groups.
+        reward: the model's folder.
+
+    Returns:
+        `value`, `low`, `high` and `n`; None where no pair was judged.
+    """
+    sourced = [SourcedRecord(row, f"random share [{place}]") for place, row in enumerate(rows)]
+    if not sourced:
+        return None
+    judged = read_judged(sourced)
+    scores = score_judged(judged, {"reward": LearnedReward(reward, normalize=False)})
+    figures, _ = reward_figures(judged, scores)
+    (found,) = [figure for figure in figures if figure.section == ACCURACY]
+    return _plain(found.estimate)
+
+
+def accuracy_against_gold(
+    policy: str, reward: str, gold: str, prompts: str, config: SamplesConfig, how: Draw
+) -> dict[str, float | None]:
+    """Return how often a reward model orders a policy's responses to one prompt as the gold does.
+
+    Args:
+        policy: whose responses.
+        reward: the model's folder.
+        gold: the simulated truth's.
+        prompts: held out.
+        config: number of prompts, responses and so on.
+        how: seed and precision of the draw.
+
+    Returns:
+        `value`, `low`, `high` (over prompts) and `n`, the number of pairs.
+
+    Raises:
+        DataError: no prompt has two different responses.
+    """
+    chosen = read_prompts(prompts, config.num_prompts)
+    texts = _sample(policy, chosen, config, how)
+    flat = [text for own in texts for text in own]
+    numbers = np.repeat(np.arange(len(texts)), config.num_responses)
+    repeated = [chosen[number] for number in numbers.tolist()]
+    own, truth = (
+        score_texts(name, LearnedReward(source, normalize=False), repeated, flat)
+        for name, source in (("reward", reward), ("gold", gold))
+    )
+    a, b = pairs_within(numbers, flat).T
+    if not len(a):
+        raise DataError(f"{policy}: no prompt of {prompts} has two different responses")
+    right = (1 + np.sign(own[a] - own[b]) * np.sign(truth[a] - truth[b])) / 2
+    counts = np.bincount(numbers[a], minlength=len(texts))
+    held = counts > 0
+    shares = np.bincount(numbers[a], right, len(texts))[held] / counts[held]
+    return _plain(share(shares, counts[held], n=len(a)))
+
+
+def _plain(estimate: Estimate) -> dict[str, float | None]:
+    values = estimate._asdict()
+    return {name: finite_or_none(value) for name, value in values.items()} | {"n": estimate.n}
+
+
+def _sample(
+    policy: str, prompts: Sequence[SourcedPrompt], config: SamplesConfig, how: Draw
+) -> list[tuple[str, ...]]:
+    settings = SamplingConfig(
+        samples=config.num_responses,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=how.seed,
+        precision=how.precision,
+    )
+    return list(sample_responses("policy", policy, prompts, settings).texts)

@@ -1,0 +1,364 @@
+"""The steps of one round: what each takes and what it leaves, in the order in which they run.
+
+sample   policy, prompts                      -> samples.jsonl    responses to choose from
+choose   samples, last reward model           -> tasks.jsonl      pairs to ask about
+collect  tasks, labelers, store               -> judged/          of this and all earlier rounds
+reward   judgments, SFT backbone              -> reward/model
+policy   reward model, SFT policy             -> policy/model
+judge    new, last promoted and SFT policy    -> judge/
+measure  reward models, random share          -> measures.json
+promote  the judge's figures                  -> promotion.json
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_rlhf.child_command import run_command
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.feedback.adding import Origin
+from lit_rlhf.feedback.early_stop import SHARE
+from lit_rlhf.feedback.exchange import full_row, task_of_row, training_row
+from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.flywheel import models
+from lit_rlhf.flywheel.choosing import RANDOM, choose_tasks, read_sampled
+from lit_rlhf.flywheel.collecting import collect
+from lit_rlhf.flywheel.labelers import SimulatedRaters
+from lit_rlhf.flywheel.promotion import GATE, NEW, PROMOTED, SFT, decide
+from lit_rlhf.flywheel.settings import FlywheelSettings
+from lit_rlhf.flywheel.steps import (
+    digest_source,
+    read_json,
+    read_rows,
+    run_step,
+    write_json,
+    write_rows,
+)
+from lit_rlhf.modules.precision import autocast
+from lit_rlhf.whole_files import written_whole
+
+STEPS = ("sample", "choose", "collect", "reward", "policy", "judge", "measure", "promote")
+
+Run = Callable[[str, Sequence[str]], object]
+Say = Callable[[str], None]
+
+
+class Start(NamedTuple):
+    """What a round begins with.
+
+    Attributes:
+        number: of the round, from 1.
+        policy: folder of the last promoted policy; the SFT policy at first.
+        policy_of: "SFT", or "round N" where it was promoted.
+        reward: folder of the last round's reward model; None in the first round.
+        judged: `judged/` of the last round; None in the first.
+    """
+
+    number: int
+    policy: str
+    policy_of: str = "SFT"
+    reward: str | None = None
+    judged: Path | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the flywheel; each method is a step.
+
+    Attributes:
+        settings: of the run.
+        start: what it begins with.
+        store: where judgments are.
+        say: prints a line.
+        run: runs a command of `lit-rlhf` in a process of its own.
+    """
+
+    settings: FlywheelSettings
+    start: Start
+    store: FeedbackStore
+    say: Say
+    run: Run = run_command
+
+    @property
+    def folder(self) -> Path:
+        """Of the round."""
+        return self.settings.round_folder(self.start.number)
+
+    @property
+    def seed(self) -> int:
+        """Of all that is drawn in the round."""
+        return 1000 * self.settings.seed + self.start.number
+
+    def sample(self) -> None:
+        """Let the last promoted policy respond to prompts."""
+        config, output = self.settings.samples, self.folder / "samples.jsonl"
+        source = self.settings.sft if config.policy == "sft" else self.start.policy
+        inputs = {
+            "policy": digest_source(source),
+            "prompts": digest_source(self.settings.prompts),
+            "samples": config,
+            "seed": self.seed,
+        }
+
+        def make() -> None:
+            rows = models.sample_policy(
+                source, self.settings.prompts, config, self.start.number, self._draw
+            )
+            write_rows(output, rows)
+
+        self._step("sample", output, inputs, make)
+
+    def choose(self) -> None:
+        """Choose the pairs to ask about, a share of them at random."""
+        output, settings, start = self.folder / "tasks.jsonl", self.settings, self.start
+        samples = self.folder / "samples.jsonl"
+        inputs = {
+            "samples": digest_source(samples),
+            "reward": start.reward and digest_source(start.reward),
+            "judged": start.judged and digest_source(start.judged),
+            "choice": settings.choice,
+            "seed": self.seed,
+        }
+
+        def make() -> None:
+            sampled = read_sampled(str(samples))
+            judged = [] if start.judged is None else read_tasks(start.judged / "full.jsonl")
+            features_of = None if start.reward is None else models.features_of(start.reward)
+            with autocast(self._draw.precision):
+                tasks = choose_tasks(sampled, judged, features_of, settings.choice, self.seed)
+            write_rows(output, (_row(task, start.number) for task in tasks))
+
+        self._step("choose", output, inputs, make)
+
+    def collect(self, *, waits: bool) -> None:
+        """Ask labelers about the pairs, until nobody needs to be asked any more.
+
+        Raises:
+            WaitingError: people have not judged all of them, and the run does not wait.
+        """
+        output, settings = self.folder / "judged", self.settings
+        tasks = self.folder / "tasks.jsonl"
+        inputs = {
+            "tasks": digest_source(tasks),
+            "slots": settings.slots,
+            "early_stop": settings.early_stop,
+            "labeler": settings.labeler,
+        }
+        sampling = {"seed": self.seed, "temperature": settings.samples.temperature}
+        origin = Origin(self.start.policy_of, self.start.policy, sampling)
+
+        def make() -> None:
+            asked = read_tasks(tasks)
+            with autocast(self._draw.precision):
+                collect(self.store, asked, origin, settings, self.say, waits=waits)
+            # All that was judged by now, whenever it was asked: late judgments count as well.
+            judged = list(self.store.judged_tasks())
+            with written_whole(output) as partial:
+                partial.mkdir()
+                write_rows(partial / "full.jsonl", map(full_row, judged))
+                rows = (training_row(task) for task in judged)
+                write_rows(partial / "training.jsonl", (row for row in rows if row is not None))
+
+        self._step("collect", output, inputs, make)
+
+    def train_reward(self) -> None:
+        """Train a reward model anew from the SFT backbone, on the judgments of all rounds."""
+        training = self.folder / "judged" / "training.jsonl"
+        words = [
+            *("reward", "fit", *self.settings.reward.words()),
+            f"--model.backbone={self.settings.sft}",
+            f"--data.train={training}",
+            "--data.validation=null",
+            f"--model.normalizer.prompts={self.settings.prompts}",
+            f"--model.normalizer.max_new_tokens={self.settings.samples.max_new_tokens}",
+            *self._phase_words("reward"),
+        ]
+        inputs = {
+            "command": words,
+            "judged": digest_source(training),
+            "sft": digest_source(self.settings.sft),
+        }
+        output = self.folder / "reward" / "model"
+        self._step("reward", output, inputs, lambda: self._run("reward model", words))
+
+    def train_policy(self) -> None:
+        """Train the policy: from SFT again, or on from the last promoted one."""
+        config, settings = self.settings.policy, self.settings
+        source = settings.sft if config.start == "sft" else self.start.policy
+        reward, training = self.folder / "reward" / "model", self.folder / "judged/training.jsonl"
+        words = [config.phase, "fit", *config.words(), f"--model.policy={source}"]
+        inputs: dict[str, object] = {"start": digest_source(source)}
+        if config.phase == "ppo":
+            words += [
+                f"--model.reward.init_args.model={reward}",
+                f"--data.train={settings.prompts}",
+            ]
+            words += [f"--model.reference={settings.sft}"] * (source != settings.sft)
+            words += [f"--model.seed={self.seed}"]
+            inputs |= {"reward": digest_source(reward), "prompts": digest_source(settings.prompts)}
+        else:
+            words += [f"--data.train={training}"]
+            inputs |= {"judged": digest_source(training)}
+        words += ["--data.validation=null", *self._phase_words("policy")]
+        output = self.folder / "policy" / "model"
+        inputs |= {"command": words}
+        self._step("policy", output, inputs, lambda: self._run("policy", words))
+
+    def judge(self) -> None:
+        """Compare the new policy with the last promoted one and with SFT on held-out prompts."""
+        settings, gate = self.settings, self.settings.gate
+        policies = {NEW: str(self.folder / "policy" / "model"), SFT: settings.sft}
+        if self.start.policy != settings.sft:
+            policies[PROMOTED] = self.start.policy
+        judges = {GATE: gate.judge, "reward": f"reward:{self.folder / 'reward' / 'model'}"}
+        judges |= gate.final_judges
+        words = [
+            *("evaluate", "policies", *(f"{name}={place}" for name, place in policies.items())),
+            *(f"--judge={name}={place}" for name, place in judges.items()),
+            f"--reference={settings.sft}",
+            f"--prompts={settings.held_out}",
+            f"--num-prompts={gate.num_prompts}",
+            f"--max-new-tokens={settings.samples.max_new_tokens}",
+            f"--seed={self.seed}",
+            f"--precision={self.settings.precision}",
+            f"--output={self.folder / 'judge'}",
+        ]
+        if gate.perplexity_data is not None:
+            words += [f"--perplexity-data={gate.perplexity_data}"]
+            words += [f"--perplexity-rows={gate.perplexity_rows}"]
+        inputs = {
+            "command": words,
+            "policies": {name: digest_source(place) for name, place in policies.items()},
+            "held_out": digest_source(settings.held_out),
+        }
+        output = self.folder / "judge"
+        self._step("judge", output, inputs, lambda: self._run("judge", words))
+
+    def measure(self) -> None:
+        """Measure the reward models where nothing was chosen.
+
+        The last round's model on this round's random share, which it never saw and which is of the
+        policy that was trained against it; and, where the truth is simulated, this round's model on
+        the new policy's responses.
+        """
+        output, settings, labeler = (
+            self.folder / "measures.json",
+            self.settings,
+            self.settings.labeler,
+        )
+        reward, policy = self.folder / "reward" / "model", self.folder / "policy" / "model"
+        inputs = {
+            "judged": digest_source(self.folder / "judged"),
+            "rewards": [
+                self.start.reward and digest_source(self.start.reward),
+                digest_source(reward),
+            ],
+            "policy": digest_source(policy),
+        }
+
+        def make() -> None:
+            found: dict[str, object] = {"on_random_share": None, "on_own_samples": None}
+            if self.start.reward is not None:
+                found["on_random_share"] = models.accuracy_on(
+                    list(self._random_share()), self.start.reward
+                )
+            if isinstance(labeler, SimulatedRaters):
+                config = replace(settings.samples, num_prompts=settings.gate.num_prompts)
+                found["on_own_samples"] = models.accuracy_against_gold(
+                    str(policy), str(reward), labeler.gold, settings.held_out, config, self._draw
+                )
+            write_json(output, found)
+
+        def make_with_precision() -> None:
+            with autocast(self._draw.precision):
+                make()
+
+        self._step("measure", output, inputs, make_with_precision)
+
+    def promote(self) -> bool:
+        """Decide whether the next round starts from the new policy."""
+        output, report = self.folder / "promotion.json", self.folder / "judge" / "report.json"
+        opponent = SFT if self.start.policy == self.settings.sft else PROMOTED
+        inputs = {"report": digest_source(report), "gate": self.settings.gate, "opponent": opponent}
+
+        def make() -> None:
+            figures = [Figure.from_json(row) for row in read_json(report)["figures"]]
+            promotion = decide(figures, self.settings.gate, opponent)
+            write_json(output, {**promotion._asdict(), "opponent": opponent, **self._record()})
+
+        self._step("promote", output, inputs, make)
+        return bool(read_json(output)["is_promoted"])
+
+    @property
+    def _draw(self) -> models.Draw:
+        precision = self.settings.precision
+        assert precision != "auto"  # the loop has chosen
+        return models.Draw(self.seed, precision)
+
+    def _random_share(self) -> Iterator[dict[str, object]]:
+        """Yield the judged groups of this round's random share."""
+        for task in read_tasks(self.folder / "judged" / "full.jsonl"):
+            row = training_row(task)
+            is_random = task.metadata.get(SHARE) == RANDOM
+            if row is not None and is_random and task.metadata.get("round") == self.start.number:
+                yield row
+
+    def _record(self) -> dict[str, str]:
+        """Say in words which data and which start each model had."""
+        number, policy = self.start.number, self.settings.policy
+        rounds = "round 1" if number == 1 else f"rounds 1 to {number}"
+        start = (
+            "the SFT policy" if policy.start == "sft" else f"the policy of {self.start.policy_of}"
+        )
+        learned = (
+            f"prompts of {self.settings.prompts} and the reward model of round {number}"
+            if policy.phase == "ppo"
+            else f"the judgments of {rounds}"
+        )
+        drawn = "SFT" if self.settings.samples.policy == "sft" else self.start.policy_of
+        return {
+            "about_samples": f"The pairs are responses of the policy of {drawn}.",
+            "about_reward": f"The reward model starts anew from the SFT backbone and learns from "
+            f"all judgments of {rounds}.",
+            "about_policy": f"The policy starts from {start} and learns by {policy.phase.upper()} "
+            f"from {learned}. Its reference is the SFT policy.",
+        }
+
+    def _step(
+        self, name: str, output: Path, inputs: Mapping[str, object], make: Callable[[], None]
+    ) -> None:
+        run_step(record_path(self.folder, name), output, inputs, make)
+
+    def _phase_words(self, name: str) -> list[str]:
+        return [
+            f"--trainer.logger.init_args.save_dir={self.folder}",
+            f"--trainer.logger.init_args.name={name}",
+            f"--seed_everything={self.seed}",
+            f"--data.seed={self.seed}",
+            f"--trainer.precision={self.settings.precision}",
+            "--ckpt_path=last",  # of a run that was killed; at first there is none
+        ]
+
+    def _run(self, title: str, words: Sequence[str]) -> None:
+        self.say(f"$ {shlex.join(['lit-rlhf', *words])}")
+        self.run(f"round {self.start.number}, {title}", words)
+
+
+def record_path(folder: Path, step: str) -> Path:
+    """Return where the record of a round's step lies."""
+    return folder / f"{STEPS.index(step) + 1}-{step}.json"
+
+
+def read_tasks(path: Path) -> list[JudgedTask]:
+    """Read tasks that `full_row` wrote."""
+    rows = enumerate(read_rows(path), start=1)
+    return [task_of_row({"judgments": [], **row}, f"{path}:{number}") for number, row in rows]
+
+
+def _row(task: JudgedTask, number: int) -> dict[str, object]:
+    return full_row(task._replace(metadata={**task.metadata, "round": number}))

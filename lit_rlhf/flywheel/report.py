@@ -1,0 +1,285 @@
+"""One page on all rounds: `report.md`, `report.json` and a picture in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.extras import can_draw
+from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.flywheel.one_round import read_tasks, record_path
+from lit_rlhf.flywheel.promotion import GATE, NEW, SFT, find
+from lit_rlhf.flywheel.settings import FlywheelSettings
+from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
+from lit_rlhf.markdown import markdown_cell, markdown_table
+
+PICTURE = "rounds.png"
+
+
+class RoundReport(NamedTuple):
+    """What one round came to.
+
+    Attributes:
+        round: its number.
+        is_promoted: the next round starts from its policy.
+        promotion: what `promotion.json` says.
+        measures: what `measures.json` says.
+        scores: judge -> the new policy's mean score, with its interval.
+        gains: final judge -> the gain over SFT, with its interval.
+        judgments: made in this round.
+        all_judgments: that its reward model learned from.
+        tasks: asked in this round.
+        share_decided: of its tasks that early stop closed before every slot was filled.
+        agreement: share of pairs of labelers who said the same of a task; None without overlap.
+        human_minutes: that people spent on the round; None where nobody measured.
+    """
+
+    round: int
+    is_promoted: bool
+    promotion: dict[str, Any]
+    measures: dict[str, Any]
+    scores: dict[str, dict[str, float]]
+    gains: dict[str, dict[str, float]]
+    judgments: int
+    all_judgments: int
+    tasks: int
+    share_decided: float
+    agreement: float | None
+    human_minutes: float | None
+
+
+def write_report(settings: FlywheelSettings) -> Path:
+    """Write the page on all finished rounds.
+
+    Returns:
+        The path of `report.md`.
+
+    Raises:
+        DataError: no round is finished.
+    """
+    rounds = list(_finished_rounds(settings))
+    if not rounds:
+        raise DataError(
+            f"{settings.path}: no round is finished yet; see `lit-rlhf flywheel status`"
+        )
+    has_picture = _draw(rounds, settings.path / PICTURE)
+    write_json(settings.path / "report.json", [row._asdict() for row in rounds])
+    path = settings.path / "report.md"
+    text = "\n\n".join(_sections(settings, rounds, has_picture=has_picture))
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def _finished_rounds(settings: FlywheelSettings) -> Iterator[RoundReport]:
+    number = 1
+    while is_finished(record_path(settings.round_folder(number), "promote")):
+        yield read_round(settings, number)
+        number += 1
+
+
+def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
+    """Read what a finished round left."""
+    folder = settings.round_folder(number)
+    promotion, measures = (read_json(folder / f"{name}.json") for name in ("promotion", "measures"))
+    report = read_json(folder / "judge" / "report.json")
+    figures = [Figure.from_json(row) for row in report["figures"]]
+    judges = [GATE, *settings.gate.final_judges]
+    judged = read_tasks(folder / "judged" / "full.jsonl")
+    own = [task for task in judged if task.metadata.get("round") == number]
+    said = [judgment for task in own for judgment in task.judgments]
+    spent = [judgment.duration_s for judgment in said if judgment.duration_s is not None]
+    return RoundReport(
+        round=number,
+        is_promoted=promotion["is_promoted"],
+        promotion=promotion,
+        measures=measures,
+        scores={name: _plain(find(figures, "score", NEW, judge=name)) for name in judges},
+        gains={
+            name: _plain(find(figures, "score_difference", NEW, against=SFT, judge=name))
+            for name in judges
+        },
+        judgments=len(said),
+        all_judgments=sum(len(task.judgments) for task in judged),
+        tasks=len(own),
+        share_decided=float(np.mean([len(task.judgments) < settings.slots for task in own])),
+        agreement=agreement_of(own),
+        human_minutes=sum(spent) / 60 if spent else None,
+    )
+
+
+def agreement_of(tasks: Sequence[JudgedTask]) -> float | None:
+    """Return the share of pairs of labelers who said the same: first, second, or no difference."""
+    counts = np.zeros((len(tasks), 3), np.int64)
+    for place, task in enumerate(tasks):
+        for judgment in task.judgments:
+            side = _side(judgment)
+            if side is not None:
+                counts[place, side] += 1
+    agreement = percent_agreement(patterns_of(counts))
+    return agreement if isinstance(agreement, float) else None
+
+
+def trace(settings: FlywheelSettings, number: int) -> list[str]:
+    """Follow one judgment of a round to the checkpoints that it changed, as lines of text."""
+    folder = settings.round_folder(number)
+    own = [
+        task
+        for task in read_tasks(folder / "judged" / "full.jsonl")
+        if task.metadata.get("round") == number and task.judgments
+    ]
+    if not own:
+        return []
+    task, judgment = own[0], own[0].judgments[0]
+    reward, policy = (
+        read_json(record_path(folder, step))["sha256"] for step in ("reward", "policy")
+    )
+    chosen_by = task.metadata.get("chosen_by")
+    return [
+        f"judgment {judgment.id} by {judgment.labeler}: {judgment.outcome} {judgment.ranks}",
+        f"of a pair that {chosen_by} chose ({task.metadata.get('share')} share), in "
+        f"{folder / 'tasks.jsonl'}",
+        f"is in {folder / 'judged' / 'full.jsonl'}, and counts in its training.jsonl",
+        f"from which {folder / 'reward' / 'model'} was trained, sha256 {reward[:12]}",
+        f"against which {folder / 'policy' / 'model'} was trained, sha256 {policy[:12]}",
+    ]
+
+
+def _sections(
+    settings: FlywheelSettings, rounds: Sequence[RoundReport], *, has_picture: bool
+) -> Iterator[str]:
+    last = rounds[-1]
+    promoted = [str(row.round) for row in rounds if row.is_promoted]
+    yield f"# {len(rounds)} rounds of the flywheel"
+    yield (
+        f"Promoted: round {', '.join(promoted) or 'none'}. {last.all_judgments} judgments of "
+        f"{sum(row.tasks for row in rounds)} pairs."
+    )
+    finals = list(settings.gate.final_judges)
+    header = ["round", "promoted", "judgments", "decided early", "labelers agree", "minutes"]
+    rows = [
+        [
+            str(row.round),
+            "yes" if row.is_promoted else "**no**",
+            str(row.judgments),
+            f"{100 * row.share_decided:.0f} %",
+            "-" if row.agreement is None else f"{100 * row.agreement:.0f} %",
+            "-" if row.human_minutes is None else f"{row.human_minutes:.0f}",
+        ]
+        for row in rounds
+    ]
+    yield markdown_table(header, rows)
+    yield "**Policies.** Gains are over SFT on held-out prompts, with 95 % intervals."
+    header = ["round", "KL", "length", "gain by the gate", "gain over the last promoted"]
+    header += [f"gain by {name}" for name in finals]
+    rows = [
+        [
+            str(row.round),
+            f"{row.promotion['kl']:.2f}",
+            f"{row.promotion['length_ratio']:.2f}x",
+            _shown(row.gains[GATE]),
+            _shown(row.promotion["gain"]),
+            *(_shown(row.gains[name]) for name in finals),
+        ]
+        for row in rounds
+    ]
+    yield markdown_table(header, rows)
+    if finals:
+        yield f"No gate ever asked {', '.join(map(markdown_cell, finals))}."
+    yield (
+        "**Reward models.** Share of pairs in the right order. The last round's model on this "
+        "round's random share, which it never saw; and, where raters are simulated, this round's "
+        "model on the new policy's own responses."
+    )
+    header = ["round", "last model, random share", "own model, new policy's responses"]
+    rows = [
+        [str(row.round), *(_shown(row.measures[name], percent=True) for name in _MEASURES)]
+        for row in rounds
+    ]
+    yield markdown_table(header, rows)
+    if has_picture:
+        yield f"![Gain by each judge, and accuracy of the reward models, by round]({PICTURE})"
+    for row in rounds:
+        words = [row.promotion[f"about_{name}"] for name in ("samples", "reward", "policy")]
+        why = "; ".join(row.promotion["reasons"])
+        words += [f"Not promoted: {why}."] if why else []
+        yield f"**Round {row.round}.** {' '.join(words)}"
+    lines = trace(settings, last.round)
+    yield "\n".join(["One judgment, from its pair to the policy:", "", "```", *lines, "```"])
+
+
+_MEASURES = ("on_random_share", "on_own_samples")
+
+
+def _draw(rounds: Sequence[RoundReport], path: Path) -> bool:
+    if not can_draw():
+        return False
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - optional
+
+    canvas = Canvas(figsize=(9, 3.6), dpi=110, layout="constrained")
+    gains, accuracies = canvas.subplots(1, 2)
+    for name in rounds[0].gains:
+        _line(gains, rounds, [row.gains[name] for row in rounds], name)
+    for name, label in zip(_MEASURES, ("last model, random share", "own samples"), strict=True):
+        _line(accuracies, rounds, [row.measures[name] for row in rounds], label)
+    gains.set(xlabel="round", ylabel="gain over SFT")
+    accuracies.set(xlabel="round", ylabel="share of pairs in order")
+    for panel in (gains, accuracies):
+        panel.set_xticks([row.round for row in rounds])
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8)
+    canvas.savefig(path)
+    return True
+
+
+def _line(
+    panel: Any,  # noqa: ANN401 - matplotlib is optional
+    rounds: Sequence[RoundReport],
+    points: Sequence[Mapping[str, float] | None],
+    label: str,
+) -> None:
+    held = [(row.round, point) for row, point in zip(rounds, points, strict=True) if point]
+    if not held:
+        return
+    places, found = zip(*held, strict=True)
+    values = np.array([point["value"] for point in found])
+    ends = np.array(
+        [
+            [_or(point["low"], v), _or(point["high"], v)]
+            for point, v in zip(found, values, strict=True)
+        ]
+    )
+    reach = np.abs(ends.T - values)
+    panel.errorbar(places, values, yerr=reach, marker="o", capsize=3, label=label)
+
+
+def _plain(figure: Figure) -> dict[str, float]:
+    row = figure.as_json()
+    return {name: row[name] for name in ("value", "low", "high", "n")}
+
+
+def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:
+    if point is None:
+        return "-"
+    scale, digits = (100, 1) if percent else (1, 2)
+    unit = " %" if percent else ""
+    value = f"{scale * point['value']:.{digits}f}{unit}"
+    if point["low"] is None:
+        return value
+    return f"{value} ({scale * point['low']:.{digits}f} to {scale * point['high']:.{digits}f})"
+
+
+def _or(value: float | None, other: float) -> float:
+    return other if value is None else value
+
+
+def _side(judgment: Judgment) -> int | None:
+    positions = judgment.positions(2)
+    if positions is None or positions[0] is None or positions[1] is None:
+        return None
+    return 2 if positions[0] == positions[1] else int(positions[0] > positions[1])

@@ -1,0 +1,127 @@
+"""The loop: one round after the other, each from the last promoted policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.flywheel.one_round import STEPS, Round, Run, Start, record_path
+from lit_rlhf.flywheel.settings import FlywheelSettings
+from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
+from lit_rlhf.modules.precision import choose_precision
+
+
+def run_rounds(
+    settings: FlywheelSettings, say: Callable[[str], None], run: Run, *, waits: bool
+) -> None:
+    """Run all rounds that are not finished.
+
+    Killed at any moment and started again, it skips the steps that are finished, and its end state
+    is that of a run that was not killed.
+
+    Args:
+        settings: of the run.
+        say: prints a line.
+        run: runs a command of `lit-rlhf` in a process of its own.
+        waits: wait for people; else end where judgments are missing.
+
+    Raises:
+        WaitingError: `waits` is false, and people have not judged all tasks of a round.
+        ConfigError: a finished step had other settings.
+        TrainingError: a command failed.
+    """
+    settings.path.mkdir(parents=True, exist_ok=True)
+    settings = _with_precision(settings)
+    start = Start(1, settings.sft)
+    with FeedbackStore.open(settings.store_address) as store:
+        for number in range(1, settings.rounds + 1):
+            say(f"round {number} of {settings.rounds}, from the policy of {start.policy_of}")
+            own = Round(settings, start, store, say, run)
+            own.sample()
+            own.choose()
+            own.collect(waits=waits)
+            own.train_reward()
+            own.train_policy()
+            own.judge()
+            own.measure()
+            start = next_start(start, own.folder, is_promoted=own.promote())
+            say(_outcome(number, own.folder))
+
+
+def next_start(start: Start, folder: Path, *, is_promoted: bool) -> Start:
+    """Return what the next round begins with.
+
+    A policy that was not promoted is left behind; its round's judgments and reward model stay.
+
+    Args:
+        start: what the round began with.
+        folder: of the round.
+        is_promoted: what the gate said of its policy.
+    """
+    after = start._replace(
+        number=start.number + 1,
+        reward=str(folder / "reward" / "model"),
+        judged=folder / "judged",
+    )
+    if not is_promoted:
+        return after
+    return after._replace(
+        policy=str(folder / "policy" / "model"), policy_of=f"round {start.number}"
+    )
+
+
+class StepState(NamedTuple):
+    """How far a step is: `state` is "finished", "under way" or "to do"."""
+
+    round: int
+    step: str
+    state: str
+
+
+def read_status(settings: FlywheelSettings) -> Iterator[StepState]:
+    """Yield the state of every step of every round that began, and of the first one.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if not settings.round_folder(1).is_dir():
+        raise ConfigError(
+            f"{settings.path}: no round has begun; start one by `lit-rlhf flywheel run`"
+        )
+    for number in range(1, settings.rounds + 1):
+        folder = settings.round_folder(number)
+        for step in STEPS if folder.is_dir() else ():
+            begun = record_path(folder, step).exists()
+            state = (
+                "finished"
+                if is_finished(record_path(folder, step))
+                else "under way"
+                if begun
+                else "to do"
+            )
+            yield StepState(number, step, state)
+
+
+def _with_precision(settings: FlywheelSettings) -> FlywheelSettings:
+    """Choose the precision once: by another one a resumed run would end otherwise."""
+    if settings.precision != "auto":
+        return settings
+    path = settings.path / "precision.json"
+    if not path.exists():
+        write_json(path, choose_precision())
+    return replace(settings, precision=read_json(path))
+
+
+def _outcome(number: int, folder: Path) -> str:
+    found = read_json(folder / "promotion.json")
+    gain = found["gain"]
+    said = (
+        f"gain {gain['value']:.3f} ({gain['low']:.3f} to {gain['high']:.3f}), KL {found['kl']:.2f}"
+    )
+    if found["is_promoted"]:
+        return f"round {number}: promoted, {said}"
+    return f"round {number}: not promoted, {said}: {'; '.join(found['reasons'])}"

@@ -1,0 +1,128 @@
+"""The steps of a round: what each was made from, what it left, and skipping what is finished.
+
+Each step has a record, such as `4-reward.json` in the round's folder: its inputs as plain values
+(digests of files and folders), its output, and the output's digest, which is null as long as the
+step is under way. So a run that is started again skips what is finished, and goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_rlhf.cache import digest_file
+from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.whole_files import written_whole
+
+TIMINGS = "timings.jsonl"
+
+
+def run_step(
+    record: Path, output: Path, inputs: Mapping[str, object], make: Callable[[], None]
+) -> str:
+    """Run a step, unless it is finished.
+
+    Args:
+        record: the file that says what the step was made from, and that it is finished.
+        output: file or folder that `make` leaves; a file whole.
+        inputs: all that the output depends on.
+        make: does it; where an earlier run was killed, it finds what that has left.
+
+    Returns:
+        The digest of the output.
+
+    Raises:
+        ConfigError: the step was finished from other inputs: the settings were changed.
+        TrainingError: `make` left nothing.
+    """
+    plain = json.loads(json.dumps(inputs, default=str))
+    before = read_json(record)
+    if before is not None and before["inputs"] != plain:
+        _refuse_other_inputs(record, before, plain)
+        clear(output)
+    elif before is not None and before["sha256"] is not None:
+        return str(before["sha256"])
+    entry = {"inputs": plain, "output": output.name, "sha256": None}
+    write_json(record, entry)
+    start = time.monotonic()
+    make()
+    if not output.exists():
+        raise TrainingError(f"step '{record.stem}' left no {output}")
+    sha256 = digest(output)
+    write_json(record, {**entry, "sha256": sha256})
+    with (record.parent / TIMINGS).open("a", encoding="utf-8") as stream:  # a log, and no output
+        seconds = round(time.monotonic() - start, 1)
+        stream.write(json.dumps({"step": record.stem, "seconds": seconds}) + "\n")
+    return sha256
+
+
+def is_finished(record: Path) -> bool:
+    """Say whether a step is finished."""
+    content = read_json(record)
+    return content is not None and content["sha256"] is not None
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder with their names."""
+    if path.is_file():
+        return digest_file(path)
+    hashed = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        hashed.update(f"{file.relative_to(path)} {digest_file(file)}\n".encode())
+    return hashed.hexdigest()
+
+
+def digest_source(source: str | Path) -> str:
+    """Return the digest of a file or folder, and of a hub name itself."""
+    path = Path(source).expanduser()
+    return digest(path) if path.exists() else str(source)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever was written
+    """Return what a JSON file holds, None where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSONL file."""
+    with path.open(encoding="utf-8") as stream:
+        yield from map(json.loads, stream)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a JSONL file, whole or not at all."""
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def clear(path: Path) -> None:
+    """Remove what an unfinished step left."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _refuse_other_inputs(path: Path, record: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    if record["sha256"] is None:
+        return
+    names = sorted(
+        name
+        for name in {*record["inputs"], *inputs}
+        if record["inputs"].get(name) != inputs.get(name)
+    )
+    raise ConfigError(
+        f"{path}: step '{path.stem}' was finished from other inputs ({', '.join(names)}). Set "
+        "the settings back, choose another folder, or delete this file to run the step again; the "
+        "judgments in the store stay."
+    )
