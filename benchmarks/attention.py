@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lit_rlhf.cpu.short_attention import short_attention
+from lit_rlhf.cpu.attention import short_attention
 from lit_rlhf.modules.precision import choose_precision
 
 HEADS, KV_HEADS, WIDTH, TOKENS, SEGMENT = 9, 3, 64, 1024, 32

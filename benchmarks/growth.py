@@ -22,7 +22,7 @@ from matplotlib import pyplot
 
 from benchmarks.workloads import MODEL
 from lit_rlhf.batches import PromptBatch, TokenRows
-from lit_rlhf.cpu.layers import lighten
+from lit_rlhf.cpu import install
 from lit_rlhf.models import PolicyModel, load_causal_lm
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.rollout import Sampling, TorchGenerator
@@ -48,7 +48,7 @@ def train(num_rows: int, prompt: int, response: int, *, is_plain: bool = False) 
     policy = PolicyModel(
         load_causal_lm(MODEL), packing_width=None if is_plain else DEFAULT_WIDTH
     ).train()
-    lighten(policy)
+    install(policy)
     ids = torch.randint(100, 40_000, (num_rows, prompt + response))
     ids[:, :prompt] = torch.randint(100, 40_000, (prompt,))
     lengths = torch.full((num_rows,), prompt + response)

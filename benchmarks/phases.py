@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.workloads import MODEL, ROWS
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.cpu.layers import lighten
+from lit_rlhf.cpu import install
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.models import PolicyModel, load_causal_lm
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -39,24 +39,26 @@ class Variant(NamedTuple):
     Attributes:
         title: in the table.
         width: tokens of a packed row at most; None for padded rows with all logits.
-        is_lean: our backward of norms and MLPs.
+        has_cpu_paths: layers and attention made for CPUs.
         is_compiled: the layers, by torch.compile.
         recomputes: activation checkpointing.
     """
 
     title: str
     width: int | None = DEFAULT_WIDTH
-    is_lean: bool = True
+    has_cpu_paths: bool = True
     is_compiled: bool = False
     recomputes: bool = False
 
 
 PATHS = {
-    "plain": Variant("padded rows, all logits, transformers' layers", None, is_lean=False),
-    "packed": Variant("packed rows, response logits, transformers' layers", is_lean=False),
-    "ours": Variant("the same with lean layers: the default"),
+    "plain": Variant("padded rows, all logits, transformers' layers", None, has_cpu_paths=False),
+    "packed": Variant("packed rows, response logits, transformers' layers", has_cpu_paths=False),
+    "ours": Variant("the same with the paths for CPUs: the default"),
     "checkpointed": Variant("the default, activation checkpointing", recomputes=True),
-    "compiled": Variant("packed, torch.compile of each layer", is_lean=False, is_compiled=True),
+    "compiled": Variant(
+        "packed, torch.compile of each layer", has_cpu_paths=False, is_compiled=True
+    ),
 }
 
 
@@ -104,8 +106,8 @@ def measure(path: Variant) -> dict[str, float]:
     data.setup("fit")
     rows = next(iter(data.train_dataloader()))
     policy = PolicyModel(load_causal_lm(MODEL), packing_width=path.width or DEFAULT_WIDTH).train()
-    if path.is_lean:
-        lighten(policy)
+    if path.has_cpu_paths:
+        install(policy)
     if path.is_compiled:
         layers: Any = policy.trunk.layers
         for layer in layers:

@@ -18,6 +18,8 @@ GONE: dict[str, str] = {
     "model.kl_penalty false for no penalty",
     "rank_watch": "leave it out: the launcher ends a run when one of its processes is gone",
     "last_checkpoint.grace_s": "leave it out: on SIGTERM the batch is finished and saved",
+    "model.lean_layers": "norms and MLPs are those of transformers; model.cpu_paths false switches "
+    "off what is made for CPUs",
     "data.cache_tokens": "tokens are always kept on the disk; leave it out",
 }
 

@@ -90,8 +90,15 @@ def active_adapter(module: Any) -> Adapter | None:  # noqa: ANN401 - peft's laye
     return Adapter(down.weight, up.weight, float(module.scaling[name]))
 
 
+def has_one_weight(layer: Any) -> bool:  # noqa: ANN401 - as above
+    """Tell whether a layer, its adapter (if any) added, is a product with one matrix."""
+    if not is_plain_lora(layer):
+        return isinstance(layer, nn.Linear)
+    return layer.disable_adapters or bool(layer.merged) or active_adapter(layer) is not None
+
+
 def lora_forward(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401 - as above
-    """Compute a plain LoRA layer: the `forward` that `lighten` gives it."""
+    """Compute a plain LoRA layer: the `forward` that `cpu.install` gives it."""
     adapter = None if args or kwargs else active_adapter(self)
     output: Tensor
     if adapter is None:

@@ -20,6 +20,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, ratio
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
+from lit_rlhf.models.cpu_paths import take_cpu_paths
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
@@ -61,7 +62,9 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     """Load a policy to sample from: hub name or folder."""
     frozen_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
+    policy = PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
+    take_cpu_paths(policy, device)
+    return policy
 
 
 def prompt_batch(

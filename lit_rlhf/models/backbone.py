@@ -15,7 +15,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.packing import pack_rows
 from lit_rlhf.ranges import require
@@ -32,8 +31,8 @@ _DROPOUT_NAMES = (
 )
 
 
-# The attention implementations to which a mask of any shape can be handed.
-_TAKING_A_MASK = (ATTENTION_NAME, "sdpa", "eager")
+# How the attention implementations begin to which a mask of any shape can be handed.
+_TAKING_A_MASK = ("sdpa", "eager")
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,11 @@ def without_adapter_wrapper(model: nn.Module) -> PreTrainedModel:
     return inner
 
 
+def attention_of(model: PreTrainedModel) -> str:
+    """Name the attention implementation that a model computes with."""
+    return str(model.config._attn_implementation)
+
+
 def vocabulary_of(model: nn.Module) -> Vocabulary:
     """Read the output projection of a causal language model, with its architecture's extras."""
     inner = without_adapter_wrapper(model)
@@ -123,10 +127,10 @@ def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:
     reach.
     """
     first_response = rows.response_mask.int().argmax(1)  # 0 where nothing is marked
-    config = without_adapter_wrapper(trunk).config
-    window = getattr(config.get_text_config(), "sliding_window", None)
+    model = without_adapter_wrapper(trunk)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
     is_beyond = window is not None and rows.input_ids.shape[1] > window
-    if is_beyond or config._attn_implementation not in _TAKING_A_MASK:
+    if is_beyond or not attention_of(model).startswith(_TAKING_A_MASK):
         return torch.zeros_like(first_response)
     return first_response
 
@@ -134,7 +138,7 @@ def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:
 def _mask_for(trunk: nn.Module, mask: Tensor | None) -> Tensor | None:
     # transformers' plain attention adds its mask to the scores, the others select by it.
     inner = without_adapter_wrapper(trunk)
-    if mask is None or inner.config._attn_implementation != "eager":
+    if mask is None or attention_of(inner) != "eager":
         return mask
     lowest = torch.finfo(inner.dtype).min
     return torch.zeros(mask.shape, dtype=inner.dtype, device=mask.device).masked_fill(~mask, lowest)

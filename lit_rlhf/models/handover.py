@@ -35,7 +35,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -224,10 +223,10 @@ def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
 
 
 def attention_for(config: PretrainedConfig) -> str:
-    """Name the attention implementation: ours, or eager where attention logits are capped."""
+    """Name the attention implementation: torch's, or eager where attention logits are capped."""
     text_config = config.get_text_config()
     has_softcap = getattr(text_config, "attn_logit_softcapping", None) is not None
-    return "eager" if has_softcap else ATTENTION_NAME
+    return "eager" if has_softcap else "sdpa"
 
 
 def _read_config(path: str) -> PretrainedConfig:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import functools
 import math
-import mmap
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -80,20 +80,10 @@ class _RowLayer(CacheLayerMixin):
         shape = (self.window.num_rows, states.shape[1], self.window.num_columns, states.shape[3])
         if states.device.type != "cpu":
             return states.new_zeros(shape)
-        # A CPU multiplies one query by many keys faster in float32 than in bf16.
-        return _zero_pages(shape)
-
-
-def _zero_pages(shape: tuple[int, ...]) -> Tensor:
-    """Return float32 zeros that take no memory before they are written to.
-
-    Rows that end early never reach their last columns.
-    """
-    count = math.prod(shape)
-    is_posix = hasattr(mmap, "MAP_PRIVATE")
-    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if is_posix else {}
-    pages = mmap.mmap(-1, count * torch.float32.itemsize, **flags)
-    return torch.frombuffer(pages, dtype=torch.float32, count=count).view(shape)
+        # NumPy's zeros take no memory before they are written to, unlike torch's: rows that end
+        # early never reach their last columns.
+        num_bytes = math.prod(shape) * states.itemsize
+        return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(states.dtype).view(shape)
 
 
 class RowCache(Cache):

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
-from lit_rlhf.cpu.decoding import effective_weight
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
+from lit_rlhf.models.weights import effective_weight
 
 
 @torch.no_grad()

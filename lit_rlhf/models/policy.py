@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.cpu.snapshot import Snapshot, take_snapshot
 from lit_rlhf.models.backbone import (
     adapter_disabled,
     hidden_states,
@@ -46,10 +45,6 @@ class PolicyModel(nn.Module):
         value_head: add a critic on the policy's own trunk, starting at zero (the detail of
             lm-human-preference-details: the value head's weights start with deviation 0).
         packing_width: tokens in a packed row of the trunk; None keeps the padded layout.
-
-    Attributes:
-        fuses_decoding: decode by a snapshot of the weights, merged and laid out for it, where the
-            architecture has one; False takes the plain path, for comparison.
     """
 
     def __init__(
@@ -62,8 +57,6 @@ class PolicyModel(nn.Module):
         super().__init__()
         self.model = model
         self.packing_width = packing_width
-        self.fuses_decoding = True
-        self._snapshot: Snapshot | None = None
         width = without_adapter_wrapper(model).config.get_text_config().hidden_size
         self.value_head = ScalarHead(width, deviation=0.0, bias=True) if value_head else None
 
@@ -96,8 +89,6 @@ class PolicyModel(nn.Module):
         Returns:
             Log-probabilities, entropy and values, `[B, L]` each.
         """
-        if torch.is_grad_enabled():
-            self._snapshot = None  # the weights are about to change
         with nullcontext() if with_adapter else adapter_disabled(self.model):
             hidden, places = hidden_states(self.trunk, rows, self.packing_width)
         row, column = rows.response_mask.nonzero(as_tuple=True)  # [S] each
@@ -142,25 +133,15 @@ class PolicyModel(nn.Module):
             `[B, V]` float32 logits after the last token.
         """
         vocabulary = vocabulary_of(self.model)
-        if not self.fuses_decoding:
-            self._snapshot = None
-        else:
-            self._snapshot = take_snapshot(
-                self.trunk, vocabulary, cache.window.num_columns, self._snapshot
-            )
-        if self._snapshot is not None:
-            hidden = self._snapshot.trunk(input_ids, position_ids, attention_mask, cache)
-            logits = self._snapshot.project(hidden)
-        else:
-            hidden = self.trunk(
-                input_ids=input_ids,
-                position_ids=position_ids,
-                attention_mask=attention_mask,
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            logits = nn.functional.linear(hidden, vocabulary.weight, vocabulary.bias)
-        logits = logits.float()
+        hidden = self.trunk(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        project = without_adapter_wrapper(self.model).get_output_embeddings()
+        logits: Tensor = project(hidden[:, -1:]).squeeze(1).float()
         if vocabulary.scale != 1:
             logits = logits * vocabulary.scale
         if vocabulary.softcap is not None:

@@ -56,8 +56,7 @@ class DPOModule(PhaseModule):
             "on_the_fly": with each batch; then it is held in memory throughout.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with our own backward;
-            false for transformers' and peft's own, to compare.
+        cpu_paths: on CPUs, faster layers and attention; false: those of transformers and peft.
         max_skipped_steps: a step with a number that is not finite (loss, gradient,
             log-probability) is left out; the run stops when more than so many were.
     """
@@ -73,7 +72,7 @@ class DPOModule(PhaseModule):
         packing_width: int | None = DEFAULT_WIDTH,
         reference_logprobs: ReferenceLogprobs = "cached",
         activation_checkpointing: bool = False,
-        lean_layers: bool = True,
+        cpu_paths: bool = True,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
@@ -82,7 +81,7 @@ class DPOModule(PhaseModule):
             optimizer,
             packing_width,
             activation_checkpointing,
-            lean_layers,
+            cpu_paths,
             max_skipped_steps,
         )
         if not loss.requires_reference and reference_logprobs != "cached":
@@ -228,7 +227,7 @@ class DPOModule(PhaseModule):
     def _load_reference(self) -> PolicyModel:
         reference = build_reference(
             self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
-        ).to(self.trainer.strategy.root_device if self._trainer is not None else self.device)
+        ).to(self.root_device)
         self.prepare(reference)
         return reference
 
@@ -278,7 +277,7 @@ class DPOModule(PhaseModule):
             "precision": str(self.trainer.precision),
             "packing_width": self.packing_width,
             "weights": self.optimizer.weights,
-            "lean_layers": self.lean_layers,
+            "cpu_paths": self.cpu_paths,
             "device": self.device.type,
             "torch": torch.__version__,
         }

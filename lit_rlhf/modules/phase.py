@@ -19,10 +19,10 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.callbacks.model_folder import ModelFolder
-from lit_rlhf.cpu.layers import lighten
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
+from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
 from lit_rlhf.models.policy import PolicyModel
@@ -65,7 +65,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         packing_width: tokens in a packed row of the trunk, None for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: layers with our own backward where there is one, see `cpu.layers`.
+        cpu_paths: on CPUs, layers and attention made for them, see `lit_rlhf.cpu`.
         max_skipped_steps: the run stops when more steps than these had a number that was not
             finite; up to then such a step is left out.
 
@@ -84,7 +84,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         optimizer: OptimizerConfig,
         packing_width: int | None,
         activation_checkpointing: bool,
-        lean_layers: bool,
+        cpu_paths: bool,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         require("model.packing_width", packing_width, least=1, is_optional=True)
         self.packing_width = packing_width
         self.activation_checkpointing = activation_checkpointing
-        self.lean_layers = lean_layers
+        self.cpu_paths = cpu_paths
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._accumulated_count = 0.0
         self.run_config: dict[str, Any] | None = None
@@ -213,6 +213,11 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self._precision)
 
     @property
+    def root_device(self) -> torch.device:
+        """Where this process computes, known before the models are moved there."""
+        return self.device if self._trainer is None else self.trainer.strategy.root_device
+
+    @property
     def num_scheduler_steps(self) -> int:
         """How often the learning rate changes in the whole run.
 
@@ -255,8 +260,9 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         require_fitting_tokenizer(self.tokenizer, model.transformers_config, self.source)
         if self.optimizer.weights == "bf16":
             self._hold_in_bf16(model)
-        if self.lean_layers:
-            lighten(model)
+        switch_cpu_paths(self.cpu_paths)
+        will_be_sharded = self.device_mesh is not None
+        take_cpu_paths(model, self.root_device, will_be_sharded=will_be_sharded)
         is_trained = any(parameter.requires_grad for parameter in model.parameters())
         if self.activation_checkpointing and is_trained:
             checkpoint_activations(model)

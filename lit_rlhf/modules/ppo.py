@@ -75,8 +75,8 @@ class PPOModule(PPOModels):
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with our own backward;
-            false for transformers' and peft's own, to compare.
+        cpu_paths: on CPUs, faster layers and attention, in reward models and judges as well; false:
+            those of transformers and peft.
         max_skipped_steps: a step with a number that is not finite (loss, gradient, reward,
             ratio) is left out, and an iteration whose rollout has one; the run stops when more
             than so many were.
@@ -107,7 +107,7 @@ class PPOModule(PPOModels):
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
-        lean_layers: bool = True,
+        cpu_paths: bool = True,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
         seed: int = 0,
         reference: str | None = None,
@@ -118,7 +118,7 @@ class PPOModule(PPOModels):
             optimizer,
             packing_width,
             activation_checkpointing,
-            lean_layers,
+            cpu_paths,
             max_skipped_steps,
         )
         refuse_unused_critic(critic, critic_source, advantage)

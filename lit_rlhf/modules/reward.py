@@ -44,8 +44,7 @@ class RewardModule(PhaseModule):
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        lean_layers: norms and MLPs of Llama and its relatives, and LoRA, with our own backward;
-            false for transformers' and peft's own, to compare.
+        cpu_paths: on CPUs, faster layers and attention; false: those of transformers and peft.
         max_skipped_steps: a step with a number that is not finite (loss, gradient, score)
             is left out; the run stops when more than so many were.
     """
@@ -62,7 +61,7 @@ class RewardModule(PhaseModule):
         normalizer: NormalizerConfig | None = None,
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
-        lean_layers: bool = True,
+        cpu_paths: bool = True,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(
@@ -71,7 +70,7 @@ class RewardModule(PhaseModule):
             optimizer,
             packing_width,
             activation_checkpointing,
-            lean_layers,
+            cpu_paths,
             max_skipped_steps,
         )
         require("model.centering", centering, least=0)

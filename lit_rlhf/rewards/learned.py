@@ -17,6 +17,7 @@ from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
 from lit_rlhf.models.backbone import freeze
+from lit_rlhf.models.cpu_paths import take_cpu_paths
 from lit_rlhf.models.handover import (
     context_length,
     load_reward_model,
@@ -217,6 +218,7 @@ class LearnedReward(RewardSource):
                 self._loaded.dtype = torch.get_autocast_dtype(device.type)
             freeze(model.backbone, self._loaded.dtype)
             freeze(model).to(device)
+            take_cpu_paths(model, device)
             if isinstance(donor, LearnedReward):
                 donor = donor._load(device)[0]
             if donor is not None:

@@ -101,7 +101,7 @@ CASES = [
     ("a fraction for a count", "sft", ["--data.batch_size=2.5"], ["data.batch_size", "int", "2.5"]),
     ("a word for a rate", "sft", ["--model.optimizer.learning_rate=fast"],
      ["learning_rate", "float", "fast"]),
-    ("a word for true", "sft", ["--model.lean_layers=perhaps"], ["lean_layers", "bool", "perhaps"]),
+    ("a word for true", "sft", ["--model.cpu_paths=perhaps"], ["cpu_paths", "bool", "perhaps"]),
     ("a choice that is none", "ppo", ["--model.critic=both"],
      ["model.critic", "'shared', 'separate'", "both"]),
     ("a template that is none", "sft", ["--data.template=chats"],

@@ -1,56 +1,43 @@
+import copy
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, Qwen3Config
+from peft import LoraConfig, get_peft_model
 
+from lit_rlhf.cpu import install
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
 from lit_rlhf.models.backbone import adapter_disabled
 from lit_rlhf.models.kv_cache import RowCache
-from tests.models.examples import lively_model, random_rows, shake
-from tests.support.tiny_models import VOCABULARY_SIZE, llama_config
+from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake
 
-_TINY = {
-    "vocab_size": VOCABULARY_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "attn_implementation": "eager",
-}
-CONFIGS = {
-    "llama": llama_config(attn_implementation="eager"),
-    "llama with biases": llama_config(
-        attention_bias=True, mlp_bias=True, tie_word_embeddings=False, attn_implementation="eager"
-    ),
-    "scaled rotation": llama_config(
-        rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0},
-        attn_implementation="eager",
-    ),
-    "mistral": MistralConfig(**_TINY, sliding_window=20),
-    "qwen3": Qwen3Config(**_TINY, head_dim=16),
-}
 LENGTHS = [5, 2, 7]
 NUM_STEPS = 4
+close = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def policy_of(name):
-    if name == "qwen2":
-        return PolicyModel(lively_model("qwen2"))
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.float32).eval()
-    shake(model)
-    return PolicyModel(model)
+def pair(architecture="llama", lora=None):
+    """A policy, and the same one with packed layers."""
+    model = lively_model(architecture)
+    plain = PolicyModel(model if lora is None else apply_lora(model, lora))
+    shake(plain, seed=2, deviation=0.1)
+    packed = copy.deepcopy(plain)
+    install(packed)
+    return plain, packed
 
 
-def decode(policy, *, fuses, num_columns=16):
+def copies_of(policy):
+    """Return the copies that the policy's layers share."""
+    output = policy.model.get_output_embeddings()
+    return output.forward.func.__self__.copies
+
+
+def decode(policy):
     """Extend three prompts by fixed tokens; return the logits of each step."""
-    policy.fuses_decoding = fuses
     rows = random_rows(LENGTHS, [NUM_STEPS] * 3)
     lengths, width = torch.tensor(LENGTHS), max(LENGTHS)
     padding = (width - lengths)[:, None]
     positions = (torch.arange(width) - padding).clamp(min=0)
-    cache = RowCache(3, num_columns, size=3)
+    cache = RowCache(3, 16, size=3)
     readable = torch.arange(width) >= padding
     prompts = rows.input_ids.gather(1, positions)
     logits = [policy.next_logits(prompts, positions, readable, cache)]
@@ -63,81 +50,98 @@ def decode(policy, *, fuses, num_columns=16):
     return torch.stack(logits)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "qwen2"])
-def test_the_snapshot_decodes_as_the_model_does(name):
-    policy = policy_of(name)
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=4)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_packed_layers_decode_as_the_model_does(architecture, lora):
+    plain, packed = pair(architecture, lora)
     with torch.no_grad():
-        fused = decode(policy, fuses=True)
-        assert policy._snapshot is not None
-        torch.testing.assert_close(fused, decode(policy, fuses=False), rtol=1e-4, atol=1e-4)
-        assert policy._snapshot is None
+        torch.testing.assert_close(decode(packed), decode(plain), **close)
+    assert copies_of(packed)
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "qwen2"])
-def test_under_autocast_it_differs_by_rounding_alone(name):
-    policy = policy_of(name)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+def test_under_autocast_they_differ_by_rounding_alone(architecture):
+    plain, packed = pair(architecture, LoRAConfig(rank=4))
     with torch.no_grad():
-        exact = decode(policy, fuses=False)
+        exact = decode(plain)
         with torch.autocast("cpu", torch.bfloat16):
-            fused = decode(policy, fuses=True)
-            assert policy._snapshot.dtype == torch.bfloat16
-            plain = decode(policy, fuses=False)
-    assert fused.dtype == torch.float32
-    error, usual = (fused - exact).abs().mean(), (plain - exact).abs().mean()
-    assert 0 < error < 1.5 * usual
+            ours, usual = decode(packed), decode(plain)
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - exact).abs().mean() < 1.5 * (usual - exact).abs().mean()
 
 
 def test_adapters_are_merged_and_switching_them_is_seen():
-    policy = PolicyModel(apply_lora(lively_model(), LoRAConfig(rank=4)))
-    shake(policy, seed=2, deviation=0.1)
+    plain, packed = pair(lora=LoRAConfig(rank=4))
     with torch.no_grad():
         for _ in range(2):
-            adapted = decode(policy, fuses=True)
-            torch.testing.assert_close(adapted, decode(policy, fuses=False), rtol=1e-4, atol=1e-4)
-            with adapter_disabled(policy.model):
-                plain = decode(policy, fuses=True)
-                torch.testing.assert_close(plain, decode(policy, fuses=False), rtol=1e-4, atol=1e-4)
-            assert (adapted - plain).abs().max() > 0.1
+            adapted = decode(packed)
+            torch.testing.assert_close(adapted, decode(plain), **close)
+            with adapter_disabled(plain.model), adapter_disabled(packed.model):
+                base = decode(packed)
+                torch.testing.assert_close(base, decode(plain), **close)
+            assert (adapted - base).abs().max() > 0.1
 
 
-def test_a_snapshot_is_taken_when_weights_have_changed_and_only_then():
-    policy = policy_of("llama")
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.1, fused=True)
+def test_a_layer_is_packed_when_its_weights_have_changed_and_only_then():
+    _, packed = pair()
+    optimizer = torch.optim.AdamW(packed.parameters(), lr=0.1, fused=True)
     with torch.no_grad():
-        before = decode(policy, fuses=True)
-        first = policy._snapshot
-        assert torch.equal(decode(policy, fuses=True), before)
-        assert policy._snapshot is first
-    for parameter in policy.parameters():
+        before = decode(packed)
+        first = dict(copies_of(packed))
+        assert torch.equal(decode(packed), before)
+        assert copies_of(packed) == first
+    for parameter in packed.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
+    plain = PolicyModel(lively_model())
+    plain.load_state_dict(packed.state_dict())
     with torch.no_grad():
-        after = decode(policy, fuses=True)
-        assert policy._snapshot is not first
-        assert (after - before).abs().max() > 0.1
-        torch.testing.assert_close(after, decode(policy, fuses=False), rtol=1e-4, atol=1e-4)
+        after = decode(packed)
+        torch.testing.assert_close(after, decode(plain), **close)
+    assert (after - before).abs().max() > 0.1
 
 
-def test_training_gives_the_snapshots_memory_back():
-    policy = policy_of("llama")
+def test_scoring_takes_the_plain_products():
+    """PPO's first ratio is exactly one: with and without gradients a row has the same numbers."""
+    _, packed = pair(lora=LoRAConfig(rank=4))
+    rows = random_rows(LENGTHS, [NUM_STEPS] * 3)
     with torch.no_grad():
-        decode(policy, fuses=True)
-        policy(random_rows([2], [3]))
-    assert policy._snapshot is not None
-    policy(random_rows([2], [3]))
-    assert policy._snapshot is None
+        scored = packed(rows).logprobs
+    assert not copies_of(packed)
+    assert torch.equal(packed(rows).logprobs, scored)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "gemma2"])
-def test_other_architectures_take_the_plain_path(architecture):
-    policy = PolicyModel(lively_model(architecture))
+def test_training_gives_the_memory_back():
+    _, packed = pair()
+    rows = random_rows([2], [3])
     with torch.no_grad():
-        decode(policy, fuses=True)
-    assert policy._snapshot is None
+        decode(packed)
+        packed(rows)
+    assert copies_of(packed)
+    packed(rows)
+    assert not copies_of(packed)
 
 
-def test_beyond_a_sliding_window_the_plain_path_knows_the_masks():
-    policy = policy_of("mistral")
+def test_a_copy_decodes_with_its_own_weights():
+    _, packed = pair()
     with torch.no_grad():
-        decode(policy, fuses=True, num_columns=21)
-    assert policy._snapshot is None
+        before = decode(packed)
+        other = copy.deepcopy(packed)
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+        assert (decode(other) - before).abs().max() > 0.1
+        torch.testing.assert_close(decode(packed), before)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_an_adapter_of_more_than_two_matrices_is_left_to_peft(merged):
+    """A layer under DoRA is no product with one matrix, until it is merged."""
+    plain = lively_model()
+    adapted = get_peft_model(plain, LoraConfig(r=2, use_dora=True, target_modules=["q_proj"]))
+    shake(adapted, seed=2, deviation=0.1)
+    if merged:
+        adapted.merge_adapter()
+    packed = PolicyModel(copy.deepcopy(adapted))
+    install(packed)
+    with torch.no_grad():
+        torch.testing.assert_close(decode(packed), decode(PolicyModel(adapted)), **close)

@@ -17,7 +17,6 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models import (
     LoRAConfig,
@@ -91,7 +90,7 @@ def test_a_folder_gives_the_logits_of_transformers(architecture, policy_folders)
     model = load_causal_lm(str(folder))
     torch.testing.assert_close(logits(model), logits(plain_model(folder)), rtol=1e-4, atol=1e-5)
     has_softcap = architecture == "gemma2"  # of the attention logits, which sdpa cannot
-    assert model.config._attn_implementation == ("eager" if has_softcap else ATTENTION_NAME)
+    assert model.config._attn_implementation == ("eager" if has_softcap else "sdpa")
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -301,7 +300,7 @@ def test_a_reward_models_folder_is_read_by_transformers(
             torch.testing.assert_close(ours(rows), raw, rtol=1e-4, atol=1e-4)
             assert (float(ours.mean), float(ours.deviation)) == (pytest.approx(0.7), 2.5)
     assert raw.std() > 0.1
-    assert "lit_rlhf_sdpa" not in (folder / "config.json").read_text()
+    assert "sdpa" not in (folder / "config.json").read_text()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from lit_rlhf.batches import TokenRows
-from lit_rlhf.cpu.attention import ATTENTION_NAME
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
+from lit_rlhf.models.backbone import attention_of
+from lit_rlhf.models.cpu_paths import take_cpu_paths
 from lit_rlhf.models.kv_cache import RowCache
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 
@@ -90,10 +91,13 @@ def test_gradients_are_those_of_transformers_row_by_row(architecture, width, bat
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen2"])  # Gemma 2 has eager alone
-@pytest.mark.parametrize("attention", ["sdpa", ATTENTION_NAME])
+@pytest.mark.parametrize("attention", ["sdpa", "sdpa_short_rows"])
 def test_a_shared_prompt_is_masked_for_every_attention(architecture, attention):
     rows = rows_sharing_prompts()
-    policy = policy_with_critic(architecture, 256, attention)
+    policy = policy_with_critic(architecture, 256, "sdpa")
+    if attention != "sdpa":
+        take_cpu_paths(policy, torch.device("cpu"))
+    assert attention_of(policy.model) == attention
     with torch.no_grad():
         for ours, expected in zip(
             policy(rows, with_entropy=True), oracle(policy, rows), strict=True
@@ -210,13 +214,11 @@ def test_no_adapter_to_switch_off():
         PolicyModel(lively_model())(random_rows([2], [3]), with_adapter=False)
 
 
-@pytest.mark.parametrize("fuses", [True, False])
 @each_architecture
-def test_next_logits_extend_a_cache_as_transformers_would_read_the_whole_row(architecture, fuses):
+def test_next_logits_extend_a_cache_as_transformers_would_read_the_whole_row(architecture):
     policy = PolicyModel(lively_model(architecture))
     rows = random_rows([9], [0])
     expected = policy.model(rows.input_ids).logits[0].detach()
-    policy.fuses_decoding = fuses
     cache = RowCache(2, 12, size=1)
     for start, end in ((0, 4), (4, 5), (5, 6), (6, 7), (7, 8), (8, 9)):
         with torch.no_grad():

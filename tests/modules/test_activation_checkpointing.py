@@ -85,7 +85,6 @@ def test_sampling_in_training_mode_keeps_its_cache(architecture, caplog):
     samples = []
     for checkpointed in (False, True):
         policy = build(architecture, lora=False, checkpointed=checkpointed)
-        policy.fuses_decoding = False
         samples.append(generate(policy))
     assert samples[0] == samples[1]
     assert not caplog.records

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch
-from lit_rlhf.cpu.snapshot import weight_versions
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
 from lit_rlhf.models.merged import merged_weights
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.weights import weight_versions
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import largest_over_ranks, rank, wait_for_all
 from lit_rlhf.rollout.generation import Decode, Generation, Generator
