@@ -61,6 +61,7 @@ class ComparisonBatch(NamedTuple):
         probability: `[M]` float32 in [0, 1], the share of judgments for `chosen`.
         weight: `[M]` float32 >= 0, how much the pair counts.
         group: `[N]` int64, which judged group (one prompt) a row belongs to.
+        ratings: `[N]` float32, the mean of people's ratings, NaN where a row has none.
     """
 
     rows: TokenRows
@@ -69,6 +70,7 @@ class ComparisonBatch(NamedTuple):
     probability: Tensor
     weight: Tensor
     group: Tensor
+    ratings: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same batch on `device`."""

@@ -16,6 +16,7 @@ GONE: dict[str, str] = {
     "kl.horizon (kl.target null keeps the coefficient as it is)",
     "model.kl_coef": "set kl.coefficient, with kl.target null for one that stays, or "
     "model.kl_penalty false for no penalty",
+    "model.centering": "set model.loss.centering",
     "rank_watch": "leave it out: the launcher ends a run when one of its processes is gone",
     "last_checkpoint.grace_s": "leave it out: on SIGTERM the batch is finished and saved",
     "model.lean_layers": "norms and MLPs are those of transformers; model.cpu_paths false switches "

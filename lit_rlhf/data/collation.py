@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,10 +19,17 @@ if TYPE_CHECKING:
 
 
 class GroupExample(NamedTuple):
-    """The rows of one record, and of judged responses the pairs as indices into them."""
+    """The rows of one record, and of judged responses what people said.
+
+    Attributes:
+        rows: of tokens.
+        pairs: as indices into the rows.
+        ratings: the mean rating of each row, NaN of those without; empty where none has one.
+    """
 
     rows: tuple[Row, ...]
     pairs: tuple[JudgedPair, ...]
+    ratings: tuple[float, ...] = ()
 
     def silenced(self) -> GroupExample:
         """Return the group without its pairs, and with no response token that counts."""
@@ -68,6 +76,9 @@ def collate_groups(groups: Sequence[GroupExample], pad_id: int) -> ComparisonBat
         for first, group in zip(first_rows, groups, strict=True)
         for pair in group.pairs
     ]
+    ratings = [
+        rating for group in groups for rating in group.ratings or [math.nan] * len(group.rows)
+    ]
     group_of_row = [i for i, group in enumerate(groups) for _ in group.rows]
     return ComparisonBatch(
         rows=collate_rows(rows, pad_id),
@@ -76,6 +87,7 @@ def collate_groups(groups: Sequence[GroupExample], pad_id: int) -> ComparisonBat
         probability=torch.tensor([pair.probability for pair in pairs], dtype=torch.float32),
         weight=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
         group=torch.tensor(group_of_row, dtype=torch.int64),
+        ratings=torch.tensor(ratings, dtype=torch.float32),
     )
 
 

@@ -6,9 +6,10 @@ anybody judged are used; its responses are tokenised once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText
@@ -19,12 +20,20 @@ from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import Comparison, JudgedGroup, JudgedPair, parse_judgment
-from lit_rlhf.feedback.aggregation import Aggregation, BetaMean
+from lit_rlhf.feedback.aggregation import Aggregation, BetaMean, mean_ratings
 from lit_rlhf.prompts import Prompt, Response, response_text
 
 _SHARES = BetaMean(prior=0)
 # Records that are read from the disk at once.
 _READ_TOGETHER = 1000
+
+
+class RenderedGroup(NamedTuple):
+    """A judged group before it is tokenised; the ratings are empty where there are none."""
+
+    pairs: list[JudgedPair]
+    responses: list[RenderedText]
+    ratings: list[float]
 
 
 class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
@@ -79,11 +88,13 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check, aggregate and tokenise judged groups."""
         groups = [self._render_group(record, where) for record, where in records]
-        texts = [text for _, responses in groups for text in responses]
+        texts = [text for group in groups for text in group.responses]
         rows = iter(tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos))
         examples = [
-            GroupExample(tuple(islice(rows, len(responses))), tuple(pairs))
-            for pairs, responses in groups
+            GroupExample(
+                tuple(islice(rows, len(group.responses))), tuple(group.pairs), tuple(group.ratings)
+            )
+            for group in groups
         ]
         return [
             _drop_equal(example, where)
@@ -102,10 +113,8 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         """Return the group without its pairs, and with no response token that counts."""
         return example.silenced()
 
-    def _render_group(
-        self, row: dict[str, object], where: str
-    ) -> tuple[list[JudgedPair], list[RenderedText]]:
-        """Return the pairs of a row and the texts of the responses in any of them."""
+    def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:
+        """Return the pairs of a row, and the responses in any of them with their ratings."""
         judgment = parse_judgment(row, where)
         pairs = self._fitted.pairs(judgment)
         if not pairs:
@@ -120,10 +129,11 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         judged = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
         texts = [self._render(judgment.prompt, responses[i], where) for i in judged]
         new_index = {old: new for new, old in enumerate(judged)}
-        return [
+        pairs = [
             pair._replace(chosen=new_index[pair.chosen], rejected=new_index[pair.rejected])
             for pair in pairs
-        ], texts
+        ]
+        return RenderedGroup(pairs, texts, _ratings(judgment, judged))
 
     def _render(self, prompt: Prompt, response: Response, where: str) -> RenderedText:
         if self.is_for_reward:
@@ -144,6 +154,14 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
                 "nothing to compare. Leave the row out."
             )
         self.refuse_empty(responses, where)
+
+
+def _ratings(judgment: Comparison | JudgedGroup, judged: Sequence[int]) -> list[float]:
+    """Return the mean rating of each judged response, NaN where nobody rated it."""
+    if isinstance(judgment, Comparison) or judgment.ratings is None:
+        return []
+    means = mean_ratings(judgment)
+    return [math.nan if (mean := means[i]) is None else mean for i in judged]
 
 
 def _drop_equal(group: GroupExample, where: str) -> GroupExample:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.comparisons import ComparisonDataModule
+from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
 from lit_rlhf.data.tables import Examples, TokenTable
 from lit_rlhf.data.unpaired import WithUnrelated, labelled
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback import JudgedPair, parse_unpaired
+from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.feedback.records import is_unpaired
 
 
@@ -29,6 +29,11 @@ class DPODataModule(ComparisonDataModule):
                 f"{source}: {is_labelled.sum():,} labelled responses and "
                 f"{(~is_labelled).sum():,} comparisons in one source; a loss reads the one or the "
                 "other, so give each a source of its own."
+            )
+        if self.aggregation != BetaMean():
+            raise ConfigError(
+                f"data.aggregation {type(self.aggregation).__name__} has no effect on {source}: "
+                "labelled responses have one label each; leave the option out"
             )
         if len(examples) < 2:
             raise DataError(
@@ -56,12 +61,11 @@ class DPODataModule(ComparisonDataModule):
                     f"{kinds[not is_unpaired]}: choose {advice}, or other data"
                 )
 
-    def _render_group(
-        self, row: dict[str, object], where: str
-    ) -> tuple[list[JudgedPair], list[RenderedText]]:
+    def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:
         if not is_unpaired(row):
             return super()._render_group(row, where)
         record = parse_unpaired(row, where)
         self.refuse_empty([record.response], where)
         label = JudgedPair(0, 0, float(record.is_good), record.weight)
-        return [label], [self._render(record.prompt, record.response, where)]
+        text = self._render(record.prompt, record.response, where)
+        return RenderedGroup([label], [text], [])

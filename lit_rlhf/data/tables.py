@@ -48,6 +48,7 @@ _LISTS = {
     "rejected": np.int32,
     "probability": np.float64,
     "weight": np.float64,
+    "ratings": np.float64,
 }
 Example = TypeVar("Example")
 BadRows = Literal["refuse", "skip"]
@@ -169,7 +170,8 @@ class TokenTable(Examples[Example]):
             for start, end in pairwise(ends)
         )
         pairs = zip(*(lists[name] for name in JudgedPair._fields), strict=True)
-        return GroupExample(tuple(rows), tuple(JudgedPair(*pair) for pair in pairs))
+        judged = tuple(JudgedPair(*pair) for pair in pairs)
+        return GroupExample(tuple(rows), judged, tuple(lists["ratings"]))
 
 
 def tokenize_records(
@@ -330,6 +332,8 @@ def _check_cut(group: GroupExample, limit: LengthLimit, where: str) -> None:
 def _values(group: GroupExample, name: str) -> list[Any]:
     if name == "lengths":
         return [len(row.input_ids) for row in group.rows]
+    if name == "ratings":
+        return list(group.ratings)
     if name in JudgedPair._fields:
         return [getattr(pair, name) for pair in group.pairs]
     return [value for row in group.rows for value in getattr(row, name)]

@@ -23,8 +23,7 @@ from lit_rlhf.modules.normalizing import (
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
-from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
-from lit_rlhf.ranges import require
+from lit_rlhf.objectives.reward import BradleyTerryLoss, RewardLoss, ScoredResponses
 
 
 class RewardModule(PhaseModule):
@@ -38,8 +37,7 @@ class RewardModule(PhaseModule):
             Hugging Face folder.
         lora: train low-rank adapters instead of all weights (the head always trains).
         optimizer: AdamW and its schedule.
-        centering: weight of the penalty on the squared sum of a pair's scores; 0.01 keeps scores
-            near zero (numerics R6), 0 leaves that to the normaliser.
+        loss: by `class_path` or short name.
         normalizer: normalise the scores on the reference policy's samples; null leaves them raw.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
@@ -57,7 +55,7 @@ class RewardModule(PhaseModule):
         backbone: str,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
-        centering: float = 0.0,
+        loss: RewardLoss = BradleyTerryLoss(),
         normalizer: NormalizerConfig | None = None,
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
@@ -73,8 +71,7 @@ class RewardModule(PhaseModule):
             cpu_paths,
             max_skipped_steps,
         )
-        require("model.centering", centering, least=0)
-        self.centering = centering
+        self.loss = loss
         self.normalizer = normalizer
         self.reward_model: ScalarModel | None = None
         self.validation_means = NamedMeans()
@@ -115,17 +112,15 @@ class RewardModule(PhaseModule):
                 )
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
-        """Return the Bradley-Terry loss over all judged pairs of the batch."""
+        """Return the loss over all judgments of the batch."""
         assert self.reward_model is not None
         scores = self.reward_model(batch.rows)  # [N]
-        chosen, rejected = scores[batch.chosen], scores[batch.rejected]  # [M] each
-        losses = bradley_terry_loss(chosen, rejected, batch.probability)
-        if self.centering:
-            losses = losses + self.centering * centering_penalty(chosen, rejected)
-        loss = self.global_mean((losses * batch.weight).sum(), batch.weight.sum())
+        losses, weight = self.loss(ScoredResponses.of(batch, scores))
+        total = weight.sum()
+        loss = self.global_mean((losses * weight).sum(), total)
         self.guard.watch(batch.rows, loss, score=scores)
         self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
-        return self.step_loss(loss, batch.weight.sum())
+        return self.step_loss(loss, total)
 
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
         """Collect how well held-out pairs are predicted."""

@@ -49,6 +49,14 @@ from lit_rlhf.objectives.preference import (
     SPPOHard,
     WeightedSum,
 )
+from lit_rlhf.objectives.reward import (
+    BradleyTerryLoss,
+    PlackettLuceLoss,
+    RatingRegression,
+    RewardLoss,
+    ScoredResponses,
+    WeightedLosses,
+)
 from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
 
 __all__ = [
@@ -70,6 +78,7 @@ __all__ = [
     "AdvantageEstimator",
     "Advantages",
     "AlphaDivergence",
+    "BradleyTerryLoss",
     "ChosenNLL",
     "ClippedLoss",
     "DiscoPOP",
@@ -82,15 +91,20 @@ __all__ = [
     "KLState",
     "MissingEOS",
     "Moments",
+    "PlackettLuceLoss",
     "PreferenceLoss",
     "PreferenceOutput",
     "PreferencePairs",
+    "RatingRegression",
     "ReverseKL",
+    "RewardLoss",
     "RobustDPO",
     "SPPOHard",
+    "ScoredResponses",
     "SimPO",
     "TruncatedWeights",
     "VocabularyScores",
+    "WeightedLosses",
     "WeightedSum",
     "bradley_terry_loss",
     "centering_penalty",

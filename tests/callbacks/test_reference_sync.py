@@ -35,7 +35,7 @@ def fit(policy, tmp_path):
     path = write_rows(tmp_path / "groups.jsonl", judged_groups(6))
 
     def run(sync, *callbacks, ckpt_path=None, settings=None, **options):
-        options = {"max_steps": 4, "limit_val_batches": 0} | options
+        options = {"max_steps": 4, "max_epochs": 9, "limit_val_batches": 0} | options
         trainer = phase_trainer(tmp_path, callbacks=[sync, *callbacks], **options)
         settings = {"reference_logprobs": "on_the_fly"} | (settings or {})
         module = DPOModule(policy, optimizer=FAST, **settings)

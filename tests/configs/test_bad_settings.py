@@ -145,7 +145,7 @@ CASES = [
             ("sft", "model.lora.alpha", ["0"]),
             ("sft", "self_checks.max_truncated_share", ["0", "1.5"]),
             ("sft", "self_checks.max_gradient_growth", ["1", "nan"]),
-            ("reward", "model.centering", ["-1"]),
+            ("reward", "model.loss.centering", ["-1"]),
             ("reward", "model.normalizer.num_samples", ["1"]),
             ("reward", "model.normalizer.max_new_tokens", ["0"]),
             ("dpo", "model.loss.beta", ["0", "-0.1"]),

@@ -238,7 +238,7 @@ def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
     elsewhere.add("generator/vllm.yaml")  # by tests/rollout/vllm/test_real_vllm.py
     configs = HERE.parents[1] / "configs"
     fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
-    # Each loss takes a step in tests/modules/test_dpo.py; the richest of their files runs above.
-    elsewhere |= {name for name in fragments if name.startswith("loss/")}
+    # Losses take steps in tests/modules/test_dpo.py and test_reward.py; the richest runs above.
+    elsewhere |= {name for name in fragments if name.startswith(("loss/", "reward_loss/"))}
     source = Path(__file__).read_text()
     assert sorted(name for name in fragments - elsewhere if f'"{name}"' not in source) == []

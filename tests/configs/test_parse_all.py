@@ -19,6 +19,7 @@ PHASES_OF = {
     "advantage": ("ppo",),
     "critic": ("ppo",),
     "loss": ("dpo",),
+    "reward_loss": ("reward",),
     "generator": ("ppo",),
     "reward": ("ppo",),
 }

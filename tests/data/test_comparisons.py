@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from lit_rlhf.data import DPODataModule, RewardDataModule
@@ -46,6 +48,8 @@ def test_a_comparison_and_a_group_in_one_batch(module_class, word_folder, write_
         (5, 4): 1.0,
     }
     assert batch.weight.tolist() == [1.0] * 6
+    ratings = ["nan" if math.isnan(rating) else rating for rating in batch.ratings.tolist()]
+    assert ratings == ["nan", "nan", 1.5, 1.0, 2.0, 3.0]  # means of those who rated
 
 
 def test_a_reward_model_and_a_policy_read_the_same_chat(tmp_path, write_rows):

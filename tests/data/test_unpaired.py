@@ -2,6 +2,7 @@ import pytest
 
 from lit_rlhf.data import DPODataModule, RewardDataModule
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback.aggregation import Majority
 from tests.data.word_tokenizer import ids
 
 ROWS = [
@@ -33,7 +34,7 @@ def test_a_labelled_response_is_paired_with_one_to_another_prompt(word_folder, w
     assert batch.weight.tolist() == [1.0, 2.0, 1.0, 1.0]
     longest = [max(lengths[i : i + 2]) for i in range(0, 8, 2)]
     assert data._examples["test"].lengths.tolist() == longest
-    assert "label" not in caplog.text  # no field that nothing uses
+    assert "'label'" not in caplog.text  # no field that nothing uses
 
 
 def test_an_unrelated_response_is_cut_where_rows_are(word_folder, write_rows):
@@ -56,6 +57,12 @@ def test_rows_of_both_kinds_and_a_lone_one_are_refused(word_folder, write_rows):
         prepared(word_folder, write_rows("x.jsonl", [*ROWS, pair]))
     with pytest.raises(DataError, match="two or more are needed"):
         prepared(word_folder, write_rows("y.jsonl", ROWS[:1]))
+
+
+def test_an_aggregation_has_no_effect_on_labels(word_folder, write_rows):
+    file = write_rows("x.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"aggregation Majority has no effect on .*x\.jsonl"):
+        prepared(word_folder, file, aggregation=Majority())
 
 
 def test_a_reward_model_reads_no_labels(word_folder, write_rows):

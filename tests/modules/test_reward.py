@@ -12,7 +12,9 @@ from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.models import LoRAConfig, load_reward_model, load_tokenizer
 from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
 from lit_rlhf.modules.normalizing import draw_reference_samples
+from lit_rlhf.objectives import BradleyTerryLoss, PlackettLuceLoss, RatingRegression
 from tests.models.examples import plain_model
+from tests.oracles import reward_losses as oracle
 from tests.support.phases import (
     Recorder,
     judged_groups,
@@ -80,7 +82,8 @@ def started(policy, **settings):
 def test_the_loss_is_soft_bradley_terry_over_all_pairs(
     policy, data, tmp_path, packing_width, centering
 ):
-    module, head = started(policy, packing_width=packing_width, centering=centering)
+    loss = BradleyTerryLoss(centering=centering)
+    module, head = started(policy, packing_width=packing_width, loss=loss)
     recorder = Recorder()
     trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder])
     trainer.fit(module, data(batch_size=6))
@@ -198,3 +201,48 @@ def test_a_lora_checkpoint_holds_adapters_and_head(policy, data, tmp_path):
     state = torch.load(tmp_path / "reward.ckpt", weights_only=True)["state_dict"]
     others = {name for name in state if "lora_" not in name}
     assert others == {"reward_model.head.linear.weight"}
+
+
+@pytest.mark.parametrize(
+    "loss", [BradleyTerryLoss(per_prompt=True), PlackettLuceLoss(), RatingRegression(2.0, 1.0)]
+)
+def test_every_loss_learns(policy, tmp_path, loss):
+    """Groups in which everybody rated everything; the first loss is the oracle's."""
+    groups = [
+        group | {"ratings": [ratings for ratings in group["ratings"] if None not in ratings]}
+        for group in judged_groups(6)
+    ]
+    path = write_rows(tmp_path / "rated.jsonl", groups)
+    data = RewardDataModule(policy, train=path, validation=path, batch_size=6)
+    recorder = Recorder()
+    module, head = started(policy, loss=loss, optimizer=FAST)
+    phase_trainer(tmp_path, max_epochs=6, callbacks=[recorder]).fit(module, data)
+    losses = recorder.values("train/reward/loss")
+    assert losses[-1] < losses[0]
+    assert losses[0] == pytest.approx(expected_first_loss(loss, policy, head, groups), abs=1e-4)
+
+
+def expected_first_loss(loss, policy, head, groups):
+    losses, weights = [], []
+    for group in groups:
+        scores = plain_scores(policy, head, group)
+        rated = [sum(column) / len(column) for column in zip(*group["ratings"], strict=True)]
+        if isinstance(loss, RatingRegression):
+            losses += [oracle.rating(*both, 2.0) for both in zip(scores, rated, strict=True)]
+            continue
+        shares = [
+            (a, b, (2 * share + 0.5) / 3)  # two labelers and the default prior of 0.5
+            for a, b, share in pair_shares(group)
+        ]
+        if isinstance(loss, BradleyTerryLoss):
+            losses += [oracle.soft_pair(scores[a], scores[b], share) for a, b, share in shares]
+            weights += [1 / len(shares)] * len(shares)
+            continue
+        points = dict.fromkeys(range(len(scores)), 0.0)
+        for a, b, share in shares:
+            points[a] += share
+            points[b] += 1 - share
+        places = [-round(points[i], 9) for i in range(len(scores))]
+        losses.append(oracle.plackett_luce(scores, places))
+    weights = weights or [1.0] * len(losses)
+    return sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 
+from tests.objectives.agreement import normal
 from tests.objectives.preference.cases import CASES, golden, make_pairs, random_logprobs
+from tests.objectives.reward import cases as reward_cases
 
 PAGE = Path(__file__).parents[2] / "docs/reference/objectives.md"
 ERROR = re.compile(r"1e-\d+")
@@ -19,10 +21,11 @@ ERROR = re.compile(r"1e-\d+")
 _HEAD = """\
 # Objectives
 
-Every preference loss of `lit-rlhf dpo`: formula, source, options and what other libraries do. \
-Choose one by `--model.loss NAME` or by its file in `configs/loss/`; \
-[DPO's page](../methods/dpo.md#which-loss) says which one to try. This page is written by \
-`python -m tests.objectives.table`, and a test fails where it is not up to date.
+Every loss of `lit-rlhf dpo` and `lit-rlhf reward`: formula, source, options and what other \
+libraries do. Choose one by `--model.loss NAME` or by its file in `configs/loss/` and \
+`configs/reward_loss/`; [DPO's page](../methods/dpo.md#which-loss) and \
+[the reward model's](../methods/reward.md#which-loss) say which one to try. This page is written \
+by `python -m tests.objectives.table`, and a test fails where it is not up to date.
 
 - `policy_chosen` and the like are log-probabilities, summed over the tokens of a response. \
 `x` and `y` are log-ratios to the reference, or as the row says.
@@ -61,53 +64,96 @@ def meaning(kind, name):
     return found.partition(": ")[2]
 
 
-def errors(cases):
+def preference_errors(case, dtype):
+    """Return what differs from the oracle, and what it says."""
+    pairs = make_pairs(random_logprobs(64, dtype), case.loss)
+    return case.loss(pairs).losses, golden(case, pairs)
+
+
+def reward_errors(case, dtype):
+    """Return what differs from the oracle, and what it says."""
+    scored = reward_cases.make_scored(normal(reward_cases.NUM_RESPONSES, dtype=dtype))
+    return case.loss(scored).losses, case.oracle(scored)[0]
+
+
+def errors(cases, compute):
     """Return the largest errors against the oracles, in float64 and float32."""
     found = []
     for dtype in (torch.float64, torch.float32):
         largest = 0.0
         for case in cases:
-            pairs = make_pairs(random_logprobs(64, dtype), case.loss)
-            expected = torch.tensor(golden(case, pairs), dtype=torch.float64)
-            off = (case.loss(pairs).losses.double() - expected).abs()
-            largest = max(largest, float((off / expected.abs().clamp(min=1.0)).max()))
+            losses, expected = compute(case, dtype)
+            expected = torch.tensor(expected, dtype=torch.float64)
+            off = (losses.double() - expected).abs() / expected.abs().clamp(min=1.0)
+            largest = max(largest, float(off.max()))
         found.append(f"1e-{-math.ceil(math.log10(max(largest, 1e-17)))}")
     return ", ".join(found)
+
+
+def reads(loss, what):
+    """Say whether a preference loss reads soft labels or a reference."""
+    return "as its losses" if hasattr(loss, "losses") else "yes" if getattr(loss, what) else "no"
+
+
+def of_kinds(cases):
+    """Return the classes of the cases' losses with their cases, by name."""
+    kinds = {}
+    for case in cases:
+        kinds.setdefault(type(case.loss), []).append(case)
+    return sorted(kinds.items(), key=lambda item: item[0].__name__.lower())
+
+
+def table(head, rows):
+    """Return a table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def options(kind):
+    """Yield a row for each option of a class."""
+    for field in dataclasses.fields(kind):
+        default = f"`{field.default}`"
+        if isinstance(field.default, bool):
+            default = default.lower()
+        elif field.default is dataclasses.MISSING:
+            default = "required"
+        yield f"`{kind.__name__}.{field.name}`", default, meaning(kind, field.name)
 
 
 def page():
     """Return the page."""
     torch.manual_seed(0)
-    kinds = sorted({type(case.loss) for case in CASES}, key=lambda kind: kind.__name__.lower())
-    losses, options, peers = [], [], []
-    for kind in kinds:
-        cases = [case for case in CASES if type(case.loss) is kind]
-        name, loss = kind.__name__, cases[0].loss
-        soft = "yes" if loss.takes_soft_labels else "no"
-        reads = "yes" if loss.requires_reference else "no"
-        if name == "WeightedSum":
-            soft = reads = "as its losses"
+    preference, reward = of_kinds(CASES), of_kinds(reward_cases.CASES)
+    kinds = [kind for kind, _ in preference + reward]
+
+    def row(kind, *more):
         source = said(kind, "Source:").removeprefix("Source: ")
-        losses.append(
-            f"| `{name}` | {paragraphs(kind)[0]} {formula(kind)} | {source} | {soft} | {reads} | "
-            f"{errors(cases)} |"
+        return f"`{kind.__name__}`", f"{paragraphs(kind)[0]} {formula(kind)}", source, *more
+
+    losses = [
+        row(
+            kind,
+            reads(cases[0].loss, "takes_soft_labels"),
+            reads(cases[0].loss, "requires_reference"),
+            errors(cases, preference_errors),
         )
-        peers.append(f"| `{name}` | {said(kind, 'Peers:').removeprefix('Peers: ')} |")
-        for field in dataclasses.fields(kind):
-            default = f"`{field.default}`"
-            if isinstance(field.default, bool):
-                default = default.lower()
-            elif field.default is dataclasses.MISSING:
-                default = "required"
-            options.append(f"| `{name}.{field.name}` | {default} | {meaning(kind, field.name)} |")
-    table = "\n".join
-    return (
-        f"{_HEAD}\n## Losses\n\n"
-        "| loss | what it does | source | soft labels | reference | largest error |\n"
-        f"| --- | --- | --- | --- | --- | --- |\n{table(losses)}\n\n"
-        f"## Options\n\n| option | default | meaning |\n| --- | --- | --- |\n{table(options)}\n\n"
-        f"## What other libraries do\n\n| loss | elsewhere |\n| --- | --- |\n{table(peers)}\n"
-    )
+        for kind, cases in preference
+    ]
+    rewards = [row(kind, errors(cases, reward_errors)) for kind, cases in reward]
+    elsewhere = [(f"`{kind.__name__}`", said(kind, "Peers:")[len("Peers: ") :]) for kind in kinds]
+    head = ["loss", "what it does", "source"]
+    parts = [
+        _HEAD,
+        "## Preference losses\n",
+        table([*head, "soft labels", "reference", "largest error"], losses),
+        "\n## Losses of a reward model\n",
+        table([*head, "largest error"], rewards),
+        "\n## Options\n",
+        table(["option", "default", "meaning"], [row for kind in kinds for row in options(kind)]),
+        "\n## What other libraries do\n",
+        table(["loss", "elsewhere"], elsewhere),
+    ]
+    return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

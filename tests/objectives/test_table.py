@@ -8,7 +8,11 @@ def test_the_page_of_objectives_is_up_to_date():
 
 
 def test_the_errors_on_the_page_are_within_bounds():
-    rows = PAGE.read_text(encoding="utf-8").partition("## Losses")[2].partition("## Options")[0]
+    rows = (
+        PAGE.read_text(encoding="utf-8")
+        .partition("## Preference losses")[2]
+        .partition("## Options")[0]
+    )
     found = [ERROR.findall(row) for row in rows.splitlines() if row.startswith("| `")]
     assert found
     for in_float64, in_float32 in found:

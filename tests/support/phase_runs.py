@@ -20,7 +20,7 @@ from lit_rlhf.modules import (
     SFTModule,
     UpdateConfig,
 )
-from lit_rlhf.objectives import GRPO, RLOO
+from lit_rlhf.objectives import GRPO, RLOO, BradleyTerryLoss
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
@@ -162,7 +162,9 @@ def build(case: str, folder: Path, **changes):
         normalizer = NormalizerConfig(
             str(folder / "prompts.jsonl"), num_samples=4, max_new_tokens=4
         )
-        module = RewardModule(policy, normalizer=normalizer, centering=0.01, **shared)
+        module = RewardModule(
+            policy, normalizer=normalizer, loss=BradleyTerryLoss(centering=0.01), **shared
+        )
         return module, RewardDataModule(policy, **_data(folder, "groups", 2, *variants))
     assert phase == "ppo"
     if "separate" in variants:

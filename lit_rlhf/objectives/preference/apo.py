@@ -16,7 +16,7 @@ class APOZero(PreferenceLoss):
 
     `loss = 1 - sigmoid(beta * x) + sigmoid(beta * y)`
 
-    Source: D'Oosterlinck et al. 2024 (APO-zero).
+    Source: D'Oosterlinck et al. 2024, eq. 7 (APO-zero).
 
     Peers: TRL `apo_zero`, the same.
 
@@ -50,7 +50,7 @@ class APODown(PreferenceLoss):
 
     `loss = sigmoid(beta * x) + 1 - sigmoid(beta * (x - y))`
 
-    Source: D'Oosterlinck et al. 2024 (APO-down).
+    Source: D'Oosterlinck et al. 2024, eq. 8 (APO-down).
 
     Peers: TRL `apo_down`, the same.
 

@@ -19,8 +19,8 @@ class DiscoPOP(PreferenceLoss):
 
     `loss = -(1 - g) * log sigmoid(m) + g * exp(-m)`
 
-    Source: Lu et al. 2024 (log-ratio modulated loss). It is not convex: at a temperature of 0.05
-    the gradient at a margin of 0 points to a small negative one, where a local minimum is.
+    Source: Lu et al. 2024, eq. 5 (log-ratio modulated loss). It is not convex: at a temperature of
+    0.05 the gradient at a margin of 0 points to a small negative one, where a local minimum is.
 
     Peers: TRL `discopop`, the same; there `exp(-m)` overflows at a margin of -88.
 

@@ -19,7 +19,7 @@ class EXO(PreferenceLoss):
 
     `loss = p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))`
 
-    Source: Ji et al. 2024, for two responses.
+    Source: Ji et al. 2024, eq. 16, for two responses.
 
     Peers: TRL `exo_pair`, the same, where `probability = 1`.
 

@@ -16,7 +16,7 @@ class SPPOHard(PreferenceLoss):
 
     `loss = (x - 1 / (2 * beta))^2 + (y + 1 / (2 * beta))^2`
 
-    Source: Wu et al. 2024 with `eta = 1 / beta` and win rates of 1 and 0.
+    Source: Wu et al. 2024, eq. 4.7, with `eta = 1 / beta` and win rates of 1 and 0.
 
     Peers: TRL `sppo_hard`, the same.
 

@@ -14,6 +14,7 @@ def batch():
         probability=torch.tensor([1.0, 0.5]),
         weight=torch.tensor([1.0, 2.0]),
         group=torch.zeros(3, dtype=torch.int64),
+        ratings=torch.full((3,), torch.nan),
     )
 
 

@@ -1,0 +1,15 @@
+"""Losses of a reward model, behind one protocol: over pairs, whole rankings, or ratings."""
+
+from lit_rlhf.objectives.reward.pairwise import BradleyTerryLoss
+from lit_rlhf.objectives.reward.plackett_luce import PlackettLuceLoss
+from lit_rlhf.objectives.reward.rating import RatingRegression
+from lit_rlhf.objectives.reward.scored import RewardLoss, ScoredResponses, WeightedLosses
+
+__all__ = [
+    "BradleyTerryLoss",
+    "PlackettLuceLoss",
+    "RatingRegression",
+    "RewardLoss",
+    "ScoredResponses",
+    "WeightedLosses",
+]
