@@ -57,8 +57,8 @@ def test_the_reference_moves_every_second_step(fit, mix):
     first, second, third, fourth = seen.reference
     assert largest_difference(first, third) > 0
     assert largest_difference(second, third) == 0
-    assert largest_difference(second, moved(first, seen.policy[1], mix)) < 1e-7
-    assert largest_difference(fourth, moved(third, seen.policy[3], mix)) < 1e-7
+    assert largest_difference(second, moved(first, seen.policy[1], mix)) < 1e-6
+    assert largest_difference(fourth, moved(third, seen.policy[3], mix)) < 1e-6
 
 
 def test_an_optimizer_step_of_several_batches_moves_it_once(fit):
@@ -66,7 +66,7 @@ def test_an_optimizer_step_of_several_batches_moves_it_once(fit):
     fit(ReferenceSync(1, 0.5), seen, max_steps=2, accumulate_grad_batches=2)
     # 3 batches an epoch: the second and the last one of it end a step
     assert largest_difference(seen.reference[1], moved(seen.reference[0], seen.policy[1], 0.5)) < (
-        1e-7
+        1e-6
     )
     assert largest_difference(seen.reference[0], seen.reference[1]) > 0
 

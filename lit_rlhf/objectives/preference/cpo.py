@@ -20,7 +20,7 @@ class CPO(PreferenceLoss):
 
     Source: Xu et al. 2024, which is `probability = 1`.
 
-    Peers: TRL's `CPOTrainer`, whose NLL is one mean over all tokens of a batch, the prompts' too.
+    Peers: TRL's `CPOTrainer`, whose NLL is one mean over all response tokens of a batch.
 
     Attributes:
         beta: score of a nat, > 0.
