@@ -20,7 +20,7 @@ from lit_rlhf.modules import (
     SFTModule,
     UpdateConfig,
 )
-from lit_rlhf.objectives import GRPO, RLOO, BradleyTerryLoss
+from lit_rlhf.objectives import DPO, GRPO, KTO, RLOO, BradleyTerryLoss
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
@@ -129,6 +129,9 @@ def write_inputs(folder: Path) -> None:
     write_rows(folder / "sft.jsonl", demonstrations(7))
     write_rows(folder / "groups.jsonl", judged_groups(7))
     write_rows(folder / "prompts.jsonl", prompts(14))
+    labels = [row | {"label": index % 2} for index, row in enumerate(demonstrations(7))]
+    write_rows(folder / "labels.jsonl", labels)
+    write_rows(folder / "labels-validation.jsonl", labels[:3])
     # Three rows: a short last batch.
     write_rows(folder / "sft-validation.jsonl", demonstrations(3))
     write_rows(folder / "groups-validation.jsonl", judged_groups(3))
@@ -156,8 +159,9 @@ def build(case: str, folder: Path, **changes):
     if phase == "dpo":
         # With each batch, the first margins are zero: no rounding decides who is right.
         mode = "cached" if "cached" in variants else "on_the_fly"
-        module = DPOModule(policy, reference_logprobs=mode, **shared)
-        return module, DPODataModule(policy, **_data(folder, "groups", 2, *variants))
+        rows, loss = ("labels", KTO()) if "kto" in variants else ("groups", DPO())
+        module = DPOModule(policy, loss=loss, reference_logprobs=mode, **shared)
+        return module, DPODataModule(policy, **_data(folder, rows, 2, *variants))
     if phase == "reward":
         normalizer = NormalizerConfig(
             str(folder / "prompts.jsonl"), num_samples=4, max_new_tokens=4
