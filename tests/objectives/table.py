@@ -33,8 +33,8 @@ by `python -m tests.objectives.table`, and a test fails where it is not up to da
 refuses pairs of another probability than 1: add `--data.aggregation Majority`.
 - The error is the largest difference from a separate float64 calculation by the paper, rounded up \
 to a power of ten, in float64 and in float32: absolute, or relative where the loss is above 1.
-- `python -m benchmarks.parity` compares loss and gradient with TRL 1.16 on one tiny model, for all \
-preference losses. They were equal within 2e-6 in float32, where TRL has the same formula \
+- `python -m benchmarks.parity` compares loss and gradient with TRL 1.16 on one tiny model, for \
+all preference losses. They were equal within 2e-6 in float32, where TRL has the same formula \
 (`make .venv-trl/.installed` first).
 """
 
