@@ -128,6 +128,8 @@ class LearnedReward(RewardSource):
             DataError: the chat template refuses a prompt, a prompt alone fills the limit, or a
                 response is too long and `overlong` is "error".
         """
+        if not responses:
+            return torch.empty(0, device=device)
         scores = self._of_each(prompts, responses, device, ScalarModel.__call__)
         return self._load(device)[0].normalize(scores) if self.normalize else scores
 
@@ -135,7 +137,7 @@ class LearnedReward(RewardSource):
     def features(
         self, prompts: Sequence[Prompt], responses: Sequence[Response], device: torch.device
     ) -> Tensor:
-        """Return what the model's head reads of each response: `[B, H]` float32.
+        """Return what the model's head reads of each response: `[B, H]` float32, of one or more.
 
         Raises:
             CheckpointError: as for `score`.

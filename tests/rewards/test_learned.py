@@ -104,6 +104,15 @@ def test_no_responses(reward_file):
     assert score(reward_file, [], []).shape == (0,)
 
 
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_features_are_what_the_head_reads(batch_size, reward_file):
+    source = LearnedReward(reward_file, batch_size=batch_size, normalize=False)
+    features = source.features(PROMPTS, RESPONSES, torch.device("cpu"))
+    model = load_reward_model(reward_file)
+    assert features.shape == (5, model.head.linear.in_features)
+    torch.testing.assert_close(model.head(features), source(PROMPTS, RESPONSES), **close)
+
+
 def test_the_model_is_loaded_once_when_it_is_needed(reward_file, monkeypatch):
     loads = []
     load = load_reward_model
