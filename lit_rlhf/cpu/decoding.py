@@ -89,6 +89,6 @@ def _packed_product(layer: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor
 def _can_pack(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    # bf16 needs instructions that many CPUs lack.
-    is_bf16 = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float32 or is_bf16
+    # oneDNN packs bf16 for these instructions alone, which many CPUs lack.
+    has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_avx512)

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.errors import ConfigError
@@ -15,9 +14,6 @@ from lit_rlhf.evaluation.report import Report, as_markdown, write_report
 from lit_rlhf.evaluation.runs import evaluate_policies, evaluate_rewards
 from lit_rlhf.evaluation.tracking import log_to_wandb
 from lit_rlhf.modules.precision import choose_precision
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _RUNS: dict[str, Callable[[argparse.Namespace, Path], Report]] = {
     "policies": evaluate_policies,
@@ -50,7 +46,16 @@ def evaluate_command(arguments: list[str]) -> int:
         description="Judge policies or reward models, and write a report.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{policies,rewards}")
-    parsers = {"policies": _policies_parser(commands), "rewards": _rewards_parser(commands)}
+    parsers = {
+        "policies": commands.add_parser(
+            "policies", help="policies against each other", description=_POLICIES
+        ),
+        "rewards": commands.add_parser(
+            "rewards", help="reward models against people", description=_REWARDS
+        ),
+    }
+    _add_policies_options(parsers["policies"])
+    _add_rewards_options(parsers["rewards"])
     name = arguments[0] if arguments else ""
     words = arguments[1:]
     if name in parsers:
@@ -78,10 +83,7 @@ def _check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
-def _policies_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "policies", help="policies against each other", description=_POLICIES
-    )
+def _add_policies_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("policies", nargs="+", metavar="[NAME=]SOURCE", help="two or more, or one")
     for option, form, text in (
         ("--judge", "[NAME=]KIND:WHERE", "may be repeated"),
@@ -104,13 +106,9 @@ def _policies_parser(commands: Subparsers) -> argparse.ArgumentParser:
         ("--endpoint-timeout", float, 60.0, "in seconds"),
     )
     _add_shared(parser, "runs/evaluate/policies")
-    return parser
 
 
-def _rewards_parser(commands: Subparsers) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        "rewards", help="reward models against people", description=_REWARDS
-    )
+def _add_rewards_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="[NAME=]SOURCE", help="one or more")
     parser.add_argument("--data", required=True, help="judged pairs or groups")
     _add(
@@ -120,7 +118,6 @@ def _rewards_parser(commands: Subparsers) -> argparse.ArgumentParser:
         ("--domain-field", str, "subset", "field with a row's domain"),
     )
     _add_shared(parser, "runs/evaluate/rewards")
-    return parser
 
 
 def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:

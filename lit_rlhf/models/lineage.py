@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from huggingface_hub import try_to_load_from_cache
 
 from lit_rlhf import __version__
 from lit_rlhf.cache import digest_file
@@ -74,9 +74,7 @@ def describe_origin(source: str) -> dict[str, Any]:
     """
     path = resolve_source(source)
     if not Path(path).is_dir():
-        config = AutoConfig.from_pretrained(path)
-        revision = getattr(config, "_commit_hash", None)
-        return {"source": source, "revision": revision, "lineage": None}
+        return {"source": source, "revision": _cached_revision(path), "lineage": None}
     lineage = read_lineage(path)
     if lineage is not None:
         further = {
@@ -86,6 +84,12 @@ def describe_origin(source: str) -> dict[str, Any]:
         lineage = {**lineage, "origins": further}
         lineage.pop("config", None)
     return {"source": source, "sha256": _digest_folder(Path(path)), "lineage": lineage}
+
+
+def _cached_revision(name: str) -> str | None:
+    """Return the commit of a hub's model as it is in the cache, from which it was loaded."""
+    file = try_to_load_from_cache(name, "config.json")
+    return Path(file).parent.name if isinstance(file, str) else None  # .../snapshots/COMMIT/...
 
 
 def read_lineage(folder: str) -> Lineage | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -125,10 +125,11 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     @property
     def lineage(self) -> Lineage | None:
         """What the run's models are made from; on rank zero alone, which writes them."""
-        if self._trainer is None:
+        trainer = self.trainer_if_any
+        if trainer is None:
             return None
-        if self._lineage is None and self.trainer.is_global_zero:
-            data = getattr(self.trainer, "datamodule", None)
+        if self._lineage is None and trainer.is_global_zero:
+            data = getattr(trainer, "datamodule", None)
             provenance = data.provenance if isinstance(data, TextDataModule) else {}
             self._lineage = make_lineage(
                 type(self).__name__, data=provenance, origins=self.origins, config=self.run_config
@@ -139,7 +140,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the source, loaded once."""
         if self._tokenizer is None:
-            data = getattr(self._trainer, "datamodule", None)
+            data = getattr(self.trainer_if_any, "datamodule", None)
             if isinstance(data, TextDataModule) and data.tokenizer_source == self.source:
                 self._tokenizer = data.tokenizer
             else:
@@ -213,9 +214,18 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self._precision)
 
     @property
+    def trainer_if_any(self) -> Trainer | None:
+        """The Trainer, or None where the module is used without one."""
+        try:
+            return self.trainer
+        except RuntimeError:  # Lightning's word for there being none
+            return None
+
+    @property
     def root_device(self) -> torch.device:
         """Where this process computes, known before the models are moved there."""
-        return self.device if self._trainer is None else self.trainer.strategy.root_device
+        trainer = self.trainer_if_any
+        return self.device if trainer is None else trainer.strategy.root_device
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -423,7 +433,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
 
     @property
     def _precision(self) -> str:
-        return str(self.trainer.precision) if self._trainer is not None else "32-true"
+        trainer = self.trainer_if_any
+        return "32-true" if trainer is None else str(trainer.precision)
 
     @property
     def _storage(self) -> dict[str, str]:

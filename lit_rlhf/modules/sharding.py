@@ -52,6 +52,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             save_distributed_checkpoint=save_distributed_checkpoint,
             timeout=timedelta(minutes=timeout_minutes),
         )
+        self.saves_shards = save_distributed_checkpoint
 
     def setup_environment(self) -> None:
         """Set the size of the data-parallel group before Lightning builds its mesh."""
@@ -70,7 +71,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
                 training go on.
         """
-        if not self._save_distributed_checkpoint:
+        if not self.saves_shards:
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
         path = Path(self.broadcast(str(filepath)))

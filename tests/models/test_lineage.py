@@ -90,3 +90,16 @@ def test_a_chain_is_rendered_with_each_origin_below_its_model(tmp_path, base):
     assert lines[4].startswith(f"      from policy: {base}, sha256 ")
     assert [line for line in lines if "from reward" in line]
     assert sum("data train" in line for line in lines) == 2
+
+
+def test_a_hub_model_has_the_commit_that_is_in_the_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "models--some--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("c0ffee")
+    snapshot = folder / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    expected = {"source": "some/model", "revision": "c0ffee", "lineage": None}
+    assert describe_origin("some/model") == expected
+    assert describe_origin("some/other")["revision"] is None

@@ -1,0 +1,207 @@
+"""Private names of other libraries: a short list, each with its reason and a test of its meaning.
+
+An upgrade may change them without a word. What is found in the package must be listed here, and
+what is listed must be found.
+"""
+
+import argparse
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+import lit_rlhf
+from tests.support.tiny_models import tiny_model
+
+PACKAGE = Path(lit_rlhf.__file__).parent
+ALLOWED = {
+    "_actions": "evaluation/options.py: argparse has no public list of its options",
+    "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
+    "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
+    "_experiment": "callbacks/csv_logger.py: finalize asks it whether there is a writer",
+    "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
+    "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
+    "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
+    "_step_supports_amp_scaling": "modules/optimizers.py: Lightning would refuse to clip",
+    "_version": "models/weights.py: torch's count of the writes to a tensor",
+}
+# Documented in spite of their underscore: named tuples, SQLAlchemy rows, os.
+PUBLIC = {"_asdict", "_exit", "_fields", "_mapping", "_replace"}
+_BY_NAME = ("getattr", "hasattr", "setattr", "delattr")
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC
+
+
+def defined_in(tree):
+    """Return the names that a module or its classes define."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.update([node.attr] if _is_self(node.value) else [])
+    return names
+
+
+def used_in(tree):
+    """Yield each private name that a module reads of an object, and whether that is `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr, _is_self(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in _BY_NAME:
+            name = node.args[1] if len(node.args) > 1 else None
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield name.value, _is_self(node.args[0])
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("lit_rlhf"):
+            for name in [*(node.module or "").split("."), *(alias.name for alias in node.names)]:
+                yield name, False
+        elif isinstance(node, ast.Import):
+            yield from ((part, False) for alias in node.names for part in alias.name.split("."))
+
+
+def _is_self(node):
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def foreign_names(sources):
+    """Return the files of each private name that the package does not define itself.
+
+    Of `self` a name may be defined in any module, since classes inherit; of all else in its own.
+    """
+    trees = {file: ast.parse(source) for file, source in sources.items()}
+    own = {file: defined_in(tree) for file, tree in trees.items()}
+    of_self = set().union(*own.values())
+    found = {}
+    for file, tree in trees.items():
+        for name, is_self in used_in(tree):
+            if is_private(name) and name not in (of_self if is_self else own[file]):
+                found.setdefault(name, set()).add(file)
+    return found
+
+
+def inherited_names():
+    """Return the files of each private name that a class of ours shares with a foreign base."""
+    found = {}
+    for module in pkgutil.walk_packages(lit_rlhf.__path__, "lit_rlhf."):
+        if (
+            module.name.endswith("__main__")
+            or ".vllm" in module.name
+            or ".migrations" in module.name
+        ):
+            continue
+        for _, cls in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+            if cls.__module__ != module.name:
+                continue
+            for base in cls.__mro__[1:]:
+                if base.__module__.startswith(("torch", "lightning", "transformers", "peft")):
+                    for name in _own_names(cls) & (_own_names(base) | vars(base).keys()):
+                        file = Path(inspect.getfile(cls)).relative_to(PACKAGE)
+                        found.setdefault(name, set()).add(str(file))
+    return found
+
+
+def _own_names(cls):
+    try:
+        return set(re.findall(r"(?:self\.|def )(_[a-z]\w*)", inspect.getsource(cls)))
+    except OSError:  # written in C
+        return set()
+
+
+def test_private_names_of_others_are_those_that_are_listed():
+    sources = {str(file.relative_to(PACKAGE)): file.read_text() for file in PACKAGE.rglob("*.py")}
+    found = foreign_names(sources)
+    for name, files in inherited_names().items():
+        found.setdefault(name, set()).update(files)
+    files_of = {name: [reason.partition(":")[0]] for name, reason in ALLOWED.items()}
+    assert {name: sorted(files) for name, files in found.items()} == files_of
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tensor._version", {"_version"}),
+        ("getattr(config, '_commit_hash', None)", {"_commit_hash"}),
+        ("setattr(model, '_hook', 1)", {"_hook"}),
+        ("from torch._C import thing", {"_C"}),
+        ("from torch import _thing", {"_thing"}),
+        ("import torch._dynamo", {"_dynamo"}),
+        ("self._trainer", {"_trainer"}),
+        ("self._own", set()),
+        ("one._own", set()),
+        ("row._replace(a=1)", set()),
+        ("x.__class__", set()),
+    ],
+)
+def test_what_counts_as_a_private_name_of_others(line, expected):
+    source = f"class One:\n    def _own(self): ...\n\n{line}\n"
+    assert set(foreign_names({"one.py": source})) == expected
+
+
+def test_a_private_name_of_another_module_counts_unless_it_is_of_self():
+    sources = {"one.py": "class One:\n    def _version(self): ...", "two.py": "tensor._version"}
+    assert foreign_names(sources) == {"_version": {"two.py"}}
+    sources["two.py"] = "self._version"
+    assert foreign_names(sources) == {}
+
+
+def test_argparse_lists_its_options():
+    parser = argparse.ArgumentParser()
+    own = parser.add_argument("--own")
+    assert [action.dest for action in parser._actions] == ["help", own.dest]
+
+
+def test_a_configuration_tells_its_attention():
+    model = tiny_model(attn_implementation="eager")
+    assert model.config._attn_implementation == "eager"
+    model.set_attn_implementation("sdpa")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_lightning_sets_the_size_of_its_group_only_where_it_is_automatic():
+    assert ModelParallelStrategy()._data_parallel_size == "auto"
+
+
+def test_lightning_asks_whether_there_is_a_writer(tmp_path):
+    logger = CSVLogger(tmp_path)
+    assert logger._experiment is None
+    logger.finalize("success")  # which would write, had there been one
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_reads_checkpoints_in_a_method_of_its_own():
+    assert "torch.load" in inspect.getsource(LightningCLI._parse_ckpt_path)
+    assert "torch.load" not in inspect.getsource(LightningCLI).replace(
+        inspect.getsource(LightningCLI._parse_ckpt_path), ""
+    )
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_a_packed_weight_multiplies_as_the_plain_one():
+    inputs, weight, bias = torch.randn(3, 1, 5), torch.randn(4, 5), torch.randn(4)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, 64)
+    product = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
+    torch.testing.assert_close(product, torch.nn.functional.linear(inputs, weight, bias))
+
+
+def test_fused_adamw_offers_to_undo_a_scaler():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    assert torch.optim.AdamW([weight], fused=True)._step_supports_amp_scaling is True
+
+
+def test_torch_counts_the_writes_to_a_tensor():
+    tensor = torch.zeros(2)
+    before = tensor._version
+    tensor.add_(1)
+    assert tensor._version == before + 1
