@@ -11,7 +11,8 @@ from lit_rlhf.demo.datasets import write_datasets
 from lit_rlhf.demo.loop import SCALES, run_loop
 from lit_rlhf.demo.model import prepare_model
 from lit_rlhf.demo.report import PERPLEXITY_FALL, read_findings, write_report
-from lit_rlhf.errors import TrainingError
+from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.extras import require_extra
 
 # The order of the data files' lines; the run's own seed draws from them.
 DATA_SEED = 1
@@ -43,9 +44,14 @@ def demo_command(arguments: list[str]) -> int:
     size.add_argument(
         "--prepare", action="store_true", help="fetch the model and write the data, nothing more"
     )
+    parser.add_argument(
+        "--flywheel",
+        action="store_true",
+        help="two rounds of choosing, judging and training with simulated raters instead",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of every phase (default: 1)")
     parser.add_argument(
-        "--output", type=Path, help="folder of the run (default: runs/demo, -smoke or -full added)"
+        "--output", type=Path, help="folder of the run (default: runs/demo, with -smoke and so on)"
     )
     options = parser.parse_args(arguments)
     model = prepare_model()
@@ -53,6 +59,8 @@ def demo_command(arguments: list[str]) -> int:
     if options.prepare:
         sys.stdout.write(f"model: {model}\ndata:  {cache_folder() / 'data'}\n")
         return 0
+    if options.flywheel:
+        return _run_flywheel(options)
     scale = SCALES["smoke" if options.smoke else "full" if options.full else "quick"]
     folder = options.output or Path("runs") / scale.folder
     run = run_loop(scale, folder, options.seed)
@@ -65,4 +73,21 @@ def demo_command(arguments: list[str]) -> int:
             f"fine-tuning did not lower the held-out perplexity (it fell by {100 * fall:.1f} %): "
             f"something is broken; see {path}"
         )
+    return 0
+
+
+def _run_flywheel(options: argparse.Namespace) -> int:
+    """Run the rounds instead of the loop; one that was killed goes on."""
+    if options.full:
+        raise ConfigError(
+            "--flywheel has no --full: run `lit-rlhf flywheel run` with your own file"
+        )
+    require_extra("feedback", "lit-rlhf demo --flywheel")
+    from lit_rlhf.demo.flywheel import run_flywheel  # noqa: PLC0415 - the extra's packages
+
+    size = "smoke" if options.smoke else "quick"
+    default = "demo-flywheel-smoke" if options.smoke else "demo-flywheel"
+    folder = options.output or Path("runs") / default
+    path = run_flywheel(size, folder, cache_folder() / "data", options.seed)
+    sys.stdout.write(f"{path.read_text(encoding='utf-8')}\nreport: {path}\n")
     return 0

@@ -97,6 +97,28 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
         TrainingError: a command failed.
     """
     _clear(folder)
+    precision = choose_precision()
+    commands, phases = [], []
+    for title, command in COMMANDS:
+        words = command_words(command, scale, folder, seed, precision)
+        commands.append(shlex.join(["lit-rlhf", *words]))
+        sys.stdout.write(f"\n$ {commands[-1]}\n")
+        sys.stdout.flush()
+        phases.append({"name": title, **run_command(title, words)._asdict()})
+    about = {"scale": scale.name, "seed": seed, "precision": precision}
+    return {**about, "commands": commands, "phases": phases}
+
+
+def command_words(command: str, scale: Scale, folder: Path, seed: int, precision: str) -> list[str]:
+    """Return the words of one of `COMMANDS`, with the options that all phases have.
+
+    Args:
+        command: with names in braces.
+        scale: how long.
+        folder: of the run.
+        seed: of the phase.
+        precision: of its forwards.
+    """
     names = {
         **scale._asdict(),
         **{name: model_of(folder, name) for name in FOLDERS[:-1]},
@@ -104,20 +126,12 @@ def run_loop(scale: Scale, folder: Path, seed: int) -> dict[str, Any]:
         "data": cache_folder() / "data",
         "run": folder,
         "seed": seed,
-        "precision": choose_precision(),
+        "precision": precision,
     }
-    commands, phases = [], []
-    for title, command in COMMANDS:
-        # Split before the names are filled in: a path may have a space.
-        phase, verb, *rest = (word.format(**names) for word in shlex.split(command))
-        shared = [] if phase == "evaluate" else _phase_options(phase, names)
-        words = [phase, verb, *shared, *rest]
-        commands.append(shlex.join(["lit-rlhf", *words]))
-        sys.stdout.write(f"\n$ {commands[-1]}\n")
-        sys.stdout.flush()
-        phases.append({"name": title, **run_command(title, words)._asdict()})
-    about = {"scale": scale.name, "seed": seed, "precision": names["precision"]}
-    return {**about, "commands": commands, "phases": phases}
+    # Split before the names are filled in: a path may have a space.
+    phase, verb, *rest = (word.format(**names) for word in shlex.split(command))
+    shared = [] if phase == "evaluate" else _phase_options(phase, names)
+    return [phase, verb, *shared, *rest]
 
 
 def model_of(folder: Path, name: str) -> str:

@@ -35,7 +35,7 @@ def run_rounds(
         TrainingError: a command failed.
     """
     settings.path.mkdir(parents=True, exist_ok=True)
-    settings = _with_precision(settings)
+    settings = with_precision(settings)
     start = Start(1, settings.sft)
     with FeedbackStore.open(settings.store_address) as store:
         for number in range(1, settings.rounds + 1):
@@ -106,7 +106,7 @@ def read_status(settings: FlywheelSettings) -> Iterator[StepState]:
             yield StepState(number, step, state)
 
 
-def _with_precision(settings: FlywheelSettings) -> FlywheelSettings:
+def with_precision(settings: FlywheelSettings) -> FlywheelSettings:
     """Choose the precision once: by another one a resumed run would end otherwise."""
     if settings.precision != "auto":
         return settings

@@ -27,7 +27,7 @@ FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 PAIRS = [
     (phase, str(file))
     for file in FILES
-    if str(file) != "flywheel.yaml"  # of a command beside the phases
+    if file.stem != "flywheel"  # of a command beside the phases
     for phase in PHASES_OF.get(file.parts[0], (file.stem,))  # else a phase's own, or the demo's
 ]
 

@@ -1,0 +1,138 @@
+"""The arms of the proof: the same judgments and policy steps, differently spent.
+
+    rounds   four rounds, pairs by DeltaUCB, samples of the newest promoted policy
+    one      one round with all judgments and all policy steps
+    random   four rounds, pairs at random
+    sft      four rounds, pairs of what the SFT policy says
+
+Each round's policy starts from SFT again, so that in four rounds the last policy has a quarter of
+the steps behind it; arm `one` has all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_rlhf.child_command import run_command
+from lit_rlhf.demo.flywheel import demo_settings, prepare_models
+from lit_rlhf.demo.loop import model_of
+from lit_rlhf.flywheel.report import read_round, write_report
+from lit_rlhf.flywheel.rounds import run_rounds, with_precision
+from lit_rlhf.flywheel.settings import FlywheelSettings
+
+ARMS = ("rounds", "one", "random", "sft")
+NUM_ROUNDS = 4
+
+
+class Scale(NamedTuple):
+    """How much of everything.
+
+    Attributes:
+        num_tasks: pairs of a round, each judged by up to three raters.
+        num_prompts: that a round samples, five responses each.
+        iterations: of PPO in a round.
+        batch_size: prompts of an iteration.
+        held_out: prompts that policies are compared on.
+        minutes: of a round, measured on two idle cores; None where nobody has.
+    """
+
+    num_tasks: int
+    num_prompts: int
+    iterations: int
+    batch_size: int
+    held_out: int
+    minutes: float | None = None
+
+
+SCALES = {
+    "tiny": Scale(20, 16, 1, 16, 12),
+    "small": Scale(100, 96, 6, 48, 96),
+    "full": Scale(200, 192, 16, 64, 192),
+}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One run of the proof.
+
+    Attributes:
+        scale: how much.
+        folder: of the models and runs.
+        data: of the demonstration's data files.
+    """
+
+    scale: Scale
+    folder: Path
+    data: Path
+
+    def run(self, arm: str, seed: int) -> None:
+        """Run an arm with one seed, or what is left of it."""
+        settings = with_precision(self.settings(arm, seed))
+        prepare_models("quick", self.folder, 1, settings.precision)
+        run_rounds(
+            settings, lambda line: _say(f"{arm}, seed {seed}: {line}"), run_command, waits=False
+        )
+        write_report(settings)
+
+    def read(self, arm: str, seed: int) -> list[dict[str, Any]]:
+        """Return what each round of a finished run came to."""
+        settings = self.settings(arm, seed)
+        return [
+            {**read_round(settings, number)._asdict(), "seconds": _seconds(settings, number)}
+            for number in range(1, settings.rounds + 1)
+        ]
+
+    def settings(self, arm: str, seed: int) -> FlywheelSettings:
+        """Return the settings of an arm: what is the same for all, and what is its own."""
+        scale, times = self.scale, NUM_ROUNDS if arm == "one" else 1
+        final = {"gold": f"reward:{model_of(self.folder, 'reward')}"}
+        final["vader"] = "function:lit_rlhf.demo.vader.vader_scores"
+        options = [
+            f"--folder={self.folder / arm / f'seed-{seed}'}",
+            f"--rounds={1 if arm == 'one' else NUM_ROUNDS}",
+            f"--choice.num_tasks={times * scale.num_tasks}",
+            f"--choice.acquisition={'DeltaUCB' if arm in ('rounds', 'sft') else 'RandomPairs'}",
+            f"--samples.num_prompts={times * scale.num_prompts}",
+            f"--samples.policy={'sft' if arm == 'sft' else 'newest'}",
+            f"--policy.options={json.dumps(self._policy_options(times))}",
+            f"--gate.num_prompts={scale.held_out}",
+            f"--gate.final_judges={json.dumps(final)}",
+            f"--labeler.seed={seed}",
+        ]
+        return demo_settings("quick", self.folder, self.data, seed, options)
+
+    def estimate(self, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+        """Yield how much of each run is left, in words."""
+        for seed in seeds:
+            for arm in arms:
+                settings = self.settings(arm, seed)
+                done = len(list(settings.path.glob("round-*/promotion.json")))
+                left = settings.rounds - done
+                minutes = self.scale.minutes
+                # The one round of `one` takes as long as the others' four.
+                length = (NUM_ROUNDS if arm == "one" else 1) * (minutes or 0)
+                about = f", some {left * length:.0f} minutes" if minutes else ""
+                yield f"{arm}, seed {seed}: {done} of {settings.rounds} rounds done{about}"
+
+    def _policy_options(self, times: int) -> dict[str, int]:
+        return {
+            "trainer.limit_train_batches": times * self.scale.iterations,
+            "data.batch_size": self.scale.batch_size,
+        }
+
+
+def _seconds(settings: FlywheelSettings, number: int) -> dict[str, float]:
+    """Return the seconds of each step; of one that was killed, those of its last run."""
+    path = settings.round_folder(number) / "timings.jsonl"
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["step"]: row["seconds"] for row in rows}
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

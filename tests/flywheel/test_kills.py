@@ -1,0 +1,88 @@
+"""A run on tiny models, killed by SIGKILL ten times, ends byte for byte as one that was not."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lit_rlhf.feedback.exchange import full_row
+from lit_rlhf.feedback.store import FeedbackStore
+from tests.flywheel.tiny_run import write_inputs
+
+ROOT = Path(__file__).parents[2]
+SEED = int(os.environ.get("LIT_RLHF_KILL_SEED", "7"))
+NUM_KILLS = 10
+# A process of a round takes some seconds to import; what is worth killing comes behind that.
+SHORTEST_S, LONGEST_S = 4.0, 20.0
+
+
+def start(folder, words):
+    """Start the run in a group of its own, so that its phases are killed with it at once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lit_rlhf", "flywheel", "run", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=(folder / "log.txt").open("ab"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def finish(folder, words):
+    process = start(folder, words)
+    assert process.wait() == 0, (folder / "log.txt").read_text()[-4000:]
+
+
+def end_state(folder):
+    """Return every file of the run, byte for byte, and what the store holds.
+
+    Left out: logs of seconds, what Lightning resumes from, and the database's own file, which has
+    the time of each judgment.
+    """
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted((folder / "run").rglob("*"))
+        if path.is_file()
+        and path.name != "timings.jsonl"
+        and "checkpoints" not in path.parts
+        and not path.name.startswith("feedback.db")
+    }
+    with FeedbackStore.open(str(folder / "run" / "feedback.db")) as store:
+        return files, [full_row(task) for task in store.judged_tasks()]
+
+
+def num_finished(folder):
+    return len(list((folder / "run").glob("round-*/*.json")))
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(tmp_path):
+    choose = random.Random(SEED)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = write_inputs(whole)
+    finish(whole, words)
+    assert write_inputs(killed) == words
+    steps = []
+    while len(steps) < NUM_KILLS:
+        process = start(killed, words)
+        time.sleep(choose.uniform(SHORTEST_S, LONGEST_S))
+        if process.poll() is not None:
+            break  # it came to its end before all kills: the machine is fast
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        steps.append(num_finished(killed))
+    finish(killed, words)
+    files, judged = end_state(killed)
+    expected, expected_judged = end_state(whole)
+    assert files.keys() == expected.keys()
+    assert [name for name in files if files[name] != expected[name]] == []
+    assert judged == expected_judged
+    assert len(judged) == 16
+    # What is compared says something, and the kills came at different steps.
+    assert sum(name.endswith("model.safetensors") for name in files) == 4
+    assert len(set(steps)) > 2
