@@ -5,7 +5,7 @@ from __future__ import annotations
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
 from lit_rlhf.data.tables import Examples, TokenTable
-from lit_rlhf.data.unpaired import WithUnrelated, labelled
+from lit_rlhf.data.unpaired import WithUnrelated, all_labelled
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback import JudgedPair, parse_unpaired
 from lit_rlhf.feedback.aggregation import BetaMean
@@ -21,15 +21,8 @@ class DPODataModule(ComparisonDataModule):
 
     def completed(self, examples: TokenTable[GroupExample], source: str) -> Examples[GroupExample]:
         """Give each labelled response one to another prompt."""
-        is_labelled = labelled(examples)
-        if not is_labelled.any():
+        if not all_labelled(examples, source):
             return examples
-        if not is_labelled.all():
-            raise DataError(
-                f"{source}: {is_labelled.sum():,} labelled responses and "
-                f"{(~is_labelled).sum():,} comparisons in one source; a loss reads the one or the "
-                "other, so give each a source of its own."
-            )
         if self.aggregation != BetaMean():
             raise ConfigError(
                 f"data.aggregation {type(self.aggregation).__name__} has no effect on {source}: "

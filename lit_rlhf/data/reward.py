@@ -1,11 +1,72 @@
-"""Data for reward modelling: judged groups and comparisons."""
+"""Data for reward modelling: judged groups, comparisons, or answers judged step by step."""
 
 from __future__ import annotations
 
-from lit_rlhf.data.comparisons import ComparisonDataModule
+from collections.abc import Sequence
+
+from lit_rlhf.data.collation import GroupExample
+from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
+from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.data.stepwise import at_step_ends, mark_steps, step_labels
+from lit_rlhf.data.tables import Examples, TokenTable
+from lit_rlhf.data.unpaired import all_labelled
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.feedback.steps import is_stepwise, parse_steps
 
 
 class RewardDataModule(ComparisonDataModule):
-    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups."""
+    """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups.
+
+    Rows of a `prompt`, `completions` and `labels` are answers in steps: see `data/stepwise.py`. A
+    source has one kind of rows.
+    """
 
     is_for_reward = True
+
+    def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
+        """Check, aggregate and tokenise; of answers in steps, let only the steps' ends count."""
+        return [
+            example._replace(
+                rows=tuple(at_step_ends(row, len(example.pairs), where) for row in example.rows)
+            )
+            if is_stepwise(record)
+            else example
+            for example, (record, where) in zip(super().prepare(records), records, strict=True)
+        ]
+
+    def completed(self, examples: TokenTable[GroupExample], source: str) -> Examples[GroupExample]:
+        """Refuse a source with both kinds of rows, or steps that would be cut."""
+        has_steps = all_labelled(examples, source)
+        if has_steps and self.overlong == "truncate":
+            raise ConfigError(
+                f"data.overlong truncate would cut steps off {source}, and leave their labels; "
+                "set it to drop or error"
+            )
+        return examples
+
+    def require_rows_for(self, loss: str, *, reads_steps: bool) -> None:
+        """Refuse the other kind of rows than a loss reads.
+
+        Args:
+            loss: its name, for the message.
+            reads_steps: it reads labels of steps.
+
+        Raises:
+            ConfigError: a source has comparisons, and steps are read, or the reverse.
+        """
+        kinds = {True: "steps (prompt, completions, labels)", False: "comparisons"}
+        for name, examples in self._examples.items():
+            first = examples[0].pairs[0]
+            if (first.chosen == first.rejected) != reads_steps:
+                advice = "another loss than StepLoss" if reads_steps else "StepLoss"
+                raise ConfigError(
+                    f"model.loss {loss} reads {kinds[reads_steps]}, but data.{name} has "
+                    f"{kinds[not reads_steps]}: choose {advice}, or other data"
+                )
+
+    def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:
+        if not is_stepwise(row):
+            return super()._render_group(row, where)
+        record = parse_steps(row, where)
+        text = self._render(record.prompt, record.response, where)
+        return RenderedGroup(step_labels(record), [mark_steps(text, record, where)], [])

@@ -32,7 +32,7 @@ def describe(examples: TokenTable[Any], kind: Kind, source: str, shape: str) -> 
         return f"{source}: {len(examples):,} {noun}, format {shape}"
     probability, weight = examples.values("probability"), examples.values("weight")
     if (examples.values("chosen") == examples.values("rejected")).any():
-        noun = "labelled responses"
+        noun = "labels"
     parts = [f"{source}: {len(probability):,} {noun}"]
     if len(probability) != len(examples):
         parts[0] += f" in {len(examples):,} groups"

@@ -11,6 +11,7 @@ import numpy as np
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.tables import Examples, TokenTable
 from lit_rlhf.data.tokenization import IntArray, Row
+from lit_rlhf.errors import DataError
 
 
 class WithUnrelated(Examples[GroupExample]):
@@ -59,9 +60,16 @@ class WithUnrelated(Examples[GroupExample]):
         return GroupExample((row, unrelated), (label._replace(rejected=1),))
 
 
-def labelled(examples: TokenTable[GroupExample]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Say of each pair whether it is a label on one response: a row paired with itself."""
-    is_label: np.ndarray[tuple[int], np.dtype[np.bool_]] = examples.values(
-        "chosen"
-    ) == examples.values("rejected")
-    return is_label
+def all_labelled(examples: TokenTable[GroupExample], source: str) -> bool:
+    """Say whether a source has labels on single responses or steps: rows paired with themselves.
+
+    Raises:
+        DataError: some have labels, and others are comparisons.
+    """
+    is_label = examples.values("chosen") == examples.values("rejected")
+    if is_label.any() and not is_label.all():
+        raise DataError(
+            f"{source}: {is_label.sum():,} labels and {(~is_label).sum():,} comparisons in one "
+            "source; a loss reads the one or the other, so give each a source of its own."
+        )
+    return bool(is_label.any())

@@ -93,6 +93,19 @@ class ScalarModel(nn.Module):
         features: Tensor = hidden[last]
         return features
 
+    def step_scores(self, rows: TokenRows) -> Tensor:
+        """Score the tokens that count, at which steps end, by their own hidden states.
+
+        Args:
+            rows: `B` rows, `S` tokens of which count.
+
+        Returns:
+            `[S]` float32 raw scores, row by row: log-odds that the step is right.
+        """
+        hidden, places = hidden_states(self._trunk, rows, self.packing_width)
+        scores: Tensor = self.head(hidden[places[rows.response_mask]])
+        return scores
+
     def token_values(self, rows: TokenRows) -> Tensor:
         """Estimate the value before each response token: the state that predicts it.
 

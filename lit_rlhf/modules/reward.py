@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
+from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.saving import as_classifier
@@ -104,6 +105,7 @@ class RewardModule(PhaseModule):
     def on_fit_start(self) -> None:
         """See that the model can be saved; draw the samples that the normaliser needs."""
         super().on_fit_start()
+        self._check_rows()
         as_classifier(self.trained_model, self.tokenizer)
         if self.normalizer is not None:
             with self.trainer.precision_plugin.forward_context():
@@ -113,8 +115,7 @@ class RewardModule(PhaseModule):
 
     def training_step(self, batch: ComparisonBatch, batch_idx: int) -> Tensor:
         """Return the loss over all judgments of the batch."""
-        assert self.reward_model is not None
-        scores = self.reward_model(batch.rows)  # [N]
+        scores = self._scores(batch)
         losses, weight = self.loss(ScoredResponses.of(batch, scores))
         total = weight.sum()
         loss = self.global_mean((losses * weight).sum(), total)
@@ -122,11 +123,20 @@ class RewardModule(PhaseModule):
         self.log("train/reward/loss", loss, prog_bar=True, sync_dist=True)
         return self.step_loss(loss, total)
 
+    def _scores(self, batch: ComparisonBatch) -> Tensor:
+        """Return a score for each response, `[N]`, or for each step, `[M]`."""
+        model = self.trained_model
+        scores: Tensor = (
+            model.step_scores(batch.rows) if self.loss.reads_steps else model(batch.rows)
+        )
+        return scores
+
     def validation_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
-        """Collect how well held-out pairs are predicted."""
-        assert self.reward_model is not None
-        scores = self.reward_model(batch.rows)
-        margin = scores[batch.chosen] - scores[batch.rejected]  # [M]
+        """Collect how well held-out pairs (or steps) are predicted."""
+        scores = self._scores(batch)
+        margin = scores  # [M]: a step's
+        if not self.loss.reads_steps:
+            margin = scores[batch.chosen] - scores[batch.rejected]
         predicted, human, weight = margin.sigmoid(), batch.probability, batch.weight
         # Brier 1950, with the share of people in place of an outcome.
         values = {"accuracy": agreement(margin, human), "brier": (predicted - human).square()}
@@ -164,6 +174,17 @@ class RewardModule(PhaseModule):
         assert self.reward_model is not None
         with self.trainer.precision_plugin.forward_context():
             return {"the score": padding_gap(self.reward_model, batch.rows)}
+
+    def on_validation_start(self) -> None:
+        """See that the rows are such as the loss reads."""
+        self._check_rows()
+
+    on_test_start = on_validation_start
+
+    def _check_rows(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, RewardDataModule):
+            data.require_rows_for(type(self.loss).__name__, reads_steps=self.loss.reads_steps)
 
     def _refresh_normalizer(self) -> None:
         if self._reference_rows is not None:

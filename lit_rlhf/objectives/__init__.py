@@ -55,6 +55,7 @@ from lit_rlhf.objectives.reward import (
     RatingRegression,
     RewardLoss,
     ScoredResponses,
+    StepLoss,
     WeightedLosses,
 )
 from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
@@ -102,6 +103,7 @@ __all__ = [
     "SPPOHard",
     "ScoredResponses",
     "SimPO",
+    "StepLoss",
     "TruncatedWeights",
     "VocabularyScores",
     "WeightedLosses",

@@ -15,6 +15,7 @@ from lit_rlhf.feedback import (
     parse_prompt,
     parse_unpaired,
 )
+from lit_rlhf.feedback.steps import parse_steps
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 PARSERS = {
@@ -22,6 +23,7 @@ PARSERS = {
     "judgment": parse_judgment,
     "prompt": parse_prompt,
     "unpaired": parse_unpaired,
+    "steps": parse_steps,
 }
 EXAMPLES = [
     (kind, line)

@@ -53,7 +53,7 @@ def test_an_unrelated_response_is_cut_where_rows_are(word_folder, write_rows):
 
 def test_rows_of_both_kinds_and_a_lone_one_are_refused(word_folder, write_rows):
     pair = {"prompt": "one", "chosen": "yes", "rejected": "no"}
-    with pytest.raises(DataError, match=r"x\.jsonl: 4 labelled responses and 1 comparisons"):
+    with pytest.raises(DataError, match=r"x\.jsonl: 4 labels and 1 comparisons"):
         prepared(word_folder, write_rows("x.jsonl", [*ROWS, pair]))
     with pytest.raises(DataError, match="two or more are needed"):
         prepared(word_folder, write_rows("y.jsonl", ROWS[:1]))

@@ -7,12 +7,12 @@ from lightning.pytorch import Callback
 from transformers import AutoModel
 
 from lit_rlhf.data import RewardDataModule
-from lit_rlhf.errors import CheckpointError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.models import LoRAConfig, load_reward_model, load_tokenizer
 from lit_rlhf.modules import NormalizerConfig, OptimizerConfig, RewardModule
 from lit_rlhf.modules.normalizing import draw_reference_samples
-from lit_rlhf.objectives import BradleyTerryLoss, PlackettLuceLoss, RatingRegression
+from lit_rlhf.objectives import BradleyTerryLoss, PlackettLuceLoss, RatingRegression, StepLoss
 from tests.models.examples import plain_model
 from tests.oracles import reward_losses as oracle
 from tests.support.phases import (
@@ -246,3 +246,32 @@ def expected_first_loss(loss, policy, head, groups):
         losses.append(oracle.plackett_luce(scores, places))
     weights = weights or [1.0] * len(losses)
     return sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+
+
+def test_a_process_reward_model_learns_which_steps_are_right(policy, tmp_path):
+    rows = [
+        {"prompt": f"say {i}: ", "completions": ["yes", "no", "yes"][: 1 + i % 3], "labels": labels}
+        for i in range(8)
+        for labels in [[True, False, True][: 1 + i % 3]]
+    ]
+    path = write_rows(tmp_path / "steps.jsonl", rows)
+    data = RewardDataModule(policy, train=path, validation=path, batch_size=8)
+    recorder = Recorder()
+    module, _ = started(policy, loss=StepLoss(), optimizer=FAST)
+    phase_trainer(tmp_path, max_epochs=8, callbacks=[recorder]).fit(module, data)
+    losses = recorder.values("train/reward/loss")
+    assert losses[-1] < losses[0]
+    assert recorder.held_out["val/reward/accuracy"] > 0.8
+    batch = next(iter(data.val_dataloader()))
+    with torch.no_grad():
+        steps, whole = module.reward_model.step_scores(batch.rows), module.reward_model(batch.rows)
+    last = batch.rows.response_mask.sum(1).cumsum(0) - 1
+    torch.testing.assert_close(steps[last], whole)  # the last step's score is the answer's
+
+
+def test_a_loss_of_pairs_refuses_steps(policy, tmp_path):
+    rows = [{"prompt": "q", "completions": ["yes", "no"], "labels": [True, False]}] * 2
+    path = write_rows(tmp_path / "steps.jsonl", rows)
+    data = RewardDataModule(policy, train=path, batch_size=2)
+    with pytest.raises(ConfigError, match="BradleyTerryLoss reads comparisons"):
+        phase_trainer(tmp_path, max_epochs=1).fit(RewardModule(policy), data)

@@ -75,7 +75,7 @@ def preference_errors(case, dtype):
 
 def reward_errors(case, dtype):
     """Return what differs from the oracle, and what it says."""
-    scored = reward_cases.make_scored(normal(reward_cases.NUM_RESPONSES, dtype=dtype))
+    scored = case.make_scored(normal(reward_cases.NUM_RESPONSES, dtype=dtype))
     return case.loss(scored).losses, case.oracle(scored)[0]
 
 

@@ -35,3 +35,9 @@ def plackett_luce(scores, places):
 def rating(score, mean_rating, mean=0.0, deviation=1.0):
     """Squared distance from the standardised rating."""
     return (score - (mean_rating - mean) / deviation) ** 2
+
+
+def step(score, label):
+    """Cross-entropy of a label that is right with a share of rollouts, at odds e^score."""
+    right = 1 / (1 + math.exp(-score))
+    return -label * math.log(right) - (1 - label) * math.log(1 - right)

@@ -4,6 +4,7 @@ from lit_rlhf.objectives.reward.pairwise import BradleyTerryLoss
 from lit_rlhf.objectives.reward.plackett_luce import PlackettLuceLoss
 from lit_rlhf.objectives.reward.rating import RatingRegression
 from lit_rlhf.objectives.reward.scored import RewardLoss, ScoredResponses, WeightedLosses
+from lit_rlhf.objectives.reward.step import StepLoss
 
 __all__ = [
     "BradleyTerryLoss",
@@ -11,5 +12,6 @@ __all__ = [
     "RatingRegression",
     "RewardLoss",
     "ScoredResponses",
+    "StepLoss",
     "WeightedLosses",
 ]

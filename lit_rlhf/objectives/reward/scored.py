@@ -14,6 +14,9 @@ from lit_rlhf.objectives.precision import at_least_float32
 class ScoredResponses(NamedTuple):
     """Scores of the distinct responses of some prompts, and what people said of them.
 
+    For a loss that reads steps, there is a score and a label for each step: `scores` is `[M]`, and
+    `chosen` and `rejected` are the step's response, twice.
+
     Attributes:
         scores: `[N]` raw scores of the reward model.
         group: `[N]` int64, the prompt that a response belongs to.
@@ -60,6 +63,11 @@ class WeightedLosses(NamedTuple):
 
 class RewardLoss(ABC):
     """Compares scores with what people said. Frozen dataclasses below it are chosen by name."""
+
+    @property
+    def reads_steps(self) -> bool:
+        """Whether it reads a score for each step of an answer, in place of one a response."""
+        return False
 
     @abstractmethod
     def __call__(self, scored: ScoredResponses) -> WeightedLosses:

@@ -23,6 +23,9 @@ class Case:
     loss: RewardLoss
     oracle: Callable[[ScoredResponses], tuple[list[float], list[float]]]
 
+    def make_scored(self, scores):
+        return make_steps(scores) if self.loss.reads_steps else make_scored(scores)
+
 
 def by_pair(scored, centre=0.0, per_prompt=False):
     losses, weights = [], []
@@ -58,6 +61,11 @@ def by_response(scored, **options):
     return losses, weights
 
 
+def by_step(scored):
+    columns = zip(scored.scores.tolist(), scored.probability.tolist(), strict=True)
+    return [oracle.step(*column) for column in columns], scored.weight.tolist()
+
+
 CASES = [
     Case(reward.BradleyTerryLoss(), by_pair),
     Case(
@@ -66,6 +74,7 @@ CASES = [
     ),
     Case(reward.PlackettLuceLoss(), by_prompt),
     Case(reward.RatingRegression(2.5, 1.5), partial(by_response, mean=2.5, deviation=1.5)),
+    Case(reward.StepLoss(), by_step),
 ]
 
 
@@ -94,6 +103,20 @@ def make_scored(scores):
         probability=torch.tensor(probability, dtype=scores.dtype),
         weight=torch.linspace(0.5, 2.0, len(pairs), dtype=scores.dtype),
         ratings=torch.tensor(ratings, dtype=scores.dtype),
+    )
+
+
+def make_steps(scores):
+    """Return steps with soft labels: a score and a label each."""
+    response = torch.arange(len(scores)) // 3
+    return ScoredResponses(
+        scores=scores,
+        group=torch.arange(len(scores) // 3 + 1),
+        chosen=response,
+        rejected=response,
+        probability=torch.linspace(0, 1, len(scores), dtype=scores.dtype),
+        weight=torch.linspace(0.5, 2.0, len(scores), dtype=scores.dtype),
+        ratings=torch.full((len(scores) // 3 + 1,), math.nan),
     )
 
 

@@ -23,7 +23,7 @@ def test_every_loss_has_an_oracle():
 @both_precisions
 @every_case
 def test_losses_and_weights_agree_with_the_source(case, dtype):
-    scored = make_scored(normal(NUM_RESPONSES, dtype=dtype))
+    scored = case.make_scored(normal(NUM_RESPONSES, dtype=dtype))
     output = case.loss(scored)
     losses, weights = case.oracle(scored)
     assert_agrees(output.losses, losses, dtype)
@@ -33,10 +33,12 @@ def test_losses_and_weights_agree_with_the_source(case, dtype):
 @every_case
 def test_gradients_are_those_of_finite_differences(case):
     scores = normal(NUM_RESPONSES).requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: case.loss(make_scored(s)).losses, scores)
+    assert torch.autograd.gradcheck(lambda s: case.loss(case.make_scored(s)).losses, scores)
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.loss.reads_steps], ids=lambda case: repr(case.loss)
+)
 def test_responses_do_not_depend_on_their_order(case):
     """The same responses in another order, their indices with them."""
     scored = make_scored(normal(NUM_RESPONSES))
@@ -56,7 +58,7 @@ def test_responses_do_not_depend_on_their_order(case):
 @every_case
 def test_large_scores_stay_finite_in_float32(case):
     scores = (torch.linspace(-200, 200, NUM_RESPONSES)).requires_grad_()
-    losses = case.loss(make_scored(scores)).losses
+    losses = case.loss(case.make_scored(scores)).losses
     losses.sum().backward()
     assert torch.isfinite(losses).all()
     assert torch.isfinite(scores.grad).all()
@@ -66,7 +68,7 @@ def test_large_scores_stay_finite_in_float32(case):
 def test_a_batch_without_judgments_has_no_losses(case):
     """A process that has no pair in the last batch still takes part."""
     nothing = torch.zeros(0, dtype=torch.int64)
-    scores = torch.zeros(2, requires_grad=True)
+    scores = torch.zeros(0 if case.loss.reads_steps else 2, requires_grad=True)
     scored = make_scored(torch.zeros(NUM_RESPONSES))._replace(
         scores=scores,
         group=torch.zeros(2, dtype=torch.int64),
