@@ -1,3 +1,5 @@
+import pytest
+
 from tests.objectives.table import ERROR, PAGE, page
 
 
@@ -18,3 +20,11 @@ def test_the_errors_on_the_page_are_within_bounds():
     for in_float64, in_float32 in found:
         assert float(in_float64) <= 1e-10
         assert float(in_float32) <= 1e-5
+
+
+@pytest.mark.parametrize("package", ["preference", "reward"])
+def test_a_loss_is_a_short_file(package):
+    files = list((PAGE.parents[2] / "lit_rlhf/objectives" / package).glob("*.py"))
+    longest = max(files, key=lambda file: len(file.read_text().splitlines()))
+    assert len(files) > 4
+    assert len(longest.read_text().splitlines()) <= 150, longest

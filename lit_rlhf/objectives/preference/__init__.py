@@ -20,10 +20,11 @@ from lit_rlhf.objectives.preference.exo import EXO
 from lit_rlhf.objectives.preference.hinge import Hinge
 from lit_rlhf.objectives.preference.ipo import IPO
 from lit_rlhf.objectives.preference.kto import KTO
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
 from lit_rlhf.objectives.preference.nca import NCA
 from lit_rlhf.objectives.preference.nll import ChosenNLL
 from lit_rlhf.objectives.preference.orpo import ORPO
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.objectives.preference.robust import RobustDPO
 from lit_rlhf.objectives.preference.simpo import SimPO
 from lit_rlhf.objectives.preference.sppo import SPPOHard

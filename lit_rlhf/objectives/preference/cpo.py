@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
 from lit_rlhf.objectives.preference.nll import expected_nll
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.ranges import require
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_rlhf.objectives.preference.divergence import Divergence, ReverseKL
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.ranges import require
 
 

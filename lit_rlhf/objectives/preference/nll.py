@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
 from lit_rlhf.objectives.preference.nll import expected_nll
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.ranges import require
 
 

@@ -1,15 +1,13 @@
-"""What a preference loss reads and returns, and what all of them have in common."""
+"""What a preference loss reads."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch
-from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
+from lit_rlhf.objectives.precision import at_least_float32
 from lit_rlhf.objectives.preference.divergence import Divergence
 
 
@@ -95,7 +93,8 @@ class PreferencePairs(NamedTuple):
             weight=self.weight * (self.probability != 0.5),
         )
 
-    def _in_float32(self) -> PreferencePairs:
+    def in_float32(self) -> PreferencePairs:
+        """Return the pairs with half-precision values as float32."""
         widened = {
             name: at_least_float32(value)
             for name, value in self._asdict().items()
@@ -107,74 +106,3 @@ class PreferencePairs(NamedTuple):
 def at_least_one(lengths: Tensor) -> Tensor:
     """Return lengths to divide by: a response without tokens has log-probability 0, and mean 0."""
     return lengths.clamp(min=1)
-
-
-class PreferenceOutput(NamedTuple):
-    """One loss a pair, and the rewards that the policy implies, for logging.
-
-    Attributes:
-        losses: `[M]` float32 (float64 for float64).
-        chosen_rewards: `[M]`, without gradient.
-        rejected_rewards: `[M]`, without gradient.
-    """
-
-    losses: Tensor
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
-
-
-class PreferenceLoss(ABC):
-    """Compares the log-probabilities of two responses, under the policy and maybe a reference.
-
-    A loss of your own says `requires_reference` and `compare`; see docs/guides/add-a-loss.md.
-    """
-
-    @property
-    @abstractmethod
-    def requires_reference(self) -> bool:
-        """Whether the reference's log-probabilities are read; if not, none are computed."""
-
-    @property
-    def takes_soft_labels(self) -> bool:
-        """Whether it has a meaning for a `probability` other than 1."""
-        return False
-
-    @property
-    def is_unpaired(self) -> bool:
-        """Whether it reads responses with a label each, in place of pairs."""
-        return False
-
-    @abstractmethod
-    def compare(self, pairs: PreferencePairs) -> PreferenceOutput:
-        """Compute the loss of each pair: `M` pairs, of equal shapes, in float32 or float64."""
-
-    def __call__(self, pairs: PreferencePairs) -> PreferenceOutput:
-        """Check the pairs, and compute the loss of each.
-
-        Args:
-            pairs: `M` of them.
-
-        Returns:
-            Losses and implicit rewards.
-
-        Raises:
-            ValueError: if the shapes differ.
-            ConfigError: if a label is soft, and the loss has no meaning for it.
-        """
-        fields = pairs._asdict()
-        fields.pop("reference_point")
-        require_same_shape(**fields)
-        if not self.takes_soft_labels:
-            self._refuse_soft_labels(pairs.probability)
-        return self.compare(pairs._in_float32())
-
-    def _refuse_soft_labels(self, probability: Tensor) -> None:
-        num_soft = int((probability != 1).sum())
-        if num_soft:
-            raise ConfigError(
-                f"model.loss {type(self).__name__} has no probability that one response is better "
-                f"than another, so it learns from certain labels alone; {num_soft} of "
-                f"{len(probability)} pairs of a batch have another probability than 1. Set "
-                "data.aggregation to Majority, or choose a loss that takes soft labels (DPO, IPO, "
-                "RobustDPO, EXO, SimPO, CPO, ORPO)"
-            )

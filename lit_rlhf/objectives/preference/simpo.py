@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch.nn.functional import logsigmoid
 
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.ranges import require
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives.preference.pairs import PreferenceLoss, PreferenceOutput, PreferencePairs
+from lit_rlhf.objectives.preference.loss import PreferenceLoss, PreferenceOutput
+from lit_rlhf.objectives.preference.pairs import PreferencePairs
 from lit_rlhf.ranges import require
 
 
