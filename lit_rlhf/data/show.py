@@ -17,6 +17,7 @@ from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.data.sft import SFTDataModule
 from lit_rlhf.data.sources import open_records
 from lit_rlhf.data.tokenization import Row
+from lit_rlhf.feedback import JudgedPair
 from lit_rlhf.markdown import visible
 
 if TYPE_CHECKING:
@@ -103,11 +104,7 @@ def show_rows(
                     f"{_show(module.tokenizer, row, in_colour=out.isatty())}\n\n"
                 )
         if num_records <= num_shown:
-            out.writelines(
-                f"row {pair.chosen + 1} is better than row {pair.rejected + 1} with probability "
-                f"{pair.probability:g}, weight {pair.weight:g}\n"
-                for pair in group.pairs
-            )
+            out.writelines(map(_said, group.pairs))
     num_tokens = sum(lengths)
     out.write(
         f"{num_records:,} records, {len(lengths):,} rows, {num_tokens:,} tokens, {num_learned:,} "
@@ -145,3 +142,13 @@ def _word(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     if name.startswith("\N{LOWER ONE EIGHTH BLOCK}") and not text.startswith(" "):
         text = f" {text}"
     return visible(text).replace("\n", "\\n").replace("\t", "\\t").replace(" ", "_")
+
+
+def _said(pair: JudgedPair) -> str:
+    """Write a judgment; a row paired with itself has a label."""
+    if pair.chosen == pair.rejected:
+        return f"row {pair.chosen + 1} has the label {pair.probability:g}, weight {pair.weight:g}\n"
+    return (
+        f"row {pair.chosen + 1} is better than row {pair.rejected + 1} with probability "
+        f"{pair.probability:g}, weight {pair.weight:g}\n"
+    )

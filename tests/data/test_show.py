@@ -39,6 +39,15 @@ def test_each_phase_shows_its_rows(phase, tokenizer, write_rows, capsys):
     assert "\x1b" not in out
 
 
+def test_labels_are_shown_as_such(tokenizer, write_rows, capsys):
+    row = {"prompt": "a", "completions": ["b", "c"], "labels": [True, 0.25]}
+    file = write_rows("x.jsonl", [row])
+    assert main(["data", "show", file, "--tokenizer", tokenizer, "--phase", "reward"]) == 0
+    out = capsys.readouterr().out
+    assert "a b [\\n] c [<|im_end|>]" in out
+    assert "row 1 has the label 1, weight 1\nrow 1 has the label 0.25, weight 1\n" in out
+
+
 def test_all_are_counted_and_few_are_shown(tokenizer, write_rows, capsys):
     file = write_rows("x.jsonl", [ROWS["sft"]] * 3)
     assert main(["data", "show", file, "--tokenizer", tokenizer, "--rows", "1"]) == 0

@@ -31,7 +31,7 @@ class KTO(PreferenceLoss):
         beta: how strongly the reference holds the policy, > 0.
         good_weight: of good responses, > 0; the weighted numbers of good and bad ones shall be
             within 1 to 4/3 (paper).
-        bad_weight: of bad responses, > 0.
+        bad_weight: of bad responses, > 0; TRL's `undesirable_weight`.
 
     Raises:
         ConfigError: if a value is out of its range.
