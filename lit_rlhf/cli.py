@@ -34,6 +34,7 @@ commands
   evaluate  policies against each other, or reward models against people; writes a report
   feedback  keep people's judgments in a database: import, export, agreement, what to ask next
   flywheel  rounds of judging and training, each from the last policy that is better
+  label     serve the page on which people judge responses, invite people
   chat      talk to a policy in the terminal, or to two side by side
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
@@ -47,6 +48,7 @@ COMMANDS = {
     "evaluate": "lit_rlhf.evaluation.command",
     "feedback": "lit_rlhf.feedback_command",
     "flywheel": "lit_rlhf.flywheel.command",
+    "label": "lit_rlhf.labelling.command",
     "chat": "lit_rlhf.chat",
     "data": "lit_rlhf.data.show",
     "lineage": "lit_rlhf.cli",

@@ -36,7 +36,8 @@ def test_the_demonstration_names_its_extra(without, capsys):
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_each_extra_is_that_of_the_package(without, extra):
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    named = [re.split(r"[\[>]", line)[0] for line in project["optional-dependencies"][extra]]
+    lines = project["optional-dependencies"][extra]
+    named = [re.split(r"[\[>]", line)[0].removesuffix("-py").replace("-", "_") for line in lines]
     assert named == list(EXTRAS[extra])
     without(named[0])
     with pytest.raises(ConfigError, match=rf"^this needs {named[0]}: .*lit-rlhf\[{extra}\]"):

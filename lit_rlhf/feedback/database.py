@@ -8,6 +8,8 @@ Commits wait for the disk (`synchronous=FULL`): what was acknowledged survives a
 from __future__ import annotations
 
 import functools
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,7 +153,8 @@ def _make_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, _: ConnectionPoolEntry) -> None:  # noqa: ANN401 - of the driver
         connection.isolation_level = None  # the driver begins no transaction of its own
-        for setting in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _use_wal(connection)
+        for setting in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {setting}")
 
     @event.listens_for(engine, "begin")
@@ -159,6 +162,20 @@ def _make_engine(url: URL) -> Engine:
         connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
     return engine
+
+
+def _use_wal(connection: Any) -> None:  # noqa: ANN401 - of the driver
+    """Set the journal's mode; SQLite waits for nobody here, so wait where others open it too."""
+    end = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _version(connection: Connection) -> str | None:

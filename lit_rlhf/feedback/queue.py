@@ -17,6 +17,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    delete,
     exists,
     func,
     or_,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.judgment_rows import Values, insert_new, judgment_row
 from lit_rlhf.feedback.judgments import Judgment
-from lit_rlhf.feedback.schema import judgments, labelers, slots, tasks
+from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, slots, tasks
 
 # After these somebody else is asked: the labeler said nothing about the responses.
 _HANDED_ON = ("skip", "cannot_judge")
@@ -87,13 +88,16 @@ def store_judgment(
     if _is_stored(connection, row):
         return Receipt(is_new=False, is_surplus=False)
     row["valid_from"] = _valid_from(connection, row)
+    was_handed_on = _hands_on(connection, task_id, labeler_id)
     if not insert_new(connection, judgments, [row], "id"):  # sent twice at the same moment
         return Receipt(is_new=False, is_surplus=False)
     is_surplus = not _fill_slot(connection, task_id, labeler_id, row["id"])
-    if judgment.outcome in _HANDED_ON and not is_surplus:
-        last = select(func.max(slots.c.n)).where(slots.c.task_id == task_id)
-        n = connection.execute(last).scalar_one() + 1
-        insert_new(connection, slots, [{"task_id": task_id, "n": n}], "task_id", "n")
+    if _has_slot(connection, task_id, labeler_id):
+        is_handed_on = _hands_on(connection, task_id, labeler_id)
+        if is_handed_on and not was_handed_on:
+            _add_slot(connection, task_id)
+        elif was_handed_on and not is_handed_on:
+            _remove_slot(connection, task_id)
     return Receipt(is_new=True, is_surplus=is_surplus)
 
 
@@ -101,6 +105,31 @@ def lock_labeler(connection: Connection, labeler_id: int) -> None:
     """Let a labeler's two windows wait for each other (PostgreSQL; on SQLite all writers do)."""
     row = select(labelers.c.id).where(labelers.c.id == labeler_id)
     connection.execute(row.with_for_update(key_share=True))
+
+
+def _hands_on(connection: Connection, task_id: int, labeler_id: int) -> bool:
+    """Tell whether what counts of the labeler's judgments leaves the task to somebody else."""
+    mine = (judgments.c.task_id == task_id, judgments.c.labeler_id == labeler_id)
+    outcome = connection.execute(current_judgments(judgments.c.outcome).where(*mine)).scalar()
+    return outcome in _HANDED_ON
+
+
+def _has_slot(connection: Connection, task_id: int, labeler_id: int) -> bool:
+    mine = and_(slots.c.task_id == task_id, slots.c.labeler_id == labeler_id)
+    return connection.execute(select(exists().where(mine))).scalar_one()
+
+
+def _add_slot(connection: Connection, task_id: int) -> None:
+    last = select(func.max(slots.c.n)).where(slots.c.task_id == task_id)
+    n = connection.execute(last).scalar_one() + 1
+    insert_new(connection, slots, [{"task_id": task_id, "n": n}], "task_id", "n")
+
+
+def _remove_slot(connection: Connection, task_id: int) -> None:
+    """Take back the slot that a skip added, unless somebody works on it already."""
+    free = and_(slots.c.task_id == task_id, _is_free(slots, time.time()))
+    last = select(func.max(slots.c.n)).where(free).scalar_subquery()
+    connection.execute(delete(slots).where(slots.c.task_id == task_id, slots.c.n == last))
 
 
 def _lease(connection: Connection, picked: CTE, lease: Values) -> list[int]:

@@ -162,6 +162,19 @@ slots = Table(
     Column("judgment_id", ForeignKey("judgments.id")),
     UniqueConstraint("task_id", "labeler_id"),
 )
+# Who may use the labeling page: secrets are stored as their SHA-256 alone.
+access = Table(
+    "access",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("kind", String(10), nullable=False),  # invitation, session or api
+    Column("role", String(10), nullable=False),  # labeler, admin or api
+    Column("labeler_id", ForeignKey("labelers.id"), nullable=False, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("used_at", Double),  # of an invitation, which is exchanged once
+)
 _is_open = slots.c.judgment_id.is_(None)
 Index("ix_slots_open", slots.c.task_id, slots.c.n, sqlite_where=_is_open, postgresql_where=_is_open)
 

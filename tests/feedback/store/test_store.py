@@ -74,6 +74,7 @@ def test_a_store_of_the_first_version_keeps_its_tasks(store_url):
     with FeedbackStore.open(store_url) as store:
         store.add_tasks([task(judgments=[judgment("ana", id="a")])])
         with store.database.writing() as connection:
+            connection.exec_driver_sql("DROP TABLE access")
             connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN question")
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     with FeedbackStore.open(store_url) as store:
@@ -132,6 +133,35 @@ def test_a_skipped_task_goes_to_somebody_else(store):
     store.submit(claimed.id, judgment("ana", outcome="skip"))
     assert store.claim("ana") == []
     assert [given.id for given in store.claim("ben")] == [claimed.id]
+
+
+def test_undoing_a_skip_takes_its_extra_slot_back(store):
+    store.add_tasks([task()], slots=1)
+    (claimed,) = store.claim("ana")
+    skipped = judgment("ana", outcome="skip")
+    store.submit(claimed.id, skipped)
+    store.submit(claimed.id, judgment("ana", replaces=skipped.id))
+    assert store.claim("ben") == []
+    assert len(only_task(store).judgments) == 1
+
+
+def test_a_judgment_turned_into_a_skip_asks_somebody_else(store):
+    store.add_tasks([task()], slots=1)
+    (claimed,) = store.claim("ana")
+    first = judgment("ana")
+    store.submit(claimed.id, first)
+    store.submit(claimed.id, judgment("ana", outcome="skip", replaces=first.id))
+    assert [given.id for given in store.claim("ben")] == [claimed.id]
+
+
+def test_a_skip_that_is_undone_too_late_takes_nothing_from_who_works_on_it(store):
+    store.add_tasks([task()], slots=1)
+    (claimed,) = store.claim("ana")
+    skipped = judgment("ana", outcome="skip")
+    store.submit(claimed.id, skipped)
+    store.claim("ben")
+    store.submit(claimed.id, judgment("ana", replaces=skipped.id))
+    assert not store.submit(claimed.id, judgment("ben")).is_surplus
 
 
 def test_a_judgment_sent_twice_is_stored_once(store):

@@ -1,0 +1,127 @@
+"""What the labeling page's script asks and sends: the next tasks, judgments, own progress."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import func, select
+
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.schema import judgments, labelers
+from lit_rlhf.feedback.store import OpenTask
+from lit_rlhf.labelling.page import Labeler, check_csrf, page_of
+from lit_rlhf.labelling.rendering import plain_text, shown_prompt, shown_text
+from lit_rlhf.prompts import as_messages, response_text
+
+router = APIRouter(prefix="/v1")
+_MOST_TASKS = 100
+_DAY_S = 86_400
+
+
+class SentJudgment(BaseModel):
+    """A judgment as a browser sends it; see `lit_rlhf.feedback.judgments.Judgment`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_id: int
+    id: str = Field(min_length=16, max_length=64)
+    outcome: Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
+    ranks: list[int | None] | None = None
+    strength: int | None = None
+    ratings: list[float | None] | None = None
+    edit: str | None = None
+    comment: str = Field("", max_length=20_000)
+    side_order: list[int] | None = None
+    shown_at: float | None = None
+    submitted_at: float | None = None
+    duration_s: float | None = Field(None, ge=0)
+    guideline: str | None = Field(None, max_length=64)
+    replaces: str | None = Field(None, max_length=64)
+    client: dict[str, str | float] | None = None
+
+
+@router.get("/tasks")
+def next_tasks(
+    request: Request, user: Labeler, count: Annotated[int, Query(ge=1, le=_MOST_TASKS)] = 8
+) -> list[dict[str, Any]]:
+    """Lease the user's next tasks: those given out before and not judged, then new ones."""
+    page = page_of(request)
+    claimed = page.store.claim(user.name, count, page.settings.lease_s)
+    return [_shown_task(task, user.name) for task in claimed]
+
+
+@router.get("/tasks/{task_id}/{part}/{place}")
+def whole_text(
+    request: Request, _: Labeler, task_id: int, part: Literal["prompt", "responses"], place: int
+) -> dict[str, str]:
+    """Return a whole message of the prompt, or response, as plain text.
+
+    `place` counts from 0; responses are in the store's order.
+    """
+    try:
+        content = page_of(request).store.task(task_id).content
+    except DataError as error:
+        raise HTTPException(404, str(error)) from error
+    prompt = [response_text((message,)) for message in as_messages(content.prompt, "user")]
+    texts = prompt if part == "prompt" else [response_text(text) for text in content.responses]
+    if not 0 <= place < len(texts):
+        raise HTTPException(404, f"the task has {len(texts)} texts there")
+    return {"text": plain_text(texts[place])}
+
+
+@router.post("/judgments", dependencies=[Depends(check_csrf)])
+def submit(request: Request, user: Labeler, sent: SentJudgment) -> dict[str, bool]:
+    """Store a judgment once; when this answers, it is on the disk.
+
+    A task whose lease has ended, or that was given to somebody else since, takes it all the same.
+    """
+    values = sent.model_dump(exclude={"task_id"})
+    for name in ("ranks", "ratings", "side_order"):
+        values[name] = None if values[name] is None else tuple(values[name])
+    try:
+        receipt = page_of(request).store.submit(sent.task_id, Judgment(**values, labeler=user.name))
+    except DataError as error:
+        raise HTTPException(422, str(error)) from error
+    return receipt._asdict()
+
+
+@router.get("/me")
+def progress(request: Request, user: Labeler) -> dict[str, Any]:
+    """Return the user's own progress: nothing of anybody else."""
+    query = (
+        select(
+            func.count(judgments.c.task_id.distinct()),
+            func.count(judgments.c.task_id.distinct()).filter(
+                judgments.c.received_at > time.time() - _DAY_S
+            ),
+        )
+        .join_from(judgments, labelers)
+        .where(labelers.c.name == user.name)
+    )
+    with page_of(request).store.database.reading() as connection:
+        total, today = connection.execute(query).one()
+    return {"name": user.name, "is_paused": user.is_paused, "judged": total, "today": today}
+
+
+def _shown_task(task: OpenTask, labeler: str) -> dict[str, Any]:
+    order = list(range(len(task.responses)))
+    # By chance for each labeler and task, and the same when the page is loaded again.
+    random.Random(f"{labeler} {task.id}").shuffle(order)
+    shown = [shown_text(response) for response in task.responses]
+    turns = shown_prompt(task.prompt)
+    is_edit = task.kind == "edit"
+    return {
+        "id": task.id,
+        "kind": task.kind,
+        "lease_until": task.lease_until,
+        "prompt": [{"role": turn.role, **turn.shown._asdict()} for turn in turns],
+        "side_order": order,
+        "responses": [
+            {**shown[i]._asdict(), "text": task.responses[i] if is_edit else None} for i in order
+        ],
+    }
