@@ -112,45 +112,30 @@ def choose_tasks(
         `share` and `chosen_by`, and for chosen ones the `bounds` of both scores.
     """
     random = np.random.default_rng(seed)
-    places = [(number, text) for number, own in enumerate(sampled) for text in own.responses]
-    prompts = np.array([number for number, _ in places], np.int64)
-    texts = [text for _, text in places]
-    pairs = pairs_within(prompts, texts)
-    candidates = _without_model(texts, prompts, pairs)
+    texts = [text for own in sampled for text in own.responses]
+    prompts = np.repeat(np.arange(len(sampled)), [len(own.responses) for own in sampled])
+    known = _without_model(texts, prompts)
     num_random = round(choice.random_share * choice.num_tasks)
-    if features_of is None:
-        taken = pairs[RandomPairs()(candidates, choice.num_tasks, random)]
-        shares = [RANDOM] * num_random + [CHOSEN] * (len(taken) - num_random)
-        return [
-            _task(sampled, prompts, texts, pair, {SHARE: share, "chosen_by": "RandomPairs"})
-            for pair, share in zip(taken, shares, strict=False)
-        ]
-    drawn = RandomPairs()(candidates, num_random, random)
+    drawn = known.pairs[RandomPairs()(known, num_random, random)]
+    asked = {tuple(pair) for pair in drawn.tolist()}
     rest = pairs_within(prompts, texts, max_length_gap=choice.max_length_gap)
-    asked = {tuple(pair) for pair in pairs[drawn].tolist()}
-    rest = rest[[tuple(pair) not in asked for pair in rest.tolist()]]
-    known = _with_model(
-        sampled, candidates._replace(pairs=rest), texts, judged, features_of, choice
-    )
-    chosen = choice.acquisition(known, choice.num_tasks - len(drawn), random)
-    name = type(choice.acquisition).__name__
-    bounds = np.stack([known.lower, known.mean, known.upper], 1).round(4)
-    return [
-        *(
-            _task(sampled, prompts, texts, pair, {SHARE: RANDOM, "chosen_by": "RandomPairs"})
-            for pair in pairs[drawn]
-        ),
-        *(
-            _task(
-                sampled,
-                prompts,
-                texts,
-                pair,
-                {SHARE: CHOSEN, "chosen_by": name, "bounds": bounds[pair].tolist()},
-            )
-            for pair in rest[chosen]
-        ),
-    ]
+    known = known._replace(pairs=rest[[tuple(pair) not in asked for pair in rest.tolist()]])
+    rule: Acquisition = RandomPairs()
+    if features_of is not None:
+        rule = choice.acquisition
+        known = _with_model(sampled, known, texts, judged, features_of, choice.heads)
+    chosen = known.pairs[rule(known, choice.num_tasks - len(drawn), random)]
+
+    def task(pair: Integers, share: str, chosen_by: str) -> JudgedTask:
+        a, b = pair.tolist()
+        metadata: dict[str, object] = {SHARE: share, "chosen_by": chosen_by}
+        if share == CHOSEN and features_of is not None:
+            bounds = np.stack([known.lower[pair], known.mean[pair], known.upper[pair]], 1)
+            metadata["bounds"] = bounds.round(4).tolist()
+        return JudgedTask(sampled[int(prompts[a])].prompt, (texts[a], texts[b]), (), None, metadata)
+
+    by_chance = [task(pair, RANDOM, "RandomPairs") for pair in drawn]
+    return by_chance + [task(pair, CHOSEN, type(rule).__name__) for pair in chosen]
 
 
 def _with_model(
@@ -159,7 +144,7 @@ def _with_model(
     texts: Sequence[str],
     judged: Sequence[JudgedTask],
     features_of: FeaturesOf,
-    choice: Choice,
+    heads: HeadsConfig,
 ) -> Candidates:
     """Fill in features and bounds: those of judged responses are computed along, for the heads."""
     asked: dict[tuple[str, str], tuple[Prompt, Response]] = {}
@@ -190,23 +175,13 @@ def _with_model(
         np.array(pairs, np.int64).reshape(-1, 2), np.array(probability), np.array(weight)
     )
     all_prompts = [*candidates.prompts.tolist(), *(numbers[prompt] for prompt, _ in asked)]
-    bounds = estimate_bounds(features, np.array(all_prompts), known, choice.heads)
+    bounds = estimate_bounds(features, np.array(all_prompts), known, heads)
     mean, lower, upper = (values[: len(texts)] for values in bounds)
     return candidates._replace(mean=mean, lower=lower, upper=upper, features=features[: len(texts)])
 
 
-def _without_model(texts: Sequence[str], prompts: Integers, pairs: Integers) -> Candidates:
+def _without_model(texts: Sequence[str], prompts: Integers) -> Candidates:
     nothing = np.zeros(len(texts))
     lengths = np.array([len(text) for text in texts], np.float64)
+    pairs = pairs_within(prompts, texts)
     return Candidates(nothing, nothing, nothing, nothing[:, None], lengths, prompts, pairs)
-
-
-def _task(
-    sampled: Sequence[Sampled],
-    prompts: Integers,
-    texts: Sequence[str],
-    pair: Integers,
-    metadata: dict[str, object],
-) -> JudgedTask:
-    a, b = pair.tolist()
-    return JudgedTask(sampled[int(prompts[a])].prompt, (texts[a], texts[b]), (), None, metadata)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _NAMESPACE = uuid.UUID("5b1cbd3e-6f0c-4f0a-9d53-3f6c1f2d8a11")  # of judgments made by machines
 _LOWEST, _HIGHEST = -4, 4  # the raters' scale
+_MOST_RATED = 256  # texts that the scale is fitted to: the gold model scores them every round
 
 Scores = Callable[[Sequence[Prompt], Sequence[Response]], "Floats"]
 
@@ -198,7 +199,7 @@ def measure_scale(ratings: str, scores: Scores) -> RatingScale:
     """Fit ratings to scores by least squares, and measure how far raters of one text are apart.
 
     Args:
-        ratings: judged groups with `ratings`.
+        ratings: judged groups with `ratings`, of which the first 256 texts or so count.
         scores: of the gold reward.
 
     Raises:
@@ -207,8 +208,13 @@ def measure_scale(ratings: str, scores: Scores) -> RatingScale:
     from lit_rlhf.data.sources import read_records  # noqa: PLC0415 - as above
     from lit_rlhf.feedback.records import parse_judged_group  # noqa: PLC0415
 
-    prompts, texts, means, squares, spare = [], [], [], 0.0, 0
+    prompts: list[Prompt] = []
+    texts: list[Response] = []
+    means: list[float] = []
+    squares, spare = 0.0, 0
     for record in read_records(ratings):
+        if len(texts) >= _MOST_RATED:
+            break
         group = parse_judged_group(*record)
         for place, text in enumerate(group.responses):
             given = [own[place] for own in group.ratings or ()]
