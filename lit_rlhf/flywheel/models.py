@@ -19,6 +19,7 @@ from lit_rlhf.evaluation.responses import SourcedPrompt, read_prompts
 from lit_rlhf.evaluation.reward_models import ACCURACY, read_judged, reward_figures, score_judged
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_responses
 from lit_rlhf.evaluation.scoring import score_texts
+from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.flywheel.choosing import FeaturesOf
 from lit_rlhf.flywheel.selection import Floats, pairs_within
 from lit_rlhf.flywheel.settings import SamplesConfig
@@ -129,6 +130,30 @@ def accuracy_against_gold(
 def _plain(estimate: Estimate) -> dict[str, float | None]:
     values = estimate._asdict()
     return {name: finite_or_none(value) for name, value in values.items()} | {"n": estimate.n}
+
+
+def raters_right(tasks: Sequence[JudgedTask], gold: str) -> dict[str, float | None] | None:
+    """Return how often single judgments are in the gold order; ties say nothing.
+
+    Args:
+        tasks: judged comparisons.
+        gold: the simulated truth's reward model.
+
+    Returns:
+        `value`, `low`, `high` (over tasks) and `n`, the number of judgments; None without any.
+    """
+    prompts = [SourcedPrompt(task.prompt, "a judged task") for task in tasks for _ in range(2)]
+    texts = [text for task in tasks for text in task.responses]
+    scores = score_texts("gold", LearnedReward(gold, normalize=False), prompts, texts)
+    right, counts = np.zeros(len(tasks)), np.zeros(len(tasks))
+    for place, (task, (first, second)) in enumerate(zip(tasks, scores.reshape(-1, 2), strict=True)):
+        decided = [one.ranks for one in task.judgments if one.ranks is not None]
+        counts[place] = len(decided)
+        right[place] = sum((ranks == (1, 2)) == (first > second) for ranks in decided)
+    held = counts > 0
+    if not held.any():
+        return None
+    return _plain(share(right[held] / counts[held], counts[held], n=int(counts.sum())))
 
 
 def _sample(

@@ -13,7 +13,7 @@ promote  the judge's figures                  -> promotion.json
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,8 @@ from lit_rlhf.modules.precision import autocast
 from lit_rlhf.whole_files import written_whole
 
 STEPS = ("sample", "choose", "collect", "reward", "policy", "judge", "measure", "promote")
+
+MEASURES = ("on_random_share", "on_own_samples", "raters_right")
 
 Run = Callable[[str, Sequence[str]], object]
 Say = Callable[[str], None]
@@ -242,43 +244,40 @@ class Round:
     def measure(self) -> None:
         """Measure the reward models where nothing was chosen.
 
-        The last round's model on this round's random share, which it never saw and which is of the
-        policy that was trained against it; and, where the truth is simulated, this round's model on
-        the new policy's responses.
+        The last round's model on this round's random share, which it never saw (and which is of the
+        policy trained against it, where that was promoted). Where the truth is simulated: this
+        round's model on the new policy's responses, and how often a single judgment was right.
         """
-        output, settings, labeler = (
-            self.folder / "measures.json",
+        settings, labeler, output = (
             self.settings,
             self.settings.labeler,
+            self.folder / "measures.json",
         )
         reward, policy = self.folder / "reward" / "model", self.folder / "policy" / "model"
         inputs = {
             "judged": digest_source(self.folder / "judged"),
-            "rewards": [
-                self.start.reward and digest_source(self.start.reward),
-                digest_source(reward),
-            ],
+            "last_reward": self.start.reward and digest_source(self.start.reward),
+            "reward": digest_source(reward),
             "policy": digest_source(policy),
         }
 
         def make() -> None:
-            found: dict[str, object] = {"on_random_share": None, "on_own_samples": None}
+            judged = read_tasks(self.folder / "judged" / "full.jsonl")
+            found: dict[str, object] = dict.fromkeys(MEASURES)
+            own = [task for task in judged if task.metadata.get("round") == self.start.number]
             if self.start.reward is not None:
-                found["on_random_share"] = models.accuracy_on(
-                    list(self._random_share()), self.start.reward
-                )
+                drawn = [training_row(task) for task in own if task.metadata[SHARE] == RANDOM]
+                rows = [row for row in drawn if row is not None]
+                found["on_random_share"] = models.accuracy_on(rows, self.start.reward)
             if isinstance(labeler, SimulatedRaters):
+                found["raters_right"] = models.raters_right(own, labeler.gold)
                 config = replace(settings.samples, num_prompts=settings.gate.num_prompts)
                 found["on_own_samples"] = models.accuracy_against_gold(
                     str(policy), str(reward), labeler.gold, settings.held_out, config, self._draw
                 )
             write_json(output, found)
 
-        def make_with_precision() -> None:
-            with autocast(self._draw.precision):
-                make()
-
-        self._step("measure", output, inputs, make_with_precision)
+        self._step("measure", output, inputs, autocast(self._draw.precision)(make))
 
     def promote(self) -> bool:
         """Decide whether the next round starts from the new policy."""
@@ -299,14 +298,6 @@ class Round:
         precision = self.settings.precision
         assert precision != "auto"  # the loop has chosen
         return models.Draw(self.seed, precision)
-
-    def _random_share(self) -> Iterator[dict[str, object]]:
-        """Yield the judged groups of this round's random share."""
-        for task in read_tasks(self.folder / "judged" / "full.jsonl"):
-            row = training_row(task)
-            is_random = task.metadata.get(SHARE) == RANDOM
-            if row is not None and is_random and task.metadata.get("round") == self.start.number:
-                yield row
 
     def _record(self) -> dict[str, str]:
         """Say in words which data and which start each model had."""

@@ -13,7 +13,7 @@ from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.extras import can_draw
 from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
-from lit_rlhf.flywheel.one_round import read_tasks, record_path
+from lit_rlhf.flywheel.one_round import MEASURES, read_tasks, record_path
 from lit_rlhf.flywheel.promotion import GATE, NEW, SFT, find
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
@@ -194,11 +194,11 @@ def _sections(
     yield (
         "**Reward models.** Share of pairs in the right order. The last round's model on this "
         "round's random share, which it never saw; and, where raters are simulated, this round's "
-        "model on the new policy's own responses."
+        "model on the new policy's own responses, and single judgments of the raters themselves."
     )
-    header = ["round", "last model, random share", "own model, new policy's responses"]
+    header = ["round", "last model, random share", "own model, new policy's responses", "raters"]
     rows = [
-        [str(row.round), *(_shown(row.measures[name], percent=True) for name in _MEASURES)]
+        [str(row.round), *(_shown(row.measures[name], percent=True) for name in MEASURES)]
         for row in rounds
     ]
     yield markdown_table(header, rows)
@@ -213,9 +213,6 @@ def _sections(
     yield "\n".join(["One judgment, from its pair to the policy:", "", "```", *lines, "```"])
 
 
-_MEASURES = ("on_random_share", "on_own_samples")
-
-
 def _draw(rounds: Sequence[RoundReport], path: Path) -> bool:
     if not can_draw():
         return False
@@ -225,7 +222,7 @@ def _draw(rounds: Sequence[RoundReport], path: Path) -> bool:
     gains, accuracies = canvas.subplots(1, 2)
     for name in rounds[0].gains:
         _line(gains, rounds, [row.gains[name] for row in rounds], name)
-    for name, label in zip(_MEASURES, ("last model, random share", "own samples"), strict=True):
+    for name, label in zip(MEASURES, ("last model, random share", "own samples"), strict=False):
         _line(accuracies, rounds, [row.measures[name] for row in rounds], label)
     gains.set(xlabel="round", ylabel="gain over SFT")
     accuracies.set(xlabel="round", ylabel="share of pairs in order")

@@ -202,6 +202,8 @@ def test_the_report_has_every_round(tmp_path, monkeypatch):
     # The reward model of round 1 was measured on what it never saw.
     assert rounds[0]["measures"]["on_random_share"] is None
     assert 0 <= rounds[1]["measures"]["on_random_share"]["value"] <= 1
+    # Raters err, but not as often as they are right.
+    assert 0.5 < rounds[0]["measures"]["raters_right"]["value"] < 1
     assert rounds[1]["all_judgments"] == rounds[0]["judgments"] + rounds[1]["judgments"]
 
 
