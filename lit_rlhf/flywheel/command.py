@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.extras import require_extra
+
+if TYPE_CHECKING:
+    from lit_rlhf.flywheel.settings import FlywheelSettings
 
 _HELP = """\
 usage: lit-rlhf flywheel {run,status,report} --config FILE [--KEY VALUE ...]
@@ -47,11 +51,7 @@ def flywheel_command(arguments: list[str]) -> int:
     words = [word for word in rest if word != "--no-wait"]
     settings = read_settings(words, f"lit-rlhf flywheel {name}")
     if name == "status":
-        from lit_rlhf.flywheel.rounds import read_status  # noqa: PLC0415
-
-        for number, steps in groupby(read_status(settings), lambda one: one.round):
-            said = ", ".join(f"{step.step} {step.state}" for step in steps)
-            _say(f"round {number}: {said}")
+        _show_status(settings)
         return 0
     if name == "run":
         from lit_rlhf.child_command import run_command  # noqa: PLC0415
@@ -62,6 +62,18 @@ def flywheel_command(arguments: list[str]) -> int:
 
     _say(str(write_report(settings)))
     return 0
+
+
+def _show_status(settings: FlywheelSettings) -> None:
+    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415 - an optional package
+    from lit_rlhf.flywheel.rounds import read_status  # noqa: PLC0415 - seconds of imports
+
+    for number, steps in groupby(read_status(settings), lambda one: one.round):
+        said = ", ".join(f"{step.step} {step.state}" for step in steps)
+        _say(f"round {number}: {said}")
+    with FeedbackStore.open(settings.store_address, create=False) as store:
+        counts = store.counts()
+    _say(f"wanted: {counts.open_slots + counts.leased_slots} judgments; made: {counts.current}")
 
 
 def _say(line: str) -> None:

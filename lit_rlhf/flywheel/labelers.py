@@ -203,7 +203,8 @@ def measure_scale(ratings: str, scores: Scores) -> RatingScale:
         scores: of the gold reward.
 
     Raises:
-        DataError: there are fewer than two rated texts, or no text has two ratings.
+        DataError: there are fewer than two rated texts, no text has two ratings, or what people
+            rated higher has no higher score.
     """
     from lit_rlhf.data.sources import read_records  # noqa: PLC0415 - as above
     from lit_rlhf.feedback.records import parse_judged_group  # noqa: PLC0415
@@ -228,6 +229,10 @@ def measure_scale(ratings: str, scores: Scores) -> RatingScale:
     if len(texts) < 2 or not spare:
         raise DataError(f"{ratings}: needs two texts with two ratings each, to measure raters by.")
     slope, offset = np.polyfit(scores(prompts, texts), means, 1)
+    if not slope > 0:
+        raise DataError(
+            f"{ratings}: the gold model orders these texts against people, not as they do."
+        )
     return RatingScale(float(offset), float(slope), math.sqrt(squares / spare))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.markdown import markdown_cell, markdown_table
 
 PICTURE = "rounds.png"
+Column = Callable[["RoundReport"], str]
 
 
 class RoundReport(NamedTuple):
@@ -153,55 +155,21 @@ def trace(settings: FlywheelSettings, number: int) -> list[str]:
 def _sections(
     settings: FlywheelSettings, rounds: Sequence[RoundReport], *, has_picture: bool
 ) -> Iterator[str]:
-    last = rounds[-1]
     promoted = [str(row.round) for row in rounds if row.is_promoted]
     yield f"# {len(rounds)} rounds of the flywheel"
     yield (
-        f"Promoted: round {', '.join(promoted) or 'none'}. {last.all_judgments} judgments of "
+        f"Promoted: round {', '.join(promoted) or 'none'}. {rounds[-1].all_judgments} judgments of "
         f"{sum(row.tasks for row in rounds)} pairs."
     )
     finals = list(settings.gate.final_judges)
-    header = ["round", "promoted", "judgments", "decided early", "labelers agree", "minutes"]
-    rows = [
-        [
-            str(row.round),
-            "yes" if row.is_promoted else "**no**",
-            str(row.judgments),
-            f"{100 * row.share_decided:.0f} %",
-            "-" if row.agreement is None else f"{100 * row.agreement:.0f} %",
-            "-" if row.human_minutes is None else f"{row.human_minutes:.0f}",
-        ]
-        for row in rounds
-    ]
-    yield markdown_table(header, rows)
+    yield _table(rounds, _JUDGMENTS)
     yield "**Policies.** Gains are over SFT on held-out prompts, with 95 % intervals."
-    header = ["round", "KL", "length", "gain by the gate", "gain over the last promoted"]
-    header += [f"gain by {name}" for name in finals]
-    rows = [
-        [
-            str(row.round),
-            f"{row.promotion['kl']:.2f}",
-            f"{row.promotion['length_ratio']:.2f}x",
-            _shown(row.gains[GATE]),
-            _shown(row.promotion["gain"]),
-            *(_shown(row.gains[name]) for name in finals),
-        ]
-        for row in rounds
-    ]
-    yield markdown_table(header, rows)
+    own = {f"gain by {name}": partial(_gain, name=name) for name in finals}
+    yield _table(rounds, {**_POLICIES, **own})
     if finals:
         yield f"No gate ever asked {', '.join(map(markdown_cell, finals))}."
-    yield (
-        "**Reward models.** Share of pairs in the right order. The last round's model on this "
-        "round's random share, which it never saw; and, where raters are simulated, this round's "
-        "model on the new policy's own responses, and single judgments of the raters themselves."
-    )
-    header = ["round", "last model, random share", "own model, new policy's responses", "raters"]
-    rows = [
-        [str(row.round), *(_shown(row.measures[name], percent=True) for name in MEASURES)]
-        for row in rounds
-    ]
-    yield markdown_table(header, rows)
+    yield _ABOUT_REWARDS
+    yield _table(rounds, _REWARDS)
     if has_picture:
         yield f"![Gain by each judge, and accuracy of the reward models, by round]({PICTURE})"
     for row in rounds:
@@ -209,8 +177,46 @@ def _sections(
         why = "; ".join(row.promotion["reasons"])
         words += [f"Not promoted: {why}."] if why else []
         yield f"**Round {row.round}.** {' '.join(words)}"
-    lines = trace(settings, last.round)
+    lines = trace(settings, rounds[-1].round)
     yield "\n".join(["One judgment, from its pair to the policy:", "", "```", *lines, "```"])
+
+
+def _table(rounds: Sequence[RoundReport], columns: Mapping[str, Column]) -> str:
+    rows = [[str(row.round), *(column(row) for column in columns.values())] for row in rounds]
+    return markdown_table(["round", *columns], rows)
+
+
+def _gain(row: RoundReport, name: str) -> str:
+    return _shown(row.gains[name])
+
+
+def _measure(row: RoundReport, name: str) -> str:
+    return _shown(row.measures[name], percent=True)
+
+
+_JUDGMENTS: dict[str, Column] = {
+    "promoted": lambda row: "yes" if row.is_promoted else "**no**",
+    "judgments": lambda row: str(row.judgments),
+    "decided early": lambda row: f"{100 * row.share_decided:.0f} %",
+    "labelers agree": lambda row: "-" if row.agreement is None else f"{100 * row.agreement:.0f} %",
+    "minutes": lambda row: "-" if row.human_minutes is None else f"{row.human_minutes:.0f}",
+}
+_POLICIES: dict[str, Column] = {
+    "KL": lambda row: f"{row.promotion['kl']:.2f}",
+    "length": lambda row: f"{row.promotion['length_ratio']:.2f}x",
+    "gain by the gate": partial(_gain, name=GATE),
+    "gain over the last promoted": lambda row: _shown(row.promotion["gain"]),
+}
+_REWARDS: dict[str, Column] = {
+    "last model, random share": partial(_measure, name="on_random_share"),
+    "own model, new policy's responses": partial(_measure, name="on_own_samples"),
+    "raters": partial(_measure, name="raters_right"),
+}
+_ABOUT_REWARDS = (
+    "**Reward models.** Share of pairs in the right order. The last round's model on this round's "
+    "random share, which it never saw; and, where raters are simulated, this round's model on the "
+    "new policy's own responses, and single judgments of the raters themselves."
+)
 
 
 def _draw(rounds: Sequence[RoundReport], path: Path) -> bool:

@@ -56,6 +56,11 @@ def test_raters_who_agree_measure_no_noise_and_too_few_are_refused(tmp_path):
         measure_scale(write_rows(tmp_path / "few.jsonl", [row]), by_length)
 
 
+def test_a_gold_model_against_people_is_refused(ratings):
+    with pytest.raises(DataError, match="orders these texts against people"):
+        measure_scale(ratings, lambda prompts, texts: -by_length(prompts, texts))
+
+
 def test_what_a_rater_says_depends_on_seed_pair_and_name_alone(raters):
     tasks = [task(number, ("x" * 4, "y" * 5)) for number in range(6)]
     both = {(id_, said.labeler): said for id_, said in raters.judge(tasks, 2)}

@@ -12,8 +12,9 @@ from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.flywheel.settings import read_settings
 from lit_rlhf.models import ScalarModel
 from lit_rlhf.models.handover import load_trunk
+from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import save_policy, write_reward_model
-from tests.support.phases import judged_groups, prompts, write_rows
+from tests.support.phases import RESPONSES, prompts, write_rows
 
 PHASE = {
     "trainer": {
@@ -51,6 +52,14 @@ PPO = {
 }
 
 
+def rated_by(gold: Path) -> list[dict]:
+    """Return texts that three raters rate as a model scores them, one point off either way."""
+    scores = LearnedReward(str(gold), normalize=False)(["say it"] * len(RESPONSES), RESPONSES)
+    means = (1.5 * (scores - scores.mean()) / scores.std()).tolist()
+    ratings = [[mean + off for mean in means] for off in (-1, 0, 1)]
+    return [{"prompt": "say it", "responses": RESPONSES, "ratings": ratings}]
+
+
 def write_inputs(folder: Path, **changes) -> list[str]:
     """Write models, data and YAML files; return the words of the command."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +69,7 @@ def write_inputs(folder: Path, **changes) -> list[str]:
         write_reward_model(folder / name, ScalarModel(load_trunk(str(policy))), policy)
     write_rows(folder / "prompts.jsonl", prompts(12))
     write_rows(folder / "held-out.jsonl", [{"prompt": f"say {n}"} for n in range(6)])
-    write_rows(folder / "ratings.jsonl", judged_groups(6))
+    write_rows(folder / "ratings.jsonl", rated_by(folder / "gold"))
     for name, own in (("reward", REWARD), ("ppo", PPO)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({**PHASE, **own}))
     settings = {

@@ -1,0 +1,42 @@
+"""`lit-rlhf flywheel`: the command around the rounds."""
+
+import pytest
+
+from lit_rlhf import child_command
+from lit_rlhf.cli import main
+from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.store import FeedbackStore
+from tests.flywheel.tiny_run import StandIns, write_inputs
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(child_command, "run_command", StandIns())
+    people = {"class_path": "People", "init_args": {"poll_s": 0.01}}
+    return write_inputs(tmp_path, labeler=people, rounds=1, slots=1)
+
+
+def test_with_people_a_run_ends_says_what_is_missing_and_goes_on(words, capsys):
+    assert main(["flywheel", "run", *words, "--no-wait"]) == 1
+    shown = capsys.readouterr()
+    assert "8 judgments of 8 tasks are missing; run the same command again" in shown.err
+    assert main(["flywheel", "status", *words]) == 0
+    shown = capsys.readouterr().out
+    assert "round 1: sample finished, choose finished, collect under way, reward to do" in shown
+    assert shown.endswith("wanted: 8 judgments; made: 0\n")
+    assert main(["flywheel", "report", *words]) == 1
+    assert "no round is finished yet" in capsys.readouterr().err
+    with FeedbackStore.open("run/feedback.db") as store:
+        for task in store.claim("ana", count=8):
+            store.submit(task.id, Judgment("tie", labeler="ana", id=f"j{task.id}"))
+    assert main(["flywheel", "run", *words]) == 0
+    assert capsys.readouterr().out.endswith("run/report.md\n")
+    assert main(["flywheel", "report", *words]) == 0
+
+
+def test_help_and_a_wrong_command(capsys):
+    assert main(["flywheel"]) == 0
+    assert "usage: lit-rlhf flywheel {run,status,report}" in capsys.readouterr().out
+    assert main(["flywheel", "spin"]) == 1
+    assert "no command 'spin': run, status, report" in capsys.readouterr().err
