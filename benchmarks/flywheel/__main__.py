@@ -55,8 +55,11 @@ def main() -> None:
     # By seed: ended early, all arms have the same seeds.
     for seed in options.seeds:
         for arm in options.arms:
+            if (RESULTS / f"{arm}-{seed}.json").exists():
+                continue  # its models are gone
             proof.run(arm, seed)
             _keep(f"{arm}-{seed}", {"scale": options.scale, "rounds": proof.read(arm, seed)})
+            proof.drop_models(arm, seed)
 
 
 def _keep(name: str, content: object) -> None:

@@ -12,6 +12,7 @@ the steps behind it; arm `one` has all of them.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ class Proof:
             settings, lambda line: _say(f"{arm}, seed {seed}: {line}"), run_command, waits=False
         )
         write_report(settings)
+
+    def drop_models(self, arm: str, seed: int) -> None:
+        """Delete the models of a run that was read: a gigabyte a round."""
+        for folder in self.settings(arm, seed).path.glob("round-*/*/model"):
+            shutil.rmtree(folder)
 
     def read(self, arm: str, seed: int) -> list[dict[str, Any]]:
         """Return what each round of a finished run came to."""

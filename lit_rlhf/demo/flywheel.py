@@ -16,16 +16,16 @@ from lit_rlhf.demo.loop import COMMANDS, SCALES, command_words, model_of
 from lit_rlhf.flywheel.report import write_report
 from lit_rlhf.flywheel.rounds import run_rounds, with_precision
 from lit_rlhf.flywheel.settings import FlywheelSettings, read_settings
-from lit_rlhf.flywheel.steps import run_step
+from lit_rlhf.flywheel.steps import clear, run_step
 from lit_rlhf.shipped import configs_folder
 
 # What the rounds stand on, by place in COMMANDS: the SFT policy, the raters' gold reward model and
 # the gate's judge; each with its training data by size: texts, and twice groups of 32 texts. Less
 # than in the demonstration of the phases, as the rounds need the time.
 MODELS = {
-    "sft": (0, {"smoke": 128, "quick": 384}),
-    "reward": (1, {"smoke": 6, "quick": 20}),
-    "judge": (2, {"smoke": 6, "quick": 20}),
+    "sft": (0, {"smoke": 96, "quick": 384}),
+    "reward": (1, {"smoke": 4, "quick": 20}),
+    "judge": (2, {"smoke": 4, "quick": 20}),
 }
 
 
@@ -93,7 +93,9 @@ def _run_unfinished(folder: Path, name: str, title: str, words: list[str]) -> No
         _say(f"{title}: lit-rlhf {' '.join(words)}")
         run_command(title, words)
 
-    run_step(folder / f"{name}.json", Path(model_of(folder, name)), {"command": words}, make)
+    model = Path(model_of(folder, name))
+    run_step(folder / f"{name}.json", model, {"command": words}, make)
+    clear(model.with_name("checkpoints"))
 
 
 def _say(line: str) -> None:

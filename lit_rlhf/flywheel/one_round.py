@@ -32,6 +32,7 @@ from lit_rlhf.flywheel.labelers import SimulatedRaters
 from lit_rlhf.flywheel.promotion import GATE, NEW, PROMOTED, SFT, decide
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import (
+    clear,
     digest_source,
     read_json,
     read_rows,
@@ -187,6 +188,7 @@ class Round:
         }
         output = self.folder / "reward" / "model"
         self._step("reward", output, inputs, lambda: self._run("reward model", words))
+        clear(output.with_name("checkpoints"))  # gigabytes that nothing goes on from any more
 
     def train_policy(self) -> None:
         """Train the policy: from SFT again, or on from the last promoted one."""
@@ -210,6 +212,7 @@ class Round:
         output = self.folder / "policy" / "model"
         inputs |= {"command": words}
         self._step("policy", output, inputs, lambda: self._run("policy", words))
+        clear(output.with_name("checkpoints"))
 
     def judge(self) -> None:
         """Compare the new policy with the last promoted one and with SFT on held-out prompts."""

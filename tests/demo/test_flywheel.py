@@ -42,7 +42,7 @@ def test_models_that_are_there_are_not_trained_again(tmp_path, monkeypatch):
     for _ in range(2):
         prepare_models("smoke", tmp_path, 1, "32-true")
     assert [words[:2] for words in asked] == [["sft", "fit"], ["reward", "fit"], ["reward", "fit"]]
-    assert "--data.limit_train=128" in asked[0]
+    assert "--data.limit_train=96" in asked[0]
     assert f"--model.backbone={tmp_path / 'sft' / 'model'}" in asked[1]
     *_, last = [word for word in asked[2] if word.startswith("--data.train=")]
     assert last.endswith("/data/judge/train.jsonl")

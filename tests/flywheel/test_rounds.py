@@ -49,6 +49,7 @@ def test_a_better_policy_is_promoted_and_the_next_round_samples_from_it(tmp_path
     settings = tiny_settings(tmp_path, monkeypatch)
     said = go(settings, run)
     assert [words[0] for _, words in run.commands] == ["reward", "ppo", "evaluate"] * 2
+    assert not list(tmp_path.rglob("checkpoints"))  # of phases that are finished
     assert "round 2 of 2, from the policy of round 1" in said
     assert "promoted=run/round-01/policy/model" in command(run, 2, "evaluate")
     # Policy and reward model start anew, the reward model from the judgments of both rounds.

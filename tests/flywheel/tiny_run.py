@@ -125,6 +125,7 @@ class StandIns:
         folder = Path(options["trainer.logger.init_args.save_dir"])
         folder = folder / options["trainer.logger.init_args.name"] / "model"
         shutil.copytree("gold" if words[0] == "reward" else "sft", folder)
+        (folder.parent / "checkpoints").mkdir()
         # Another model in every round, and the same again in a repeated one.
         (folder / "about.json").write_text(json.dumps(options["seed_everything"]))
 
