@@ -62,6 +62,7 @@ class ComparisonBatch(NamedTuple):
         weight: `[M]` float32 >= 0, how much the pair counts.
         group: `[N]` int64, which judged group (one prompt) a row belongs to.
         ratings: `[N]` float32, the mean of people's ratings, NaN where a row has none.
+        margin: `[M]` float32, or 0 for all: by how much the score of `chosen` is to be larger.
     """
 
     rows: TokenRows
@@ -71,6 +72,7 @@ class ComparisonBatch(NamedTuple):
     weight: Tensor
     group: Tensor
     ratings: Tensor
+    margin: Tensor = torch.zeros(())
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same batch on `device`."""

@@ -88,6 +88,7 @@ def collate_groups(groups: Sequence[GroupExample], pad_id: int) -> ComparisonBat
         weight=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
         group=torch.tensor(group_of_row, dtype=torch.int64),
         ratings=torch.tensor(ratings, dtype=torch.float32),
+        margin=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
     )
 
 

@@ -113,10 +113,16 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         """Return the group without its pairs, and with no response token that counts."""
         return example.silenced()
 
+    def pairs(
+        self, judgment: Comparison | JudgedGroup, row: dict[str, object], where: str
+    ) -> list[JudgedPair]:
+        """Return the pairs of a row that somebody judged."""
+        return self._fitted.pairs(judgment)
+
     def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:
         """Return the pairs of a row, and the responses in any of them with their ratings."""
         judgment = parse_judgment(row, where)
-        pairs = self._fitted.pairs(judgment)
+        pairs = self.pairs(judgment, row, where)
         if not pairs:
             raise DataError(
                 f"{where}: no labeler judged two responses of this group, so there is nothing to "

@@ -207,6 +207,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Return the examples that are used, once all of a source are known: these, by default."""
         return examples
 
+    @property
+    def used_fields(self) -> tuple[str, ...]:
+        """The fields, beside those that all records of the kind use, that settings make use of."""
+        return ()
+
     def choose(self, name: str, records: Records) -> Records:
         """Return the records of "train", "validation" or "test" that are used: all, by default."""
         return records
@@ -312,7 +317,14 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             world_size=self._world_size,
         )
 
-    def _read(self, name: str, source: Source) -> Examples[Example]:
+    def open(self, name: str) -> Records:
+        """Open the records of "train", "validation" or "test" that are used.
+
+        Raises:
+            DataError: the source cannot be opened.
+        """
+        source = self._sources[name]
+        assert source is not None  # `setup` has checked it
         limit = self._limits.get(name)
         records = open_records(
             source,
@@ -325,6 +337,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         records = self.choose(name, records)
         if limit is not None:
             records = records.select(range(min(limit, len(records))))
+        return records
+
+    def _read(self, name: str, source: Source) -> Examples[Example]:
+        records = self.open(name)
         sha256, shown = records.sha256, source_name(source)
         self._provenance[name] = {
             "source": source,
@@ -341,6 +357,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             id_field=self.id_field,
             num_proc=self.num_proc,
             kind=self.kind,
+            used=self.used_fields,
             bad_rows=self.bad_rows,
         )
         examples = TokenTable(table, partial(self.example, records))
@@ -355,7 +372,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             check_judgments(examples, shown)
         if self._rank == 0:
             warn_of_skipped(bad, len(records), shown)
-            warn_of_unused(table, shown)
+            warn_of_unused(table, shown, self.kind)
         rank_zero_info(describe(examples, self.kind, shown, records.shape))
         return self.completed(examples, shown)
 

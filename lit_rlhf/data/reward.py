@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
@@ -10,7 +11,9 @@ from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.data.stepwise import at_step_ends, mark_steps, step_labels
 from lit_rlhf.data.tables import Examples, TokenTable
 from lit_rlhf.data.unpaired import all_labelled
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.feedback import Comparison, JudgedGroup, JudgedPair
+from lit_rlhf.feedback.fields import is_present, read_number
 from lit_rlhf.feedback.steps import is_stepwise, parse_steps
 
 
@@ -21,7 +24,44 @@ class RewardDataModule(ComparisonDataModule):
     source has one kind of rows.
     """
 
+    preparation = (*ComparisonDataModule.preparation, "margin")
     is_for_reward = True
+
+    def __init__(self, tokenizer: str, *, margin: bool = False, **kwargs: Any) -> None:
+        """Keep the settings; nothing is read before `setup`.
+
+        Args:
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
+                On the command line it is the model's.
+            margin: `chosen` is to score more than `rejected` by what each row has as `margin`.
+            **kwargs: the settings of `ComparisonDataModule`.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        super().__init__(tokenizer, **kwargs)
+        self.margin = margin
+
+    @property
+    def used_fields(self) -> tuple[str, ...]:
+        """The fields that settings make use of."""
+        return ("margin",) if self.margin else ()
+
+    def pairs(
+        self, judgment: Comparison | JudgedGroup, row: dict[str, object], where: str
+    ) -> list[JudgedPair]:
+        """Return the pairs of a row with their margins; one of its own belongs to a comparison."""
+        found = super().pairs(judgment, row, where)
+        if not self.margin:
+            return found
+        if isinstance(judgment, JudgedGroup) or not is_present(row, "margin"):
+            raise DataError(
+                f"{where}: data.margin is true, and this row has no 'margin' between 'chosen' and "
+                "'rejected'. Give it one (0 for none), or set data.margin to false."
+            )
+        margin = read_number(row["margin"], "margin", where)
+        # A pair whose probability is below one half is turned round.
+        return [pair._replace(margin=margin if pair.chosen == 0 else -margin) for pair in found]
 
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check, aggregate and tokenise; of answers in steps, let only the steps' ends count."""

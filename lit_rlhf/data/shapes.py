@@ -7,14 +7,25 @@ one record several tasks. A bad record is written as the error that it is, and r
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
 from lit_rlhf.data.records import ERROR, PLACE, Records, SourcedRecord, json_features, keep_table
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.formats import OUR_NAMES, as_our_row, check_format, find_format, read_rows
+from lit_rlhf.feedback.formats import (
+    FORMATS,
+    OUR_NAMES,
+    as_our_row,
+    check_format,
+    find_format,
+    read_rows,
+)
+from lit_rlhf.feedback.judgments import JudgedTask
 
+_log = logging.getLogger(__name__)
 # Records at a source's beginning whose keys are looked at: in tables the first may have nulls.
 _LOOKED_AT = 10
 
@@ -47,6 +58,12 @@ def read_shape(records: Records, name: str, columns: Mapping[str, str] | None) -
     if not len(table):
         place = records.place or records[0].where
         raise DataError(f"{place}: holds nothing that people judged (format {name}).")
+    most = FORMATS[name].most_per_prompt
+    if most is not None and (num_left := len(records) - len(table)):
+        _log.warning(
+            "%s: %s of %s pairs are left out: of a prompt the first %d are used (format %s)",
+            records.place, f"{num_left:,}", f"{len(records):,}", most, name
+        )  # fmt: skip
     return replace(records, table=table, is_json=True, changes=(), shape=name)
 
 
@@ -70,8 +87,15 @@ def _rows(records: Records, name: str) -> Iterator[dict[str, object]]:
             else:
                 broken.append(record)
 
+    most = FORMATS[name].most_per_prompt
+    pairs_of_prompt: Counter[int] = Counter()
     for content, where in read_rows(readable(), name):
         yield from _taken(records, broken)
+        if most is not None and isinstance(content, JudgedTask):
+            prompt = hash(str(content.prompt))
+            pairs_of_prompt[prompt] += 1
+            if pairs_of_prompt[prompt] > most:
+                continue
         row = {ERROR: str(content)} if isinstance(content, DataError) else as_our_row(content)
         yield _row(records, row, where)
     yield from _taken(records, broken)

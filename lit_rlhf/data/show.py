@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
-from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.data.ppo import PPODataModule
-from lit_rlhf.data.records import Records
+from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.data.sft import SFTDataModule
-from lit_rlhf.data.sources import open_records
+from lit_rlhf.data.summary import name_unused
+from lit_rlhf.data.tables import read_and_prepare
 from lit_rlhf.data.tokenization import Row
+from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair
+from lit_rlhf.feedback.meant_fields import unused_fields
 from lit_rlhf.markdown import visible
 
 if TYPE_CHECKING:
@@ -50,50 +53,57 @@ def data_command(arguments: list[str]) -> int:
     show = commands.add_parser(
         "show",
         description="Show the first rows of a file as tokens, learned ones in green (or in "
-        "brackets where this is not a terminal), and count all of them. Look before you train.",
+        "brackets where this is not a terminal), and count all of them. Look before you train. "
+        "Further options are those of the phase's data: --format, --columns, --template, "
+        "--max_length and so on, see 'lit-rlhf PHASE fit --help'.",
     )
     show.add_argument("source", metavar="FILE", help="as data.train: a file, folder or hub name")
     show.add_argument("--tokenizer", required=True, help="hub name or folder, as the model's")
     show.add_argument("--phase", choices=_MODULES, default="sft")
     show.add_argument("--rows", type=int, default=3, help="rows to show (default: 3)")
-    show.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
-    show.add_argument(
-        "--template-options", type=read_template_options, help="for the template, as JSON"
-    )
-    show.add_argument("--thinking", choices=("keep", "drop"), default="keep")
-    show.add_argument("--learn", choices=("all", "last"), default="all", help="turns, for sft")
-    options = parser.parse_args(arguments)
-    learn = {"learn": options.learn} if options.phase == "sft" else {}
-    module = _MODULES[options.phase](
-        options.tokenizer,
-        template=options.template,
-        template_options=options.template_options,
-        thinking=options.thinking,
-        **learn,
-    )
-    records = open_records(options.source, split="train")
-    show_rows(module, records, options.rows, sys.stdout)
+    options, rest = parser.parse_known_args(arguments)
+    show_rows(_build(options, rest), options.rows, sys.stdout)
     return 0
 
 
-def show_rows(
-    module: TextDataModule[Any, Any], records: Records, num_shown: int, out: TextIO
-) -> None:
-    """Write the first records as tokens, and counts of all.
+def _build(options: argparse.Namespace, rest: list[str]) -> TextDataModule[Any, Any]:
+    """Return the phase's data module with further options: `--format` is its `format`."""
+    from jsonargparse import ArgumentParser  # noqa: PLC0415 - slow to import
+
+    parser = ArgumentParser(prog="lit-rlhf data show")
+    parser.add_class_arguments(_MODULES[options.phase], "data")
+    words = [f"--data.tokenizer={options.tokenizer}", f"--data.train={options.source}"]
+    for word in rest:
+        name, *value = word.split("=", 1)
+        if name.startswith("--"):
+            name = "--data." + name[2:].removeprefix("data.").replace("-", "_")
+        words.append("=".join([name, *value]))
+    module: TextDataModule[Any, Any] = parser.instantiate(parser.parse_args(words)).data
+    return module
+
+
+def show_rows(module: TextDataModule[Any, Any], num_shown: int, out: TextIO) -> None:
+    """Write the first records of the training data as tokens, and counts of all.
 
     Args:
         module: makes rows of tokens of records.
-        records: all of them.
         num_shown: how many to show.
         out: where to.
 
     Raises:
-        DataError: a record is not as expected.
+        DataError: a record is not as expected, and is not to be skipped.
     """
     module.load_tokenizer()
     lengths, num_learned, num_records = [], 0, 0
-    for where, group in _groups(module, records):
+    bad: list[DataError] = []
+    unused: Counter[str] = Counter()
+    for item in _groups(module, module.open("train")):
         num_records += 1
+        if isinstance(item, DataError):
+            bad.append(item)
+            continue
+        (record, where), group = item
+        unused.update(unused_fields(record, module.kind, module.used_fields))
         for number, row in enumerate(group.rows, start=1):
             lengths.append(len(row.input_ids))
             num_learned += sum(row.response_mask)
@@ -114,15 +124,18 @@ def show_rows(
     if module.context_length is not None:
         out.write(f", the model reads {module.context_length:,}")
     out.write("\n")
+    if bad:
+        out.write(f"{len(bad):,} bad rows are skipped, the first: {bad[0]}\n")
+    if unused:
+        out.write(name_unused(unused, module.kind) + "\n")
 
 
 def _groups(
     module: TextDataModule[Any, Any], records: Records
-) -> Iterator[tuple[str, GroupExample]]:
+) -> Iterator[tuple[SourcedRecord, GroupExample] | DataError]:
     for start in range(0, len(records), _AT_ONCE):
-        chunk = records.read(records.table[start : start + _AT_ONCE])
-        groups = module.prepare(chunk)
-        yield from zip((where for _, where in chunk), groups, strict=True)
+        columns = records.table[start : start + _AT_ONCE]
+        yield from read_and_prepare(records, module.prepare, columns, module.bad_rows)
 
 
 def _show(tokenizer: PreTrainedTokenizerBase, row: Row, *, in_colour: bool) -> str:
@@ -150,5 +163,6 @@ def _said(pair: JudgedPair) -> str:
         return f"row {pair.chosen + 1} has the label {pair.probability:g}, weight {pair.weight:g}\n"
     return (
         f"row {pair.chosen + 1} is better than row {pair.rejected + 1} with probability "
-        f"{pair.probability:g}, weight {pair.weight:g}\n"
+        f"{pair.probability:g}, weight {pair.weight:g}"
+        + (f", margin {pair.margin:g}\n" if pair.margin else "\n")
     )

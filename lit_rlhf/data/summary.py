@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_rlhf.data.tables import TokenTable
@@ -60,17 +60,24 @@ def check_judgments(examples: TokenTable[Any], source: str) -> None:
         _log.warning("%s: one comparison has %.0f%% of all weight.", source, 100 * share)
 
 
-def warn_of_unused(table: Dataset, source: str) -> None:
+def warn_of_unused(table: Dataset, source: str, kind: Kind) -> None:
     """Name the fields that look meant and that this phase does not use, once."""
     counts: Counter[str] = Counter()
     for names in table.with_format("arrow")[:]["unused"].to_pylist():
         counts.update(name for name in names.split(",") if name)
     if counts:
-        named = ", ".join(f"'{name}' ({count:,} rows)" for name, count in counts.items())
-        _log.warning(
-            "%s: fields that look meant, and that nothing uses here: %s. docs/data.md lists those "
-            "that are used; map other names by data.columns.", source, named
-        )  # fmt: skip
+        _log.warning("%s: %s", source, name_unused(counts, kind))
+
+
+def name_unused(counts: Mapping[str, int], kind: Kind) -> str:
+    """Return a line about fields that look meant and that nothing uses: name -> its rows."""
+    named = ", ".join(f"'{name}' ({count:,} rows)" for name, count in counts.items())
+    margin = " The reward phase uses margins by data.margin true."
+    return (
+        f"fields that look meant, and that nothing uses here: {named}. docs/data.md lists those "
+        "that are used; map other names by data.columns."
+        + (margin if kind == "judgment" and "margin" in counts else "")
+    )
 
 
 def warn_of_skipped(errors: Sequence[str], num_rows: int, source: str) -> None:

@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import accumulate, pairwise
@@ -49,6 +49,7 @@ _LISTS = {
     "probability": np.float64,
     "weight": np.float64,
     "ratings": np.float64,
+    "margin": np.float64,
 }
 Example = TypeVar("Example")
 BadRows = Literal["refuse", "skip"]
@@ -182,6 +183,7 @@ def tokenize_records(
     id_field: str | None,
     num_proc: int | None,
     kind: Kind = "prompt",
+    used: Collection[str] = (),
     bad_rows: BadRows = "refuse",
 ) -> Dataset:
     """Return the table of all records' tokens; make it where no earlier run did.
@@ -193,6 +195,7 @@ def tokenize_records(
         id_field: the field that names a record, or None.
         num_proc: processes that tokenise; null for one a core, and one alone for few records.
         kind: of the records, for the fields that look meant and that nothing uses.
+        used: further fields that are used.
         bad_rows: "skip" leaves a record that is not as expected without tokens.
 
     Returns:
@@ -209,7 +212,7 @@ def tokenize_records(
 
     def make(folder: Path) -> Dataset:
         return records.table.map(
-            partial(_prepare_batch, records, prepare, id_field, kind, bad_rows),
+            partial(_prepare_batch, records, prepare, id_field, (kind, used), bad_rows),
             batched=True,
             batch_size=RECORDS_AT_ONCE,
             remove_columns=records.table.column_names,
@@ -255,7 +258,7 @@ def _prepare_batch(
     records: Records,
     prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
     id_field: str | None,
-    kind: Kind,
+    uses: tuple[Kind, Collection[str]],
     bad_rows: BadRows,
     batch: Mapping[str, Sequence[object]],
 ) -> dict[str, list[Any]]:
@@ -263,19 +266,19 @@ def _prepare_batch(
 
     Each has the tokens of a group end to end, the lengths of its rows, and its pairs.
     """
-    found = _read_and_prepare(records, prepare, batch, bad_rows)
+    found = read_and_prepare(records, prepare, batch, bad_rows)
     groups = [_NOTHING if isinstance(item, DataError) else item[1] for item in found]
     rows = [{} if isinstance(item, DataError) else item[0].record for item in found]
     names = [None if id_field is None else row.get(id_field) for row in rows]
     columns: dict[str, list[Any]] = {"name": [None if n is None else repr(n) for n in names]}
     columns["error"] = [str(item) if isinstance(item, DataError) else "" for item in found]
-    columns["unused"] = [",".join(unused_fields(row, kind)) for row in rows]
+    columns["unused"] = [",".join(unused_fields(row, *uses)) for row in rows]
     for name, dtype in _LISTS.items():
         columns[name] = [np.array(_values(group, name), dtype=dtype) for group in groups]
     return columns
 
 
-def _read_and_prepare(
+def read_and_prepare(
     records: Records,
     prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
     batch: Mapping[str, Sequence[object]],
@@ -298,7 +301,7 @@ def _read_and_prepare(
         if half == 0:
             return [error]
     parts = ({n: v[:half] for n, v in batch.items()}, {n: v[half:] for n, v in batch.items()})
-    return [item for part in parts for item in _read_and_prepare(records, prepare, part, bad_rows)]
+    return [item for part in parts for item in read_and_prepare(records, prepare, part, bad_rows)]
 
 
 def _distinct(group: GroupExample) -> GroupExample:

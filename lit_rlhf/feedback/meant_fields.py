@@ -6,6 +6,7 @@ silence.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import chain
 from typing import Literal
 
@@ -26,7 +27,7 @@ _SCORES = (
 )
 _MEANT = (
     "margin", "label", *_SYSTEM, "tools", "weight", "train", "input", "history", "probability",
-    "rating", "ratings", "rankings", "score",
+    "rating", "ratings", "rankings", "score", "strengths",
 )  # fmt: skip
 _USED: dict[Kind, tuple[str, ...]] = {
     "demonstration": (*_SYSTEM, "tools", "label"),
@@ -42,10 +43,10 @@ _USED: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def unused_fields(row: Record, kind: Kind) -> list[str]:
+def unused_fields(row: Record, kind: Kind, used: Collection[str] = ()) -> list[str]:
     """Return the names of fields that look meant, and that records of a kind do not use.
 
-    Of a prompt there are none: its fields are handed to the reward.
+    `used` are further ones that are used. Of a prompt there are none: the reward gets its fields.
     """
     if kind == "prompt":
         return []
@@ -56,6 +57,7 @@ def unused_fields(row: Record, kind: Kind) -> list[str]:
         and (field in _MEANT or field.startswith("score_"))
         and field not in _USED[kind]
         and not (field == "label" and kind == "judgment" and _is_labelled(row))
+        and field not in used
     ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.data.reward import RewardDataModule
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.saving import as_classifier
@@ -184,7 +185,13 @@ class RewardModule(PhaseModule):
     def _check_rows(self) -> None:
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, RewardDataModule):
-            data.require_rows_for(type(self.loss).__name__, reads_steps=self.loss.reads_steps)
+            name = type(self.loss).__name__
+            data.require_rows_for(name, reads_steps=self.loss.reads_steps)
+            if data.margin and not self.loss.reads_margins:
+                raise ConfigError(
+                    f"data.margin is true, but model.loss {name} reads no margins; choose "
+                    "BradleyTerryLoss, or set data.margin to false"
+                )
 
     def _refresh_normalizer(self) -> None:
         if self._reference_rows is not None:

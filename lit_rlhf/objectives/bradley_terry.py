@@ -13,17 +13,19 @@ def bradley_terry_loss(
     chosen_scores: Float[Tensor, " M"],
     rejected_scores: Float[Tensor, " M"],
     probability: Float[Tensor, " M"] | None = None,
+    margin: Float[Tensor, " M"] | Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, " M"]:
     """Compute the negative log-likelihood of averaged judgments under Bradley-Terry.
 
-    With `d = chosen_scores - rejected_scores`,
+    With `d = chosen_scores - rejected_scores - margin`,
     `loss = -probability * log sigmoid(d) - (1 - probability) * log sigmoid(-d)`.
-    Source: Bradley and Terry 1952.
+    Source: Bradley and Terry 1952; the margin Touvron et al. 2023 (Llama 2), equation 2.
 
     Args:
         chosen_scores: of the response named first in each pair.
         rejected_scores: of the other.
         probability: share of judgments for the first, in [0, 1]; None for certainty.
+        margin: by how much the first is to score more; None for 0.
 
     Returns:
         One loss a pair, float32 (float64 for float64), to be averaged by the pairs' weights.
@@ -35,6 +37,8 @@ def bradley_terry_loss(
         chosen_scores=chosen_scores, rejected_scores=rejected_scores, probability=probability
     )
     difference = at_least_float32(chosen_scores) - at_least_float32(rejected_scores)
+    if margin is not None:
+        difference = difference - margin
     # logsigmoid, not log(1 + exp(-x)), which overflows float32 at x = -88.
     if probability is None:
         return -logsigmoid(difference)

@@ -154,6 +154,45 @@ def test_nothing_to_learn_is_refused_and_one_row_that_is_all_is_named(tiny, writ
     assert "one comparison has 98% of all weight" in caplog.text
 
 
+def test_a_margin_is_used_where_it_is_asked_for(tiny, write_rows, caplog):
+    rows = [{**PAIR, "margin": 1.5}, {**PAIR, "margin": 2, "probability": 0.25}]
+    file = write_rows("x.jsonl", rows)
+
+    def margins(**settings):
+        data = RewardDataModule(tiny, test=file, **settings)
+        data.setup("test")
+        return data.collate(data.prepared("test")).margin.tolist()
+
+    assert margins(margin=True) == [1.5, -2]
+    assert "look meant" not in caplog.text
+    assert margins() == [0, 0]
+    assert "The reward phase uses margins by data.margin true." in caplog.text
+    group = {"prompt": "p", "responses": ["a", "b"], "ratings": [[1, 2]], "margin": 1}
+    for row in (PAIR, group):
+        with pytest.raises(DataError, match=r"x.jsonl:1: data.margin is true, and this row has no"):
+            texts(RewardDataModule(tiny, test=write_rows("x.jsonl", [row]), margin=True))
+
+
+def test_of_a_post_of_shp_five_pairs_are_used(tiny, write_rows, caplog):
+    row = {"human_ref_A": "a", "human_ref_B": "b", "labels": 1, "score_ratio": 1.5}
+    rows = [{**row, "history": post} for post in ["p"] * 7 + ["q"] + ["p"] * 2]
+    file = write_rows("x.jsonl", rows)
+    for _ in range(2):  # also where the table is there already
+        caplog.clear()
+        _, pairs = texts(DPODataModule(tiny, test=file))
+        assert len(pairs) == 6
+        assert f"{file}: 4 of 10 pairs are left out: of a prompt the first 5" in caplog.text
+
+
+def test_strengths_of_judgments_are_named(tiny, write_rows, caplog):
+    row = {
+        "prompt": "p", "response_1": "a", "response_2": "b", "preference_strength": 2,
+        "preference_statement": "x", "preference_elaboration": "y",
+    }  # fmt: skip
+    texts(DPODataModule(tiny, test=write_rows("x.jsonl", [row]), format="helpsteer2_preference"))
+    assert "'strengths' (1 rows)" in caplog.text
+
+
 def test_fields_that_look_meant_are_named_once(tiny, write_rows, caplog):
     file = write_rows("x.jsonl", [{**PAIR, "margin": 1.5}, {**PAIR, "margin": 2, "topic": "t"}])
     texts(DPODataModule(tiny, test=file))

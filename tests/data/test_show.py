@@ -5,7 +5,6 @@ import pytest
 from lit_rlhf.cli import main
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.data.show import show_rows
-from lit_rlhf.data.sources import open_records
 from tests.support.tokenizer import save_tiny_tokenizer
 
 CHAT = [{"role": "user", "content": "a b"}, {"role": "assistant", "content": "c"}]
@@ -61,8 +60,8 @@ def test_a_terminal_gets_colours(tokenizer, write_rows):
         def isatty(self):
             return True
 
-    out, module = Terminal(), SFTDataModule(tokenizer)
-    show_rows(module, open_records(write_rows("x.jsonl", [ROWS["sft"]]), split="train"), 1, out)
+    out = Terminal()
+    show_rows(SFTDataModule(tokenizer, train=write_rows("x.jsonl", [ROWS["sft"]])), 1, out)
     assert "\x1b[32mc\x1b[0m" in out.getvalue()
 
 
@@ -70,3 +69,40 @@ def test_a_bad_row_is_named(tokenizer, write_rows, capsys):
     file = write_rows("x.jsonl", [ROWS["sft"], {"prompt": "a"}])
     assert main(["data", "show", file, "--tokenizer", tokenizer]) == 1
     assert f"{file}:2: expected" in capsys.readouterr().err
+
+
+def test_the_options_of_the_phases_data_are_those_of_the_command(tokenizer, write_rows, capsys):
+    rows = [{"q": "a", "chosen": "c", "rejected": "d", "margin": 2}, {"q": "a"}]
+    file = write_rows("x.jsonl", rows)
+    command = ["data", "show", file, "--tokenizer", tokenizer, "--phase", "reward"]
+    options = ["--columns", '{"prompt": "q"}', "--bad-rows=skip", "--data.format", "trl"]
+    assert main([*command, *options]) == 0
+    out = capsys.readouterr().out
+    assert "2 records, 2 rows" in out
+    assert f"1 bad rows are skipped, the first: {file}:2: " in out
+    assert "nothing uses here: 'margin' (1 rows)" in out
+    assert main([*command, *options, "--margin", "true"]) == 0
+    out = capsys.readouterr().out
+    assert "weight 1, margin 2" in out
+    assert "nothing uses" not in out
+    template = ["--template", "chat", "--template-options", '{"enable_thinking": false}']
+    assert (
+        main(
+            [
+                "data",
+                "show",
+                file,
+                "--tokenizer",
+                tokenizer,
+                "--columns.response",
+                "chosen",
+                "--columns.prompt=q",
+                "--bad_rows",
+                "skip",
+                "--learn",
+                "last",
+                *template,
+            ]
+        )
+        == 0
+    )

@@ -130,7 +130,7 @@ def test_an_error_of_another_process_names_the_line(word_folder, write_rows):
 def test_numbers_that_nearly_agree_survive(word_folder, write_rows):
     row = {**GROUPS[0], "probability": 1 - 2**-53, "weight": 1e-300}
     (example,) = examples(DPODataModule, word_folder, write_rows("x.jsonl", [row]))
-    assert example.pairs == ((0, 1, 1 - 2**-53, 1e-300),)
+    assert example.pairs == ((0, 1, 1 - 2**-53, 1e-300, 0),)
 
 
 def test_how_many_are_tokenised_at_once_does_not_count(
@@ -185,6 +185,7 @@ OTHERS = {
     "aggregation": BetaMean(prior=0.0),
     "append_eos": False,
     "empty_responses": "keep",
+    "margin": 0,  # another value than the default, by which these rows need none
 }
 
 

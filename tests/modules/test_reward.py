@@ -96,6 +96,31 @@ def test_the_loss_is_soft_bradley_terry_over_all_pairs(
     )
 
 
+def test_margins_of_rows_count_where_they_are_asked_for(policy, tmp_path):
+    rows = [
+        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.7},
+        {"prompt": "a", "chosen": "b", "rejected": "d", "margin": 1.5, "probability": 0.2},
+    ]
+    path = write_rows(tmp_path / "pairs.jsonl", rows)
+    groups = [{"prompt": "a", "responses": [row["chosen"], row["rejected"]]} for row in rows]
+    for margin in (True, False):
+        module, head = started(policy)
+        recorder = Recorder()
+        data = RewardDataModule(policy, train=path, batch_size=2, margin=margin)
+        trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, callbacks=[recorder])
+        trainer.fit(module, data)
+        losses = []
+        for row, group in zip(rows, groups, strict=True):
+            one, other = plain_scores(policy, head, group)
+            first = 1 / (1 + math.exp(other - one + margin * row["margin"]))
+            share = row.get("probability", 1)
+            losses.append(-share * math.log(first) - (1 - share) * math.log(1 - first))
+        assert recorder.values("train/reward/loss") == pytest.approx([sum(losses) / 2], abs=1e-5)
+    data = RewardDataModule(policy, train=path, batch_size=2, margin=True)
+    with pytest.raises(ConfigError, match="PlackettLuceLoss reads no margins"):
+        phase_trainer(tmp_path).fit(RewardModule(policy, loss=PlackettLuceLoss()), data)
+
+
 def test_every_response_is_scored_once_a_batch(policy, data, tmp_path):
     module, _ = started(policy, packing_width=None)
     rows = []

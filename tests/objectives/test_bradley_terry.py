@@ -108,3 +108,17 @@ def test_shapes_that_would_broadcast_are_refused(wrong):
             bradley_terry_loss(*arguments)
     with pytest.raises(SHAPE_ERRORS):
         centering_penalty(scores, wrong)
+
+
+@both_precisions
+def test_a_margin_is_taken_off_the_difference(dtype):
+    chosen, rejected, margin = (normal(8, dtype=dtype) for _ in range(3))
+    probability = torch.linspace(0, 1, 8, dtype=dtype)
+    golden = np.vectorize(oracle.loss)(
+        chosen.double(), rejected.double(), probability.double(), margin.double()
+    )
+    assert_agrees(bradley_terry_loss(chosen, rejected, probability, margin), golden, dtype)
+    assert torch.equal(
+        bradley_terry_loss(chosen, rejected, probability, torch.zeros(())),
+        bradley_terry_loss(chosen, rejected, probability),
+    )

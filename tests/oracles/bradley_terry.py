@@ -7,7 +7,9 @@ def win_probability(score, other):
     return math.exp(score) / (math.exp(score) + math.exp(other))
 
 
-def loss(chosen, rejected, probability=1.0):
+def loss(chosen, rejected, probability=1.0, margin=0.0):
+    """With Touvron et al. (2023), equation 2: the first is to be better by the margin."""
+    rejected = rejected + margin
     first_wins = math.log(win_probability(chosen, rejected))
     second_wins = math.log(win_probability(rejected, chosen))
     return -(probability * first_wins + (1 - probability) * second_wins)

@@ -21,12 +21,14 @@ class JudgedPair(NamedTuple):
         rejected: index of the other response.
         probability: share of the judgments for `chosen`, from 0.5 to 1.
         weight: how much the pair counts, 0 or more.
+        margin: by how much the score of `chosen` is to be larger; negative where it is to be less.
     """
 
     chosen: int
     rejected: int
     probability: float
     weight: float
+    margin: float = 0.0
 
 
 def judged_pairs(judgment: Comparison | JudgedGroup) -> list[JudgedPair]:

@@ -80,11 +80,13 @@ def row_of(task: JudgedTask) -> OurRow:
         rankings += [[None if r is None else -r for r in scores] for scores in ratings]
     judged: OurRow = {"ratings": ratings} if ratings and not rankings else {"rankings": rankings}
     weight = task.metadata.get("weight")
+    strengths = [judgment.strength for judgment in task.judgments]
     return {
         "prompt": task.prompt,
         "responses": list(task.responses),
         **judged,
         **({} if weight is None else {"weight": weight}),
+        **({"strengths": strengths} if any(strengths) else {}),
         "metadata": task.metadata,
     }
 

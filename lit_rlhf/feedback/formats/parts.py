@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -22,10 +23,11 @@ from lit_rlhf.prompts import Conversation, Message, Response
 Better = Literal["first", "second", "neither"]
 PROMPT_FIELDS = ("prompt", "instruction", "question", "input", "text")
 STANDARD_ROLES = ("system", "developer", "user", "assistant", "tool")
+_CALL = "function_call"  # LLaMA-Factory's turn of the assistant that calls tools
 _ROLES = {
     **{role: role for role in STANDARD_ROLES},
     **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "chatbot"), "assistant"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "chatbot", _CALL), "assistant"),
     **dict.fromkeys(("observation", "function_response", "function"), "tool"),
 }
 _RANKS: dict[Better, tuple[int, int]] = {"first": (1, 2), "second": (2, 1), "neither": (1, 1)}
@@ -106,7 +108,22 @@ def _read_turn(item: object, field: str, where: str) -> object:
     role = turn.get("role")
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise wrong_field(where, f"{field}.role", f"one of {', '.join(_ROLES)}", role)
+    if role.lower() == _CALL:
+        return {**turn, "role": "assistant", **_read_calls(turn.get("content"), field, where)}
     return {**turn, "role": _ROLES[role.lower()], "content": _join_parts(turn.get("content"))}
+
+
+def _read_calls(content: object, field: str, where: str) -> dict[str, object]:
+    """Return calls that a text of JSON names, one or a list, as chat templates take them."""
+    expected = 'calls as JSON: {"name": ..., "arguments": {...}}, or a list of them'
+    try:
+        found = json.loads(read_text(content, field, where))
+    except json.JSONDecodeError as error:
+        raise wrong_field(where, field, expected, content) from error
+    calls = found if isinstance(found, list) else [found]
+    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
+        raise wrong_field(where, field, expected, content)
+    return {"content": "", "tool_calls": [{"type": "function", "function": c} for c in calls]}
 
 
 def _join_parts(content: object) -> object:

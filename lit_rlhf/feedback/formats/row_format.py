@@ -24,6 +24,7 @@ class RowFormat(NamedTuple):
         joins_rows: rows next to each other that have one prompt and one labeler are one task.
         looks_declared: says of a task that its order may be that of the declaration, not the
             labeler's; where all of a file do, a warning says so.
+        most_per_prompt: as many pairs of a prompt are trained on, the first ones.
     """
 
     name: str
@@ -31,3 +32,4 @@ class RowFormat(NamedTuple):
     read: Callable[[Record, str], ReadResult]
     joins_rows: bool = False
     looks_declared: Callable[[JudgedTask], bool] | None = None
+    most_per_prompt: int | None = None

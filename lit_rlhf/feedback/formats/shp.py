@@ -38,4 +38,5 @@ def _weight(row: Record, where: str) -> float:
     return min(read_number(row["score_ratio"], "score_ratio", where, low=1) - 1, 1.0)
 
 
-SHP = RowFormat("shp", _detects, _read)
+# Its authors train on at most five pairs of a post: some posts have hundreds.
+SHP = RowFormat("shp", _detects, _read, most_per_prompt=5)

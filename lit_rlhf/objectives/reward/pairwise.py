@@ -15,13 +15,14 @@ from lit_rlhf.ranges import require
 class BradleyTerryLoss(RewardLoss):
     """A difference of scores is the log-odds of a preference; one loss a pair.
 
-    With `d = chosen_scores - rejected_scores`:
+    With `d = chosen_scores - rejected_scores - margin`:
 
     `loss = -probability * log sigmoid(d) - (1 - probability) * log sigmoid(-d)
     + centering * (chosen_scores + rejected_scores)^2`
 
     Source: Bradley and Terry 1952 with shares of judges in place of outcomes; the penalty is
-    Eisenstein et al. 2023; `per_prompt` is Ouyang et al. 2022 (InstructGPT), eq. 1.
+    Eisenstein et al. 2023; the margin Touvron et al. 2023, eq. 2; `per_prompt` is Ouyang et al.
+    2022 (InstructGPT), eq. 1.
 
     Peers: TRL's `RewardTrainer` has certain labels, and `center_rewards_coefficient`.
 
@@ -40,10 +41,15 @@ class BradleyTerryLoss(RewardLoss):
     def __post_init__(self) -> None:
         require("model.loss.centering", self.centering, least=0)
 
+    @property
+    def reads_margins(self) -> bool:
+        """Whether the margin of a pair is taken off the difference of its scores: yes."""
+        return True
+
     def __call__(self, scored: ScoredResponses) -> WeightedLosses:
         """Compute the loss of each pair, see the class."""
         chosen, rejected = scored.scores[scored.chosen], scored.scores[scored.rejected]
-        losses = bradley_terry_loss(chosen, rejected, scored.probability)
+        losses = bradley_terry_loss(chosen, rejected, scored.probability, scored.margin)
         if self.centering:
             losses = losses + self.centering * centering_penalty(chosen, rejected)
         weight = scored.weight

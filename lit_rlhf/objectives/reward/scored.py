@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch
@@ -25,6 +26,7 @@ class ScoredResponses(NamedTuple):
         probability: `[M]` in [0, 1], the share of judgments for the first.
         weight: `[M]` >= 0, how much a pair counts.
         ratings: `[N]` mean ratings, NaN where a response has none.
+        margin: `[M]`, or 0 for all: by how much the first is to score more.
     """
 
     scores: Tensor
@@ -34,6 +36,7 @@ class ScoredResponses(NamedTuple):
     probability: Tensor
     weight: Tensor
     ratings: Tensor
+    margin: Tensor = torch.zeros(())
 
     @classmethod
     def of(cls, batch: ComparisonBatch, scores: Tensor) -> ScoredResponses:
@@ -46,6 +49,7 @@ class ScoredResponses(NamedTuple):
             probability=batch.probability,
             weight=batch.weight,
             ratings=batch.ratings,
+            margin=batch.margin,
         )
 
 
@@ -67,6 +71,11 @@ class RewardLoss(ABC):
     @property
     def reads_steps(self) -> bool:
         """Whether it reads a score for each step of an answer, in place of one a response."""
+        return False
+
+    @property
+    def reads_margins(self) -> bool:
+        """Whether the margin of a pair is taken off the difference of its scores."""
         return False
 
     @abstractmethod

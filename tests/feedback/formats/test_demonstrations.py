@@ -43,6 +43,19 @@ DEMONSTRATIONS = [
     ("sharegpt", {"messages": [{"role": "User", "content": "Hi"}, {"role": "gpt",
                                                                    "content": "Hello"}]},
      Demonstration((HI,), (HELLO,))),
+    ("sharegpt", {"conversations": [
+        FROM[0],
+        {"from": "function_call", "value": '{"name": "look_up", "arguments": {"of": "Hi"}}'},
+        {"from": "observation", "value": "a greeting"},
+        FROM[1],
+     ]},
+     Demonstration((HI,), (
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"type": "function", "function": {"name": "look_up", "arguments": {"of": "Hi"}}}
+        ]},
+        {"role": "tool", "content": "a greeting"},
+        HELLO,
+     ))),
     ("ours", {"messages": [BRIEF, HI, HELLO]}, Demonstration((BRIEF, HI), (HELLO,))),
     ("alpaca", {"instruction": "Hi", "input": "", "output": "Hello"},
      Demonstration((HI,), "Hello")),
@@ -133,3 +146,17 @@ def test_a_bad_row_names_its_field(row, message):
     with pytest.raises(DataError, match=r"^x: ") as caught:
         ours(find_format(row, "x"), row)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["look_up(Hi)", "[]", "[1]", '{"arguments": {}}'])
+def test_a_call_that_is_none_is_refused(value):
+    row = {"conversations": [FROM[0], {"from": "function_call", "value": value}]}
+    with pytest.raises(DataError, match=r"conversations\[1\]': expected calls as JSON"):
+        ours("sharegpt", row)
+
+
+def test_several_calls_are_one_turn():
+    calls = '[{"name": "a", "arguments": {}}, {"name": "b", "arguments": {}}]'
+    row = {"conversations": [FROM[0], {"from": "function_call", "value": calls}]}
+    (turn,) = parse_demonstration(ours("sharegpt", row), "x").response
+    assert [call["function"]["name"] for call in turn["tool_calls"]] == ["a", "b"]
