@@ -2,6 +2,7 @@ import io
 
 import pytest
 
+import lit_rlhf.models  # noqa: F401 - now: in a test, warnings of what it imports are errors
 from lit_rlhf.cli import main
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.data.show import show_rows
