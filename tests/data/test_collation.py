@@ -80,6 +80,7 @@ def test_types_of_comparisons_even_without_pairs():
         torch.float32,
         torch.int64,
         torch.float32,
+        torch.float32,
     ]
     assert [len(tensor) for tensor in batch[1:]] == [0, 0, 0, 0, 1, 1, 0]
     assert batch.ratings.isnan().all()
