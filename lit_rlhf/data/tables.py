@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf import __version__
 from lit_rlhf.cache import keep
@@ -37,6 +38,8 @@ RECORDS_AT_ONCE = 500
 # Fewer records are tokenised before further processes would have started.
 FEW_RECORDS = 10_000
 MOST_PROCESSES = 8
+# Of longer records, which take minutes, a line says so: the bar counts whole ones.
+_MUCH_TEXT = 20_000_000
 
 _NOTHING = GroupExample((), ())
 # The columns of a table that hold a list in each row.
@@ -266,6 +269,10 @@ def _prepare_batch(
 
     Each has the tokens of a group end to end, the lengths of its rows, and its pairs.
     """
+    size = sum(len(text) for text in batch.get("json", ()) if isinstance(text, bytes))
+    if size > _MUCH_TEXT:
+        where = f"{records.place}{batch[PLACE][0]}"
+        rank_zero_info(f"{where}: tokenising {size // 1_000_000:,} MB of text at once")
     found = read_and_prepare(records, prepare, batch, bad_rows)
     groups = [_NOTHING if isinstance(item, DataError) else item[1] for item in found]
     rows = [{} if isinstance(item, DataError) else item[0].record for item in found]

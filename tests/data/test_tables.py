@@ -319,3 +319,11 @@ def test_processes_that_start_together_do_not_trample_each_other(word_folder, wr
     ranks = run_in_two_processes(prepare_together, str(folder), word_folder, file)
     assert all(found == expected for rank in ranks for found in rank)
     assert len([path for path in folder.glob("tokenized/*") if path.is_dir()]) == 1
+
+
+def test_much_text_at_once_is_said(word_folder, write_rows, caplog, monkeypatch):
+    monkeypatch.setattr("lit_rlhf.data.tables._MUCH_TEXT", 10)
+    caplog.set_level("INFO")
+    file = write_rows("x.jsonl", DEMONSTRATIONS)
+    examples(SFTDataModule, word_folder, file)
+    assert f"{file}:1: tokenising 0 MB of text at once" in caplog.text
