@@ -32,6 +32,7 @@ from lit_rlhf.feedback.schema import (
 from lit_rlhf.feedback.splits import bucket_of
 
 Kind = Literal["comparison", "ranking", "rating", "edit"]
+LabelerKind = Literal["person", "model"]
 MOST_RANKED = 9  # as many keys as a keyboard has digits
 
 _BATCH = 500  # tasks in a transaction
@@ -94,12 +95,14 @@ class Adder:
         num_slots: how many labelers are to judge each task; 0 asks nobody.
         kind: what they are asked; None for what `kind_of` says.
         origin: how the responses were made.
+        labeler_kind: of labelers who are new, "person" or "model".
     """
 
     database: Database
     num_slots: int
     kind: Kind | None
     origin: Origin
+    labeler_kind: LabelerKind = "person"
     _labelers: dict[str, int] = field(default_factory=dict)
     # Judgments without a labeler that a task had already in this call: they are told apart by it.
     _anonymous: Counter[str] = field(default_factory=Counter)
@@ -163,7 +166,7 @@ class Adder:
         if name is None:
             return None
         if name not in self._labelers:
-            self._labelers[name] = labeler_id(connection, name)
+            self._labelers[name] = labeler_id(connection, name, self.labeler_kind)
         return self._labelers[name]
 
     def _made_id(self, judgment: Judgment, task: str) -> str:
@@ -192,7 +195,7 @@ def task_ids(
     return [found[digest] for digest in digests]
 
 
-def labeler_id(connection: Connection, name: str, kind: str = "person") -> int:
+def labeler_id(connection: Connection, name: str, kind: LabelerKind = "person") -> int:
     """Return the id of a labeler, who is added where the name is new."""
     row = {"name": name, "kind": kind, "is_paused": False, "created_at": time.time()}
     known = select(labelers.c.id).where(labelers.c.name == name)

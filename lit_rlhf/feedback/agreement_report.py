@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from functools import lru_cache, partial
-from itertools import combinations
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, ScalarSelect, Select, Text, func, select, type_coerce
+from sqlalchemy import Connection, Select, Text, func, or_, type_coerce
 
 from lit_rlhf.feedback.agreement import (
     Estimate,
@@ -22,11 +20,9 @@ from lit_rlhf.feedback.agreement import (
     percent_agreement,
     with_interval,
 )
-from lit_rlhf.feedback.schema import current_judgments, judgments, task_responses, tasks
+from lit_rlhf.feedback.answers import SAID_NOTHING, num_responses_of_task, values_of
+from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, tasks
 
-# Values of a pair: who is better, a tie, or both bad, which is no tie.
-_FIRST, _SECOND, _TIE, _BOTH_BAD = 1.0, -1.0, 0.0, 2.0
-_SAID_NOTHING = ("skip", "cannot_judge")
 # Of pairs no value is nearer to another; ratings are numbers.
 _LEVELS: dict[str, tuple[Level, ...]] = {"pairs": ("nominal",), "ratings": ("ordinal", "interval")}
 _Unit = tuple[int, int, int]  # a task, and two of its responses (or one, twice)
@@ -48,56 +44,39 @@ class Agreement(NamedTuple):
     num_units: int
 
 
-def read_agreement(connection: Connection) -> list[Agreement]:
-    """Return the measures of a store, without its gold answers and planned repeats."""
-    found: dict[str, dict[_Unit, Counter[float]]] = {kind: defaultdict(Counter) for kind in _LEVELS}
-    for task_id, num_responses, outcome, ranks, ratings, number in connection.execute(_query()):
-        if outcome == "judged" and ranks is None and ratings is not None:
-            for place, rating in enumerate(json.loads(ratings)):
-                if rating is not None:
-                    found["ratings"][task_id, place, place][rating] += number
-        for (a, b), value in _pair_values(outcome, ranks, num_responses):
-            found["pairs"][task_id, a, b][value] += number
-    return [measured for kind, units in found.items() for measured in _measure(kind, units)]
+def read_agreement(connection: Connection, kind: str | None = None) -> list[Agreement]:
+    """Return the measures of a store's people, without gold answers and planned repeats.
+
+    Args:
+        connection: of `Database.reading`.
+        kind: of the tasks; None for all.
+    """
+    found: dict[str, dict[_Unit, Counter[float]]] = {name: defaultdict(Counter) for name in _LEVELS}
+    for task_id, num_responses, outcome, ranks, ratings, number in connection.execute(_query(kind)):
+        for (a, b), value in values_of(outcome, ranks, ratings, num_responses):
+            found["ratings" if a == b else "pairs"][task_id, a, b][value] += number
+    return [measured for name, units in found.items() for measured in _measure(name, units)]
 
 
-def _query() -> Select[Any]:
+def _query(kind: str | None) -> Select[Any]:
     columns = (
         judgments.c.task_id,
-        _num_responses().label("num_responses"),
+        num_responses_of_task().label("num_responses"),
         judgments.c.outcome,
         type_coerce(judgments.c.ranks, Text).label("ranks"),
         type_coerce(judgments.c.ratings, Text).label("ratings"),
     )
+    is_person = or_(labelers.c.kind.is_(None), labelers.c.kind == "person")
     return (
         current_judgments(*columns, func.count())
         .join_from(judgments, tasks)
-        .where(tasks.c.repeats.is_(None), ~judgments.c.is_gold)
-        .where(judgments.c.outcome.not_in(_SAID_NOTHING))
+        .join(labelers, isouter=True)
+        .where(tasks.c.repeats.is_(None), ~judgments.c.is_gold, is_person)
+        .where(judgments.c.outcome.not_in(SAID_NOTHING))
+        .where(*([] if kind is None else [tasks.c.kind == kind]))
         .group_by(judgments.c.task_id, judgments.c.outcome, judgments.c.ranks, judgments.c.ratings)
         .execution_options(yield_per=10_000)
     )
-
-
-def _num_responses() -> ScalarSelect[int]:
-    places = select(func.count()).where(task_responses.c.task_id == judgments.c.task_id)
-    return places.correlate(judgments).scalar_subquery()
-
-
-@lru_cache(maxsize=10_000)
-def _pair_values(
-    outcome: str, ranks: str | None, num_responses: int
-) -> list[tuple[tuple[int, int], float]]:
-    """Return the value of each pair of responses that a judgment compares."""
-    if outcome in ("tie", "both_bad"):
-        value = _TIE if outcome == "tie" else _BOTH_BAD
-        return [(pair, value) for pair in combinations(range(num_responses), 2)]
-    places = json.loads(ranks or "[]")
-    return [
-        ((a, b), _TIE if places[a] == places[b] else _FIRST if places[a] < places[b] else _SECOND)
-        for a, b in combinations(range(len(places)), 2)
-        if places[a] is not None and places[b] is not None
-    ]
 
 
 def _measure(judged: str, units: dict[_Unit, Counter[float]]) -> list[Agreement]:

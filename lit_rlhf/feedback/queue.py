@@ -42,7 +42,8 @@ class Receipt(NamedTuple):
 
     Attributes:
         is_new: it was stored now; else it was there already.
-        is_surplus: it fills no slot: the task had enough without it, or it corrects an earlier one.
+        is_surplus: it fills no slot: the task had enough without it, it corrects an earlier one, or
+            it is a gold answer.
     """
 
     is_new: bool
@@ -91,7 +92,9 @@ def store_judgment(
     was_handed_on = _hands_on(connection, task_id, labeler_id)
     if not insert_new(connection, judgments, [row], "id"):  # sent twice at the same moment
         return Receipt(is_new=False, is_surplus=False)
-    is_surplus = not _fill_slot(connection, task_id, labeler_id, row["id"])
+    # A gold answer is what labelers are compared with, and none of the judgments asked for.
+    takes_free = not judgment.is_gold
+    is_surplus = not _fill_slot(connection, task_id, labeler_id, row["id"], takes_free=takes_free)
     if _has_slot(connection, task_id, labeler_id):
         is_handed_on = _hands_on(connection, task_id, labeler_id)
         if is_handed_on and not was_handed_on:
@@ -203,7 +206,9 @@ def _valid_from(connection: Connection, row: Values) -> float:
     return begins
 
 
-def _fill_slot(connection: Connection, task_id: int, labeler_id: int, judgment_id: str) -> bool:
+def _fill_slot(
+    connection: Connection, task_id: int, labeler_id: int, judgment_id: str, *, takes_free: bool
+) -> bool:
     """Put the judgment into the labeler's slot, or into a free one; say whether there was one."""
     own = select(slots.c.judgment_id).where(
         slots.c.task_id == task_id, slots.c.labeler_id == labeler_id
@@ -214,6 +219,8 @@ def _fill_slot(connection: Connection, task_id: int, labeler_id: int, judgment_i
         mine = and_(slots.c.task_id == task_id, slots.c.labeler_id == labeler_id)
         unjudged = and_(mine, slots.c.judgment_id.is_(None))
         return connection.execute(update(slots).where(unjudged).values(filled)).rowcount > 0
+    if not takes_free:
+        return False
     free = (
         select(slots.c.task_id, slots.c.n)
         .where(slots.c.task_id == task_id, _is_free(slots, time.time()))

@@ -25,12 +25,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from sqlalchemy import func, select, update
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.adding import Added, Adder, Kind, Origin, labeler_id, task_ids
+from lit_rlhf.feedback.adding import Added, Adder, Kind, LabelerKind, Origin, labeler_id, task_ids
 from lit_rlhf.feedback.closing import close_task, open_slots
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.database import Database, parse_url
@@ -126,6 +126,7 @@ class FeedbackStore:
         slots: int = 0,
         kind: Kind | None = None,
         origin: Origin | None = None,
+        labeler_kind: LabelerKind = "person",
     ) -> Added:
         """Add tasks, with the judgments that they come with.
 
@@ -137,12 +138,13 @@ class FeedbackStore:
             kind: what they are asked; None: what the judgments say, else a rating of one response,
                 a comparison of two, a ranking of more.
             origin: how the responses were made.
+            labeler_kind: of labelers who are new: people, or models that judge beside them.
 
         Raises:
             DataError: a task cannot be asked, or a judgment does not fit its task. The tasks of
                 earlier transactions stay.
         """
-        return Adder(self.database, slots, kind, origin or Origin()).add(added)
+        return Adder(self.database, slots, kind, origin or Origin(), labeler_kind).add(added)
 
     def ids_of(
         self, added: Iterable[JudgedTask], *, kind: Kind | None = None, origin: Origin | None = None
@@ -183,7 +185,7 @@ class FeedbackStore:
         with self.database.writing() as connection:
             return add_repeat(connection, task_id, slots)
 
-    def add_labeler(self, name: str, kind: Literal["person", "model"] = "person") -> None:
+    def add_labeler(self, name: str, kind: LabelerKind = "person") -> None:
         """Add a labeler; nothing changes where the name is there already."""
         with self.database.writing() as connection:
             labeler_id(connection, name, kind)

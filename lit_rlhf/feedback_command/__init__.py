@@ -15,6 +15,7 @@ from lit_rlhf.extras import require_extra
 from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
+from lit_rlhf.feedback_command.reports import agreement, show
 from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
 from lit_rlhf.whole_files import written_whole
 
@@ -59,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--format", default="auto", help="of the rows (default: found by their keys)")
     add.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
     add.add_argument("--slots", type=int, default=0, help="labelers to ask about each task")
+    add.add_argument(
+        "--judges", action="store_true", help="the labelers of this file are models, not people"
+    )
     add_sample_options(
         commands.add_parser("sample", help="add tasks of what a policy says to prompts")
     )
@@ -67,10 +71,14 @@ def _parser() -> argparse.ArgumentParser:
     give.add_argument("file", type=Path)
     give.add_argument("--format", choices=("ours", "trl"), default="ours")
     give.add_argument("--split", help="train, validation or test (default: all)")
-    show = commands.add_parser("show", help="how much of everything is there")
-    show.add_argument("store")
+    look = commands.add_parser("show", help="how much of everything is there")
+    look.add_argument("store")
+    look.add_argument(
+        "--disagreements", type=int, metavar="N", help="the tasks that split the labelers most"
+    )
     agree = commands.add_parser("agreement", help="how far the labelers agree, with intervals")
     agree.add_argument("store")
+    agree.add_argument("--by", choices=("labeler", "kind", "week"), help="(default: all together)")
     add_choose_options(
         commands.add_parser("choose", help="add tasks of the pairs most worth judging")
     )
@@ -96,7 +104,9 @@ def _import(options: argparse.Namespace) -> None:
                 yield task
 
     with FeedbackStore.filling(options.store) as store:
-        added = store.add_tasks(tasks(), slots=options.slots)
+        added = store.add_tasks(
+            tasks(), slots=options.slots, labeler_kind="model" if options.judges else "person"
+        )
     skipped = f"; {num_skipped} bad rows skipped" if num_skipped else ""
     _say(f"{added.tasks} new tasks, {added.judgments} new judgments{skipped}")
 
@@ -125,33 +135,13 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
-
-    with FeedbackStore.open(options.store, create=False) as store:
-        counts = store.counts()
-    for name, value in counts._asdict().items():
-        _say(f"{name.replace('_', ' '):<14}{_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    if not isinstance(value, dict):
-        return str(value)
-    return ", ".join(f"{name} {number}" for name, number in value.items()) or "none"
+    for line in show(options):
+        _say(line)
 
 
 def _agreement(options: argparse.Namespace) -> None:
-    from lit_rlhf.feedback.agreement_report import read_agreement  # noqa: PLC0415
-    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
-
-    with (
-        FeedbackStore.open(options.store, create=False) as store,
-        store.database.reading() as connection,
-    ):
-        found = read_agreement(connection)
-    if not found:
-        _say("nobody has judged anything yet")
-    for judged, measure, value, num_units in found:
-        _say(f"{judged:<8}{measure:<32}{value}  ({num_units} with two labelers or more)")
+    for line in agreement(options):
+        _say(line)
 
 
 def _choose(options: argparse.Namespace) -> None:

@@ -80,7 +80,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("1 bad rows skipped\n")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x"\n')
     assert main(["feedback", "import", str(tmp_path / "broken.jsonl"), store]) == 1
-    assert "broken.jsonl:1: is no JSON" in capsys.readouterr().err
+    assert "broken.jsonl:1: broken JSON" in capsys.readouterr().err
 
 
 def test_a_failed_import_leaves_no_store_and_spoils_none(tmp_path):
