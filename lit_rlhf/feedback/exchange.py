@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,7 +17,7 @@ from lit_rlhf.feedback.formats.ours import FeedbackRecord
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import Demonstration, Unpaired
-from lit_rlhf.row_files import read_object, read_rows
+from lit_rlhf.row_files import is_row_file, read_object, read_rows
 
 BadRows = Literal["refuse", "skip"]
 _LISTS = ("ranks", "ratings", "side_order")
@@ -86,7 +88,7 @@ def task_of_row(row: Record, where: str) -> JudgedTask:
         responses,
         tuple(_judgment(item, f"judgments[{i}]", where) for i, item in enumerate(given)),
         tuple(models) if isinstance(models, list) else None,
-        dict(metadata) if isinstance(metadata, dict) else {},
+        _object_or_json(metadata),
         None if question is None else read_text(question, "question", where),
     )
 
@@ -95,7 +97,8 @@ def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[Jud
     """Yield the judged tasks of a file in any known shape; None for each row left out.
 
     Args:
-        path: JSON lines, JSON, CSV or Parquet, see `row_files`.
+        path: JSON lines, JSON, CSV or Parquet, see `row_files`, or a folder of such files or as
+            `save_to_disk` of Hugging Face's datasets writes it.
         name: of the format; "auto" finds it by the keys of the first row.
         bad_rows: "refuse" raises the error of the first bad row, "skip" leaves such rows out.
 
@@ -120,10 +123,37 @@ def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[Jud
 
 
 def _rows_of_file(path: Path) -> Iterator[tuple[dict[str, object], str]]:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file.")
-    for content, place in read_rows(path):
-        yield read_object(content, f"{path}{place}"), f"{path}{place}"
+    files = [path] if path.is_file() else _files_of_folder(path)
+    for file in files:
+        if file.suffix == ".arrow":
+            yield from _rows_of_arrow(file)
+        else:
+            for content, place in read_rows(file):
+                yield read_object(content, f"{file}{place}"), f"{file}{place}"
+
+
+def _files_of_folder(path: Path) -> list[Path]:
+    """Return the files of a folder as `save_to_disk` writes it, or of any folder of rows."""
+    if not path.is_dir():
+        raise DataError(f"{path}: there is no such file or folder.")
+    found = sorted(path.rglob("*"))
+    # Beside its Arrow files a data set has JSON files about itself.
+    arrow = [file for file in found if re.fullmatch(r"data-\d+-of-\d+\.arrow", file.name)]
+    files = arrow or [file for file in found if file.is_file() and is_row_file(file.name)]
+    if not files:
+        raise DataError(f"{path}: holds no files of rows.")
+    return files
+
+
+def _rows_of_arrow(file: Path) -> Iterator[tuple[dict[str, object], str]]:
+    import pyarrow as pa  # noqa: PLC0415 - slow to import, and seldom needed
+
+    number = 0
+    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            for row in batch.to_pylist():
+                yield row, f"{file}[{number}]"
+                number += 1
 
 
 def _read_full(
@@ -154,8 +184,21 @@ def _task_of(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
 def _judgment(value: object, field: str, where: str) -> Judgment:
     if not isinstance(value, dict) or value.keys() - set(Judgment._fields):
         raise wrong_field(where, field, f"an object of {', '.join(Judgment._fields)}", value)
+    # Tables fill what a judgment does not have with null, and have objects as JSON.
+    given = {key: item for key, item in value.items() if item is not None}
     lists = {key: tuple(value[key]) for key in _LISTS if isinstance(value.get(key), list)}
-    return Judgment(**{"outcome": "", **value, **lists})
+    client = {"client": _object_or_json(given["client"])} if "client" in given else {}
+    return Judgment(**{"outcome": "", **given, **lists, **client})
+
+
+def _object_or_json(value: object) -> dict[str, object]:
+    """Return an object, also where a table has it as JSON text; empty where it is none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return dict(value) if isinstance(value, dict) else {}
 
 
 def _num_lists(task: JudgedTask, judgment: Judgment) -> int:

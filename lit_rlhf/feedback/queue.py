@@ -68,10 +68,13 @@ def claim_slots(
         .limit(count)
     )
     taken = _lease(connection, mine.cte("picked"), lease)
-    if len(taken) < count:
-        more = _claimable(labeler_id, now).limit(count - len(taken))
-        more = more.with_for_update(skip_locked=True, of=slots)
-        taken += _lease(connection, more.cte("picked"), lease)
+    # First behind the labeler's last task: those before it are mostly judged, and many to look at.
+    newest = select(func.max(judgments.c.task_id)).where(judgments.c.labeler_id == labeler_id)
+    for last in dict.fromkeys((connection.execute(newest).scalar() or 0, 0)):
+        if len(taken) < count:
+            more = _claimable(labeler_id, now).where(slots.c.task_id > last)
+            more = more.limit(count - len(taken)).with_for_update(skip_locked=True, of=slots)
+            taken += _lease(connection, more.cte("picked"), lease)
     return dict.fromkeys(sorted(taken), now + lease_s)
 
 

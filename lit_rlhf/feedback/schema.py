@@ -132,7 +132,7 @@ judgments = Table(
     Column("seq", Integer, primary_key=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("task_id", ForeignKey("tasks.id"), nullable=False),
-    Column("labeler_id", ForeignKey("labelers.id"), index=True),  # NULL: the file did not say
+    Column("labeler_id", ForeignKey("labelers.id")),  # NULL: the file did not say
     Column("outcome", String(12), nullable=False),
     Column("ranks", JsonText),
     Column("strength", Integer),
@@ -151,13 +151,14 @@ judgments = Table(
     # When it was submitted, but never before what it replaces, however the client's clock runs.
     Column("valid_from", Double, nullable=False),
     Index(None, "task_id", "labeler_id", "valid_from", "seq"),
+    Index(None, "labeler_id", "task_id"),
 )
 slots = Table(
     "slots",
     metadata,
     Column("task_id", ForeignKey("tasks.id"), primary_key=True),
     Column("n", Integer, primary_key=True),
-    Column("labeler_id", ForeignKey("labelers.id"), index=True),
+    Column("labeler_id", ForeignKey("labelers.id")),
     Column("lease_until", Double),
     Column("judgment_id", ForeignKey("judgments.id")),
     UniqueConstraint("task_id", "labeler_id"),
@@ -176,7 +177,9 @@ access = Table(
     Column("used_at", Double),  # of an invitation, which is exchanged once
 )
 _is_open = slots.c.judgment_id.is_(None)
-Index("ix_slots_open", slots.c.task_id, slots.c.n, sqlite_where=_is_open, postgresql_where=_is_open)
+_only_open: dict[str, Any] = {"sqlite_where": _is_open, "postgresql_where": _is_open}
+Index("ix_slots_open", slots.c.task_id, slots.c.n, **_only_open)
+Index("ix_slots_leased", slots.c.labeler_id, slots.c.task_id, **_only_open)
 
 
 def current_judgments(*columns: ColumnElement[Any]) -> Select[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +14,9 @@ from lit_rlhf.extras import require_extra
 from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
+from lit_rlhf.feedback_command.exporting import write_export
 from lit_rlhf.feedback_command.reports import agreement, show
 from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
-from lit_rlhf.whole_files import written_whole
 
 
 def feedback_command(arguments: list[str]) -> int:
@@ -54,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         "postgresql://USER@HOST/NAME.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("import", help="add the rows of a JSONL file to a store")
-    add.add_argument("file", type=Path, help="JSON lines in any shape of docs/data.md")
+    add = commands.add_parser("import", help="add the rows of a file to a store")
+    add.add_argument("file", type=Path, help="a file or folder in any shape of docs/data.md")
     add.add_argument("store")
     add.add_argument("--format", default="auto", help="of the rows (default: found by their keys)")
     add.add_argument("--bad-rows", choices=("refuse", "skip"), default="refuse")
@@ -66,9 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     add_sample_options(
         commands.add_parser("sample", help="add tasks of what a policy says to prompts")
     )
-    give = commands.add_parser("export", help="write the judged tasks of a store as JSON lines")
+    give = commands.add_parser("export", help="write the judged tasks of a store")
     give.add_argument("store")
-    give.add_argument("file", type=Path)
+    give.add_argument(
+        "file", type=Path, help=".jsonl, .parquet, or a new folder with a Parquet file a split"
+    )
     give.add_argument("--format", choices=("ours", "trl"), default="ours")
     give.add_argument("--split", help="train, validation or test (default: all)")
     look = commands.add_parser("show", help="how much of everything is there")
@@ -118,19 +119,14 @@ def _sample(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
 
-    if options.file.suffix not in (".jsonl", ".json"):
-        raise DataError(f"{options.file}: JSON lines are written; name a file that ends in .jsonl.")
-    num_rows = 0
-    with (
-        FeedbackStore.open(options.store, create=False) as store,
-        written_whole(options.file) as partial,
-        partial.open("w", encoding="utf-8") as stream,
-    ):
-        for task in store.judged_tasks(options.split):
-            is_ours = options.format == "ours"
-            for row in [full_row(task)] if is_ours else trl_rows(task, options.store):
-                stream.write(json.dumps(row) + "\n")
-                num_rows += 1
+    with FeedbackStore.open(options.store, create=False) as store:
+
+        def rows(split: str | None) -> Iterator[dict[str, object]]:
+            for task in store.judged_tasks(split):
+                is_ours = options.format == "ours"
+                yield from [full_row(task)] if is_ours else trl_rows(task, options.store)
+
+        num_rows = write_export(options.file, rows, options.split)
     _say(f"{num_rows} rows in {options.file}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 
 from lit_rlhf.cli import main
@@ -52,23 +53,57 @@ def test_neither_an_export_nor_a_backup_replaces_a_store(tmp_path):
                 assert kept.counts().judgments == 3
 
 
-def test_our_own_export_loses_nothing(tmp_path):
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet", "folder"])
+def test_our_own_export_loses_nothing(tmp_path, name):
     chat = ({"role": "user", "content": "Hi"},)
     said = (
         Judgment("judged", (2, 1), 3, labeler="ana", id="a", side_order=(1, 0), submitted_at=5.0),
         Judgment("tie", labeler="dan", id="d", submitted_at=0.0, duration_s=0.0),
-        Judgment("both_bad", labeler="ben", id="b", comment="poor"),
+        Judgment("both_bad", labeler="ben", id="b", comment="poor", client={"version": "1"}),
         Judgment("skip", labeler="cem", id="c"),
     )
     task = JudgedTask(chat, ("x", "y"), said, ("m", None), {"k": [1]}, "harmless")
     first, second = str(tmp_path / "a.db"), str(tmp_path / "b.db")
     with FeedbackStore.open(first) as store:
         store.add_tasks([task])
-    out = str(tmp_path / "out.jsonl")
+    out = str(tmp_path / name)
     assert main(["feedback", "export", first, out]) == 0
     assert main(["feedback", "import", out, second]) == 0
     with FeedbackStore.open(second) as store:
         assert list(store.judged_tasks()) == [task]
+
+
+def test_a_folder_is_a_data_set_with_its_splits(tmp_path):
+    store, folder = str(tmp_path / "feedback.db"), tmp_path / "pairs"
+    main(["feedback", "import", write_lines(tmp_path / "in.jsonl", pairs(60)), store])
+    assert main(["feedback", "export", store, str(folder), "--format", "trl"]) == 0
+    data = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert set(data) == {"train", "validation", "test"}
+    assert data["train"].column_names == ["prompt", "chosen", "rejected", "probability"]
+    with FeedbackStore.open(store) as opened:
+        assert data["test"]["prompt"] == [task.prompt for task in opened.judged_tasks("test")]
+    assert main(["feedback", "export", store, str(folder)]) == 1  # it is there already
+    data.save_to_disk(str(tmp_path / "saved"))
+    for source in (folder, tmp_path / "saved"):
+        other = tmp_path / f"{source.name}.db"
+        assert main(["feedback", "import", str(source), str(other)]) == 0
+        with FeedbackStore.open(str(other)) as opened:
+            assert sorted(task.prompt for task in opened.judged_tasks()) == sorted(
+                row["prompt"] for row in pairs(60)
+            )
+
+
+def test_what_parquet_cannot_hold_is_said(tmp_path, capsys):
+    store, out = str(tmp_path / "feedback.db"), tmp_path / "out.parquet"
+    said = (Judgment("tie", labeler="ana"),)
+    chat = ({"role": "user", "content": "Hi"},)
+    with FeedbackStore.open(store) as opened:
+        opened.add_tasks(JudgedTask(p, ("a", "b"), said, None, {}) for p in ("text", chat))
+    assert main(["feedback", "export", store, str(out)]) == 1
+    assert "Export them as .jsonl." in capsys.readouterr().err
+    assert not out.exists()
+    assert main(["feedback", "export", store, str(tmp_path / "out.csv")]) == 1
+    assert "ends in .jsonl or .parquet, or a folder" in capsys.readouterr().err
 
 
 def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):

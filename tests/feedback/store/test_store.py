@@ -76,6 +76,11 @@ def test_a_store_of_the_first_version_keeps_its_tasks(store_url):
         with store.database.writing() as connection:
             connection.exec_driver_sql("DROP TABLE access")
             connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN question")
+            connection.exec_driver_sql("DROP INDEX ix_judgments_labeler_id_task_id")
+            connection.exec_driver_sql("DROP INDEX ix_slots_leased")
+            for table in ("judgments", "slots"):
+                name = f"ix_{table}_labeler_id"
+                connection.exec_driver_sql(f"CREATE INDEX {name} ON {table} (labeler_id)")
             connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
     with FeedbackStore.open(store_url) as store:
         assert store.add_tasks([task(judgments=[judgment("ben", id="b")])]).tasks == 0
@@ -105,6 +110,18 @@ def test_a_labeler_keeps_what_was_claimed_and_not_judged(store):
     assert [claimed.id for claimed in again[:2]] == [claimed.id for claimed in first]
     assert len(again) == 3
     assert len(store.claim("ben", 5)) == 1
+
+
+def test_who_is_far_ahead_comes_back_for_earlier_tasks(store):
+    store.add_tasks([task(f"prompt {i}") for i in range(4)], slots=1)
+    first, second = store.claim("ana", 2)
+    (third,) = store.claim("ben")
+    store.submit(third.id, judgment("ben"))
+    with store.database.writing() as connection:  # ana never came back
+        connection.exec_driver_sql("UPDATE slots SET lease_until = 1 WHERE lease_until IS NOT NULL")
+    assert [given.prompt for given in store.claim("ben", 3)] == ["prompt 0", "prompt 1", "prompt 3"]
+    assert store.claim("ana", 2) == []
+    assert first.id < second.id < third.id
 
 
 def test_an_ended_lease_goes_to_another_and_the_late_judgment_stays(store):
