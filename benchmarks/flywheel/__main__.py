@@ -49,8 +49,8 @@ def main() -> None:
     write_datasets(cache_folder() / "data", DATA_SEED)
     RESULTS.mkdir(exist_ok=True)
     if options.command == "choice":
-        content: object = choice.measure(proof, options.seeds)
-        _keep("choice", content)
+        proof.prepare()
+        _keep("choice", choice.measure(proof, options.seeds))
         return
     # By seed: ended early, all arms have the same seeds.
     for seed in options.seeds:

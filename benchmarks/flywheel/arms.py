@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,10 @@ from lit_rlhf.child_command import run_command
 from lit_rlhf.demo.flywheel import demo_settings, prepare_models
 from lit_rlhf.demo.loop import model_of
 from lit_rlhf.flywheel.report import read_round, write_report
-from lit_rlhf.flywheel.rounds import run_rounds, with_precision
+from lit_rlhf.flywheel.rounds import run_rounds
 from lit_rlhf.flywheel.settings import FlywheelSettings
+from lit_rlhf.flywheel.steps import read_json, write_json
+from lit_rlhf.modules.precision import Precision, choose_precision
 
 ARMS = ("rounds", "one", "random", "sft")
 NUM_ROUNDS = 4
@@ -71,10 +73,18 @@ class Proof:
     folder: Path
     data: Path
 
+    def prepare(self) -> Precision:
+        """Train what all arms stand on, unless it is there; return the precision of all of it."""
+        path = self.folder / "precision.json"
+        if not path.exists():
+            write_json(path, choose_precision())
+        precision: Precision = read_json(path)
+        prepare_models("quick", self.folder, 1, precision)
+        return precision
+
     def run(self, arm: str, seed: int) -> None:
         """Run an arm with one seed, or what is left of it."""
-        settings = with_precision(self.settings(arm, seed))
-        prepare_models("quick", self.folder, 1, settings.precision)
+        settings = replace(self.settings(arm, seed), precision=self.prepare())
         run_rounds(
             settings, lambda line: _say(f"{arm}, seed {seed}: {line}"), run_command, waits=False
         )

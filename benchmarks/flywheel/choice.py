@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.flywheel.arms import Proof
 from lit_rlhf.demo.loop import model_of
-from lit_rlhf.evaluation.responses import read_prompts
 from lit_rlhf.flywheel.labelers import gold_scores, measure_scale
 from lit_rlhf.flywheel.models import Draw, features_of, sample_policy
-from lit_rlhf.flywheel.rounds import with_precision
 from lit_rlhf.flywheel.selection import (
     DRTS,
     Acquisition,
@@ -34,6 +33,7 @@ from lit_rlhf.flywheel.selection import (
     RandomPairs,
     pairs_within,
 )
+from lit_rlhf.flywheel.settings import SamplesConfig
 from lit_rlhf.flywheel.uncertainty import HeadsConfig, JudgedPairs, estimate_bounds
 from lit_rlhf.modules.precision import autocast
 
@@ -68,12 +68,12 @@ def measure(proof: Proof, seeds: list[int]) -> list[dict[str, Any]]:
         "planted": planted_pool,
     }
     rows = []
-    for case, make in pools.items():
-        for seed in seeds:
-            pool = make(seed)
-            for rule in RULES:
-                for row in learn(rule, pool, seed):
-                    rows.append({"case": case, "rule": type(rule).__name__, "seed": seed, **row})
+    for (case, make), seed in product(pools.items(), seeds):
+        pool = make(seed)
+        for rule in RULES:
+            name = type(rule).__name__
+            found = learn(rule, pool, seed)
+            rows += [{"case": case, "rule": name, "seed": seed, **row} for row in found]
     return rows
 
 
@@ -132,22 +132,18 @@ def planted_pool(seed: int) -> Pool:
 
 def real_pool(proof: Proof, seed: int) -> Pool:
     """Return responses of the SFT policy, scored by the raters' gold reward model."""
-    settings = with_precision(proof.settings("rounds", seed))
-    config = settings.samples.__class__(
-        num_prompts=NUM_PROMPTS, num_responses=NUM_RESPONSES, max_new_tokens=24
-    )
-    assert settings.precision != "auto"
-    draw = Draw(seed, settings.precision)
+    settings, precision = proof.settings("rounds", seed), proof.prepare()
+    config = SamplesConfig(num_prompts=NUM_PROMPTS, num_responses=NUM_RESPONSES, max_new_tokens=24)
+    draw = Draw(seed, precision)
     rows = list(sample_policy(settings.sft, settings.prompts, config, seed, draw))
     texts = [text for row in rows for text in row["responses"]]
     asked = [row["prompt"] for row in rows for _ in row["responses"]]
-    with autocast(settings.precision):
+    with autocast(precision):
         scores = gold_scores(model_of(proof.folder, "reward"))
         scale = measure_scale(str(proof.data / "reward" / "validation.jsonl"), scores)
         truth = scale.slope * scores(asked, texts)
         features = features_of(model_of(proof.folder, "judge"))(asked, texts)
     prompts = np.repeat(np.arange(len(rows)), NUM_RESPONSES)
-    assert len(read_prompts(settings.prompts)) >= NUM_PROMPTS
     return Pool(features, truth, prompts, scale.noise, len(rows) - NUM_HELD_OUT)
 
 
