@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
@@ -57,20 +58,45 @@ class LoRAConfig:
         require("model.lora.alpha", self.alpha, above=0)
 
 
+class HeadForm(NamedTuple):
+    """What follows the product with the vocabulary matrix.
+
+    Attributes:
+        scale: factor on the logits (Cohere, Granite, Falcon H1); 1 elsewhere.
+        softcap: `c * tanh(logits / c)` (Gemma 2), or None.
+    """
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
 class Vocabulary(NamedTuple):
     """How the last hidden state becomes logits: `softcap(scale * (h W^T + b))`.
 
     Attributes:
         weight: `[V, H]`.
         bias: `[V]` or None.
-        scale: factor on the logits (Cohere, Granite); 1 elsewhere.
-        softcap: `c * tanh(logits / c)` (Gemma 2), or None.
+        scale: see `HeadForm`.
+        softcap: likewise.
     """
 
     weight: Tensor
     bias: Tensor | None
     scale: float
     softcap: float | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map `[..., H]` to `[..., V]` float32."""
+        return self.finish(nn.functional.linear(hidden, self.weight, self.bias))
+
+    def finish(self, products: Tensor) -> Tensor:
+        """Scale and cap products with the matrix: `[..., V]` float32."""
+        logits = products.float()
+        if self.scale != 1:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
 
 
 def without_adapter_wrapper(model: nn.Module) -> PreTrainedModel:
@@ -85,15 +111,77 @@ def attention_of(model: PreTrainedModel) -> str:
     return str(model.config._attn_implementation)
 
 
-def vocabulary_of(model: nn.Module) -> Vocabulary:
-    """Read the output projection of a causal language model, with its architecture's extras."""
-    inner = without_adapter_wrapper(model)
-    output = inner.get_output_embeddings()
-    config = inner.config
-    scale = float(getattr(config, "logit_scale", None) or 1.0)
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
-    return Vocabulary(output.weight, getattr(output, "bias", None), scale, softcap)
+_PLAIN_HEAD = HeadForm()
+
+
+def vocabulary_of(model: nn.Module, form: HeadForm = _PLAIN_HEAD) -> Vocabulary:
+    """Read the output projection of a causal language model.
+
+    Args:
+        model: it, adapters in place.
+        form: what follows the matrix, as `paths_of` has measured it.
+    """
+    output = without_adapter_wrapper(model).get_output_embeddings()
+    bias = getattr(output, "bias", None)
+    return Vocabulary(output.weight, bias, form.scale, form.softcap)
+
+
+def head_forms(config: PretrainedConfig) -> list[HeadForm]:
+    """Return what may follow a model's vocabulary matrix, likeliest first.
+
+    The names say it, but not for all architectures alike: Granite divides by `logits_scaling`,
+    HyperCLOVAX multiplies by it.
+    """
+    text_config = config.get_text_config()
+
+    def named(*names: str) -> list[float]:
+        values = [getattr(text_config, name, None) for name in names]
+        return [float(value) for value in values if value]
+
+    scaling = named("logits_scaling")
+    scales = [1 / value for value in scaling] + scaling
+    scales += [*named("logit_scale", "lm_head_multiplier", "output_multiplier"), 1.0]
+    softcaps = [*named("final_logit_softcapping", "logits_soft_cap"), None]
+    return [HeadForm(scale, softcap) for softcap in softcaps for scale in scales]
+
+
+def trunk_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the transformer without its vocabulary."""
+    trunk = model.base_model
+    if trunk is model and model.get_output_embeddings() is not None:
+        # Llama 4's text model is named for another place of its trunk.
+        trunk = next(child for child in model.children() if isinstance(child, PreTrainedModel))
+    assert isinstance(trunk, PreTrainedModel)
+    return trunk
+
+
+def extend(
+    trunk: nn.Module,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    attention_mask: Tensor,
+    cache: Cache,
+) -> Tensor:
+    """Extend cached sequences plainly.
+
+    Args:
+        trunk: a transformers base model.
+        input_ids: `[B, S]` the tokens to add.
+        position_ids: `[B, S]` their positions in their own sequences.
+        attention_mask: `[B, cached + S]` bool, True at real tokens.
+        cache: the keys and values so far; written to.
+
+    Returns:
+        `[B, H]` the last hidden state of each row's last token.
+    """
+    hidden: Tensor = trunk(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        attention_mask=attention_mask,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    return hidden
 
 
 def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple[Tensor, Tensor]:
@@ -107,16 +195,28 @@ def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple
     Returns:
         `[R * W, H]` hidden states, and `[B, L]` int64 with the place of each token in them.
     """
+    output, places = run_rows(trunk, trunk, rows, width)
+    return output.last_hidden_state.flatten(0, 1), places
+
+
+def run_rows(
+    module: nn.Module, trunk: nn.Module, rows: TokenRows, width: int | None
+) -> tuple[Any, Tensor]:
+    """Run a trunk, or the whole model around it, over rows, see `hidden_states`.
+
+    Returns:
+        What `module` returns, and `[B, L]` int64 with the place of each token in its flattened
+        rows.
+    """
     packed = pack_rows(rows.input_ids, rows.lengths, _shared_lengths(trunk, rows), width)
-    # Without a shared prompt there is no mask: right-padding is never seen by a causal model, and
-    # packed rows are told apart by their restarting positions.
-    output = trunk(
-        input_ids=packed.input_ids,
-        position_ids=packed.position_ids,
-        attention_mask=_mask_for(trunk, packed.attention_mask),
-        use_cache=False,
-    ).last_hidden_state
-    return output.flatten(0, 1), packed.flat_index
+    inputs: dict[str, Tensor | None] = {"input_ids": packed.input_ids}
+    if width is not None:
+        # Without a shared prompt there is no mask: packed rows are told apart by their restarting
+        # positions. Padded rows need neither: a causal model never sees right-padding, and some
+        # architectures take no positions.
+        inputs["position_ids"] = packed.position_ids
+        inputs["attention_mask"] = _mask_for(trunk, packed.attention_mask)
+    return module(**inputs, use_cache=False), packed.flat_index
 
 
 def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:

@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.models.backbone import forget_padding_token, zero_dropout
+from lit_rlhf.models.backbone import forget_padding_token, trunk_of, zero_dropout
 from lit_rlhf.models.scalar_head import ScalarModel
 
 # What a run leaves in its folder: the model it ends with, and the best at a validation.
@@ -177,9 +177,7 @@ def load_causal_lm(source: str) -> PreTrainedModel:
 
 def load_trunk(source: str) -> PreTrainedModel:
     """Load the transformer of a policy without its vocabulary: where a reward model starts."""
-    trunk = load_causal_lm(source).base_model
-    assert isinstance(trunk, PreTrainedModel)
-    return trunk
+    return trunk_of(load_causal_lm(source))
 
 
 def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
@@ -256,14 +254,7 @@ def _from_pretrained(
     zero_dropout(config)
     model: PreTrainedModel
     try:
-        model, report = auto_class.from_pretrained(
-            path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attention_for(config),
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        model, report = _with_attention(auto_class, path, config)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
     if missing := sorted(set(report["missing_keys"]) - without):
@@ -271,6 +262,32 @@ def _from_pretrained(
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, such as {missing[:3]}")
     forget_padding_token(model)
     return model
+
+
+def _with_attention(auto_class: Any, path: str, config: PretrainedConfig) -> Any:  # noqa: ANN401  (as above)
+    """Load with the attention of our choice, or eagerly where the architecture knows no other."""
+    for attention in (attention_for(config), "eager"):
+        try:
+            return auto_class.from_pretrained(
+                path,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+        except ValueError as error:
+            if str(error).startswith("Unrecognized configuration class"):
+                kind = (
+                    "causal language model" if auto_class is AutoModelForCausalLM else "classifier"
+                )
+                raise CheckpointError(
+                    f"{path}: transformers has no {kind} of {config.model_type}, so that it "
+                    "cannot be used here"
+                ) from error
+            if attention == "eager" or "scaled_dot_product_attention" not in str(error):
+                raise
+    raise AssertionError("the loop returns or raises")
 
 
 def _adapter_config(path: str) -> LoraConfig:

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import (
     adapter_disabled,
+    extend,
     hidden_states,
+    run_rows,
+    trunk_of,
     vocabulary_of,
     without_adapter_wrapper,
 )
 from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.paths import paths_of
 from lit_rlhf.models.scalar_head import ScalarHead
-from lit_rlhf.objectives.logprobs import chunked_logprobs
+from lit_rlhf.objectives.logprobs import VocabularyScores, chunked_logprobs, logprobs_of_logits
 
 
 class TokenScores(NamedTuple):
@@ -44,7 +48,11 @@ class PolicyModel(nn.Module):
         model: a transformers causal language model, or a peft model around one.
         value_head: add a critic on the policy's own trunk, starting at zero (the detail of
             lm-human-preference-details: the value head's weights start with deviation 0).
-        packing_width: tokens in a packed row of the trunk; None keeps the padded layout.
+        packing_width: tokens in a packed row of the trunk; None keeps the padded layout, as do
+            architectures whose packed rows are not what each row is alone.
+
+    Attributes:
+        paths: which shortcuts the model takes, as measured.
     """
 
     def __init__(
@@ -56,16 +64,15 @@ class PolicyModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.packing_width = packing_width
-        width = without_adapter_wrapper(model).config.get_text_config().hidden_size
+        self.paths = paths_of(model)
+        self.packing_width = packing_width if self.paths.packs else None
+        width = self.paths.width
         self.value_head = ScalarHead(width, deviation=0.0, bias=True) if value_head else None
 
     @property
     def trunk(self) -> nn.Module:
         """The transformer without its vocabulary, adapters in place."""
-        trunk = without_adapter_wrapper(self.model).base_model
-        assert isinstance(trunk, nn.Module)
-        return trunk
+        return trunk_of(without_adapter_wrapper(self.model))
 
     def forward(
         self,
@@ -89,21 +96,9 @@ class PolicyModel(nn.Module):
         Returns:
             Log-probabilities, entropy and values, `[B, L]` each.
         """
-        with nullcontext() if with_adapter else adapter_disabled(self.model):
-            hidden, places = hidden_states(self.trunk, rows, self.packing_width)
         row, column = rows.response_mask.nonzero(as_tuple=True)  # [S] each
-        selected = hidden[places[row, column - 1]]  # [S, H]: the state before each token
-        vocabulary = vocabulary_of(self.model)
-        scores = chunked_logprobs(
-            selected,
-            vocabulary.weight,
-            rows.input_ids[row, column],
-            bias=vocabulary.bias,
-            temperature=temperature,
-            softcap=vocabulary.softcap,
-            scale=vocabulary.scale,
-            with_entropy=with_entropy,
-        )
+        with nullcontext() if with_adapter else adapter_disabled(self.model):
+            selected, scores = self._score(rows, row, column, temperature, with_entropy)
         values = None
         if self.value_head is not None:
             values = _scatter(self.value_head(selected), row, column, rows.response_mask)
@@ -113,6 +108,43 @@ class PolicyModel(nn.Module):
         return TokenScores(
             _scatter(scores.logprobs, row, column, rows.response_mask), entropy, values
         )
+
+    def _score(
+        self, rows: TokenRows, row: Tensor, column: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, VocabularyScores]:
+        """Return the state before each response token, `[S, H]`, and what is read off it."""
+        targets = rows.input_ids[row, column]
+        if self.paths.head is None:
+            hidden, logits = self._own_logits(rows, row, column)
+            return hidden, logprobs_of_logits(
+                logits, targets, temperature=temperature, with_entropy=with_entropy
+            )
+        states, places = hidden_states(self.trunk, rows, self.packing_width)
+        hidden = states[places[row, column - 1]]
+        vocabulary = vocabulary_of(self.model, self.paths.head)
+        return hidden, chunked_logprobs(
+            hidden,
+            vocabulary.weight,
+            targets,
+            bias=vocabulary.bias,
+            temperature=temperature,
+            softcap=vocabulary.softcap,
+            scale=vocabulary.scale,
+            with_entropy=with_entropy,
+        )
+
+    def _own_logits(self, rows: TokenRows, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the whole model: the states `[S, H]` and its logits `[S, V]` before each token."""
+        kept: list[Tensor] = []
+        # The trunk's own output: what a model calls its hidden states is not always the last.
+        hook = self.trunk.register_forward_hook(lambda *call: kept.append(call[-1][0]))
+        try:
+            inner = without_adapter_wrapper(self.model)
+            output, places = run_rows(inner, self.trunk, rows, self.packing_width)
+        finally:
+            hook.remove()
+        before = places[row, column - 1]
+        return kept[0].flatten(0, 1)[before], output.logits.flatten(0, 1)[before]
 
     def next_logits(
         self,
@@ -132,21 +164,11 @@ class PolicyModel(nn.Module):
         Returns:
             `[B, V]` float32 logits after the last token.
         """
-        vocabulary = vocabulary_of(self.model)
-        hidden = self.trunk(
-            input_ids=input_ids,
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        assert self.paths.head is not None
+        hidden = extend(self.trunk, input_ids, position_ids, attention_mask, cache)
         project = without_adapter_wrapper(self.model).get_output_embeddings()
-        logits: Tensor = project(hidden[:, -1:]).squeeze(1).float()
-        if vocabulary.scale != 1:
-            logits = logits * vocabulary.scale
-        if vocabulary.softcap is not None:
-            logits = vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
-        return logits
+        products: Tensor = project(hidden[:, None]).squeeze(1)
+        return vocabulary_of(self.model, self.paths.head).finish(products)
 
     @property
     def transformers_config(self) -> Any:  # noqa: ANN401  (its fields differ by architecture)

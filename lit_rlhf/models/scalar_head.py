@@ -12,6 +12,7 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import hidden_states, without_adapter_wrapper
 from lit_rlhf.models.packing import DEFAULT_WIDTH
+from lit_rlhf.models.paths import trunk_paths_of
 
 
 class ScalarHead(nn.Module):
@@ -48,7 +49,8 @@ class ScalarModel(nn.Module):
 
     Args:
         backbone: a transformers base model without a head (or a peft model around one).
-        packing_width: tokens in a packed row of the trunk; None keeps the padded layout.
+        packing_width: tokens in a packed row of the trunk; None keeps the padded layout, as do
+            architectures whose packed rows are not what each row is alone.
         bias: give the head a bias (a critic has one).
 
     Attributes:
@@ -68,9 +70,9 @@ class ScalarModel(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.packing_width = packing_width
-        width = without_adapter_wrapper(backbone).config.get_text_config().hidden_size
-        self.head = ScalarHead(width, bias=bias)
+        paths = trunk_paths_of(backbone)
+        self.packing_width = packing_width if paths.packs else None
+        self.head = ScalarHead(paths.width, bias=bias)
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
 

@@ -93,6 +93,31 @@ def chunked_logprobs(  # noqa: PLR0913 - every form of logits that our models us
     return VocabularyScores(*scores)
 
 
+def logprobs_of_logits(
+    logits: Float[Tensor, "S V"],
+    targets: Int[Tensor, " S"],
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> VocabularyScores:
+    """Compute what `chunked_logprobs` does from logits that are there already.
+
+    Args:
+        logits: one row for each target; `S` may be 0.
+        targets: token ids in `[0, V)`.
+        temperature: > 0.
+        with_entropy: whether the entropy is wanted.
+
+    Returns:
+        Log-probabilities and, if asked for, entropies.
+    """
+    logprobs = (at_least_float32(logits) / temperature).log_softmax(-1)
+    picked = logprobs.gather(-1, targets[:, None]).squeeze(-1)
+    if not with_entropy:
+        return VocabularyScores(picked, None)
+    return VocabularyScores(picked, -(logprobs.exp() * logprobs.clamp(min=_LOWEST_LOGPROB)).sum(-1))
+
+
 class _LogitForm(NamedTuple):
     """How a product with the vocabulary matrix becomes logits, and in which pieces."""
 

@@ -6,46 +6,21 @@ together are then of like length, and none needs more room than the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.kv_cache import RowCache
+from lit_rlhf.models.own_cache import left_padded
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens
+from lit_rlhf.rollout.drawing import Drawn, Request
 
 # Columns beyond those that are needed: the cache is moved to the left once in so many steps.
 _SPARE_COLUMNS = 32
 # Waiting prompts are computed once this share of all rows is free: a product with a few more rows
 # costs about as much as one with many.
 _REFILL_SHARE = 0.125
-# A token stands for a byte or more, so that the end of the text lies in so many last tokens.
-_BYTES_PER_CHARACTER = 4
-
-
-class Request(NamedTuple):
-    """What is to be drawn.
-
-    Attributes:
-        input_ids: `[B, P]` prompts, right-padded.
-        lengths: `[B]` tokens of each prompt.
-        samples_per_prompt: `K`.
-        uniforms: `[B * K, T]` the random numbers of each response.
-        sampling: how tokens are drawn, and the strings that end a response.
-        stop_ids: `[n]` int64, the tokens that end one.
-        decode: rows of tokens to texts; needed for stop strings.
-    """
-
-    input_ids: Tensor
-    lengths: Tensor
-    samples_per_prompt: int
-    uniforms: Tensor
-    sampling: Sampling
-    stop_ids: Tensor
-    decode: Callable[[list[list[int]]], list[str]] | None
 
 
 class _Rows(NamedTuple):
@@ -76,10 +51,7 @@ class Decoding:
         max_cached_tokens: how many rows times the tokens of the longest.
 
     Attributes:
-        tokens: `[B * K, T]` int64.
-        logprobs: `[B * K, T]` float32.
-        response_lengths: `[B * K]` int64.
-        finished: `[B * K]` bool.
+        drawn: the responses so far.
 
     Raises:
         ConfigError: there are stop strings, but nothing to decode tokens with.
@@ -88,19 +60,12 @@ class Decoding:
     def __init__(
         self, policy: PolicyModel, request: Request, *, max_rows: int, max_cached_tokens: int
     ) -> None:
-        if request.sampling.stop_strings and request.decode is None:
-            raise ConfigError("sampling.stop_strings: this caller cannot turn tokens into text")
         self.policy = policy
         self.request = request
-        device = request.input_ids.device
-        shape = request.uniforms.shape
-        self.tokens = torch.zeros(shape, dtype=torch.long, device=device)
-        self.logprobs = torch.zeros(shape, device=device)
-        self.response_lengths = torch.zeros(shape[0], dtype=torch.long, device=device)
-        self.finished = torch.zeros(shape[0], dtype=torch.bool, device=device)
+        self.drawn = Drawn(request)
         self._waiting = request.lengths.argsort(descending=True, stable=True).tolist()
         longest = int(request.lengths.max()) + request.sampling.max_new_tokens
-        num_rows = min(max_rows, max_cached_tokens // longest, shape[0])
+        num_rows = min(max_rows, max_cached_tokens // longest, len(request.uniforms))
         # The samples of a prompt are decoded together, however many they are.
         self._num_rows = max(num_rows, request.samples_per_prompt)
         self._num_columns = longest + _SPARE_COLUMNS
@@ -146,36 +111,9 @@ class Decoding:
     def _draw(self, rows: _Rows) -> Tensor:
         """Draw the next token of every row; return the places of those that go on."""
         assert self._logits is not None
-        sampling, stop_ids = self.request.sampling, self.request.stop_ids
-        steps = self.response_lengths[rows.ids]
-        logits = adjust_logits(
-            self._logits, sampling, stop_ids, is_too_short=steps < sampling.min_new_tokens
-        )
-        drawn = draw_tokens(logits, self.request.uniforms[rows.ids, steps], sampling)
+        goes_on = self.drawn.draw(rows.ids, self._logits)
         self._logits = None
-        self.tokens[rows.ids, steps] = drawn.tokens
-        self.logprobs[rows.ids, steps] = drawn.logprobs
-        self.response_lengths[rows.ids] += 1
-        is_stop = torch.isin(drawn.tokens, stop_ids)
-        if sampling.stop_strings:
-            is_stop |= self._completes_string(rows.ids)
-        self.finished[rows.ids[is_stop]] = True
-        goes_on = ~is_stop & (steps + 1 < sampling.max_new_tokens)
         return goes_on.nonzero().squeeze(-1)
-
-    def _completes_string(self, ids: Tensor) -> Tensor:
-        """Tell which responses end in a text that has a stop string in it."""
-        decode, strings = self.request.decode, self.request.sampling.stop_strings
-        assert decode is not None
-        num_last = _BYTES_PER_CHARACTER * max(len(string) for string in strings)
-        lengths = self.response_lengths[ids].tolist()
-        tails = [
-            row[max(0, length - num_last) : length]
-            for row, length in zip(self.tokens[ids].tolist(), lengths, strict=True)
-        ]
-        found = [any(string in text for string in strings) for text in decode(tails)]
-        long_enough = self.response_lengths[ids] > self.request.sampling.min_new_tokens
-        return torch.tensor(found, device=ids.device) & long_enough
 
     def _drop_others(self, alive: Tensor) -> None:
         assert self._rows is not None
@@ -189,7 +127,7 @@ class Decoding:
         longest = int(rows.cached.max())
         self._cache.forget_before(longest)
         self._cache.make_room(max([longest, *self._longest_waiting()]))
-        last = self.tokens[rows.ids, self.response_lengths[rows.ids] - 1]
+        last = self.drawn.last_tokens(rows.ids)
         self._logits = self.policy.next_logits(
             last[:, None], rows.cached[:, None], self._cache.readable(rows.cached), self._cache
         )
@@ -202,13 +140,9 @@ class Decoding:
 
 def _prefill(policy: PolicyModel, input_ids: Tensor, lengths: Tensor) -> tuple[RowCache, Tensor]:
     """Compute prompts, left-padded: their cache, and the logits of their first tokens."""
-    width = int(lengths.max())
-    columns = torch.arange(width, device=input_ids.device)
-    padding = (width - lengths)[:, None]  # [B, 1]
-    positions = (columns - padding).clamp(min=0)  # [B, P]
+    tokens, positions, is_real = left_padded(input_ids, lengths)
+    width = tokens.shape[1]
     cache = RowCache(len(lengths), width, size=len(lengths))
-    logits = policy.next_logits(
-        input_ids.gather(1, positions), positions, columns >= padding, cache
-    )
+    logits = policy.next_logits(tokens, positions, is_real, cache)
     cache.advance(width)
     return cache, logits

@@ -14,7 +14,9 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.ranges import require
-from lit_rlhf.rollout.decoding import Decoding, Request
+from lit_rlhf.rollout.decoding import Decoding
+from lit_rlhf.rollout.drawing import Request
+from lit_rlhf.rollout.own_cache import decode_by_transformers
 from lit_rlhf.rollout.sampling import Sampling, uniform_streams
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -75,6 +77,8 @@ class TorchGenerator(Generator):
 
     A prompt is computed once for all of its samples; rows that finish leave the batch, and waiting
     prompts take their places. What is drawn does not depend on who else is in the batch.
+    Architectures that our cache does not fit decode by transformers' own, more slowly: see
+    `PolicyModel.paths`.
 
     Attributes:
         max_rows: sequences decoded together.
@@ -120,11 +124,13 @@ class TorchGenerator(Generator):
         )
         limits = {"max_rows": self.max_rows, "max_cached_tokens": self.max_cached_tokens}
         with _weights_cast_once(device.type):
-            decoding = Decoding(policy, request, **limits)
-            decoding.run()
-        return Generation(
-            decoding.tokens, decoding.response_lengths, decoding.finished, decoding.logprobs
-        )
+            if policy.paths.decoding == "own":
+                decoding = Decoding(policy, request, **limits)
+                decoding.run()
+                drawn = decoding.drawn
+            else:
+                drawn = decode_by_transformers(policy, request, **limits)
+        return Generation(drawn.tokens, drawn.lengths, drawn.finished, drawn.logprobs)
 
 
 @contextmanager

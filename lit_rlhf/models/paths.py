@@ -1,0 +1,182 @@
+"""Which shortcuts a model takes, measured on three short rows when it is first wrapped.
+
+Packed rows, logits from the vocabulary matrix alone, and our cache of keys and values each rest on
+habits that most architectures share and some do not: positions that restart, nothing but a scale
+behind the matrix, no state besides keys and values. A wrong guess would train on wrong numbers in
+silence. So each shortcut is compared with the model's plain forward, one row at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.backbone import HeadForm, attention_of, head_forms, without_adapter_wrapper
+from lit_rlhf.models.probe import Probe, TrunkProbe
+from lit_rlhf.ranks import rank
+
+_log = logging.getLogger(__name__)
+
+# How responses are decoded: by our cache; by transformers with rows padded to one length, with
+# rows of one length at a time, or without a cache.
+Decoding = Literal["own", "padded", "by_length", "uncached"]
+_FALLBACKS: tuple[Decoding, ...] = ("padded", "by_length", "uncached")
+
+
+class TrunkPaths(NamedTuple):
+    """What was measured of a transformer without its vocabulary.
+
+    Attributes:
+        packs: packed rows give what each row alone does.
+        width: `H` of its last hidden state.
+    """
+
+    packs: bool
+    width: int
+
+
+class Paths(NamedTuple):
+    """What was measured of a causal language model.
+
+    Attributes:
+        packs: see `TrunkPaths`.
+        width: likewise.
+        head: what follows the vocabulary matrix, or None where only the model itself knows.
+        decoding: how responses are decoded.
+    """
+
+    packs: bool
+    width: int
+    head: HeadForm | None
+    decoding: Decoding
+
+
+_policies: dict[object, Paths] = {}
+_trunks: dict[object, TrunkPaths] = {}
+
+
+def paths_of(model: nn.Module) -> Paths:
+    """Measure a causal language model, or remember one of the same configuration.
+
+    Args:
+        model: a transformers causal language model, or a peft model around one.
+
+    Raises:
+        ConfigError: it is not a causal language model: its plain forward fails, has no logits, or
+            reads the tokens behind each one.
+    """
+    inner = without_adapter_wrapper(model)
+    if (key := _key(inner)) not in _policies:
+        with _as_measured(inner):
+            probe = Probe(inner)
+            _require_causal(probe, inner)
+            if not probe.is_finite():  # nothing can be told; the guards of a run report it
+                return Paths(False, probe.width, head_forms(inner.config)[0], "own")
+            _policies[key] = paths = _measure(probe)
+        _tell(inner, paths.packs, paths.head is not None, paths.decoding)
+    return _policies[key]
+
+
+def trunk_paths_of(trunk: nn.Module) -> TrunkPaths:
+    """Measure a transformer without its vocabulary, see `paths_of`."""
+    inner = without_adapter_wrapper(trunk)
+    if (key := _key(inner)) not in _trunks:
+        with _as_measured(inner):
+            probe = TrunkProbe(inner)
+            _require_causal(probe, inner)
+            if not probe.is_finite():
+                return TrunkPaths(False, probe.width)
+            _trunks[key] = paths = TrunkPaths(_holds(probe.packs), probe.width)
+        _tell(inner, paths.packs, True, "own")
+    return _trunks[key]
+
+
+def _measure(probe: Probe) -> Paths:
+    head = probe.head()
+    decoding: Decoding = "own"
+    if head is None or not _holds(probe.decodes):
+        holding = (path for path in _FALLBACKS if _holds(partial(probe.generates, path)))
+        decoding = next(holding, "uncached")
+    return Paths(_holds(probe.packs), probe.width, head, decoding)
+
+
+def _require_causal(probe: TrunkProbe, model: PreTrainedModel) -> None:
+    name = type(model).__name__
+    try:
+        is_causal = not probe.is_finite() or probe.is_causal()
+    except Exception as error:  # whatever an architecture's code raises
+        raise ConfigError(
+            f"{name} cannot be used: it is not a causal language model that reads tokens alone "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        ) from error
+    if not is_causal:
+        raise ConfigError(
+            f"{name} cannot be used: its tokens see those behind them, so that it is not a causal "
+            "language model (an encoder's configuration needs is_decoder: true)"
+        )
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except Exception as error:  # an architecture that cannot take the shortcut, each in its own way
+        _log.debug("not taken: %s", error)
+        return False
+
+
+def _tell(model: PreTrainedModel, packs: bool, reads_head: bool, decoding: Decoding) -> None:
+    slower = {
+        "padded rows instead of packed ones": not packs,
+        "its own logits, all of them": not reads_head,
+        "decoding by transformers' own cache": decoding in {"padded", "by_length"},
+        "decoding without a cache": decoding == "uncached",
+    }
+    if any(slower.values()) and rank() == 0:
+        listed = ", ".join(name for name, is_taken in slower.items() if is_taken)
+        _log.warning("%s runs more slowly: %s", type(model).__name__, listed)
+
+
+def _key(model: PreTrainedModel) -> object:
+    config = model.config
+    device = next(model.parameters()).device.type
+    return type(model), attention_of(model), device, config.to_json_string(use_diff=False)
+
+
+@contextmanager
+def _as_measured(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluate in float32, without autocast or gradients; leave the model as it was.
+
+    In bf16 a leak between rows could pass for rounding.
+    """
+    training = [module for module in model.modules() if module.training]
+    halves = [
+        tensor
+        for tensor in (*model.parameters(), *model.buffers())
+        if tensor.dtype in {torch.bfloat16, torch.float16}
+    ]
+    kept: list[Tensor] = [tensor.data for tensor in halves]
+    device_type = next(model.parameters()).device.type
+    model.eval()
+    for tensor in halves:
+        tensor.data = tensor.data.float()
+    try:
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            torch.autocast(device_type, enabled=False),
+            torch.random.fork_rng(enabled=device_type == "cpu"),
+        ):
+            yield
+    finally:
+        for tensor, data in zip(halves, kept, strict=True):
+            tensor.data = data
+        for module in training:
+            module.training = True
