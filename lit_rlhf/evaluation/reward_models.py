@@ -121,7 +121,7 @@ def read_judged(rows: Sequence[SourcedRecord], domain_field: str = "subset") -> 
         domains += [str(row.get(domain_field) or "")] * len(own)
     if not pairs:
         raise DataError("no row holds a judged pair")
-    chosen, rejected, human, weight = (np.array(column) for column in zip(*pairs, strict=True))
+    chosen, rejected, human, weight, _ = map(np.array, zip(*pairs, strict=True))
     return JudgedResponses(
         prompts,
         texts,
