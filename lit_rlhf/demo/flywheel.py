@@ -16,7 +16,7 @@ from lit_rlhf.demo.loop import COMMANDS, SCALES, command_words, model_of
 from lit_rlhf.flywheel.report import write_report
 from lit_rlhf.flywheel.rounds import run_rounds, with_precision
 from lit_rlhf.flywheel.settings import FlywheelSettings, read_settings
-from lit_rlhf.flywheel.steps import clear, run_step
+from lit_rlhf.flywheel.steps import run_step
 from lit_rlhf.shipped import configs_folder
 
 # What the rounds stand on, by place in COMMANDS: the SFT policy, the raters' gold reward model and
@@ -93,9 +93,7 @@ def _run_unfinished(folder: Path, name: str, title: str, words: list[str]) -> No
         _say(f"{title}: lit-rlhf {' '.join(words)}")
         run_command(title, words)
 
-    model = Path(model_of(folder, name))
-    run_step(folder / f"{name}.json", model, {"command": words}, make)
-    clear(model.with_name("checkpoints"))
+    run_step(folder / f"{name}.json", Path(model_of(folder, name)), {"command": words}, make)
 
 
 def _say(line: str) -> None:

@@ -15,12 +15,12 @@ from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate, share
 from lit_rlhf.evaluation.figures import finite_or_none
-from lit_rlhf.evaluation.responses import SourcedPrompt, read_prompts
+from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompts
 from lit_rlhf.evaluation.reward_models import ACCURACY, read_judged, reward_figures, score_judged
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_responses
 from lit_rlhf.evaluation.scoring import score_texts
 from lit_rlhf.feedback.judgments import JudgedTask
-from lit_rlhf.flywheel.choosing import FeaturesOf
+from lit_rlhf.flywheel.choosing import FeaturesOf, Sampled
 from lit_rlhf.flywheel.selection import Floats, pairs_within
 from lit_rlhf.flywheel.settings import SamplesConfig
 from lit_rlhf.modules.precision import Precision
@@ -67,6 +67,28 @@ def features_of(reward: str) -> FeaturesOf:
         return found
 
     return features
+
+
+def best_responses(sampled: Sequence[Sampled], reward: str, num_best: int) -> list[dict[str, Any]]:
+    """Return the responses that a reward model scores highest, at most one a prompt, as rows.
+
+    Args:
+        sampled: prompts with responses; a prompt may come again.
+        reward: the model's folder.
+        num_best: how many.
+    """
+    asked = [
+        SourcedPrompt(one.prompt, "a sampled prompt") for one in sampled for _ in one.responses
+    ]
+    texts = [text for one in sampled for text in one.responses]
+    scores = score_texts("reward", LearnedReward(reward), asked, texts)
+    best: dict[str, tuple[float, dict[str, Any]]] = {}
+    for (prompt, _), text, score in zip(asked, texts, scores.tolist(), strict=True):
+        key = prompt_key(prompt)
+        if key not in best or score > best[key][0]:
+            best[key] = score, {"prompt": prompt, "response": text}
+    ordered = sorted(best.values(), key=lambda found: -found[0])
+    return [row for _, row in ordered[:num_best]]
 
 
 def accuracy_on(rows: Sequence[dict[str, object]], reward: str) -> dict[str, float | None] | None:

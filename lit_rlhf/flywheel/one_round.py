@@ -32,7 +32,6 @@ from lit_rlhf.flywheel.labelers import SimulatedRaters
 from lit_rlhf.flywheel.promotion import GATE, NEW, PROMOTED, SFT, decide
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import (
-    clear,
     digest_source,
     read_json,
     read_rows,
@@ -43,7 +42,11 @@ from lit_rlhf.flywheel.steps import (
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.whole_files import written_whole
 
-STEPS = ("sample", "choose", "collect", "reward", "policy", "judge", "measure", "promote")
+STEPS = (
+    *("sample", "choose", "collect", "reward", "best", "refresh"),
+    *("policy", "judge", "measure", "promote"),
+)
+OPTIONAL_STEPS = ("best", "refresh")
 
 MEASURES = ("on_random_share", "on_own_samples", "raters_right")
 
@@ -171,48 +174,65 @@ class Round:
 
     def train_reward(self) -> None:
         """Train a reward model anew from the SFT backbone, on the judgments of all rounds."""
-        training = self.folder / "judged" / "training.jsonl"
+        settings = self.settings
         words = [
-            *("reward", "fit", *self.settings.reward.words()),
-            f"--model.backbone={self.settings.sft}",
-            f"--data.train={training}",
-            "--data.validation=null",
-            f"--model.normalizer.prompts={self.settings.prompts}",
-            f"--model.normalizer.max_new_tokens={self.settings.samples.max_new_tokens}",
-            *self._phase_words("reward"),
+            *("reward", "fit", *settings.reward.words()),
+            f"--model.backbone={settings.sft}",
+            f"--data.train={self._training}",
+            f"--model.normalizer.prompts={settings.prompts}",
+            f"--model.normalizer.max_new_tokens={settings.samples.max_new_tokens}",
         ]
+        inputs = {"judged": digest_source(self._training), "sft": digest_source(settings.sft)}
+        self._train("reward", words, inputs)
+
+    def refresh(self) -> None:
+        """Fine-tune again, with the best responses of all rounds so far, where that is wanted."""
+        config, output = self.settings.refresh, self.folder / "demonstrations.jsonl"
+        if config is None:
+            return
+        folders = [self.settings.round_folder(n) for n in range(1, self.start.number + 1)]
         inputs = {
-            "command": words,
-            "judged": digest_source(training),
-            "sft": digest_source(self.settings.sft),
+            "samples": [digest_source(folder / "samples.jsonl") for folder in folders],
+            "reward": digest_source(self._reward),
+            "data": digest_source(config.data),
+            "num_best": config.num_best,
         }
-        output = self.folder / "reward" / "model"
-        self._step("reward", output, inputs, lambda: self._run("reward model", words))
-        clear(output.with_name("checkpoints"))  # gigabytes that nothing goes on from any more
+
+        def make() -> None:
+            sampled = [one for f in folders for one in read_sampled(str(f / "samples.jsonl"))]
+            with autocast(self._draw.precision):
+                num_best = config.num_best * len(folders)
+                best = models.best_responses(sampled, str(self._reward), num_best)
+            write_rows(output, [*read_rows(Path(config.data).expanduser()), *best])
+
+        self._step("best", output, inputs, make)
+        words = [
+            *("sft", "fit", *config.words()),
+            f"--model.policy={config.base}",
+            f"--data.train={output}",
+        ]
+        inputs = {"base": digest_source(config.base), "data": digest_source(output)}
+        self._train("refresh", words, inputs)
 
     def train_policy(self) -> None:
         """Train the policy: from SFT again, or on from the last promoted one."""
         config, settings = self.settings.policy, self.settings
-        source = settings.sft if config.start == "sft" else self.start.policy
-        reward, training = self.folder / "reward" / "model", self.folder / "judged/training.jsonl"
+        source = self.start.policy
+        if config.start == "sft":
+            refreshed = self.folder / "refresh" / "model"
+            source = settings.sft if settings.refresh is None else str(refreshed)
         words = [config.phase, "fit", *config.words(), f"--model.policy={source}"]
         inputs: dict[str, object] = {"start": digest_source(source)}
         if config.phase == "ppo":
-            words += [
-                f"--model.reward.init_args.model={reward}",
-                f"--data.train={settings.prompts}",
-            ]
+            words += [f"--model.reward.init_args.model={self._reward}"]
+            words += [f"--data.train={settings.prompts}", f"--model.seed={self.seed}"]
             words += [f"--model.reference={settings.sft}"] * (source != settings.sft)
-            words += [f"--model.seed={self.seed}"]
-            inputs |= {"reward": digest_source(reward), "prompts": digest_source(settings.prompts)}
+            inputs |= {"prompts": digest_source(settings.prompts)}
+            inputs |= {"reward": digest_source(self._reward)}
         else:
-            words += [f"--data.train={training}"]
-            inputs |= {"judged": digest_source(training)}
-        words += ["--data.validation=null", *self._phase_words("policy")]
-        output = self.folder / "policy" / "model"
-        inputs |= {"command": words}
-        self._step("policy", output, inputs, lambda: self._run("policy", words))
-        clear(output.with_name("checkpoints"))
+            words += [f"--data.train={self._training}"]
+            inputs |= {"judged": digest_source(self._training)}
+        self._train("policy", words, inputs)
 
     def judge(self) -> None:
         """Compare the new policy with the last promoted one and with SFT on held-out prompts."""
@@ -297,6 +317,14 @@ class Round:
         return bool(read_json(output)["is_promoted"])
 
     @property
+    def _reward(self) -> Path:
+        return self.folder / "reward" / "model"
+
+    @property
+    def _training(self) -> Path:
+        return self.folder / "judged" / "training.jsonl"
+
+    @property
     def _draw(self) -> models.Draw:
         precision = self.settings.precision
         assert precision != "auto"  # the loop has chosen
@@ -306,9 +334,10 @@ class Round:
         """Say in words which data and which start each model had."""
         number, policy = self.start.number, self.settings.policy
         rounds = "round 1" if number == 1 else f"rounds 1 to {number}"
-        start = (
-            "the SFT policy" if policy.start == "sft" else f"the policy of {self.start.policy_of}"
-        )
+        start = f"the policy of {self.start.policy_of}"
+        if policy.start == "sft":
+            best = f", fine-tuned again with the best responses of {rounds}"
+            start = "the SFT policy" + best * (self.settings.refresh is not None)
         learned = (
             f"prompts of {self.settings.prompts} and the reward model of round {number}"
             if policy.phase == "ppo"
@@ -328,8 +357,11 @@ class Round:
     ) -> None:
         run_step(record_path(self.folder, name), output, inputs, make)
 
-    def _phase_words(self, name: str) -> list[str]:
-        return [
+    def _train(self, name: str, words: Sequence[str], inputs: Mapping[str, object]) -> None:
+        """Run a phase that leaves `NAME/model`."""
+        words = [
+            *words,
+            "--data.validation=null",
             f"--trainer.logger.init_args.save_dir={self.folder}",
             f"--trainer.logger.init_args.name={name}",
             f"--seed_everything={self.seed}",
@@ -337,6 +369,8 @@ class Round:
             f"--trainer.precision={self.settings.precision}",
             "--ckpt_path=last",  # of a run that was killed; at first there is none
         ]
+        output = self.folder / name / "model"
+        self._step(name, output, {**inputs, "command": words}, lambda: self._run(name, words))
 
     def _run(self, title: str, words: Sequence[str]) -> None:
         self.say(f"$ {shlex.join(['lit-rlhf', *words])}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback.store import FeedbackStore
-from lit_rlhf.flywheel.one_round import STEPS, Round, Run, Start, record_path
+from lit_rlhf.flywheel.one_round import OPTIONAL_STEPS, STEPS, Round, Run, Start, record_path
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.modules.precision import choose_precision
@@ -45,6 +45,7 @@ def run_rounds(
             own.choose()
             own.collect(waits=waits)
             own.train_reward()
+            own.refresh()
             own.train_policy()
             own.judge()
             own.measure()
@@ -94,7 +95,10 @@ def read_status(settings: FlywheelSettings) -> Iterator[StepState]:
         )
     for number in range(1, settings.rounds + 1):
         folder = settings.round_folder(number)
+        skipped = OPTIONAL_STEPS if settings.refresh is None else ()
         for step in STEPS if folder.is_dir() else ():
+            if step in skipped:
+                continue
             begun = record_path(folder, step).exists()
             state = (
                 "finished"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -59,8 +59,36 @@ class PhaseConfig:
 
     def words(self) -> list[str]:
         """Return the options of the command line."""
-        files = name_shipped_files([f"--config={name}" for name in self.configs])
-        return [*files, *(f"--{name}={value}" for name, value in self.options.items())]
+        return _words(self.configs, self.options)
+
+
+@dataclass(frozen=True)
+class RefreshConfig:
+    """SFT again in each round, with the best responses of all rounds among the demonstrations.
+
+    Llama 2 mended forgetting so: the top samples of all earlier rounds joined.
+
+    Attributes:
+        base: the model that the SFT policy was made from.
+        data: its demonstrations, JSON lines.
+        num_best: for each round so far, so many of the best responses of all of them join, at most
+            one a prompt, by the newest reward model.
+        configs: YAML files of the phase.
+        options: further options by their dotted names.
+    """
+
+    base: str
+    data: str
+    num_best: int = 64
+    configs: list[str] = field(default_factory=lambda: ["configs/sft.yaml"])
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require("refresh.num_best", self.num_best, least=1)
+
+    def words(self) -> list[str]:
+        """Return the options of the command line."""
+        return _words(self.configs, self.options)
 
 
 @dataclass(frozen=True)
@@ -118,6 +146,8 @@ class FlywheelSettings:
         reward: how the reward model is trained, anew each round from the SFT backbone on the
             judgments of all rounds.
         policy: how the policy is trained.
+        refresh: fine-tune the policy's start again with the best responses of all rounds; null to
+            start from the SFT policy as it is.
     """
 
     sft: str
@@ -138,16 +168,18 @@ class FlywheelSettings:
         "reward", ["configs/reward.yaml", "configs/flywheel/reward.yaml"]
     )
     policy: PhaseConfig = PhaseConfig("ppo", ["configs/ppo.yaml", "configs/flywheel/ppo.yaml"])
+    refresh: RefreshConfig | None = None
 
     def __post_init__(self) -> None:
         require("rounds", self.rounds, least=1)
         require("slots", self.slots, least=1)
         if self.reward.phase != "reward" or self.policy.phase == "reward":
             raise ConfigError("reward.phase must be 'reward', and policy.phase 'ppo' or 'dpo'")
-        if self.policy.start == "continue" and self.policy.phase == "dpo":
+        starts_elsewhere = self.policy.start == "continue" or self.refresh is not None
+        if starts_elsewhere and self.policy.phase == "dpo":
             raise ConfigError(
-                "policy.start 'continue' is for ppo: DPO's reference is the policy it starts from, "
-                "and the reference stays at SFT"
+                "policy.start 'continue' and refresh are for ppo: DPO's reference is the policy it "
+                "starts from, and the reference stays at SFT"
             )
 
     @property
@@ -163,6 +195,11 @@ class FlywheelSettings:
     def store_address(self) -> str:
         """Where the feedback store is."""
         return self.store or str(self.path / "feedback.db")
+
+
+def _words(configs: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    files = name_shipped_files([f"--config={name}" for name in configs])
+    return [*files, *(f"--{name}={value}" for name, value in options.items())]
 
 
 def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:

@@ -45,7 +45,9 @@ def run_step(
     if before is not None and before["inputs"] != plain:
         _refuse_other_inputs(record, before, plain)
         clear(output)
+        clear(_checkpoints(output))  # from which other inputs must not go on
     elif before is not None and before["sha256"] is not None:
+        clear(_checkpoints(output))  # killed just before the end of this function
         return str(before["sha256"])
     entry = {"inputs": plain, "output": output.name, "sha256": None}
     write_json(record, entry)
@@ -58,6 +60,7 @@ def run_step(
     with (record.parent / TIMINGS).open("a", encoding="utf-8") as stream:  # a log, and no output
         seconds = round(time.monotonic() - start, 1)
         stream.write(json.dumps({"step": record.stem, "seconds": seconds}) + "\n")
+    clear(_checkpoints(output))  # gigabytes that nothing goes on from any more
     return sha256
 
 
@@ -111,6 +114,11 @@ def clear(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
+
+
+def _checkpoints(output: Path) -> Path:
+    """Return where a phase that leaves a model keeps what it resumes from."""
+    return output.with_name("checkpoints")
 
 
 def _refuse_other_inputs(path: Path, record: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:

@@ -12,7 +12,9 @@ from lit_rlhf.flywheel.collecting import WaitingError
 from lit_rlhf.flywheel.one_round import read_tasks
 from lit_rlhf.flywheel.report import write_report
 from lit_rlhf.flywheel.rounds import read_status, run_rounds
+from lit_rlhf.flywheel.steps import read_rows
 from tests.flywheel.tiny_run import StandIns, tiny_settings
+from tests.support.phases import write_rows
 
 PEOPLE = {"class_path": "People", "init_args": {"poll_s": 0.01}}
 
@@ -95,6 +97,34 @@ def test_going_on_keeps_the_reference_at_sft(tmp_path, monkeypatch):
     words = command(run, 2, "ppo")
     assert option(words, "model.policy") == "run/round-01/policy/model"
     assert option(words, "model.reference") == "sft"
+
+
+def test_the_best_responses_of_all_rounds_join_sft(tmp_path, monkeypatch):
+    demonstrations = [{"prompt": "say it", "response": " yes"}]
+    refresh = {"base": "sft", "data": "sft.jsonl", "num_best": 2, "configs": ["reward.yaml"]}
+    settings = tiny_settings(tmp_path, monkeypatch, refresh=refresh)
+    write_rows(tmp_path / "sft.jsonl", demonstrations)
+    run = StandIns()
+    go(settings, run)
+    assert [words[0] for _, words in run.commands] == ["reward", "sft", "ppo", "evaluate"] * 2
+    words = command(run, 2, "ppo")
+    assert option(words, "model.policy") == "run/round-02/refresh/model"
+    assert option(words, "model.reference") == "sft"  # which stays
+    rows = list(read_rows(settings.round_folder(2) / "demonstrations.jsonl"))
+    assert rows[:1] == demonstrations
+    assert len(rows) == 1 + 2 * 2
+    sampled = {
+        (row["prompt"], text)
+        for number in (1, 2)
+        for row in read_rows(settings.round_folder(number) / "samples.jsonl")
+        for text in row["responses"]
+    }
+    assert {(row["prompt"], row["response"]) for row in rows[1:]} <= sampled
+    assert len({row["prompt"] for row in rows[1:]}) == 4
+    record = json.loads((settings.round_folder(2) / "promotion.json").read_text())
+    assert "fine-tuned again with the best responses of rounds 1 to 2" in record["about_policy"]
+    states = [row.step for row in read_status(settings)]
+    assert states.count("refresh") == 2
 
 
 def test_dpo_learns_from_the_judgments_of_all_rounds(tmp_path, monkeypatch):
