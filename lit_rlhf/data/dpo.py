@@ -10,6 +10,7 @@ from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback import JudgedPair, parse_unpaired
 from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.feedback.records import is_unpaired
+from lit_rlhf.objectives.preference.loss import soft_labels_refused
 
 
 class DPODataModule(ComparisonDataModule):
@@ -35,15 +36,19 @@ class DPODataModule(ComparisonDataModule):
             )
         return WithUnrelated(examples, self.length_limit().tokens)
 
-    def require_rows_for(self, loss: str, *, is_unpaired: bool) -> None:
-        """Refuse the other kind of rows than a loss reads.
+    def require_rows_for(
+        self, loss: str, *, is_unpaired: bool, takes_soft_labels: bool = True
+    ) -> None:
+        """Refuse rows that a loss does not read, before anything is computed.
 
         Args:
             loss: its name, for the message.
             is_unpaired: it reads labelled responses.
+            takes_soft_labels: it reads probabilities other than 1. Held-out data may have them.
 
         Raises:
-            ConfigError: a source has comparisons, and labelled responses are read, or the reverse.
+            ConfigError: a source has comparisons, and labelled responses are read, or the reverse;
+                or the training data have soft labels that the loss does not take.
         """
         kinds = {True: "labelled responses (prompt, response, label)", False: "comparisons"}
         for name, examples in self._examples.items():
@@ -53,6 +58,14 @@ class DPODataModule(ComparisonDataModule):
                     f"model.loss {loss} reads {kinds[is_unpaired]}, but data.{name} has "
                     f"{kinds[not is_unpaired]}: choose {advice}, or other data"
                 )
+
+        train = self._examples.get("train")
+        if not takes_soft_labels and isinstance(train, TokenTable):
+            probability = train.values("probability")
+            num_soft = int((probability != 1).sum())
+            if num_soft:
+                pairs = f"{num_soft:,} of {len(probability):,} pairs of data.train"
+                raise ConfigError(soft_labels_refused(loss, pairs))
 
     def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:
         if not is_unpaired(row):

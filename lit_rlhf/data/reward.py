@@ -84,15 +84,19 @@ class RewardDataModule(ComparisonDataModule):
             )
         return examples
 
-    def require_rows_for(self, loss: str, *, reads_steps: bool) -> None:
-        """Refuse the other kind of rows than a loss reads.
+    def require_rows_for(
+        self, loss: str, *, reads_steps: bool, needs_whole_rankings: bool = False
+    ) -> None:
+        """Refuse rows that a loss does not read, before anything is computed.
 
         Args:
             loss: its name, for the message.
             reads_steps: it reads labels of steps.
+            needs_whole_rankings: it needs every pair of a prompt's responses.
 
         Raises:
-            ConfigError: a source has comparisons, and steps are read, or the reverse.
+            ConfigError: a source has comparisons, and steps are read, or the reverse; or the
+                training data have rankings that are not whole, and these are needed.
         """
         kinds = {True: "steps (prompt, completions, labels)", False: "comparisons"}
         for name, examples in self._examples.items():
@@ -102,6 +106,17 @@ class RewardDataModule(ComparisonDataModule):
                 raise ConfigError(
                     f"model.loss {loss} reads {kinds[reads_steps]}, but data.{name} has "
                     f"{kinds[not reads_steps]}: choose {advice}, or other data"
+                )
+
+        train = self._examples.get("train")
+        if needs_whole_rankings and isinstance(train, TokenTable):
+            responses, pairs = train.counts("lengths"), train.counts("weight")
+            num_partial = int((pairs != responses * (responses - 1) // 2).sum())
+            if num_partial:
+                raise ConfigError(
+                    f"model.loss {loss} needs whole rankings, but of {num_partial:,} of "
+                    f"{len(train):,} prompts of data.train only some pairs of responses were "
+                    "judged; choose BradleyTerryLoss, which learns from any pairs"
                 )
 
     def _render_group(self, row: dict[str, object], where: str) -> RenderedGroup:

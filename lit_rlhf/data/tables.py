@@ -158,6 +158,11 @@ class TokenTable(Examples[Example]):
         values: IntArray = lists.flatten().to_numpy(zero_copy_only=False)
         return values[np.repeat(kept, counts)]
 
+    def counts(self, name: str) -> IntArray:
+        """Return how many values of a column each example has: of `weight`, its pairs."""
+        counts: IntArray = self._table[:][name].combine_chunks().value_lengths().to_numpy()
+        return counts[self._kept]
+
     def _leave_out(self, places: IntArray) -> None:
         kept = ~np.isin(self._kept, places)
         self._kept, self.lengths = self._kept[kept], self.lengths[kept]

@@ -235,7 +235,11 @@ class DPOModule(PhaseModule):
         """Fill the table with the reference's values for all responses of some splits."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
         if isinstance(data, DPODataModule):
-            data.require_rows_for(type(self.loss).__name__, is_unpaired=self.loss.is_unpaired)
+            data.require_rows_for(
+                type(self.loss).__name__,
+                is_unpaired=self.loss.is_unpaired,
+                takes_soft_labels=self.loss.takes_soft_labels,
+            )
         if not self._precomputes:
             return
         if not isinstance(data, DPODataModule):

@@ -186,7 +186,11 @@ class RewardModule(PhaseModule):
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, RewardDataModule):
             name = type(self.loss).__name__
-            data.require_rows_for(name, reads_steps=self.loss.reads_steps)
+            data.require_rows_for(
+                name,
+                reads_steps=self.loss.reads_steps,
+                needs_whole_rankings=self.loss.needs_whole_rankings,
+            )
             if data.margin and not self.loss.reads_margins:
                 raise ConfigError(
                     f"data.margin is true, but model.loss {name} reads no margins; choose "

@@ -217,6 +217,13 @@ def test_held_out_shares_are_certain_labels_to_a_loss_without_soft_ones(untraine
         untrained._compare(batch, NamedMeans())
 
 
+def test_soft_labels_are_refused_before_the_reference_computes(policy, data, tmp_path, monkeypatch):
+    module = DPOModule(policy, loss=Hinge(), reference_logprobs="precomputed")
+    monkeypatch.setattr(module, "_compute", None)  # would not be called
+    with pytest.raises(ConfigError, match=r"Hinge has no probability.* pairs of data\.train"):
+        phase_trainer(tmp_path, max_epochs=1).fit(module, data(batch_size=6))
+
+
 def test_a_loss_without_a_reference_loads_and_computes_none(policy, data, tmp_path, monkeypatch):
     for mode in ("on_the_fly", "precomputed"):
         with pytest.raises(ConfigError, match="SimPO reads no reference"):

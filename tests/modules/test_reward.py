@@ -294,6 +294,18 @@ def test_a_process_reward_model_learns_which_steps_are_right(policy, tmp_path):
     torch.testing.assert_close(steps[last], whole)  # the last step's score is the answer's
 
 
+def test_rankings_that_are_not_whole_are_refused_before_training(policy, tmp_path):
+    groups = [
+        {"prompt": "q ", "responses": ["a", "b", "c"], "ratings": [[1, 2, None], [None, 2, 3]]},
+        {"prompt": "r ", "responses": ["a", "b", "c"], "ratings": [[1, 2, 3]]},
+    ]
+    path = write_rows(tmp_path / "partial.jsonl", groups)
+    data = RewardDataModule(policy, train=path, batch_size=2)
+    module = RewardModule(policy, loss=PlackettLuceLoss())
+    with pytest.raises(ConfigError, match=r"whole rankings, but of 1 of 2 prompts of data\.train"):
+        phase_trainer(tmp_path, max_epochs=1).fit(module, data)
+
+
 def test_a_loss_of_pairs_refuses_steps(policy, tmp_path):
     rows = [{"prompt": "q", "completions": ["yes", "no"], "labels": [True, False]}] * 2
     path = write_rows(tmp_path / "steps.jsonl", rows)

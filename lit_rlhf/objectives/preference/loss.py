@@ -74,10 +74,20 @@ class PreferenceLoss(ABC):
     def _refuse_soft_labels(self, probability: Tensor) -> None:
         num_soft = int((probability != 1).sum())
         if num_soft:
-            raise ConfigError(
-                f"model.loss {type(self).__name__} has no probability that one response is better "
-                f"than another, so it learns from certain labels alone; {num_soft} of "
-                f"{len(probability)} pairs of a batch have another probability than 1. Set "
-                "data.aggregation to Majority, or choose a loss that takes soft labels (DPO, IPO, "
-                "RobustDPO, EXO, SimPO, CPO, ORPO)"
-            )
+            pairs = f"{num_soft} of {len(probability)} pairs of a batch"
+            raise ConfigError(soft_labels_refused(type(self).__name__, pairs))
+
+
+def soft_labels_refused(loss: str, pairs: str) -> str:
+    """Return the message for soft labels, and a loss that has no meaning for them.
+
+    Args:
+        loss: its name.
+        pairs: how many have a soft label, such as "2 of 8 pairs of a batch".
+    """
+    return (
+        f"model.loss {loss} has no probability that one response is better than another, so it "
+        f"learns from certain labels alone; {pairs} have another probability than 1. Set "
+        "data.aggregation to Majority, or choose a loss that takes soft labels (DPO, IPO, "
+        "RobustDPO, EXO, SimPO, CPO, ORPO)"
+    )

@@ -33,6 +33,8 @@ class PlackettLuceLoss(RewardLoss):
     Peers: lm-human-preferences has the first term alone, the best of four.
     """
 
+    needs_whole_rankings = True
+
     def __call__(self, scored: ScoredResponses) -> WeightedLosses:
         """Compute the loss of each prompt, see the class."""
         masks, shares, owners, weights = [], [], [], []

@@ -78,6 +78,11 @@ class RewardLoss(ABC):
         """Whether the margin of a pair is taken off the difference of its scores."""
         return False
 
+    @property
+    def needs_whole_rankings(self) -> bool:
+        """Whether every pair of a prompt's responses must be judged."""
+        return False
+
     @abstractmethod
     def __call__(self, scored: ScoredResponses) -> WeightedLosses:
         """Compute the losses of a batch.
