@@ -88,12 +88,16 @@ def _wait_for_people(
         if not waiting:
             return
         line = f"{sum(waiting.values())} judgments of {len(waiting)} tasks are missing"
+        again = f"{line}; run the same command again when they are there"
         if not waits:
-            raise WaitingError(f"{line}; run the same command again when they are there")
+            raise WaitingError(again)
         if line != said:
             say(f"{line}; waiting (end with Ctrl-C, and start again at any time)")
             said = line
-        time.sleep(poll_s)
+        try:
+            time.sleep(poll_s)
+        except KeyboardInterrupt:
+            raise WaitingError(again) from None
 
 
 def _close_decided(store: FeedbackStore, ids: Sequence[int], settings: FlywheelSettings) -> int:

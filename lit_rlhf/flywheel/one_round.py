@@ -42,6 +42,7 @@ from lit_rlhf.flywheel.steps import (
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.whole_files import written_whole
 
+# Their order, which numbers the records.
 STEPS = (
     *("sample", "choose", "collect", "reward", "best", "refresh"),
     *("policy", "judge", "measure", "promote"),
@@ -259,6 +260,9 @@ class Round:
         inputs = {
             "command": words,
             "policies": {name: digest_source(place) for name, place in policies.items()},
+            "judges": {
+                name: digest_source(place.removeprefix("reward:")) for name, place in judges.items()
+            },
             "held_out": digest_source(settings.held_out),
         }
         output = self.folder / "judge"

@@ -8,6 +8,7 @@ from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.early_stop import EarlyStop
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.flywheel import collecting
 from lit_rlhf.flywheel.collecting import WaitingError, collect
 from lit_rlhf.flywheel.labelers import Labeler, People
 from lit_rlhf.flywheel.settings import FlywheelSettings, GateConfig
@@ -116,3 +117,13 @@ def test_people_are_waited_for_and_decided_tasks_close(store):
     # The chosen one is decided; the random one still waits for two.
     with pytest.raises(WaitingError, match="2 judgments of 1 tasks are missing"):
         run(store, asked, made)
+
+
+def test_ctrl_c_ends_the_waiting_and_loses_nothing(store, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collecting.time, "sleep", interrupt)
+    with pytest.raises(WaitingError, match="4 judgments of 1 tasks are missing; run the same"):
+        run(store, tasks("chosen"), settings(People()), waits=True)
+    assert store.counts().open_slots == 4
