@@ -70,7 +70,7 @@ def features_of(reward: str) -> FeaturesOf:
 
 
 def best_responses(sampled: Sequence[Sampled], reward: str, num_best: int) -> list[dict[str, Any]]:
-    """Return the responses that a reward model scores highest, at most one a prompt, as rows.
+    """Return the responses that a reward model scores highest, at most one a prompt and none empty.
 
     Args:
         sampled: prompts with responses; a prompt may come again.
@@ -85,7 +85,7 @@ def best_responses(sampled: Sequence[Sampled], reward: str, num_best: int) -> li
     best: dict[str, tuple[float, dict[str, Any]]] = {}
     for (prompt, _), text, score in zip(asked, texts, scores.tolist(), strict=True):
         key = prompt_key(prompt)
-        if key not in best or score > best[key][0]:
+        if text.strip() and (key not in best or score > best[key][0]):
             best[key] = score, {"prompt": prompt, "response": text}
     ordered = sorted(best.values(), key=lambda found: -found[0])
     return [row for _, row in ordered[:num_best]]

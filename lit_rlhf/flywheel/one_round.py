@@ -180,6 +180,7 @@ class Round:
             *("reward", "fit", *settings.reward.words()),
             f"--model.backbone={settings.sft}",
             f"--data.train={self._training}",
+            "--data.empty_responses=keep",  # a policy may end at once, and people judge that, too
             f"--model.normalizer.prompts={settings.prompts}",
             f"--model.normalizer.max_new_tokens={settings.samples.max_new_tokens}",
         ]
@@ -231,7 +232,7 @@ class Round:
             inputs |= {"prompts": digest_source(settings.prompts)}
             inputs |= {"reward": digest_source(self._reward)}
         else:
-            words += [f"--data.train={self._training}"]
+            words += [f"--data.train={self._training}", "--data.empty_responses=keep"]
             inputs |= {"judged": digest_source(self._training)}
         self._train("policy", words, inputs)
 

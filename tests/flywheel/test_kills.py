@@ -23,14 +23,15 @@ SHORTEST_S, LONGEST_S = 4.0, 20.0
 
 def start(folder, words):
     """Start the run in a group of its own, so that its phases are killed with it at once."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "lit_rlhf", "flywheel", "run", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=(folder / "log.txt").open("ab"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lit_rlhf", "flywheel", "run", *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def finish(folder, words):
