@@ -66,6 +66,7 @@ def claim_slots(
         .where(slots.c.labeler_id == labeler_id, slots.c.judgment_id.is_(None))
         .order_by(slots.c.task_id)
         .limit(count)
+        .with_for_update()  # looks again where somebody else is just taking one whose lease ended
     )
     taken = _lease(connection, mine.cte("picked"), lease)
     # First behind the labeler's last task: those before it are mostly judged, and many to look at.
@@ -91,6 +92,7 @@ def store_judgment(
     lock_labeler(connection, labeler_id)
     if _is_stored(connection, row):
         return Receipt(is_new=False, is_surplus=False)
+    _lock_task(connection, task_id)
     row["valid_from"] = _valid_from(connection, row)
     was_handed_on = _hands_on(connection, task_id, labeler_id)
     if not insert_new(connection, judgments, [row], "id"):  # sent twice at the same moment
@@ -110,6 +112,12 @@ def store_judgment(
 def lock_labeler(connection: Connection, labeler_id: int) -> None:
     """Let a labeler's two windows wait for each other (PostgreSQL; on SQLite all writers do)."""
     row = select(labelers.c.id).where(labelers.c.id == labeler_id)
+    connection.execute(row.with_for_update(key_share=True))
+
+
+def _lock_task(connection: Connection, task_id: int) -> None:
+    """Let judgments of one task wait for each other: two skips at once add two slots, not one."""
+    row = select(tasks.c.id).where(tasks.c.id == task_id)
     connection.execute(row.with_for_update(key_share=True))
 
 

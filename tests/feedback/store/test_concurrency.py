@@ -11,7 +11,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lit_rlhf.feedback.adding import labeler_id
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.queue import claim_slots
 from lit_rlhf.feedback.store import FeedbackStore
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +91,40 @@ def test_a_judgment_sent_by_two_threads_at_once_is_stored_once(store):
         receipts = list(pool.map(lambda _: store.submit(task.id, sent), range(8)))
     assert sum(receipt.is_new for receipt in receipts) == 1
     assert store.counts().judgments == 1
+
+
+def test_skips_at_once_each_ask_somebody_else_and_undone_nobody(store):
+    add_comparisons(store, 10, slots=6)
+    names = [f"labeler {number}" for number in range(6)]
+    for name in names:
+        assert len(store.claim(name, 10)) == 10
+
+    def send(name, outcome, kind):
+        for task_id in range(1, 11):
+            ranks = (1, 2) if outcome == "judged" else None
+            replaces = f"skip {name} {task_id}" if kind == "undo" else None
+            said = Judgment(
+                outcome, ranks, labeler=name, id=f"{kind} {name} {task_id}", replaces=replaces
+            )
+            store.submit(task_id, said)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: send(name, "skip", "skip"), names))
+        assert store.open_slots(range(1, 11)) == dict.fromkeys(range(1, 11), 6)
+        list(pool.map(lambda name: send(name, "judged", "undo"), names))
+        assert store.open_slots(range(1, 11)) == {}
+
+
+def test_who_asks_again_takes_nothing_from_who_got_it_meanwhile(store):
+    add_comparisons(store, 1, slots=1)
+    assert store.claim("ana", lease_s=-1)
+    store.add_labeler("ben")
+    with ThreadPoolExecutor(1) as pool:
+        with store.database.writing() as connection:
+            assert claim_slots(connection, labeler_id(connection, "ben"), 1, 600)
+            waiting = pool.submit(store.claim, "ana")
+            time.sleep(0.2)
+        assert waiting.result() == []
 
 
 def test_stores_opened_at_once_are_made_once(store_url):
