@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.store import FeedbackStore
-from tests.labelling.browser import chromium, join, served
+from tests.labelling.browser import chromium, join
+from tests.labelling.serving import served
 
 CHAT = (
     {"role": "system", "content": "You are brief."},

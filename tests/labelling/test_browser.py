@@ -6,8 +6,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from lit_rlhf.feedback.judgments import JudgedTask
-from tests.labelling.browser import chromium, join, served
+from tests.labelling.browser import chromium, join
 from tests.labelling.conftest import pair
+from tests.labelling.serving import served
 from tests.support.chromium import WHERE
 
 pytestmark = [

@@ -5,6 +5,12 @@ from lit_rlhf.labelling.guard import RateLimit
 from tests.labelling.conftest import HOST, Client
 
 
+@pytest.fixture
+def store(file_store):
+    """One database is enough: these requests hardly ask it anything."""
+    return file_store
+
+
 def test_every_answer_forbids_what_the_page_does_not_need(app, enter):
     for answer in (enter("ana").get("/"), Client(app).get("/nothing"), Client(app).get("/join")):
         policy = answer.headers["Content-Security-Policy"]

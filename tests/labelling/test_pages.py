@@ -1,7 +1,15 @@
+import pytest
+
 from lit_rlhf.labelling.access import invite
 from lit_rlhf.labelling.app import create_app
 from lit_rlhf.labelling.page import Settings
 from tests.labelling.conftest import Client
+
+
+@pytest.fixture
+def store(file_store):
+    """One database is enough: these requests hardly ask it anything."""
+    return file_store
 
 
 def test_the_session_cookie_is_for_the_server_alone(app, store):

@@ -20,8 +20,11 @@ def _program(name):
 
 
 @contextmanager
-def postgres_server():
-    """Yield the URL of a server on a socket in a folder of its own; skip where there is none."""
+def postgres_server(*, is_durable=False):
+    """Yield the URL of a server on a socket in a folder of its own; skip where there is none.
+
+    Tests need none that outlives a loss of power: waiting for the disk would take most of the time.
+    """
     if not _program("initdb") or not _program("pg_ctl"):
         pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql)")
     # The server refuses to run as root.
@@ -37,6 +40,8 @@ def postgres_server():
 
         run(_program("initdb"), "-D", f"{folder}/data", "-U", _USER, "--auth=trust", "-N")
         options = f"-k {folder} -c listen_addresses= -c shared_buffers=32MB"
+        if not is_durable:
+            options += " -c fsync=off -c full_page_writes=off"
         run(_program("pg_ctl"), "-D", f"{folder}/data", "-l", f"{folder}/log", "-w",
             "-o", options, "start")  # fmt: skip
         try:
