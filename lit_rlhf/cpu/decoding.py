@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lit_rlhf.cpu.lora import has_one_weight
+from lit_rlhf.cpu.lora import has_one_weight, is_plain_lora
 from lit_rlhf.models.weights import effective_weight, weight_versions
 from lit_rlhf.objectives.precision import product_dtype
 
@@ -54,7 +54,10 @@ class PackedLayers:
         if torch.is_grad_enabled():
             self.copies.clear()  # the weights are about to change
         elif _is_step(inputs) and has_one_weight(layer) and not (args or kwargs):
-            return self._packed(layer, product_dtype(inputs))(inputs)
+            dtype = product_dtype(inputs)
+            # A float32 weight as it is decodes as fast as a copy, which would cost memory.
+            if is_plain_lora(layer) or layer.weight.dtype != dtype:
+                return self._packed(layer, dtype)(inputs)
         return plain(inputs, *args, **kwargs)
 
     def _packed(self, layer: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -91,4 +94,4 @@ def _can_pack(dtype: torch.dtype) -> bool:
         return False
     # oneDNN packs bf16 for these instructions alone, which many CPUs lack.
     has_avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_avx512)
+    return dtype == torch.bfloat16 and has_avx512
