@@ -56,7 +56,8 @@ def test_packed_layers_decode_as_the_model_does(architecture, lora):
     plain, packed = pair(architecture, lora)
     with torch.no_grad():
         torch.testing.assert_close(decode(packed), decode(plain), **close)
-    assert bool(copies_of(packed)) == (lora is not None)  # float32 weights serve as they are
+    if lora is None:
+        assert not copies_of(packed)  # float32 weights serve as they are
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
