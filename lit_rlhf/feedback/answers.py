@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, ScalarSelect, Select, Text, func, select, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    Text,
+    func,
+    select,
+    type_coerce,
+)
 
 from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, task_responses, tasks
 
@@ -70,16 +79,21 @@ _ROW = np.dtype([
 ])  # fmt: skip
 
 
-def read_answers(connection: Connection) -> Answers:
-    """Read the answers of all judgments that count and say something about the responses."""
-    table = np.fromiter(_rows(connection), _ROW)
+def read_answers(connection: Connection, *where: ColumnElement[bool]) -> Answers:
+    """Read the answers of judgments that count and say something about the responses.
+
+    Args:
+        connection: of `Database.reading`.
+        *where: which judgments; all where nothing is given.
+    """
+    table = np.fromiter(_rows(connection, *where), _ROW)
     return Answers(*(np.ascontiguousarray(table[name]) for name in Answers._fields))
 
 
-def _rows(connection: Connection) -> Iterator[tuple[object, ...]]:
+def _rows(connection: Connection, *where: ColumnElement[bool]) -> Iterator[tuple[object, ...]]:
     known = connection.execute(select(labelers.c.id, labelers.c.kind))
     kinds = {row.id: row.kind for row in known}
-    for row in connection.execute(_query()):
+    for row in connection.execute(_query().where(*where)):
         task, labeler = row.repeats or row.task_id, row.labeler_id or UNNAMED
         about = (row.is_gold, row.repeats is not None, kinds.get(labeler) == "model")
         answers = values_of(row.outcome, row.ranks, row.ratings, row.num_responses)

@@ -126,3 +126,18 @@ def check_judgment(judgment: Judgment, num_responses: int) -> None:
     said = (judgment.ranks, judgment.ratings, judgment.edit)
     if judgment.outcome == "judged" and said == (None, None, None):
         raise DataError("outcome 'judged': expected ranks, ratings or an edit as well.")
+
+
+def answer_text(said: Judgment) -> str:
+    """Return a judgment in a few characters: `[2] > [1] = [3]`, or the ratings."""
+    if said.outcome != "judged" or (said.ranks is None and said.ratings is None):
+        return said.outcome if said.edit is None else "edited"
+    if said.ranks is None:
+        ratings = said.ratings or ()
+        return ", ".join("?" if rating is None else f"{rating:g}" for rating in ratings)
+    ranked = sorted((rank, place) for place, rank in enumerate(said.ranks, 1) if rank is not None)
+    text = ""
+    for index, (rank, place) in enumerate(ranked):
+        sign = "" if not index else " = " if ranked[index - 1][0] == rank else " > "
+        text += f"{sign}[{place}]"
+    return text

@@ -12,11 +12,11 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, or_, select
 
 from lit_rlhf.feedback.agreement import Estimate, Undefined
 from lit_rlhf.feedback.answers import UNNAMED, Answers, Bools, Floats, Ints, read_answers
-from lit_rlhf.feedback.schema import labelers
+from lit_rlhf.feedback.schema import judgments, labelers
 
 # How often people agree on pairs in published projects: 63 % (Bai et al. 2022), 73 and 77 %
 # (Ouyang et al. 2022), 60 to 75 % (Coste et al. 2023).
@@ -107,6 +107,18 @@ def labeler_quality(connection: Connection) -> list[LabelerQuality]:
             )
         )
     return found
+
+
+def gold_agreement(connection: Connection, name: str) -> Share:
+    """Return how often one labeler gave the gold answer, without a look at all judgments."""
+    owner = select(labelers.c.id).where(labelers.c.name == name).scalar_subquery()
+    mine = judgments.alias("mine")
+    own_tasks = select(mine.c.task_id).where(mine.c.labeler_id == owner)
+    is_own_or_gold = or_(judgments.c.labeler_id == owner, judgments.c.is_gold)
+    answers = read_answers(connection, judgments.c.task_id.in_(own_tasks), is_own_or_gold)
+    fresh = ~answers.is_repeat
+    share = _share(answers, _codes(answers), answers.is_gold & fresh, ~answers.is_gold & fresh)
+    return _estimate(answers.task, share, NO_GOLD)
 
 
 def agreement_by_week(connection: Connection) -> list[WeekAgreement]:

@@ -51,9 +51,12 @@ class Receipt(NamedTuple):
 
 
 def claim_slots(
-    connection: Connection, labeler_id: int, count: int, lease_s: float
+    connection: Connection, labeler_id: int, count: int, lease_s: float, gold_first: int = 0
 ) -> dict[int, float]:
     """Lease tasks to a labeler: first those that the labeler has and did not judge, then new ones.
+
+    Until the labeler has had `gold_first` tasks with a gold answer, only such are new, if any are
+    left.
 
     Returns:
         Up to `count` tasks: id -> end of the lease.
@@ -69,6 +72,13 @@ def claim_slots(
         .with_for_update()  # looks again where somebody else is just taking one whose lease ended
     )
     taken = _lease(connection, mine.cte("picked"), lease)
+    if gold_first > 0 and (missing := gold_first - num_gold_tasks(connection, labeler_id)) > 0:
+        with_gold = select(judgments.c.task_id).where(judgments.c.is_gold)
+        gold = _claimable(labeler_id, now).where(slots.c.task_id.in_(with_gold))
+        gold = gold.limit(min(count - len(taken), missing))
+        found = _lease(connection, gold.with_for_update(skip_locked=True, of=slots).cte(), lease)
+        if found:
+            return dict.fromkeys(sorted(taken + found), now + lease_s)
     # First behind the labeler's last task: those before it are mostly judged, and many to look at.
     newest = select(func.max(judgments.c.task_id)).where(judgments.c.labeler_id == labeler_id)
     for last in dict.fromkeys((connection.execute(newest).scalar() or 0, 0)):
@@ -77,6 +87,16 @@ def claim_slots(
             more = more.limit(count - len(taken)).with_for_update(skip_locked=True, of=slots)
             taken += _lease(connection, more.cte("picked"), lease)
     return dict.fromkeys(sorted(taken), now + lease_s)
+
+
+def num_gold_tasks(connection: Connection, labeler_id: int) -> int:
+    """Return how many tasks with a gold answer a labeler has judged or has now."""
+    judged = select(judgments.c.task_id).where(judgments.c.labeler_id == labeler_id)
+    is_leased = and_(slots.c.labeler_id == labeler_id, slots.c.judgment_id.is_(None))
+    own = judged.union(select(slots.c.task_id).where(is_leased)).subquery()
+    gold = judgments.alias("gold")
+    has_gold = exists().where(gold.c.task_id == own.c.task_id, gold.c.is_gold)
+    return connection.execute(select(func.count()).select_from(own).where(has_gold)).scalar_one()
 
 
 def store_judgment(

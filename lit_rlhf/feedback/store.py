@@ -196,13 +196,16 @@ class FeedbackStore:
             named = labelers.c.name == name
             connection.execute(update(labelers).where(named).values(is_paused=is_paused))
 
-    def claim(self, labeler: str, count: int = 1, lease_s: float = 600) -> list[OpenTask]:
+    def claim(
+        self, labeler: str, count: int = 1, lease_s: float = 600, *, gold_first: int = 0
+    ) -> list[OpenTask]:
         """Lease the next tasks to a labeler: first those claimed and not judged, then new ones.
 
         Args:
             labeler: the name; a new one is added.
             count: how many tasks the labeler shall have.
             lease_s: after so many seconds a slot that is not judged may go to another labeler.
+            gold_first: a labeler's first tasks are so many that have a gold answer.
 
         Returns:
             Up to `count` tasks; none for a labeler who is paused.
@@ -212,7 +215,7 @@ class FeedbackStore:
             paused = select(labelers.c.is_paused).where(labelers.c.id == owner)
             if connection.execute(paused).scalar():
                 return []
-            leases = claim_slots(connection, owner, count, lease_s)
+            leases = claim_slots(connection, owner, count, lease_s, gold_first)
             claimed = list(read_tasks(connection, list(leases)))
         return [
             OpenTask(

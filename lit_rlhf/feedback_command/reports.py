@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, get_args
 
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.judgments import JudgedTask, answer_text
 from lit_rlhf.markdown import visible
 from lit_rlhf.prompts import prompt_text, response_text
 
@@ -123,25 +123,9 @@ def _texts_and_judgments(task: JudgedTask) -> Iterator[str]:
         yield f"  [{place}]     {_short(response_text(response))}"
     for said in task.judgments:
         name = visible(said.labeler or "(not named)") + (", gold" if said.is_gold else "")
-        yield f"  {name}  {_answer(said)}" + (f": {_short(said.comment)}" if said.comment else "")
-
-
-def _answer(said: Judgment) -> str:
-    """Return a judgment in a few characters: `[2] > [1] = [3]`, or the ratings."""
-    if said.outcome != "judged" or (said.ranks is None and said.ratings is None):
-        return said.outcome if said.edit is None else "edited"
-    if said.ranks is None:
-        return _joined((said.ratings or ()), "?")
-    ranked = sorted((rank, place) for place, rank in enumerate(said.ranks, 1) if rank is not None)
-    text = ""
-    for index, (rank, place) in enumerate(ranked):
-        sign = "" if not index else " = " if ranked[index - 1][0] == rank else " > "
-        text += f"{sign}[{place}]"
-    return text
-
-
-def _joined(values: Iterable[float | None], missing: str) -> str:
-    return ", ".join(missing if value is None else f"{value:g}" for value in values)
+        yield f"  {name}  {answer_text(said)}" + (
+            f": {_short(said.comment)}" if said.comment else ""
+        )
 
 
 def _short(text: str) -> str:

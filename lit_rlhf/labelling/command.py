@@ -46,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--lease-minutes", type=float, default=30, help="then a task may go to somebody else"
     )
+    serve.add_argument(
+        "--qualification",
+        type=int,
+        default=0,
+        metavar="N",
+        help="new labelers begin with so many tasks that have a gold answer",
+    )
     serve.add_argument("--proxy", action="store_true", help="trust a proxy's X-Forwarded headers")
     invite = commands.add_parser("invite", help="print a link that lets one person in")
     invite.add_argument("store")
@@ -76,7 +83,12 @@ def _serve(options: argparse.Namespace) -> None:
             _say("Open this link once to administer the page:")
             _say(f"  {url}/join#{invite(store.database, 'admin', 'admin')}")
         _say(f"The labeling page is at {url}  (Ctrl+C ends it)")
-        settings = Settings(options.guidelines, options.rating_scale, options.lease_minutes * 60)
+        settings = Settings(
+            options.guidelines,
+            options.rating_scale,
+            options.lease_minutes * 60,
+            qualification=options.qualification,
+        )
         uvicorn.run(
             create_app(store, settings),
             host=options.host,

@@ -8,10 +8,17 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Integer, Select, case, cast, func, select
 
 from lit_rlhf.feedback.counting import Counts, count_store
+from lit_rlhf.feedback.disagreements import most_split
+from lit_rlhf.feedback.judgments import answer_text
+from lit_rlhf.feedback.quality import LabelerQuality, labeler_quality
 from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, slots
+from lit_rlhf.labelling.rendering import plain_text
+from lit_rlhf.prompts import prompt_text, response_text
 
 _DAY_S = 86_400
 _NUM_DAYS = 14
+_NUM_DISAGREEMENTS = 5
+_SHOWN = 1_000  # characters of a text
 
 
 class Person(NamedTuple):
@@ -24,6 +31,7 @@ class Person(NamedTuple):
         skipped: of these, skips and "cannot judge".
         seconds: for half of the judgments it took at most so long; None where nobody measured.
         last_at: when the newest arrived, in seconds since 1970; None for nobody's.
+        quality: against gold answers, others and themselves; None where nothing was judged.
     """
 
     name: str
@@ -32,6 +40,23 @@ class Person(NamedTuple):
     skipped: int
     seconds: float | None
     last_at: float | None
+    quality: LabelerQuality | None
+
+
+class Disagreed(NamedTuple):
+    """A task on which labelers differ, as texts that hide nothing.
+
+    Attributes:
+        task_id: of the store.
+        prompt: or its beginning.
+        responses: likewise.
+        said: labeler, answer such as `[2] > [1]`, and comment of each judgment.
+    """
+
+    task_id: int
+    prompt: str
+    responses: list[str]
+    said: list[tuple[str, str, str]]
 
 
 class Overview(NamedTuple):
@@ -58,16 +83,41 @@ def read_overview(connection: Connection) -> Overview:
     unjudged = slots.c.judgment_id.is_(None)
     still_open = select(func.count(slots.c.task_id.distinct())).where(unjudged)
     is_open = connection.execute(still_open).scalar_one()
+    quality = {found.labeler: found for found in labeler_quality(connection)}
     return Overview(
         counts=count_store(connection),
         asked=asked,
         covered=asked - is_open,
         people=[
-            Person(name, is_paused, judged, skipped, median_seconds(connection, id_), last_at)
-            for id_, name, is_paused, judged, skipped, last_at in connection.execute(_people())
+            Person(
+                row.name,
+                row.is_paused,
+                row.judged,
+                row.skipped,
+                median_seconds(connection, row.id),
+                row.last_at,
+                quality.get(row.name),
+            )
+            for row in connection.execute(_people())
         ],
         days=_days(connection),
     )
+
+
+def read_disagreements(connection: Connection) -> list[Disagreed]:
+    """Return the tasks most worth discussing: those that split labelers most."""
+    return [
+        Disagreed(
+            task.id,
+            _beginning(prompt_text(task.content.prompt)),
+            [_beginning(response_text(response)) for response in task.content.responses],
+            [
+                (said.labeler or "(not named)", answer_text(said), plain_text(said.comment))
+                for said in task.content.judgments
+            ],
+        )
+        for task, _, _ in most_split(connection, _NUM_DISAGREEMENTS)
+    ]
 
 
 def median_seconds(connection: Connection, labeler_id: int) -> float | None:
@@ -93,8 +143,8 @@ def _people() -> Select[Any]:
             labelers.c.id,
             labelers.c.name,
             labelers.c.is_paused,
-            judged,
-            func.coalesce(done.c.skipped, 0),
+            judged.label("judged"),
+            func.coalesce(done.c.skipped, 0).label("skipped"),
             done.c.last_at,
         )
         .join_from(labelers, done, done.c.labeler_id == labelers.c.id, isouter=True)
@@ -110,3 +160,7 @@ def _days(connection: Connection) -> dict[str, int]:
         time.strftime("%Y-%m-%d", time.gmtime(number * _DAY_S)): count
         for number, count in connection.execute(query)
     }
+
+
+def _beginning(text: str) -> str:
+    return plain_text(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …")

@@ -13,6 +13,8 @@ from fastapi import Depends, Form, Header, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 
+from lit_rlhf.feedback.agreement import Undefined
+from lit_rlhf.feedback.quality import Share
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.labelling.access import User, csrf_token, find_user
 from lit_rlhf.labelling.guard import RateLimit
@@ -32,12 +34,14 @@ class Settings(NamedTuple):
         rating_scale: ratings go from 1 to this.
         lease_s: after so many seconds a task that was given out may go to somebody else.
         requests_per_minute: of one user.
+        qualification: a new labeler's first tasks are so many with a gold answer.
     """
 
     guidelines: Path | None = None
     rating_scale: int = 5
     lease_s: float = 1800
     requests_per_minute: int = 600
+    qualification: int = 0
 
 
 class Page:
@@ -57,7 +61,7 @@ class Page:
         self.requests = RateLimit(settings.requests_per_minute)
         self.joins = RateLimit(20)
         self._templates = Jinja2Templates(_HERE / "templates")
-        self._templates.env.filters["day"] = _day
+        self._templates.env.filters |= {"day": _day, "share": share_text}
 
     @cached_property
     def guidelines(self) -> str | None:
@@ -151,6 +155,14 @@ def check_form(request: Request, csrf: Annotated[str, Form()] = "") -> None:
 
 Labeler = Annotated[User, Depends(labeler_of)]
 Admin = Annotated[User, Depends(admin_of)]
+
+
+def share_text(share: Share) -> str:
+    """Return a share as people read it; nothing where it is undefined."""
+    if isinstance(share, Undefined):
+        return ""
+    ends = "" if share.low is None else f" ({share.low:.0%} to {share.high:.0%})"
+    return f"{share.value:.0%}{ends}"
 
 
 def _day(seconds: float | None) -> str:

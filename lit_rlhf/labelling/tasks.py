@@ -11,10 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import func, select
 
 from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.agreement import Undefined
 from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.quality import gold_agreement
 from lit_rlhf.feedback.schema import judgments, labelers
 from lit_rlhf.feedback.store import OpenTask
 from lit_rlhf.labelling.page import Labeler, check_csrf, page_of
+from lit_rlhf.labelling.qualification import gold_told
 from lit_rlhf.labelling.rendering import plain_text, shown_prompt, shown_text
 from lit_rlhf.prompts import as_messages, response_text
 
@@ -51,7 +54,10 @@ def next_tasks(
 ) -> list[dict[str, Any]]:
     """Lease the user's next tasks: those given out before and not judged, then new ones."""
     page = page_of(request)
-    claimed = page.store.claim(user.name, count, page.settings.lease_s)
+    settings = page.settings
+    claimed = page.store.claim(
+        user.name, count, settings.lease_s, gold_first=settings.qualification
+    )
     return [_shown_task(task, user.name) for task in claimed]
 
 
@@ -75,19 +81,27 @@ def whole_text(
 
 
 @router.post("/judgments", dependencies=[Depends(check_csrf)])
-def submit(request: Request, user: Labeler, sent: SentJudgment) -> dict[str, bool]:
+def submit(request: Request, user: Labeler, sent: SentJudgment) -> dict[str, bool | str]:
     """Store a judgment once; when this answers, it is on the disk.
 
     A task whose lease has ended, or that was given to somebody else since, takes it all the same.
+    During the qualification the answer may have `told`: what the gold answer is.
     """
+    page = page_of(request)
     values = sent.model_dump(exclude={"task_id"})
     for name in ("ranks", "ratings", "side_order"):
         values[name] = None if values[name] is None else tuple(values[name])
     try:
-        receipt = page_of(request).store.submit(sent.task_id, Judgment(**values, labeler=user.name))
+        receipt = page.store.submit(sent.task_id, Judgment(**values, labeler=user.name))
     except DataError as error:
         raise HTTPException(422, str(error)) from error
-    return receipt._asdict()
+    told = None
+    if page.settings.qualification:
+        with page.store.database.reading() as connection:
+            told = gold_told(
+                connection, user.name, sent.task_id, sent.side_order, page.settings.qualification
+            )
+    return receipt._asdict() | ({"told": told} if told else {})
 
 
 @router.get("/me")
@@ -105,7 +119,14 @@ def progress(request: Request, user: Labeler) -> dict[str, Any]:
     )
     with page_of(request).store.database.reading() as connection:
         total, today = connection.execute(query).one()
-    return {"name": user.name, "is_paused": user.is_paused, "judged": total, "today": today}
+        gold = gold_agreement(connection, user.name)
+    return {
+        "name": user.name,
+        "is_paused": user.is_paused,
+        "judged": total,
+        "today": today,
+        "gold": None if isinstance(gold, Undefined) else f"{gold.value:.0%} as the gold answers",
+    }
 
 
 def _shown_task(task: OpenTask, labeler: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Labeler:
     async def _fetch(self):
         unsent = {body["task_id"] for body in self._unsent()}
         acknowledged = self.last.keys() - unsent
-        path = f"/v1/tasks?count={WANTED + len(unsent)}"
+        path = f"/v1/tasks?count={min(WANTED + len(unsent), 100)}"
         windows = 1 + self._does("two_windows")
         for given in await asyncio.gather(*(self._ask("claim", path) for _ in range(windows))):
             known = self.last.keys() | {task["id"] for task in self.tasks}

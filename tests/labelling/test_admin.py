@@ -73,6 +73,25 @@ def test_the_page_says_how_far_people_are(enter, store):
     assert "<td>7</td>" in shown
 
 
+def test_the_page_shows_quality_and_what_is_worth_discussing(enter, store):
+    gold = Judgment("judged", (1, 2), is_gold=True)
+    said = [
+        Judgment("judged", (1, 2), labeler="ana", comment="<b>sure</b>"),
+        Judgment("judged", (2, 1), labeler="ben"),
+    ]
+    store.add_tasks([
+        pair(1)._replace(judgments=(gold, said[0])),
+        pair(2, "left \u202e", "right")._replace(judgments=tuple(said)),
+    ])  # fmt: skip
+    shown = enter("root", "admin").get("/admin").text
+    assert "<td>100% (21% to 100%)</td>" in shown  # ana, as the gold answers
+    assert shown.count("<summary>") == 1
+    assert "<summary>Task 2: <bdi>Prompt 2</bdi></summary>" in shown
+    assert "left \\u202e" in shown
+    assert "<li><bdi>ana</bdi>: [1] &gt; [2], " in shown
+    assert "&lt;b&gt;sure&lt;/b&gt;" in shown
+
+
 def test_who_is_logged_out_is_out(enter):
     root, ana = enter("root", "admin"), enter("ana")
     root.post("/admin/revoke", data={"csrf": root.csrf(), "name": "ana"})

@@ -1,6 +1,9 @@
 import uuid
 
 from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.labelling.access import invite
+from lit_rlhf.labelling.app import create_app
+from lit_rlhf.labelling.page import Settings
 from tests.labelling.conftest import Client, pair
 
 
@@ -114,3 +117,40 @@ def test_who_is_paused_gets_no_tasks_and_may_send_what_was_begun(enter, store):
     assert ana.get("/v1/tasks").json() == []
     assert ana.get("/v1/me").json()["is_paused"]
     assert ana.judge(task_id=task["id"], id=fresh()).json()["is_new"]
+
+
+def test_labelers_see_how_often_they_gave_the_gold_answer(enter, store):
+    for number, ranks in enumerate(((1, 2), (2, 1))):
+        gold = Judgment("judged", ranks, is_gold=True)
+        store.add_tasks([pair(number)._replace(judgments=(gold,))], slots=1)
+    ana = enter("ana")
+    assert ana.get("/v1/me").json()["gold"] is None
+    for task in ana.get("/v1/tasks").json():
+        ana.judge(task_id=task["id"], id=fresh(), ranks=[1, 2])
+    assert ana.get("/v1/me").json()["gold"] == "50% as the gold answers"
+    assert enter("ben").get("/v1/me").json()["gold"] is None
+
+
+def test_new_labelers_begin_with_gold_tasks_and_hear_the_answers(store):
+    gold = Judgment("judged", (2, 1), is_gold=True)
+    store.add_tasks([pair(i) for i in range(4)], slots=2)
+    store.add_tasks([pair(i)._replace(judgments=(gold,)) for i in range(4, 8)], slots=2)
+    app = create_app(store, Settings(qualification=2))
+    ana = Client(app)
+    ana.join(invite(store.database, "ana", "labeler"))
+
+    def answer(task, is_right):
+        ranks = [2, 1] if is_right else [1, 2]
+        sent = {"task_id": task["id"], "id": fresh(), "ranks": ranks}
+        return ana.judge(side_order=task["side_order"], **sent).json().get("told")
+
+    first, second = ana.get("/v1/tasks").json()
+    assert (first["id"], second["id"]) == (5, 6)
+    place = 1 + first["side_order"].index(1)
+    told = f"The gold answer to “Prompt 4”: [{place}] > [{3 - place}]"
+    assert answer(first, is_right=False) == told
+    assert answer(second, is_right=True)  # one of two is too few
+    others = ana.get("/v1/tasks").json()
+    assert [task["id"] for task in others] == [1, 2, 3, 4, 7, 8]
+    assert answer(others[0], is_right=False) is None
+    assert answer(others[4], is_right=False) is None  # the qualification is over

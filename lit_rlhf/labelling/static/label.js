@@ -9,8 +9,7 @@ const me = main.dataset.labeler;
 const SCALE = Number(main.dataset.scale);
 const WANTED = 8; // tasks in the page
 const RETRY_MS = [1000, 2000, 5000, 15000];
-const STRENGTHS = ["slightly", "clearly", "much"];
-const STRENGTH_KEYS = ["q", "w", "e"];
+const STRENGTHS = { q: "slightly", w: "clearly", e: "much" };
 const QUESTIONS = {
   comparison: "Which response is better?",
   ranking: "Rank the responses, the best first",
@@ -18,64 +17,56 @@ const QUESTIONS = {
   edit: "Write the response as it should be",
 };
 
-let tasks = []; // the first one is shown
+let tasks = []; // the first one is next
 let shown = null; // {task, shownAt, clock, replaces}
 let answer = null; // {outcome, ranks, strength, ratings, edit}, by place on the screen
 let isTie = false; // the next ranked response shares the place of the last
 const judged = new Set(); // tasks that the server may not know of yet
-const past = []; // {task, body}: what can be undone
+const past = []; // {task, body, answer}: what can be undone
 
 // ---- the browser's database ------------------------------------------------------------------
 
-let memory = new Map(); // where the browser has no database: lost with the tab
-const database = new Promise((resolve) => {
-  try {
-    const opening = indexedDB.open("lit_rlhf", 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("judgments", { keyPath: "id" });
-    opening.onsuccess = () => resolve(opening.result);
-    opening.onerror = () => resolve(null);
-  } catch {
-    resolve(null);
-  }
-});
+const memory = new Map(); // where the browser has no database: lost with the tab
+const inMemory = {
+  put: (record) => memory.set(record.id, record),
+  delete: (id) => memory.delete(id),
+  getAll: () => [...memory.values()],
+};
+const database = new Promise((resolve, reject) => {
+  const opening = indexedDB.open("lit_rlhf", 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore("judgments", { keyPath: "id" });
+  opening.onsuccess = () => resolve(opening.result);
+  opening.onerror = reject;
+}).catch(() => null);
 
-async function kept(mode, use) {
+async function kept(mode, act, value) {
   const db = await database;
-  if (!db) return use(null);
+  if (!db) return inMemory[act](value);
   return new Promise((resolve, reject) => {
     const transaction = db.transaction("judgments", mode, { durability: "strict" });
-    const request = use(transaction.objectStore("judgments"));
+    const request = transaction.objectStore("judgments")[act](value);
     transaction.oncomplete = () => resolve(request.result);
     transaction.onabort = transaction.onerror = () => reject(transaction.error);
   });
 }
 
-const keep = (record) =>
-  kept("readwrite", (store) => (store ? store.put(record) : memory.set(record.id, record)));
-const forget = (id) =>
-  kept("readwrite", (store) => (store ? store.delete(id) : memory.delete(id)));
+const keep = (record) => kept("readwrite", "put", record);
+const forget = (id) => kept("readwrite", "delete", id);
 const waiting = async () =>
-  (await kept("readonly", (store) => (store ? store.getAll() : [...memory.values()])))
+  (await kept("readonly", "getAll"))
     .filter((record) => record.labeler === me)
     .sort((a, b) => a.body.submitted_at - b.body.submitted_at);
 
 // ---- sending ---------------------------------------------------------------------------------
 
-const api = (path, options = {}) => fetch(path, { headers: { Accept: "application/json" }, ...options });
-
-const post = (body) =>
-  api("/v1/judgments", {
-    method: "POST",
-    headers: { "Content-Type": "application/json", "X-CSRF-Token": main.dataset.csrf },
-    body: JSON.stringify(body),
-  });
-
-async function detail(response) {
-  try {
-    return (await response.json()).detail;
-  } catch {
-    return `status ${response.status}`;
-  }
+/** Ask the server, or send it a body; `detail` says why it refused. */
+async function api(path, body) {
+  const headers = { "Content-Type": "application/json", "X-CSRF-Token": main.dataset.csrf };
+  const sent = body ? { method: "POST", body: JSON.stringify(body) } : {};
+  const response = await fetch(path, { headers, ...sent });
+  const value = await response.json().catch(() => ({}));
+  const detail = value.detail ?? `status ${response.status}`;
+  return { ok: response.ok, status: response.status, value, detail };
 }
 
 let isSending = false;
@@ -89,21 +80,20 @@ async function send() {
   try {
     for (const record of await waiting()) {
       if (record.refused) continue;
-      const response = await post(record.body);
-      if (response.ok) {
-        await forget(record.id);
-      } else if (response.status === 401 || response.status === 403) {
-        problem = `${await detail(response)}. Nothing is lost: it is sent when you are back.`;
+      const { ok, status, value, detail } = await api("/v1/judgments", record.body);
+      $("told").textContent = value.told ?? "";
+      if (ok) await forget(record.id);
+      else if (status === 401 || status === 403) {
+        problem = `${detail}. Nothing is lost: it is sent when you are back.`;
         break;
-      } else if (response.status >= 400 && response.status < 500 && response.status !== 429) {
-        await keep({ ...record, refused: await detail(response) });
-      } else throw new Error(String(response.status));
+      } else if (status >= 400 && status < 500 && status !== 429)
+        await keep({ ...record, refused: detail });
+      else throw new Error(detail);
     }
-    failures = problem ? failures + 1 : 0;
   } catch {
-    failures += 1;
     problem = "No connection. What you do is kept in this browser and sent later.";
   }
+  failures = problem ? failures + 1 : 0;
   isSending = false;
   await showQueue(problem);
   clearTimeout(timer);
@@ -118,36 +108,23 @@ async function showQueue(problem) {
   const unsafe = (await database) ? "" : " This browser keeps nothing: leave the tab open.";
   $("queue").textContent = count ? `${count} to send. ${problem}${unsafe}` : problem;
   $("refused").hidden = !refused.length;
-  $("refused").replaceChildren(
-    ...refused.map((record) => {
-      const line = element("p", "", `Task ${record.body.task_id} was refused: ${record.refused}. `);
-      const drop = element("button", "quiet", "Discard it");
-      drop.addEventListener("click", async () => {
-        await forget(record.id);
-        showQueue("");
-      });
-      const again = element("button", "quiet", "Send again");
-      again.addEventListener("click", async () => {
-        await keep({ ...record, refused: undefined });
-        send();
-      });
-      line.append(again, " ", drop);
-      return line;
-    }),
-  );
+  const lines = refused.map((record) => element(
+    "p", {}, `Task ${record.body.task_id} was refused: ${record.refused}. `,
+    quietButton("Send again", () => keep({ ...record, refused: undefined }).then(send)),
+    quietButton("Discard it", () => forget(record.id).then(() => showQueue(""))),
+  ));
+  $("refused").replaceChildren(...lines);
 }
 
 async function fetchTasks() {
   const unsent = (await waiting()).map((record) => record.body.task_id);
   unsent.forEach((id) => judged.add(id));
   try {
-    const response = await api(`/v1/tasks?count=${WANTED + unsent.length}`);
-    if (!response.ok) throw new Error(await detail(response));
-    const given = await response.json();
-    const known = new Set([...tasks.map((task) => task.id), shown?.task.id]);
-    const fresh = given.filter((task) => !judged.has(task.id) && !known.has(task.id));
-    tasks.push(...fresh);
-    const state = await (await api("/v1/me")).json();
+    const given = await api(`/v1/tasks?count=${Math.min(WANTED + unsent.length, 100)}`);
+    if (!given.ok) throw new Error(given.detail);
+    const known = new Set([...judged, ...tasks.map((task) => task.id), shown?.task.id]);
+    tasks.push(...given.value.filter((task) => !known.has(task.id)));
+    const state = (await api("/v1/me")).value;
     $("progress").textContent = `${state.today} today, ${state.judged} in all` +
       (state.gold ? `; ${state.gold}` : "");
     $("empty").textContent = state.is_paused
@@ -161,57 +138,49 @@ async function fetchTasks() {
 
 // ---- showing a task --------------------------------------------------------------------------
 
-function element(tag, className, text = "") {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  made.textContent = text;
+function element(tag, properties, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
   return made;
 }
+
+/** `isOn` says whether the answer has what the button stands for; see `mark`. */
+function button(label, key, onclick, isOn = null, className = "") {
+  const shortcut = key ? [element("kbd", {}, key)] : [];
+  const made = element("button", { type: "button", className, onclick, isOn }, `${label} `, ...shortcut);
+  made.dataset.key = key;
+  return made;
+}
+const quietButton = (label, onclick) => button(label, "", onclick, null, "quiet");
 
 function textBlock(part, path) {
-  const block = element("div", "text");
-  block.dir = "auto";
-  block.innerHTML = part.html; // the server's, cleaned there
+  const block = element("div", { className: "text", dir: "auto", innerHTML: part.html }); // cleaned there
   if (!part.num_hidden) return [block];
-  const more = element("button", "quiet", `Show all as plain text (${part.num_hidden} characters more)`);
-  more.type = "button";
-  more.addEventListener("click", async () => {
-    const response = await api(path);
-    const whole = element("pre", "plain", response.ok ? (await response.json()).text : await detail(response));
-    whole.dir = "auto";
-    more.replaceWith(whole);
+  const more = quietButton(`Show all as plain text (${part.num_hidden} characters more)`, async () => {
+    const whole = await api(path);
+    const text = whole.ok ? whole.value.text : whole.detail;
+    more.replaceWith(element("pre", { className: "plain", dir: "auto" }, text));
   });
   return [block, more];
-}
-
-function button(label, key, act) {
-  const made = element("button", "", label + " ");
-  made.type = "button";
-  if (key) {
-    made.dataset.key = key;
-    made.append(element("kbd", "", key));
-  }
-  made.addEventListener("click", act);
-  return made;
 }
 
 const draftKey = (task) => `draft ${me} ${task.id}`;
 
 function next() {
   shown = null;
-  while (tasks.length && judged.has(tasks[0].id)) tasks.shift();
+  tasks = tasks.filter((task) => !judged.has(task.id));
   $("task").hidden = !tasks.length;
   $("empty").hidden = tasks.length > 0;
   if (tasks.length) show(tasks.shift(), null);
   if (tasks.length < WANTED / 2) fetchTasks();
 }
 
-function show(task, replaces) {
+function show(task, replaces, given) {
   shown = { task, replaces, shownAt: Date.now() / 1000, clock: performance.now() };
-  const draft = JSON.parse(localStorage.getItem(draftKey(task)) || "null");
-  const nothing = task.responses.map(() => null);
+  const draft = given ?? JSON.parse(localStorage.getItem(draftKey(task)));
+  const nothing = () => task.responses.map(() => null);
   answer = draft?.answer ?? {
-    outcome: null, ranks: [...nothing], strength: null, ratings: [...nothing],
+    outcome: null, ranks: nothing(), strength: null, ratings: nothing(),
     edit: task.kind === "edit" ? task.responses[0].text : null,
   };
   isTie = false;
@@ -219,79 +188,74 @@ function show(task, replaces) {
   $("empty").hidden = true;
   $("comment").value = draft?.comment ?? "";
   $("question").textContent = QUESTIONS[task.kind];
-  $("prompt").replaceChildren(
-    ...task.prompt.flatMap((turn, i) => [
-      element("h2", "role", turn.role),
-      ...textBlock(turn, `/v1/tasks/${task.id}/prompt/${i}`),
-    ]),
-  );
+  const turns = task.prompt.flatMap((turn, i) => [
+    element("h2", { className: "role" }, turn.role), ...textBlock(turn, `/v1/tasks/${task.id}/prompt/${i}`),
+  ]);
+  $("prompt").replaceChildren(...turns);
   $("prompt").scrollTop = 0;
   $("responses").className = `responses ${task.kind}`;
   $("responses").replaceChildren(...task.responses.map((response, place) => card(task, response, place)));
   $("choices").replaceChildren(...choices(task));
-  $("strengths").replaceChildren(
-    ...STRENGTHS.map((name, i) => button(`${name} better`, STRENGTH_KEYS[i], () => setStrength(i + 1))),
-  );
+  const strengths = Object.entries(STRENGTHS).map(([key, name], i) =>
+    button(`${name} better`, key, () => setStrength(i + 1), () => answer.strength === i + 1));
+  $("strengths").replaceChildren(...strengths);
   mark();
   scrollTo(0, 0);
   $("question").focus({ preventScroll: true });
 }
 
 function card(task, response, place) {
-  const made = element("article", "response");
-  made.setAttribute("aria-label", `Response ${place + 1}`);
-  const head = element("h2", "role", task.responses.length > 1 ? `Response ${place + 1}` : "Response");
-  made.append(head);
-  if (task.kind === "edit") {
-    const area = element("textarea", "edit");
-    area.value = answer.edit;
-    area.dir = "auto";
-    area.setAttribute("aria-label", "The response as it should be");
-    area.addEventListener("input", () => choose("judged", () => (answer.edit = area.value)));
-    made.append(area);
-    return made;
-  }
-  made.append(...textBlock(response, `/v1/tasks/${task.id}/responses/${task.side_order[place]}`));
-  if (task.kind === "ranking") made.append(rankBox(made, place));
-  if (task.kind === "rating") {
-    const scale = element("div", "choices");
-    scale.setAttribute("role", "group");
-    scale.setAttribute("aria-label", `Rating of response ${place + 1}`);
-    for (let value = 1; value <= SCALE; value++)
-      scale.append(button(String(value), "", () => rate(place, value)));
-    made.append(scale);
-  }
+  const name = task.responses.length > 1 ? `Response ${place + 1}` : "Response";
+  const path = `/v1/tasks/${task.id}/responses/${task.side_order[place]}`;
+  const made = element(
+    "article", { className: "response", ariaLabel: name }, element("h2", { className: "role" }, name),
+    ...(task.kind === "edit" ? [editBox()] : textBlock(response, path)),
+  );
+  if (task.kind === "rating") made.append(ratingBox(name, place));
+  if (task.kind === "ranking") Object.assign(made, dragging(place)).append(rankBox(place));
   return made;
 }
 
-function rankBox(made, place) {
-  const label = element("label", "rank", "place ");
-  const box = element("select", "");
-  ["not ranked", ...answer.ranks.map((_, i) => String(i + 1))].forEach((text, i) => box.add(new Option(text, i)));
-  box.addEventListener("change", () =>
-    choose("judged", () => (answer.ranks[place] = Number(box.value) || null)));
-  label.append(box);
-  made.draggable = true;
-  made.addEventListener("dragstart", (event) => event.dataTransfer.setData("text/plain", String(place)));
-  made.addEventListener("dragover", (event) => event.preventDefault());
-  made.addEventListener("drop", (event) => {
-    event.preventDefault();
-    putBefore(Number(event.dataTransfer.getData("text/plain")), place);
+const editBox = () =>
+  element("textarea", {
+    className: "edit", value: answer.edit, dir: "auto", ariaLabel: "The response as it should be",
+    oninput: (event) => choose("judged", () => (answer.edit = event.target.value)),
   });
-  return label;
+
+function ratingBox(name, place) {
+  const values = Array.from({ length: SCALE }, (_, i) => i + 1);
+  return element(
+    "div", { className: "choices", role: "group", ariaLabel: `Rating of ${name}` },
+    ...values.map((value) =>
+      button(String(value), "", () => rate(place, value), () => answer.ratings[place] === value)),
+  );
 }
 
-function choices(task) {
-  const many = task.kind === "ranking";
-  if (task.kind === "rating" || task.kind === "edit") return [];
-  const equal = [
-    button(many ? "All equal" : "Tie", "t", () => choose("tie")),
-    button(many ? "All bad" : "Both bad", "b", () => choose("both_bad")),
-  ];
-  if (many) return equal;
-  const sides = [0, 1].map((place) =>
-    button(`${place + 1} is better`, String(place + 1), () => prefer(place)));
-  return [sides[0], ...equal, sides[1]];
+function rankBox(place) {
+  const names = ["not ranked", ...answer.ranks.map((_, i) => i + 1)];
+  const onchange = () => choose("judged", () => (answer.ranks[place] = Number(box.value) || null));
+  const box = element("select", { onchange }, ...names.map((name, i) => new Option(name, i)));
+  return element("label", { className: "rank" }, "place ", box);
+}
+
+const dragging = (place) => ({
+  draggable: true,
+  ondragstart: (event) => event.dataTransfer.setData("text/plain", String(place)),
+  ondragover: (event) => event.preventDefault(),
+  ondrop: (event) => {
+    event.preventDefault();
+    putBefore(Number(event.dataTransfer.getData("text/plain")), place);
+  },
+});
+
+function choices({ kind }) {
+  if (kind === "rating" || kind === "edit") return [];
+  const fact = (label, key, outcome) =>
+    button(label, key, () => choose(outcome), () => answer.outcome === outcome);
+  if (kind === "ranking") return [fact("All equal", "t", "tie"), fact("All bad", "b", "both_bad")];
+  const [first, second] = [0, 1].map((place) =>
+    button(`${place + 1} is better`, String(place + 1), () => prefer(place), () => answer.ranks[place] === 1));
+  return [first, fact("Tie", "t", "tie"), fact("Both bad", "b", "both_bad"), second];
 }
 
 // ---- answering -------------------------------------------------------------------------------
@@ -307,22 +271,20 @@ function choose(outcome, change = () => {}) {
   mark();
 }
 
-const prefer = (place) => choose("judged", () => (answer.ranks = answer.ranks.map((_, i) => (i === place ? 1 : 2))));
-const setStrength = (value) => choose("judged", () => (answer.strength = answer.strength === value ? null : value));
-
-function rate(place, value) {
-  choose("judged", () => (answer.ratings[place] = value));
-}
+const prefer = (place) => choose("judged", () => (answer.ranks = place ? [2, 1] : [1, 2]));
+const setStrength = (value) =>
+  choose("judged", () => (answer.strength = answer.strength === value ? null : value));
+const rate = (place, value) => choose("judged", () => (answer.ratings[place] = value));
+const lastRank = () => Math.max(0, ...answer.ranks); // null counts as 0
 
 function rankNext(place) {
-  const last = Math.max(0, ...answer.ranks.map((rank) => rank ?? 0));
-  choose("judged", () => (answer.ranks[place] = isTie && last ? last : last + 1));
+  choose("judged", () => (answer.ranks[place] = isTie ? lastRank() || 1 : lastRank() + 1));
   isTie = false;
 }
 
 function unrankLast() {
-  const last = Math.max(0, ...answer.ranks.map((rank) => rank ?? 0));
-  choose("judged", () => (answer.ranks = answer.ranks.map((rank) => (rank === last ? null : rank))));
+  const without = answer.ranks.map((rank) => (rank === lastRank() ? null : rank));
+  choose("judged", () => (answer.ranks = without));
 }
 
 function putBefore(moved, target) {
@@ -336,44 +298,31 @@ function putBefore(moved, target) {
   });
 }
 
-function saveDraft() {
+const saveDraft = () =>
   localStorage.setItem(draftKey(shown.task), JSON.stringify({ answer, comment: $("comment").value }));
-}
 
 function isComplete() {
   if (!answer.outcome) return false;
   if (answer.outcome !== "judged") return true;
-  if (shown.task.kind === "rating") return answer.ratings.every((rating) => rating !== null);
+  if (shown.task.kind === "rating") return !answer.ratings.includes(null);
   if (shown.task.kind === "edit") return answer.edit.trim() !== "";
   return answer.ranks.filter((rank) => rank !== null).length > 1;
 }
 
 function mark() {
-  const kind = shown.task.kind;
-  const pressed = (made, isOn) => made.setAttribute("aria-pressed", String(isOn));
-  const outcomes = { t: "tie", b: "both_bad" };
-  for (const made of $("choices").children) {
-    const place = Number(made.dataset.key) - 1;
-    pressed(made, outcomes[made.dataset.key] === answer.outcome || answer.ranks[place] === 1);
-  }
-  [...$("strengths").children].forEach((made, i) => pressed(made, answer.strength === i + 1));
-  $("strengths").hidden = kind !== "comparison" || answer.outcome !== "judged";
+  for (const made of $("task").querySelectorAll("button"))
+    if (made.isOn) made.ariaPressed = String(made.isOn());
+  $("strengths").hidden = shown.task.kind !== "comparison" || answer.outcome !== "judged";
   [...$("responses").children].forEach((made, place) => {
     made.classList.toggle("best", answer.ranks[place] === 1);
-    if (kind === "ranking") made.querySelector("select").value = String(answer.ranks[place] ?? 0);
-    if (kind === "rating")
-      made.querySelectorAll(".choices button").forEach((b, i) => pressed(b, answer.ratings[place] === i + 1));
+    made.querySelectorAll("select").forEach((box) => (box.value = String(answer.ranks[place] ?? 0)));
   });
   $("submit").disabled = !isComplete();
   $("undo").disabled = !past.length;
 }
 
 /** Ranks and ratings are by place on the screen here, and in the store's order there. */
-function inStoreOrder(values) {
-  const ordered = [];
-  shown.task.side_order.forEach((index, place) => (ordered[index] = values[place]));
-  return ordered;
-}
+const inStoreOrder = (values) => values.map((_, index) => values[shown.task.side_order.indexOf(index)]);
 
 function uuid() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
@@ -385,13 +334,13 @@ function uuid() {
 
 async function submit(outcome) {
   const { task, shownAt, clock, replaces } = shown;
-  const isJudged = outcome === "judged";
+  const has = (...kinds) => outcome === "judged" && kinds.includes(task.kind);
   const body = {
     task_id: task.id, id: uuid(), outcome, comment: $("comment").value,
-    ranks: isJudged && ["comparison", "ranking"].includes(task.kind) ? inStoreOrder(answer.ranks) : null,
-    ratings: isJudged && task.kind === "rating" ? inStoreOrder(answer.ratings) : null,
-    edit: isJudged && task.kind === "edit" ? answer.edit : null,
-    strength: isJudged ? answer.strength : null,
+    ranks: has("comparison", "ranking") ? inStoreOrder(answer.ranks) : null,
+    ratings: has("rating") ? inStoreOrder(answer.ratings) : null,
+    edit: has("edit") ? answer.edit : null,
+    strength: has("comparison") ? answer.strength : null,
     side_order: task.side_order, shown_at: shownAt, submitted_at: Date.now() / 1000,
     duration_s: (performance.now() - clock) / 1000,
     guideline: main.dataset.guideline || null, replaces,
@@ -405,22 +354,16 @@ async function submit(outcome) {
 }
 
 function undo() {
-  if (!past.length) return;
   const { task, body, answer: given } = past.pop();
   if (shown) tasks.unshift(shown.task);
-  localStorage.setItem(draftKey(task), JSON.stringify({ answer: given, comment: body.comment }));
-  show(task, body.id);
+  show(task, body.id, { answer: given, comment: body.comment });
 }
 
 // ---- keys ------------------------------------------------------------------------------------
 
 function press(key) {
-  const kind = shown.task.kind;
+  const { kind } = shown.task;
   const place = Number(key) - 1;
-  if (key === "Enter") return isComplete() && submit(answer.outcome);
-  if (key === "u") return undo();
-  if (key === "s") return submit("skip");
-  if (key === "x") return submit("cannot_judge");
   if (kind === "ranking") {
     if (key === "=") return (isTie = true);
     if (key === "Backspace") return unrankLast();
@@ -431,34 +374,26 @@ function press(key) {
     const unrated = answer.ratings.indexOf(null);
     return rate(focused >= 0 ? focused : Math.max(0, unrated), place + 1);
   }
-  if (kind === "edit") return;
-  document.querySelector(`.choices:not([hidden]) [data-key="${CSS.escape(key)}"]`)?.click();
+  $("answer").querySelector(`.choices:not([hidden]) [data-key="${CSS.escape(key)}"]`)?.click();
 }
 
 document.addEventListener("keydown", (event) => {
   if (!shown || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
-  const writes = event.target.closest("textarea, select, input");
-  if (event.key === "Enter" && event.ctrlKey && isComplete()) return submit(answer.outcome);
-  if (event.ctrlKey || writes || !$("shortcuts").checked) return;
+  if (event.key === "Enter" && event.ctrlKey) return $("submit").click();
+  const isWriting = event.target.closest("textarea, select, input");
+  if (event.ctrlKey || isWriting || !$("shortcuts").checked) return;
   if (event.key === "Enter" && event.target.closest("button, a")) return;
   if (event.key === "Backspace" || event.key === "Enter") event.preventDefault();
   press(event.key);
 });
 
-$("answer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (shown && isComplete()) submit(answer.outcome);
-});
-$("comment").addEventListener("input", saveDraft);
-$("undo").addEventListener("click", undo);
-$("skip").addEventListener("click", () => submit("skip"));
-$("cannot").addEventListener("click", () => submit("cannot_judge"));
+$("submit").onclick = () => submit(answer.outcome);
+$("comment").oninput = saveDraft;
+$("undo").onclick = undo;
+$("skip").onclick = () => submit("skip");
+$("cannot").onclick = () => submit("cannot_judge");
 $("shortcuts").checked = localStorage.getItem("shortcuts") !== "off";
-$("shortcuts").addEventListener("change", () => {
-  localStorage.setItem("shortcuts", $("shortcuts").checked ? "on" : "off");
-  document.body.classList.toggle("no-shortcuts", !$("shortcuts").checked);
-});
-document.body.classList.toggle("no-shortcuts", !$("shortcuts").checked);
+$("shortcuts").onchange = () => localStorage.setItem("shortcuts", $("shortcuts").checked ? "on" : "off");
 addEventListener("online", send);
 setInterval(() => shown || fetchTasks(), 15000);
 send();

@@ -14,6 +14,7 @@ from lit_rlhf.feedback.quality import (
     NO_OTHERS,
     NO_REPEATS,
     agreement_by_week,
+    gold_agreement,
     judges_and_people,
     labeler_quality,
 )
@@ -46,6 +47,10 @@ def test_quality_by_hand(store):
     assert set(found) == {"ana", "ben", "eve"}  # a skip is no answer
     assert (found["ana"].gold.value, found["ben"].gold.value) == (1.0, 0.5)
     assert found["eve"].gold == Undefined(NO_GOLD)
+    with store.database.reading() as connection:
+        for name in ("ana", "ben", "eve", "nobody"):
+            alone = gold_agreement(connection, name)
+            assert alone == (found[name].gold if name in found else Undefined(NO_GOLD))
     # ana: 0 of 1, 1 of 1, 1 of 2, 0 of 1; the gold answers are nobody's.
     assert found["ana"].others.value == pytest.approx(1.5 / 4)
     assert found["ben"].others.value == pytest.approx((0 + 1 + 0.5) / 3)
