@@ -138,6 +138,10 @@ class SampleBatch(NamedTuple):
         mask = torch.zeros_like(self.response_mask)
         return self._replace(rows=self.rows.silenced(), response_mask=mask)
 
+    def only(self, counts: Tensor) -> Self:
+        """Return the same samples, of which rows where `counts` `[B]` is False do not count."""
+        return self._replace(response_mask=self.response_mask & counts[:, None])
+
 
 class RolloutBatch(NamedTuple):
     """Samples with all that a policy update needs, response-aligned like `response_mask`.
@@ -149,6 +153,8 @@ class RolloutBatch(NamedTuple):
         reference_logprobs: `[B, T]` float32 under the reference, or None without one.
         values: `[B, T]` float32, the critic's estimate before each token, or None.
         scores: `[B]` float32 from the reward source, before the missing-EOS rule.
+        is_scored: `[B]` bool, False where the source could not score a response (the score there
+            is 0 and does not count), or None where each has a score.
     """
 
     samples: SampleBatch
@@ -156,6 +162,7 @@ class RolloutBatch(NamedTuple):
     reference_logprobs: Tensor | None
     values: Tensor | None
     scores: Tensor
+    is_scored: Tensor | None = None
 
 
 def response_window(tokens: Tensor, prompt_lengths: Tensor, num_columns: int) -> Tensor:

@@ -27,6 +27,10 @@ class TrainingError(LitRLHFError, RuntimeError):
     """A check on the run itself failed: what was measured makes no sense, so it stops."""
 
 
+class RewardError(TrainingError):
+    """A reward or a judge failed; the run's state is saved, and it can go on once it is mended."""
+
+
 class Preempted(SystemExit):
     """A run was asked to end by a signal and left a checkpoint to go on from.
 

@@ -49,6 +49,15 @@ def from_rank_zero(value: Value) -> Value:
     return values[0]
 
 
+def of_all_ranks(value: Value) -> list[Value]:
+    """Return what each process has, in their order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Value] = [value] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def wait_for_all() -> None:
     """Return once all processes have come here."""
     if _has_group():

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger
 from lit_rlhf.callbacks.preemption import SignalWatch
 from lit_rlhf.callbacks.ranks import any_rank
-from lit_rlhf.errors import ConfigError, Preempted
+from lit_rlhf.errors import ConfigError, Preempted, RewardError
 from lit_rlhf.ranges import require
 
 
@@ -166,7 +166,17 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back."""
+        """Save what a reward that failed left as it was; give the signals back.
+
+        A reward is asked before weights move, so the state is still that behind the last batch. A
+        validation that it broke off is not repeated.
+        """
+        if isinstance(exception, RewardError) and self._place is not None:
+            self._save(trainer)
+            rank_zero_info(
+                f"saved {self.path} at step {trainer.global_step}: mend the reward, and go on with "
+                "the same command and --ckpt_path last"
+            )
         self._watch.restore()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -11,6 +11,7 @@ from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.prompts import Response
 from lit_rlhf.rewards import LearnedReward, RewardSource
+from lit_rlhf.rewards.watch import watched
 
 
 def score_texts(
@@ -27,7 +28,9 @@ def score_texts(
     Raises:
         ConfigError: not every score is a finite number.
     """
-    scores: Floats = reward([prompt for prompt, _ in prompts], texts).double().cpu().numpy()
+    with watched(f"judge {name}", reward.timeout_s):
+        given = reward([prompt for prompt, _ in prompts], texts)
+    scores: Floats = given.double().cpu().numpy()
     if isinstance(reward, LearnedReward):
         reward.unload()
     if scores.shape != (len(texts),) or not np.isfinite(scores).all():

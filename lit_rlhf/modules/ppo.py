@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -39,9 +40,10 @@ from lit_rlhf.modules.ppo_update import (
 )
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
+from lit_rlhf.modules.unscored import without_unscored
 from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
 from lit_rlhf.ranks import largest_over_ranks, sum_over_ranks
-from lit_rlhf.rewards import RewardSource
+from lit_rlhf.rewards import RewardSource, as_source
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, UpdatePlan, plan_update
 
 
@@ -56,7 +58,8 @@ class PPOModule(PPOModels):
         policy: the SFT policy: hub name or Hugging Face folder. The reference is this
             same model, frozen: a copy, or with LoRA the policy with its adapter switched off;
             unless `reference` names another one.
-        reward: the reward that is optimised, by `class_path`.
+        reward: the reward that is optimised, by `class_path`; in Python also a function, see
+            `FunctionReward`.
         judges: further rewards that are asked at validation alone, by name: a reward model that the
             policy never trains against, a rule, a function.
         lora: train low-rank adapters instead of all weights.
@@ -92,8 +95,8 @@ class PPOModule(PPOModels):
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
         policy: str,
-        reward: RewardSource,
-        judges: dict[str, RewardSource] | None = None,
+        reward: RewardSource | Callable[..., Any],
+        judges: dict[str, RewardSource | Callable[..., Any]] | None = None,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, eps=1e-5),
         critic: Literal["shared", "separate"] = "shared",
@@ -123,8 +126,8 @@ class PPOModule(PPOModels):
         )
         refuse_unused_critic(critic, critic_source, advantage)
         refuse_reserved_names(judges or {})
-        self.reward = reward
-        self.judges = judges or {}
+        self.reward = as_source(reward)
+        self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
         self.critic_kind = critic
         self.critic_source = critic_source
         self.advantage = advantage
@@ -235,6 +238,7 @@ class PPOModule(PPOModels):
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
+        rollout = without_unscored(rollout, self.missing_eos)
         mask = rollout.samples.response_mask
         rewards = shape_rewards(rollout, self.missing_eos, self.kl_coef)
         advantages, returns = self.advantage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from lit_rlhf.modules.sampler_gap import sampler_gap
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.prompts import prompt_text
 from lit_rlhf.ranks import largest_over_ranks
-from lit_rlhf.rewards import RewardSource
+from lit_rlhf.rewards import RewardSource, ask
 
 
 def iteration_means(
@@ -36,11 +37,13 @@ def iteration_means(
         cap: of the sampler's correction, see `sampler_gap`.
     """
     means = NamedMeans()
-    means.update(rollout_metrics(rollout), counts)
+    by_response = rollout_metrics(rollout)
+    scored = counts if rollout.is_scored is None else counts & rollout.is_scored
+    means.update(by_response, counts, reward=scored)
     by_token, mask = sampler_gap(rollout, cap), rollout.samples.response_mask
-    if targets.returns is not None:
-        by_token["returns"] = targets.returns
     means.update(by_token, mask)
+    if targets.returns is not None:
+        means.update({"returns": targets.returns}, targets.response_mask)
     report = means.compute() | statistics.report()
     largest = float((by_token["sampler_difference"] * mask).max())
     report["sampler_difference_max"] = largest_over_ranks(largest, mask.device)
@@ -57,6 +60,8 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     if rollout.reference_logprobs is not None:
         token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
         metrics["kl"] = kl_per_response(token_kl, mask)
+    if rollout.is_scored is not None:
+        metrics["unscored"] = 1.0 - rollout.is_scored.float()
     metrics["length"] = mask.sum(1).float()
     metrics["finished"] = rollout.samples.finished.float()
     metrics["surprisal"] = -(rollout.old_logprobs * mask).sum(1)
@@ -101,18 +106,24 @@ def sample_records(
         {
             "prompt": prompt_text(samples.prompts[row]),
             "response": samples.responses[row],
-            **{name: round(float(values[row]), 4) for name, values in columns.items()},
+            **{name: _rounded(values[row]) for name, values in columns.items()},
         }
         for row in counts.nonzero().squeeze(-1).tolist()
     ]
+
+
+def _rounded(value: Tensor) -> float | None:
+    number = float(value)
+    return None if math.isnan(number) else round(number, 4)  # JSON has no NaN
 
 
 def score_columns(sources: Mapping[str, RewardSource], samples: SampleBatch) -> dict[str, Tensor]:
     """Ask every source about the samples: `[B]` float32 by `NAME`, details by `NAME_DETAIL`."""
     columns = {}
     for name, source in sources.items():
-        scores, details = source.score_in_detail(samples.prompts, samples.responses, samples)
-        columns[name] = scores.float()
+        setting = "model.reward" if name == "reward" else f"model.judges.{name}"
+        scores, details = ask(setting, source, samples)
+        columns[name] = scores
         columns |= {f"{name}_{detail}": values.float() for detail, values in details.items()}
     return columns
 

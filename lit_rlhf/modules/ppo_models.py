@@ -19,12 +19,15 @@ from lit_rlhf.modules.ppo_metrics import held_out_columns, sample_records
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import select_rows
+from lit_rlhf.modules.unscored import mark_unscored, scored_columns
 from lit_rlhf.objectives import AdvantageEstimator, kl_k1
-from lit_rlhf.rewards import RewardSource, origins_of
+from lit_rlhf.ranks import of_all_ranks
+from lit_rlhf.rewards import RewardSource, ask, origins_of
 from lit_rlhf.rollout import Generator, Sampling, UpdatePlan, collect_samples
 
 # A validation prompt keeps its random stream whatever the training seed is.
 _VALIDATION_SEED = 20_220_304
+_REWARDS_KEY = "lit_rlhf_rewards"  # in a checkpoint
 
 
 class PPOModels(PhaseModule):
@@ -140,11 +143,10 @@ class PPOModels(PhaseModule):
                 if reference is not None:
                     logprobs = self.reference_logprobs(rows)
                     reference[indices] = response_window(logprobs, starts, mask.shape[1])
-        scores = torch.zeros(len(old), device=mask.device)
-        if mask.any():  # the reward is not asked about stand-ins
-            with torch.no_grad():
-                scores = self.reward(samples.prompts, samples.responses, samples).float()
-        return RolloutBatch(samples, old, reference, values, scores)
+        with torch.no_grad():
+            scores, _ = ask("model.reward", self.reward, samples)
+        rollout = RolloutBatch(samples, old, reference, values, scores)
+        return mark_unscored(rollout) if self.reward.abstains else rollout
 
     def score(self, rows: TokenRows) -> TokenScores:
         """Score response tokens with policy and critic as they are now."""
@@ -163,6 +165,23 @@ class PPOModels(PhaseModule):
         temperature = self.sampling.temperature
         scores: TokenScores = model(rows, temperature=temperature, with_adapter=with_adapter)
         return scores.logprobs
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the states of rewards and judges, of each process its own."""
+        super().on_save_checkpoint(checkpoint)
+        states = {name: source.state_dict() for name, source in self.sources.items()}
+        checkpoint[_REWARDS_KEY] = of_all_ranks(
+            {name: state for name, state in states.items() if state}
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Hand the states back; on another number of processes, those of the first."""
+        super().on_load_checkpoint(checkpoint)
+        states = checkpoint.get(_REWARDS_KEY, [{}])
+        own = states[self.global_rank if len(states) == self.trainer.world_size else 0]
+        for name, state in own.items():
+            if name in self.sources:
+                self.sources[name].load_state_dict(state)
 
     def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
         """Return how much the policy's log-probabilities and learned rewards depend on padding."""
@@ -184,7 +203,9 @@ class PPOModels(PhaseModule):
             token_kl = kl_k1(logprobs, self.reference_logprobs(samples.rows))
         columns = held_out_columns(samples, self.sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
-        self.validation_means.update(columns, counts)
+        abstaining = [name for name, source in self.sources.items() if source.abstains]
+        scored, weights = scored_columns(columns, abstaining, counts)
+        self.validation_means.update(scored, counts, **weights)
         self.validation_samples += sample_records(samples, columns, counts)
         self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
 

@@ -180,7 +180,8 @@ def minibatch_loss(
         total = total + config.value_coef * (value.losses * mask).sum()
         seen |= {"value_loss": value.losses, "value_clip_fraction": value.is_clipped}
     if forward.entropy is not None:
-        total = total - config.entropy_coef * forward.entropy.sum()
+        entropy = response_window(forward.entropy, targets.prompt_lengths, width)
+        total = total - config.entropy_coef * (entropy * mask).sum()
     seen["approximate_kl"] = kl_k2(new, targets.old_logprobs)
     statistics.means.update(seen, mask)
     largest = float(((new.detach() - targets.old_logprobs) * mask).abs().max())

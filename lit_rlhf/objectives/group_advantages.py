@@ -62,14 +62,16 @@ class RLOO(_GroupEstimator):
     ) -> Advantages:
         """Compare each response with the others of its group; `values` is not used.
 
-        A response without tokens is a member of its group with reward 0.
+        A response without tokens is in no baseline; one that is left alone by this has the
+        advantage 0.
 
         Raises:
             ConfigError: if a group has a single member, so that nothing is left to compare.
         """
         groups = _totals_by_group(token_rewards, response_mask, group_ids)
-        baselines = (groups.sums - groups.totals) / (groups.sizes - 1)
-        return _one_a_response(groups.totals - baselines, response_mask)
+        baselines = (groups.sums - groups.totals) / (groups.sizes - 1).clamp(min=1)
+        advantages = (groups.totals - baselines) * (groups.sizes > 1)
+        return _one_a_response(advantages, response_mask)
 
 
 @dataclass(frozen=True)
@@ -105,21 +107,26 @@ class GRPO(_GroupEstimator):
     ) -> Advantages:
         """Compare each response with the mean of its group; `values` is not used.
 
-        A response without tokens is a member of its group with reward 0.
+        A response without tokens is in no baseline; one that is left alone by this has the
+        advantage 0.
 
         Raises:
             ConfigError: if a group has a single member, so that nothing is left to compare.
         """
         groups = _totals_by_group(token_rewards, response_mask, group_ids)
-        advantages = groups.totals - groups.sums / groups.sizes
+        advantages = groups.totals - groups.sums / groups.sizes.clamp(min=1)
         if self.scale:
-            squares = groups.sum_of_group(advantages.square())
-            advantages /= (squares / (groups.sizes - 1)).sqrt() + _SMALLEST_DEVIATION
+            squares = groups.sum_of_group(advantages.square() * response_mask.any(dim=1))
+            degrees = (groups.sizes - 1).clamp(min=1)
+            advantages /= (squares / degrees).sqrt() + _SMALLEST_DEVIATION
         return _one_a_response(advantages, response_mask)
 
 
 class _GroupTotals(NamedTuple):
-    """Of each response `[B]`: its total reward, and the size and sum of the group it is in."""
+    """Of each response `[B]`: its total reward, and its group's sum and number of members.
+
+    Members are the responses that have tokens.
+    """
 
     totals: Tensor
     sizes: Tensor
@@ -147,8 +154,9 @@ def _totals_by_group(token_rewards: Tensor, response_mask: Tensor, ids: Tensor) 
             f"2 or more samples of every prompt are needed, but {int((sizes < 2).sum())} of "
             f"{len(sizes)} groups have one: keep the samples of a prompt in one batch"
         )
-    groups = _GroupTotals(totals, sizes[group], totals, group, len(sizes))
-    return groups._replace(sums=groups.sum_of_group(totals))
+    groups = _GroupTotals(totals, sizes, totals, group, len(sizes))
+    members = groups.sum_of_group(response_mask.any(dim=1).to(totals.dtype))
+    return groups._replace(sums=groups.sum_of_group(totals), sizes=members)
 
 
 def _one_a_response(advantages: Tensor, response_mask: Tensor) -> Advantages:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,17 @@ class EnsembleReward(RewardSource):
         return origins_of({str(number): member for number, member in enumerate(self.members)})
 
     @property
+    def abstains(self) -> bool:
+        """Where a member does: what it cannot score, the ensemble cannot."""
+        return any(member.abstains for member in self.members)
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The sum of the members' limits; None where one has none."""
+        limits = [member.timeout_s for member in self.members]
+        return None if None in limits else sum(limit for limit in limits if limit is not None)
+
+    @property
     def details(self) -> tuple[str, ...]:
         """`disagreement`."""
         return ("disagreement",)
@@ -94,6 +105,16 @@ class EnsembleReward(RewardSource):
             "mean_minus_deviation": mean - self.penalty * deviation,
         }[self.combine]
         return combined, {"disagreement": deviation}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the members that have one, by their number."""
+        states = {str(number): member.state_dict() for number, member in enumerate(self.members)}
+        return {number: state for number, state in states.items() if state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand the states back to the members."""
+        for number, own in state.items():
+            self.members[int(number)].load_state_dict(own)
 
     def share_trunk(self, policy: nn.Module) -> None:
         """Offer the policy's weights to every member."""

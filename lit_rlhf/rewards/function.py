@@ -2,36 +2,64 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+import inspect
+import math
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
-from lit_rlhf.errors import ConfigError
-from lit_rlhf.prompts import Prompt, Response
+from lit_rlhf.errors import ConfigError, RewardError
+from lit_rlhf.prompts import Message, Prompt, Response, as_messages
+from lit_rlhf.ranges import require
+from lit_rlhf.rewards.asking import first_rows
+from lit_rlhf.rewards.importing import import_function, place_of
 from lit_rlhf.rewards.source import RewardSource
 
-RewardFunction = Callable[[Sequence[Prompt], Sequence[Response]], Iterable[float]]
+RewardFunction = Callable[..., Any]  # of any signature that `_arguments` can serve
 
 
 @dataclass(frozen=True)
 class FunctionReward(RewardSource):
-    """Score responses by a function `(prompts, responses) -> list of numbers`.
+    """Score responses by a function `(prompts, responses, **fields) -> list of numbers`.
 
-    The function gets each prompt as its record has it: text, or a chat as a sequence of messages.
+    It may be plain or `async`. It gets each prompt as its record has it: text, or a chat as a
+    sequence of messages. Further arguments get a list each, one value a row, by their name:
+    a field of the records, or `messages`, the chat with the response as its last turn. A function
+    with an argument `completions` is called as TRL calls its own.
+
+    NaN or None is the score of a response that cannot be scored: PPO leaves it out.
+
+    An object with `__call__` serves, too; its `state_dict` and `load_state_dict`, where it has
+    them, keep its state in checkpoints.
 
     Attributes:
-        function: its dotted path, as in `my_package.my_module.my_function`.
+        function: the function itself, or where it is: `my_package.my_module:my_function` or
+            `path/to/file.py:my_function`.
+        timeout_s: seconds for one call, null for no limit.
     """
 
-    function: str
+    function: str | Callable[..., Any]
+    timeout_s: float | None = 600.0
+
+    abstains = True
 
     def __post_init__(self) -> None:
         """Look the function up at once, so that a misspelt path stops before training."""
+        require("FunctionReward.timeout_s", self.timeout_s, above=0, is_optional=True)
         self.resolve()
+
+    @property
+    def name(self) -> str:
+        """How messages name the function."""
+        if isinstance(self.function, str):
+            return self.function
+        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
 
     def __call__(
         self,
@@ -42,21 +70,21 @@ class FunctionReward(RewardSource):
         """Score each response, see `RewardSource`.
 
         Raises:
-            ConfigError: the function did not return one number for each response.
+            RewardError: the function raised, or did not return one number for each response.
         """
-        returned = self.resolve()(prompts, responses)
+        function = self.resolve()
+        fields = [{} for _ in prompts] if batch is None else batch.fields
         try:
-            scores = [float(score) for score in returned]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"reward function {self.function} returned {returned!r:.80}; it must return one "
-                "number for each response"
-            ) from error
-        if len(scores) != len(responses):
-            raise ConfigError(
-                f"reward function {self.function} returned {len(scores)} scores "
-                f"for {len(responses)} responses"
-            )
+            positional, named = _arguments(function, prompts, responses, fields)
+            returned = function(*positional, **named)
+            if inspect.isawaitable(returned):
+                returned = _wait_for(returned)
+            scores = _as_numbers(returned, len(responses))
+        except _MisfitError as misfit:
+            raise self._error(str(misfit), prompts, responses) from None
+        except Exception as error:
+            fault = f"raised {type(error).__name__}: {error} ({place_of(error)})"
+            raise self._error(fault, prompts, responses) from error
         device = None if batch is None else batch.rows.lengths.device
         return torch.tensor(scores, dtype=torch.float32, device=device)
 
@@ -66,18 +94,145 @@ class FunctionReward(RewardSource):
         Raises:
             ConfigError: it cannot be imported, or is not a function.
         """
-        module_name, _, name = self.function.rpartition(".")
-        try:
-            function: RewardFunction = getattr(importlib.import_module(module_name), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"reward function '{self.function}' cannot be imported ({error}); "
-                "give a dotted path such as my_package.my_module.my_function"
-            ) from error
-        if not callable(function):
-            raise ConfigError(
-                f"reward function '{self.function}' is not a function but a "
-                f"{type(function).__name__}; give a dotted path such as "
-                "my_package.my_module.my_function"
+        return import_function(self.function) if isinstance(self.function, str) else self.function
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of an object that has one."""
+        function = self.resolve()
+        own: Callable[[], dict[str, Any]] | None = getattr(function, "state_dict", None)
+        return {} if own is None else own()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Hand the state back to the object."""
+        self.resolve().load_state_dict(state)  # type: ignore[attr-defined]  # it gave the state
+
+    def _error(
+        self, fault: str, prompts: Sequence[Prompt], responses: Sequence[Response]
+    ) -> RewardError:
+        rows = first_rows(prompts, responses)
+        return RewardError(f"reward function {self.name} {fault}. It was called with {rows}")
+
+
+def as_source(reward: RewardSource | Callable[..., Any]) -> RewardSource:
+    """Return a reward as it is, and a plain function as `FunctionReward`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if isinstance(reward, RewardSource):
+        return reward
+    if not callable(reward) or isinstance(reward, type):
+        raise ConfigError(
+            f"model.reward: {reward!r:.60} is neither a reward nor a function; pass a function, or "
+            "an instance such as FunctionReward(...) or LearnedReward(...)"
+        )
+    return FunctionReward(reward)
+
+
+class _MisfitError(Exception):
+    """What a function takes or returns that does not fit, as a message goes on behind its name."""
+
+
+def _arguments(
+    function: RewardFunction,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    fields: Sequence[Mapping[str, Any]],
+) -> tuple[tuple[Any, ...], dict[str, list[Any]]]:
+    """Return what a function is called with: positional, and by name."""
+    names = dict.fromkeys(name for row in fields for name in row)
+    columns = {name: [row.get(name) for row in fields] for name in names}
+    columns.setdefault("messages", list(map(_whole_chat, prompts, responses)))
+    parameters = _parameters(function)
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    positional: tuple[Any, ...] = ()
+    if "completions" in parameters:  # TRL's
+        columns |= {"prompts": list(prompts), "completions": _completions(prompts, responses)}
+    else:
+        positional = (prompts, responses)
+        for name in list(parameters)[:2]:
+            del parameters[name]
+            columns.pop(name, None)
+    named = {name: column for name, column in columns.items() if takes_all or name in parameters}
+    for name, one in parameters.items():
+        is_optional = one.default is not one.empty or one.kind in (
+            one.VAR_KEYWORD,
+            one.VAR_POSITIONAL,
+        )
+        if not is_optional and name not in named:
+            known = ", ".join(names) or "none"
+            raise _MisfitError(
+                f"takes `{name}`, but the records have no such field (they have: {known})"
             )
-        return function
+    return positional, named
+
+
+def _parameters(function: RewardFunction) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except ValueError:  # of a builtin
+        return {}
+
+
+def _whole_chat(prompt: Prompt, response: Response) -> list[Message]:
+    return [*as_messages(prompt, "user"), *as_messages(response, "assistant")]
+
+
+def _completions(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Any]:
+    """Return responses as TRL has them: a text to a text, messages to a chat."""
+    return [
+        response if isinstance(prompt, str) else list(as_messages(response, "assistant"))
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def _wait_for(awaitable: Awaitable[Any]) -> Any:  # noqa: ANN401 - the function's own
+    """Run an `async` function to its end, also beside a loop that runs (a notebook's)."""
+
+    async def result() -> Any:  # noqa: ANN401 - likewise
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(result())
+    outcome: list[Any] = []
+    fault: list[Exception] = []
+
+    def run() -> None:
+        try:
+            outcome.append(asyncio.run(result()))
+        except Exception as error:
+            fault.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join()
+    if fault:
+        raise fault[0]
+    return outcome[0]
+
+
+def _as_numbers(returned: Any, num_responses: int) -> list[float]:  # noqa: ANN401 - anything
+    expected = "it must return one number for each response"
+    if isinstance(returned, Tensor) and returned.requires_grad:
+        raise _MisfitError(f"returned a tensor that requires grad; {expected}: scores.detach()")
+    if len(shape := getattr(returned, "shape", ())) > 1:
+        raise _MisfitError(
+            f"returned an array of shape {list(shape)}; {expected}: [{num_responses}]"
+        )
+    if not isinstance(returned, Iterable) or isinstance(returned, (str, bytes, Mapping)):
+        raise _MisfitError(f"returned {returned!r:.80}; {expected}")
+    scores = []
+    for score in returned:
+        try:
+            scores.append(math.nan if score is None else float(score))
+        except (TypeError, ValueError):
+            raise _MisfitError(
+                f"returned {score!r:.80} as score {len(scores)}; {expected}"
+            ) from None
+    if len(scores) != num_responses:
+        raise _MisfitError(
+            f"returned {len(scores)} scores for {num_responses} responses; {expected}"
+        )
+    return scores

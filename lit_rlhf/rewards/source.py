@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -44,6 +45,20 @@ class RewardSource(abc.ABC):
         return {}
 
     @property
+    def abstains(self) -> bool:
+        """Whether a score of NaN means "cannot be scored", and not that something is broken.
+
+        PPO leaves such a response out of baseline and loss, and logs how many there are. By
+        default False: a NaN then skips the whole step.
+        """
+        return False
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds that a call may take before the run ends with an error; None for no limit."""
+        return None
+
+    @property
     def details(self) -> tuple[str, ...]:
         """Names of what `score_in_detail` returns beside the score; none by default."""
         return ()
@@ -65,6 +80,17 @@ class RewardSource(abc.ABC):
             The scores `[B]`, and for each of `details` `[B]` float32.
         """
         return self(prompts, responses, batch), {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what later scores depend on, in plain types and tensors: it is in checkpoints.
+
+        Nothing by default. A source that counts or learns returns it here, and takes it back by
+        `load_state_dict`; else a resumed run is another one.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - likewise
+        """Go on from a saved state; called where `state_dict` had something."""
 
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.

@@ -62,10 +62,25 @@ def test_advantages_of_a_group_sum_to_zero_whatever_its_level(estimator, rewards
     assert_agrees(estimator(shifted, None, all_true(7, 1), GROUPS).advantages, advantages)
 
 
-def test_a_response_without_tokens_counts_as_reward_zero_in_its_group():
+@each_estimator
+@given(rewards=floats((7, 2)))
+def test_a_response_without_tokens_is_in_no_baseline(estimator, rewards):
+    """As if the row were not there at all: of the groups 7, 3, 9 the second keeps two members."""
+    mask, kept = all_true(7, 2), torch.tensor([0, 1, 2, 4, 5, 6])
+    mask[3] = False
+    left_out = estimator(
+        rewards.clone().index_fill_(0, torch.tensor([3]), math.nan), None, mask, GROUPS
+    )
+    alone = estimator(rewards[kept], None, mask[kept], GROUPS[kept])
+    assert_agrees(left_out.advantages[kept], alone.advantages)
+    assert left_out.advantages[3].tolist() == [0.0, 0.0]
+
+
+@each_estimator
+def test_a_response_that_is_left_alone_has_nothing_to_be_compared_with(estimator):
     rewards, mask = torch.tensor([[4.0], [math.nan]]), torch.tensor([[True], [False]])
-    output = RLOO()(rewards, None, mask, torch.tensor([0, 0]))
-    assert output.advantages.tolist() == [[4.0], [0.0]]
+    output = estimator(rewards, None, mask, torch.tensor([0, 0]))
+    assert output.advantages.tolist() == [[0.0], [0.0]]
 
 
 @each_estimator

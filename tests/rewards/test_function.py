@@ -1,15 +1,19 @@
+import asyncio
+import math
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from lit_rlhf.errors import ConfigError
-from lit_rlhf.rewards import FunctionReward
+from lit_rlhf.errors import ConfigError, RewardError
+from lit_rlhf.rewards import EnsembleReward, FunctionReward, as_source
 from tests.rewards.samples import sample_batch
 
 HERE = "tests.rewards.test_function"
-SAMPLES = sample_batch(["one", "two", "three"], ["a", "bcd", ""])
+SAMPLES = sample_batch(["one", "two", "three"], ["a", "bcd", ""])._replace(
+    fields=[{"wanted": "a"}, {"wanted": "x"}, {"wanted": ""}]
+)
 
 
 def length(prompts, responses):
@@ -67,7 +71,7 @@ def test_scores_are_those_of_the_function_in_order(name, expected):
     ],
 )
 def test_a_path_to_nothing_is_refused_at_once(path):
-    with pytest.raises(ConfigError, match="give a dotted path"):
+    with pytest.raises(ConfigError, match=r"give my_module:my_function or path/to/file\.py"):
         FunctionReward(path)
 
 
@@ -79,14 +83,55 @@ def missing(prompts, responses):
     return None
 
 
+def text(prompts, responses):
+    return "123"
+
+
+def column(prompts, responses):
+    return torch.zeros(len(responses), 1)
+
+
+def with_gradient(prompts, responses):
+    return torch.zeros(len(responses), requires_grad=True)
+
+
+def raising(prompts, responses):
+    return [1.0 / len(response) for response in responses]
+
+
+async def late_and_raising(prompts, responses):
+    raise KeyError("no such key")
+
+
+def of_another_field(prompts, responses, answer):
+    return [0.0] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nested", ["returned [1.0, 2.0] as score 0", "one number for each response"]),
+        ("missing", ["returned None", "one number for each response"]),
+        ("text", ["returned '123'"]),
+        ("column", ["shape [3, 1]", "[3]"]),
+        ("with_gradient", ["requires grad", "detach"]),
+        ("too_few", ["returned 1 scores for 3 responses"]),
+        ("raising", ["raised ZeroDivisionError", "test_function.py:"]),
+        ("late_and_raising", ["raised KeyError", "no such key"]),
+        ("of_another_field", ["takes `answer`", "they have: wanted"]),
+    ],
+)
+def test_what_goes_wrong_is_one_error_with_the_function_and_the_first_rows(name, words):
+    with pytest.raises(RewardError) as caught:
+        score(name)
+    message = str(caught.value)
+    for word in [f"{HERE}.{name} ", "3 rows, the first: 'one' -> 'a'; 'two' -> 'bcd'", *words]:
+        assert word in message
+    assert "\n" not in message
+
+
 def roles(prompts, responses):
     return [sum(turn["role"] == "user" for turn in p if isinstance(p, tuple)) for p in prompts]
-
-
-@pytest.mark.parametrize("name", ["nested", "missing"])
-def test_what_is_no_list_of_numbers_is_refused(name):
-    with pytest.raises(ConfigError, match=f"{name} returned .* one number for each response"):
-        score(name)
 
 
 def test_chats_are_handed_on_as_messages():
@@ -94,9 +139,124 @@ def test_chats_are_handed_on_as_messages():
     assert FunctionReward(f"{HERE}.roles")([chat, "hi"], ["a", "b"]).tolist() == [1, 0]
 
 
-def test_another_number_of_scores_is_refused():
-    with pytest.raises(ConfigError, match="too_few returned 1 scores for 3 responses"):
-        score("too_few")
+def wanted(prompts, responses, wanted, messages, unused="default"):
+    assert unused == "default"
+    assert [chat[-1] for chat in messages] == [
+        {"role": "assistant", "content": response} for response in responses
+    ]
+    return [float(word in response) for word, response in zip(wanted, responses, strict=True)]
+
+
+def all_fields(prompts, responses, **fields):
+    assert sorted(fields) == ["messages", "wanted"]
+    return [len(word) for word in fields["wanted"]]
+
+
+def as_trl_has_it(completions, wanted, **fields):
+    assert fields["prompts"] == ["one", "two", "three"]
+    return [float(word in text) for word, text in zip(wanted, completions, strict=True)]
+
+
+async def asynchronous(prompts, responses, **fields):
+    await asyncio.sleep(0)
+    return [None, math.nan, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("wanted", [1, 0, 1]), ("all_fields", [1, 1, 0]), ("as_trl_has_it", [1, 0, 1])],
+)
+def test_fields_of_the_records_are_handed_on_by_name(name, expected):
+    assert score(name).tolist() == expected
+
+
+def test_trl_functions_get_the_completions_of_chats_as_messages():
+    def roles_of(completions, **fields):
+        return [float(one[0]["role"] == "assistant") for one in completions]
+
+    chat = ({"role": "user", "content": "hi"},)
+    assert FunctionReward(roles_of)([chat], ["a"]).tolist() == [1.0]
+
+
+def test_an_async_function_is_waited_for_also_within_a_running_loop():
+    async def notebook():
+        return score("asynchronous")
+
+    for scores in (score("asynchronous"), asyncio.run(notebook())):
+        assert scores[:2].isnan().all()
+        assert scores[2] == 2
+
+
+def test_what_cannot_be_scored_is_nan_and_never_zero():
+    assert FunctionReward(f"{HERE}.asynchronous").abstains
+    assert torch.isnan(score("asynchronous")).tolist() == [True, True, False]
+
+
+def test_functions_of_files_modules_and_python(tmp_path):
+    file = tmp_path / "my rewards.py"
+    file.write_text("def f(prompts, responses):\n    return [len(prompts)] * len(responses)\n")
+    for function in (f"{file}:f", f"{HERE}:length", f"{HERE}.length", length, lambda p, r: [1, 3]):
+        assert FunctionReward(function)(["p", "q"], ["a", "bcd"]).tolist() in ([1, 3], [2, 2])
+    assert pickle.loads(pickle.dumps(FunctionReward(length))) == FunctionReward(length)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def f(:\n", ["broken.py:1: ", "syntax"]),
+        ("import json\njson.loads('')\n", ["JSONDecodeError"]),
+        ("1 / 0\n", ["broken.py:1: ZeroDivisionError"]),
+        ("g = 1\n", ["no attribute 'f'"]),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_error(tmp_path, text, words):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        FunctionReward(f"{tmp_path}/broken.py:f")
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no file .*nowhere\.py"):
+        FunctionReward(f"{tmp_path}/nowhere.py:f")
+
+
+class Counter:
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, prompts, responses):
+        self.calls += 1
+        return [self.calls] * len(responses)
+
+    def state_dict(self):
+        return {"calls": self.calls}
+
+    def load_state_dict(self, state):
+        self.calls = state["calls"]
+
+
+def test_the_state_of_an_object_is_the_rewards():
+    source, other = FunctionReward(Counter()), FunctionReward(Counter())
+    source(["p"], ["r"])
+    other.load_state_dict(source.state_dict())
+    assert other(["p"], ["r"]).tolist() == [2]
+    members = EnsembleReward([other, FunctionReward(length), source])
+    assert members.state_dict() == {"0": {"calls": 2}, "2": {"calls": 1}}
+    members.load_state_dict({"2": {"calls": 7}})
+    assert source.state_dict() == {"calls": 7}
+    assert FunctionReward(length).state_dict() == {}
+
+
+@pytest.mark.parametrize("reward", [3, None, Counter])
+def test_what_is_neither_reward_nor_function_is_refused(reward):
+    with pytest.raises(ConfigError, match="neither a reward nor a function"):
+        as_source(reward)
+
+
+def test_a_plain_function_becomes_a_reward():
+    assert as_source(length) == FunctionReward(length)
+    assert as_source(FunctionReward(length)) == FunctionReward(length)
 
 
 def test_the_source_travels_by_name():
