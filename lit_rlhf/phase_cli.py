@@ -15,6 +15,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
 from lit_rlhf import rewards as _rewards  # noqa: F401 - likewise
@@ -181,7 +182,15 @@ class PhaseCLI(LightningCLI):
 
         Raises:
             CheckpointError: `ckpt_path` names no file or folder.
+            ConfigError: the strategy is Lightning's older FSDP.
         """
+        strategy = self.config[self.config["subcommand"]]["trainer"]["strategy"]
+        name = strategy if isinstance(strategy, str) else strategy.get("class_path", "")
+        if (name.startswith("fsdp") and name != "fsdp2") or name.endswith(".FSDPStrategy"):
+            raise ConfigError(
+                f"trainer.strategy {name}: the phases are not made for Lightning's older FSDP; "
+                "take --trainer.strategy fsdp2"
+            )
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path is not None and path not in _NAMED_CHECKPOINTS and not Path(path).exists():
             raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
@@ -260,6 +269,13 @@ class PhaseCLI(LightningCLI):
                 )
             if not (keeps_nothing and group in (LastCheckpoint, ModelFolder)):
                 callbacks.append(config[name])
+        names = ("max_epochs", "max_steps", "max_time")
+        if [config["trainer"][name] for name in names] == [None, -1, None]:
+            rank_zero_info(
+                "neither trainer.max_epochs nor trainer.max_steps is set: the run ends after one "
+                "epoch (Lightning's own default is 1,000)"
+            )
+            kwargs["max_epochs"] = 1
         trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return trainer
 

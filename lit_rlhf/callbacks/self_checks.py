@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from lit_rlhf.callbacks.monitors import refuse_unknown_monitors
 from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import TrainingError
 from lit_rlhf.ranges import require
@@ -93,6 +94,10 @@ class SelfChecks(Callback):
         """Hand the switch on to the module's own check."""
         if isinstance(pl_module, HasRatioCheck):
             pl_module.checks_first_ratio = self.enabled
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse callbacks that monitor a metric which the validation before training lacks."""
+        refuse_unknown_monitors(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the frozen weights, as loaded, and begin again."""

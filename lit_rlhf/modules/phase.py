@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
+from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
@@ -34,11 +36,14 @@ from lit_rlhf.models.saving import (
 )
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
+from lit_rlhf.modules.generating import generate_responses
 from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.sharding import gathered_weights, shard
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import from_rank_zero, sum_over_ranks, world_size
+from lit_rlhf.rollout import Sampling
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
@@ -148,7 +153,10 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         return self._tokenizer
 
     def configure_callbacks(self) -> list[Callback]:
-        """Let every run leave its model, unless it has a `ModelFolder` or keeps nothing.
+        """Bring what every run has on the command line, where the Trainer has none.
+
+        Self-checks, the model's folder and `last.ckpt`; nothing where `enable_checkpointing` is
+        false.
 
         Raises:
             ConfigError: a callback would average weights that are not there yet.
@@ -159,9 +167,34 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
                 "callbacks: StochasticWeightAveraging copies the module before its model is "
                 "loaded, and would average nothing; use EMAWeightAveraging"
             )
-        has_one = any(isinstance(callback, ModelFolder) for callback in callbacks)
-        keeps_nothing = self.trainer.checkpoint_callback is None
-        return [] if has_one or keeps_nothing else [ModelFolder()]
+        if self.trainer.checkpoint_callback is None:  # it keeps nothing
+            return []
+        kinds = (SelfChecks, ModelFolder, LastCheckpoint)
+        missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in callbacks)]
+        return [kind() for kind in missing]
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        sampling: Sampling = Sampling(),
+        samples_per_prompt: int = 1,
+        seed: int = 0,
+    ) -> list[str]:
+        """Respond to prompts with the policy as it is now, also without a Trainer.
+
+        Args:
+            prompts: texts, or chats as sequences of messages.
+            sampling: length, temperature and truncation; `temperature=0` takes the likeliest.
+            samples_per_prompt: responses to each prompt, beside each other in the result.
+            seed: the same one draws the same responses.
+
+        Raises:
+            ConfigError: the phase trains no policy, or `prompts` is not a list with prompts.
+        """
+        return generate_responses(
+            self, prompts, sampling=sampling, samples_per_prompt=samples_per_prompt, seed=seed
+        )
 
     def save_pretrained(
         self, folder: str | Path, *, merge: bool = False, facts: Mapping[str, Any] | None = None

@@ -96,6 +96,10 @@ CASES = [
      ["constructor", "python/object"]),
     ("a list for a mapping", "sft", "model: [1, 2]", ["model"]),
     ("no such file", "sft", ["--config=nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+    # What Lightning has, and the phases have in another way.
+    ("the older fsdp", "sft", ["--trainer.strategy=fsdp"], ["trainer.strategy fsdp", "fsdp2"]),
+    ("its class", "ppo", "trainer: {strategy: {class_path: FSDPStrategy}}",
+     ["FSDPStrategy", "fsdp2"]),
     # Wrong types.
     ("a word for a number", "sft", ["--data.batch_size=many"], ["data.batch_size", "int", "many"]),
     ("a fraction for a count", "sft", ["--data.batch_size=2.5"], ["data.batch_size", "int", "2.5"]),
@@ -356,3 +360,12 @@ def test_what_stands_before_the_bad_setting_is_sound(clis, place, tmp_path, phas
     with place.entered():
         cli.run([*words_of(phase, [], tmp_path), *fast])
     assert cli.trainer.global_step > 0
+
+
+def test_a_run_that_names_no_end_has_one_epoch(clis, place, tmp_path, caplog):
+    cli = clis("sft")
+    words = words_of("sft", ["--trainer.max_epochs=null"], tmp_path)
+    with place.entered():
+        cli.run([*words, "--trainer.limit_train_batches=1", "--trainer.callbacks=[]"])
+    assert cli.trainer.current_epoch == cli.trainer.max_epochs == 1
+    assert "ends after one epoch" in caplog.text

@@ -8,11 +8,15 @@ import pytest
 import torch
 from transformers import modeling_utils
 
+from lit_rlhf.callbacks import LastCheckpoint, ModelFolder, SelfChecks
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
-from lit_rlhf.errors import CheckpointError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
+from lit_rlhf.models.handover import load_tokenizer
 from lit_rlhf.models.lineage import describe_origin, read_lineage
 from lit_rlhf.modules import DPOModule, NormalizerConfig, OptimizerConfig, RewardModule, SFTModule
+from lit_rlhf.rollout import Sampling
+from tests.models.examples import plain_model
 from tests.support.phase_runs import build
 from tests.support.phases import (
     Recorder,
@@ -246,3 +250,46 @@ def test_resuming_with_another_storage_is_refused(tmp_path, policy, data, checkp
     trainer = phase_trainer(tmp_path, max_steps=2, limit_val_batches=0)
     with pytest.raises(CheckpointError, match=r"had model\.optimizer .*float32.* has .*bf16"):
         trainer.fit(module, data, ckpt_path=str(checkpoint))
+
+
+def test_a_run_from_python_brings_what_the_command_line_does(tmp_path, policy, data):
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, enable_checkpointing=True)
+    trainer.fit(SFTModule(policy), data)
+    counts = collections.Counter(type(callback) for callback in trainer.callbacks)
+    assert [counts[kind] for kind in (SelfChecks, ModelFolder, LastCheckpoint)] == [1, 1, 1]
+    assert next(tmp_path.rglob("last.ckpt")).is_file()
+    keeps_nothing = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    keeps_nothing.fit(SFTModule(policy), data)
+    counts = collections.Counter(type(callback) for callback in keeps_nothing.callbacks)
+    assert [counts[kind] for kind in (SelfChecks, ModelFolder, LastCheckpoint)] == [0, 0, 0]
+
+
+def test_a_policy_responds_to_plain_prompts_as_transformers_does(policy):
+    prompts, model, tokenizer = ["say 1: ", "tell me"], plain_model(policy), load_tokenizer(policy)
+    expected = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        start = ids.shape[1]
+        for _ in range(4):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+            if int(ids[0, -1]) == tokenizer.eos_token_id:
+                break
+        expected.append(tokenizer.decode(ids[0, start:], skip_special_tokens=True))
+    greedy = Sampling(max_new_tokens=4, temperature=0)
+    module = SFTModule(policy)  # no Trainer has seen it
+    assert module.generate(prompts, sampling=greedy) == expected
+    twice = module.generate(prompts, sampling=greedy, samples_per_prompt=2)
+    assert twice == [expected[0], expected[0], expected[1], expected[1]]
+    drawn = [module.generate(prompts, seed=seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize("prompts", ["a text", []])
+def test_what_is_no_list_of_prompts_is_refused(policy, prompts):
+    with pytest.raises(ConfigError, match="give a list of prompts"):
+        SFTModule(policy).generate(prompts)
+
+
+def test_a_reward_model_does_not_respond(policy):
+    with pytest.raises(ConfigError, match="RewardModule trains no policy"):
+        RewardModule(policy).generate(["a"])

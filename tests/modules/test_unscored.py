@@ -24,6 +24,8 @@ from tests.support.phases import (
     write_rows,
 )
 
+# Of an iteration that is skipped before the first step.
+pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
 KEEP = MissingEOS("keep")
 
