@@ -297,10 +297,17 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """Store and run a model as the memory options say; spread it where that is the strategy.
 
         Raises:
-            ConfigError: weights in bf16 with another precision of the computation.
+            ConfigError: weights in bf16 with another precision of the computation; or a precision
+                that rounds all weights, and the losses with them.
             CheckpointError: the tokenizer has tokens that the model does not know.
         """
         require_fitting_tokenizer(self.tokenizer, model.transformers_config, self.source)
+        if self._precision in ("bf16-true", "16-true"):
+            raise ConfigError(
+                f"trainer.precision {self._precision} computes losses and log-probabilities in 16 "
+                "bits, and most updates round to nothing: take bf16-mixed, and "
+                "model.optimizer.weights bf16 if memory is short"
+            )
         if self.optimizer.weights == "bf16":
             self._hold_in_bf16(model)
         switch_cpu_paths(self.cpu_paths)
@@ -375,6 +382,18 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()
 
+    @property
+    def gradient_scale(self) -> float:
+        """By how much the gradients of manual optimization are too large before the step.
+
+        Under 16-mixed the scaler takes its scale off within the step. Automatic optimization looks
+        at the gradients behind that.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is None or self.automatic_optimization:
+            return 1.0
+        return float(scaler.get_scale())
+
     def allow_step(self) -> bool:
         """Decide, the same on all processes, whether the gradients may move the weights.
 
@@ -393,6 +412,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             is_broken = is_broken + (~torch.isfinite(own_squares + whole_squares)).float()
         sharded, num_broken = sum_over_ranks(torch.stack([own_squares, is_broken]))
         norm, num_broken = torch.stack([(sharded + whole_squares).sqrt(), num_broken]).tolist()
+        norm /= self.gradient_scale
         self.guard.gradient_norm = norm
         if num_broken == 0:
             self.guard.forget()

@@ -271,7 +271,7 @@ class PPOModule(PPOModels):
         if self.update.max_grad_norm:
             self.clip_gradients(
                 optimizer.optimizer,
-                gradient_clip_val=self.update.max_grad_norm,
+                gradient_clip_val=self.update.max_grad_norm * self.gradient_scale,
                 gradient_clip_algorithm="norm",
             )
         optimizer.step()

@@ -22,7 +22,8 @@ def mark_unscored(rollout: RolloutBatch) -> RolloutBatch:
     one with broken numbers.
     """
     is_scored = ~torch.isnan(rollout.scores)
-    if sum_over_ranks(is_scored.sum().float()) == 0:
+    num_scored = (is_scored & rollout.samples.response_mask.any(1)).sum()  # without stand-ins
+    if sum_over_ranks(num_scored.float()) == 0:
         return rollout
     scores = rollout.scores.masked_fill(~is_scored, 0.0)
     return rollout._replace(scores=scores, is_scored=is_scored)

@@ -22,6 +22,8 @@ _NUM_CHARACTERS = 60
 def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Ask a reward about samples; call it on all processes.
 
+    A process whose samples are stand-ins, without a token that counts, does not ask: scores are 0.
+
     Args:
         name: of the reward, as the settings call it.
         source: the reward.
@@ -34,11 +36,12 @@ def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, 
         RewardError: it failed on a process, took too long, or did not return one score a response.
     """
     fault: Exception | None = None
-    scores, details = torch.zeros(0), dict[str, Tensor]()
+    details: dict[str, Tensor] = {}
     device = samples.rows.lengths.device
     try:
-        with watched(name, source.timeout_s):
-            scores, details = source.score_in_detail(samples.prompts, samples.responses, samples)
+        scores = torch.zeros(len(samples.responses), device=device)
+        if samples.response_mask.any():
+            scores, details = _ask(name, source, samples)
         if scores.shape != (len(samples.responses),):
             fault = RewardError(
                 f"{name}: {type(source).__name__} returned scores of shape {list(scores.shape)} "
@@ -61,6 +64,11 @@ def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, 
     if num_failed:
         raise RewardError(f"{name} failed on another process, which says why")
     return scores.detach().float(), details
+
+
+def _ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    with watched(name, source.timeout_s):
+        return source.score_in_detail(samples.prompts, samples.responses, samples)
 
 
 def first_rows(prompts: Sequence[Prompt], responses: Sequence[Response]) -> str:

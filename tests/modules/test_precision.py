@@ -2,9 +2,12 @@
 
 import itertools
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
 
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import precision
 from lit_rlhf.modules.precision import (
     autocast,
@@ -12,6 +15,8 @@ from lit_rlhf.modules.precision import (
     product_rates,
     slowness_of,
 )
+from tests.support.phase_runs import build, write_inputs
+from tests.support.phases import phase_trainer, weights
 
 
 @pytest.mark.parametrize(
@@ -72,3 +77,52 @@ def test_measuring_draws_no_random_numbers():
     before = torch.get_rng_state()
     product_rates(torch.float32, size=8)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Scaled(MixedPrecision):
+    """Lightning's own 16-mixed with its scaler, on a CPU."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**12))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder)
+    return folder
+
+
+class Start(pl.Callback):
+    """Keeps the weights that training starts from."""
+
+    def on_train_start(self, trainer, pl_module):
+        self.weights = weights(pl_module)
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo", "ppo"])
+def test_a_phase_learns_under_16_mixed_as_in_float32(tmp_path, inputs, phase):
+    """A gradient that is clipped before the scale is off would move the weights by next to nothing.
+
+    AdamW divides the scale out again, but for its eps: one as large as the gradients shows it.
+    """
+    changes = []
+    for plugins in ([], [Scaled()]):
+        torch.manual_seed(0)
+        module, data = build(phase, inputs)
+        start = Start()
+        limits = {"limit_train_batches": 2, "limit_val_batches": 0}
+        phase_trainer(tmp_path, callbacks=[start], plugins=plugins, **limits).fit(module, data)
+        end = weights(module)
+        moved = [(end[name] - start.weights[name]).abs().flatten() for name in end]
+        changes.append((float(torch.cat(moved).mean()), module.gradient_norm))
+    assert changes[1] == pytest.approx(changes[0], rel=0.2)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo", "ppo"])
+def test_weights_in_16_bits_alone_are_refused_in_one_line(tmp_path, inputs, phase, precision):
+    plugin = HalfPrecision(precision)
+    module, data = build(phase, inputs)
+    with pytest.raises(ConfigError, match=f"trainer.precision {precision} .*take bf16-mixed"):
+        phase_trainer(tmp_path, limit_val_batches=0, plugins=[plugin]).fit(module, data)

@@ -75,3 +75,8 @@ def test_no_process_waits_for_one_whose_reward_failed():
     one, other = run_in_two_processes(fails_on_one_rank)
     assert one == "model.reward failed on another process, which says why"
     assert "raised KeyError" in other
+
+
+def test_nobody_is_asked_about_stand_ins():
+    scores, details = ask("model.reward", Broken(KeyError("x")), SAMPLES.silenced())
+    assert (scores.tolist(), details) == ([0, 0], {})
