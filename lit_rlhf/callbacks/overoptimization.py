@@ -102,6 +102,7 @@ class OveroptimizationMonitor(Callback):
         self._first_reference = 0  # no validation before it is a reference
         self._num_tests = 0
         self._is_new_alarm = False
+        self._was_ended = False  # by an alarm, before the checkpoint that is resumed
 
     @property
     def metric(self) -> str:
@@ -163,6 +164,16 @@ class OveroptimizationMonitor(Callback):
                 "processes; use stop, and start again from best/"
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a resumed run at once that an alarm has ended before."""
+        if self._was_ended and self.action in {"stop", "roll_back"}:
+            _log.warning(
+                "The alarm at step %d has ended this run, and it does not go on. To train on "
+                "nevertheless: --monitor.action warn",
+                self.alarms[-1].step,
+            )
+            trainer.should_stop = True
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the validation and test it."""
         if not self.is_on or not _is_look(trainer):
@@ -222,6 +233,7 @@ class OveroptimizationMonitor(Callback):
         self.alarms = [Alarm.from_state_dict(alarm) for alarm in state_dict["alarms"]]
         self._first_reference = state_dict["first_reference"]
         self._num_tests = state_dict["num_tests"]
+        self._was_ended = bool(self.alarms)
 
     @property
     def _has_reference(self) -> bool:

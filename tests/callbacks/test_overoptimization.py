@@ -206,6 +206,28 @@ def test_a_resumed_run_decides_as_one_that_was_not_killed(tmp_path):
             assert written == (tmp_path / "whole" / "overoptimization" / name).read_bytes()
 
 
+@pytest.mark.parametrize("action", ["stop", "roll_back"])
+def test_a_run_that_an_alarm_ended_does_not_go_on_when_it_is_resumed(tmp_path, caplog, action):
+    def again(action, **options):
+        callbacks = [
+            ModelFolder(),
+            ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=False),
+        ]
+        monitor, module = OveroptimizationMonitor(action=action), Keeping()
+        return watch(tmp_path, monitor, module, callbacks=callbacks, **options)
+
+    ended, module = again(action)
+    trainer = module.trainer
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    resumed, same = again(action, ckpt_path=tmp_path / "end.ckpt")
+    assert same.weight.item() == module.weight.item()
+    assert same.trainer.global_step == trainer.global_step
+    assert str(resumed.state_dict()) == str(ended.state_dict())
+    assert f"alarm at step {ended.alarms[0].step} has ended this run" in caplog.text
+    _, on = again("warn", ckpt_path=tmp_path / "end.ckpt")  # asked for
+    assert on.trainer.global_step > trainer.global_step
+
+
 def state_in_ddp(folder):
     monitor = OveroptimizationMonitor(action="stop")
     _, module = watch(folder, monitor, strategy="ddp", devices=2)
