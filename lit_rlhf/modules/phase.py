@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.generating import generate_responses
 from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.resuming import changed_inputs, changed_settings, digests_of
 from lit_rlhf.modules.sharding import gathered_weights, shard
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
@@ -52,7 +54,10 @@ _STORAGE_KEY = "lit_rlhf_storage"
 _PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
 _PHASE_KEY = "lit_rlhf_phase"
 _SKIPPED_KEY = "lit_rlhf_skipped_steps"
+_RUN_KEY = "lit_rlhf_run"
 DEFAULT_MAX_SKIPPED_STEPS = 10
+
+_log = logging.getLogger(__name__)
 
 
 class PhaseModule(lightning.LightningModule, abc.ABC):
@@ -453,13 +458,16 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         checkpoint[_STORAGE_KEY] = self._storage
         checkpoint[_PHASE_KEY] = self.phase
         checkpoint[_SKIPPED_KEY] = self.guard.num_skipped
+        if (lineage := self.lineage) is not None:
+            settings = self.run_config or {}
+            checkpoint[_RUN_KEY] = {"settings": settings, "digests": digests_of(lineage)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check by name that everything trained is there, since loading is not strict.
 
         Raises:
-            CheckpointError: another phase wrote it, weights are missing, or are stored in another
-                way than this run's.
+            CheckpointError: another phase wrote it, its weights are not those that this run
+                trains, or are stored in another way.
         """
         phase = checkpoint.get(_PHASE_KEY, self.phase)
         if phase != self.phase:
@@ -483,6 +491,23 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
                 f"the checkpoint lacks {len(missing)} trained weights, for one {missing[0]}: "
                 "was it made with another phase, model or lora setting?"
             )
+        if unknown := sorted(checkpoint["state_dict"].keys() - self.state_dict().keys()):
+            raise CheckpointError(
+                f"the checkpoint has {len(unknown)} weights that this run does not train, for one "
+                f"{unknown[0]}: go on with the same model.advantage, critic and lora settings, or "
+                "start again without --ckpt_path"
+            )
+        self._tell_changes(checkpoint.get(_RUN_KEY))
+
+    def _tell_changes(self, saved: Mapping[str, Any] | None) -> None:
+        """Say on rank zero which settings and inputs are others than the run began with."""
+        if saved is None or (lineage := self.lineage) is None:
+            return
+        lines = changed_inputs(saved["digests"], digests_of(lineage))
+        if saved["settings"] and self.run_config:
+            lines += changed_settings(saved["settings"], self.run_config)
+        for line in lines:
+            _log.warning("resumed: %s", line)
 
     @property
     def _precision(self) -> str:
