@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
@@ -106,6 +107,15 @@ class MetricsFile(ExperimentWriter):
         self._num_saved += len(self.metrics)
         self._is_ours = True
         self.metrics = []
+
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Write the settings as `hparams.yaml` beside the metrics."""
+        super().log_hparams(params)
+        path = Path(self.log_dir) / self.NAME_HPARAMS_FILE
+        try:
+            save_hparams_to_yaml(path, self.hparams)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be written ({error.strerror})", stacklevel=1)
 
     def sync(self) -> None:
         """Bring the file to the disk, so that it is not older than the checkpoint that follows."""

@@ -41,6 +41,7 @@ from lit_rlhf.modules.generating import generate_responses
 from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.resuming import changed_inputs, changed_settings, digests_of
+from lit_rlhf.modules.settings import plain_settings
 from lit_rlhf.modules.sharding import gathered_weights, shard
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
@@ -450,6 +451,12 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     def on_fit_start(self) -> None:
         """Take down what the run starts from, before anything of it can change."""
         _ = self.lineage
+        settings = self.run_config or {
+            self.source_option: self.source,
+            **plain_settings(self),
+        }
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(settings)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, how it is stored, and which phase trained it."""

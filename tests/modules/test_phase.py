@@ -6,15 +6,26 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from transformers import modeling_utils
 
-from lit_rlhf.callbacks import LastCheckpoint, ModelFolder, SelfChecks
+from lit_rlhf.callbacks import LastCheckpoint, ModelFolder, ResumableCSVLogger, SelfChecks
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
 from lit_rlhf.models.handover import load_tokenizer
 from lit_rlhf.models.lineage import describe_origin, read_lineage
-from lit_rlhf.modules import DPOModule, NormalizerConfig, OptimizerConfig, RewardModule, SFTModule
+from lit_rlhf.modules import (
+    DPOModule,
+    NormalizerConfig,
+    OptimizerConfig,
+    PPOModule,
+    RewardModule,
+    SFTModule,
+    UpdateConfig,
+)
+from lit_rlhf.modules.settings import plain_settings
+from lit_rlhf.objectives import RLOO
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
 from tests.support.phase_runs import build
@@ -293,3 +304,26 @@ def test_what_is_no_list_of_prompts_is_refused(policy, prompts):
 def test_a_reward_model_does_not_respond(policy):
     with pytest.raises(ConfigError, match="RewardModule trains no policy"):
         RewardModule(policy).generate(["a"])
+
+
+def test_settings_are_logged(tmp_path, policy, data):
+    logger = ResumableCSVLogger(str(tmp_path), name="run")
+    trainer = phase_trainer(tmp_path, max_steps=1, limit_val_batches=0, logger=logger)
+    trainer.fit(SFTModule(policy, optimizer=OptimizerConfig(learning_rate=3e-4)), data)
+    logged = yaml.safe_load((tmp_path / "run" / "hparams.yaml").read_text())
+    assert logged["policy"] == policy
+    assert logged["optimizer"]["learning_rate"] == 3e-4
+    assert logged["lora"] is None
+
+
+def test_settings_of_ppo_are_plain_values():
+    def mine(prompts, responses):
+        return [0.0]
+
+    module = PPOModule("folder", mine, advantage=RLOO(k=3), update=UpdateConfig(clip_range=0.1))
+    settings = plain_settings(module)
+    assert settings["update"]["clip_range"] == 0.1
+    assert settings["advantage"] == {"class": "RLOO", "k": 3}
+    assert settings["reward"]["function"].endswith("mine")
+    assert settings["judges"] == {}
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
