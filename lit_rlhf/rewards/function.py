@@ -113,7 +113,7 @@ class FunctionReward(RewardSource):
         return RewardError(f"reward function {self.name} {fault}. It was called with {rows}")
 
 
-def as_source(reward: RewardSource | Callable[..., Any]) -> RewardSource:
+def as_source(reward: object) -> RewardSource:
     """Return a reward as it is, and a plain function as `FunctionReward`.
 
     Raises:
