@@ -237,9 +237,9 @@ CASES = [
      ["logit_bias", "token ids"]),
     ("a stop string of nothing", "ppo", ['--model.sampling.stop_strings=[""]'], ["stop_strings"]),
     ("a reward function that is not there", "ppo", ["--model.reward.function=nowhere.at_all"],
-     ["nowhere.at_all", "cannot be imported", "dotted path"]),
+     ["nowhere.at_all", "cannot be imported", "my_module:my_function"]),
     ("a reward function that is none", "ppo", ["--model.reward.function=math.pi"],
-     ["math.pi", "not a function", "dotted path"]),
+     ["math.pi", "not a function", "my_module:my_function"]),
     # Unknown paths, and models that are something else.
     ("no such model", "sft", ["--model.policy=./nowhere"], ["./nowhere", "no such model folder"]),
     ("no such data", "sft", ["--data.train=data/nowhere.jsonl"], ["nowhere.jsonl", "no such file"]),

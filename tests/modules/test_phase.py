@@ -286,7 +286,7 @@ def test_a_policy_responds_to_plain_prompts_as_transformers_does(policy):
             if int(ids[0, -1]) == tokenizer.eos_token_id:
                 break
         expected.append(tokenizer.decode(ids[0, start:], skip_special_tokens=True))
-    greedy = Sampling(max_new_tokens=4, temperature=0)
+    greedy = Sampling(max_new_tokens=4, temperature=0.0)
     module = SFTModule(policy)  # no Trainer has seen it
     assert module.generate(prompts, sampling=greedy) == expected
     twice = module.generate(prompts, sampling=greedy, samples_per_prompt=2)

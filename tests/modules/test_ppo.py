@@ -496,7 +496,10 @@ def test_validation_asks_reward_and_judges_about_every_held_out_prompt(run):
     held_out = module.recorder.held_out
     assert set(held_out) == {
         f"val/ppo/{name}"
-        for name in ("reward", "judge", "kl", "surprisal", "length", "finished", "repetition")
+        for name in (
+            *("reward", "judge", "judge_unscored"),
+            *("kl", "surprisal", "length", "finished", "repetition"),
+        )
     }
     samples = module.validation_samples
     assert [sample["prompt"] for sample in samples] == [row["prompt"] for row in prompts(12)]

@@ -40,10 +40,10 @@ def gae(rewards, values, mask, gamma, gae_lambda):
 def grpo(rewards, mask, groups, scale):
     totals = row_sums(rewards, mask)
     result = []
-    for total, own, marks in zip(totals, groups, mask, strict=True):
-        group = [other for other, name in zip(totals, groups, strict=True) if name == own]
-        advantage = total - statistics.fmean(group)
-        if scale:
+    for i, marks in enumerate(mask):
+        group = [totals[j] for j in members(mask, groups, groups[i])]
+        advantage = totals[i] - statistics.fmean(group) if group else 0.0
+        if scale and len(group) > 1:
             advantage /= statistics.stdev(group) + 1e-4
         result.append([advantage if m else 0.0 for m in marks])
     return result
@@ -53,7 +53,12 @@ def rloo(rewards, mask, groups):
     totals = row_sums(rewards, mask)
     result = []
     for i, marks in enumerate(mask):
-        others = [totals[j] for j in range(len(totals)) if j != i and groups[j] == groups[i]]
-        advantage = totals[i] - math.fsum(others) / len(others)
+        others = [totals[j] for j in members(mask, groups, groups[i]) if j != i]
+        advantage = totals[i] - math.fsum(others) / len(others) if others else 0.0
         result.append([advantage if m else 0.0 for m in marks])
     return result
+
+
+def members(mask, groups, name):
+    """The rows of a group that have tokens."""
+    return [j for j, marks in enumerate(mask) if groups[j] == name and any(marks)]
