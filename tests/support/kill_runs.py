@@ -99,6 +99,7 @@ def outcome(folder: Path) -> Outcome:
     """Read what a run left behind."""
     run = folder / "runs" / "run"
     state = read_verified(run / "checkpoints" / "last.ckpt")
+    del state["lit_rlhf_run"]["settings"]["last_checkpoint"]  # each kill has its own
     state["callbacks"] = {
         name: value for name, value in state["callbacks"].items() if "ModelCheckpoint" not in name
     }
