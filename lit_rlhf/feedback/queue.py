@@ -114,7 +114,9 @@ def store_judgment(
         return Receipt(is_new=False, is_surplus=False)
     _lock_task(connection, task_id)
     row["valid_from"] = _valid_from(connection, row)
-    was_handed_on = _hands_on(connection, task_id, labeler_id)
+    # A skip without a slot has added none: to undo it takes none back.
+    had_slot = _has_slot(connection, task_id, labeler_id)
+    was_handed_on = had_slot and _hands_on(connection, task_id, labeler_id)
     if not insert_new(connection, judgments, [row], "id"):  # sent twice at the same moment
         return Receipt(is_new=False, is_surplus=False)
     # A gold answer is what labelers are compared with, and none of the judgments asked for.

@@ -115,6 +115,19 @@ def test_skips_at_once_each_ask_somebody_else_and_undone_nobody(store):
         assert store.open_slots(range(1, 11)) == {}
 
 
+def test_an_undone_skip_that_had_no_slot_takes_none_away(store):
+    add_comparisons(store, 1, slots=2)
+    store.claim("ana", lease_s=-1)
+    store.claim("ben")
+    store.claim("cem")  # ana's slot as well
+    late = Judgment("skip", labeler="ana", id="skip")
+    assert store.submit(1, late).is_surplus
+    store.submit(1, Judgment("skip", labeler="ben", id="ben"))
+    store.submit(1, Judgment("skip", labeler="cem", id="cem"))  # two slots are free again
+    assert not store.submit(1, Judgment("tie", labeler="ana", id="tie", replaces="skip")).is_surplus
+    assert store.open_slots([1]) == {1: 1}
+
+
 def test_who_asks_again_takes_nothing_from_who_got_it_meanwhile(store):
     add_comparisons(store, 1, slots=1)
     assert store.claim("ana", lease_s=-1)
