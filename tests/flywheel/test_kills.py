@@ -17,8 +17,8 @@ from tests.flywheel.tiny_run import write_inputs
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("LIT_RLHF_KILL_SEED", "7"))
 NUM_KILLS = 10
-# A process of a round takes some seconds to import; what is worth killing comes behind that.
-SHORTEST_S, LONGEST_S = 4.0, 20.0
+# Of the time of a whole run: long enough to come to the next step, short enough for ten kills.
+SHORTEST, LONGEST = 0.05, 0.3
 
 
 def start(folder, words):
@@ -66,12 +66,14 @@ def test_ten_kills_change_nothing(tmp_path):
     choose = random.Random(SEED)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = write_inputs(whole)
+    begun = time.monotonic()
     finish(whole, words)
+    seconds = time.monotonic() - begun
     assert write_inputs(killed) == words
     steps = []
     while len(steps) < NUM_KILLS:
         process = start(killed, words)
-        time.sleep(choose.uniform(SHORTEST_S, LONGEST_S))
+        time.sleep(seconds * choose.uniform(SHORTEST, LONGEST))
         if process.poll() is not None:
             break  # it came to its end before all kills: the machine is fast
         os.killpg(process.pid, signal.SIGKILL)
