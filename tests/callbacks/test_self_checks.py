@@ -115,12 +115,15 @@ def test_a_learned_reward_that_depends_on_padding_is_named(folder, tmp_path, mon
     ppo, _ = build("ppo", folder)
     ppo.reward = LearnedReward(str(path))
     fit(folder, tmp_path, "ppo", SelfChecks(), module=ppo)
-    plain = LearnedReward._raw_scores
-    monkeypatch.setattr(
-        LearnedReward,
-        "_raw_scores",
-        lambda self, model, rows: plain(self, model, rows) + rows.input_ids.shape[1],
-    )
+    plain = LearnedReward._of_each
+
+    def reading_padding(self, prompts, responses, device, compute):
+        def widened(model, rows):
+            return compute(model, rows) + rows.input_ids.shape[1]
+
+        return plain(self, prompts, responses, device, widened)
+
+    monkeypatch.setattr(LearnedReward, "_of_each", reading_padding)
     ppo, _ = build("ppo", folder)
     ppo.reward = LearnedReward(str(path))
     with pytest.raises(TrainingError, match="the score of reward differs by"):

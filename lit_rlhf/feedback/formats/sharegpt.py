@@ -33,7 +33,7 @@ def _is_chat(value: object) -> bool:
 def _has_other_names(turns: object) -> bool:
     if not _is_chat(turns) or not isinstance(turns, Sequence):
         return False
-    roles = {turn.get("role") for turn in turns if isinstance(turn, Mapping)}
+    roles = [turn.get("role") for turn in turns if isinstance(turn, Mapping)]
     return "from" in turns[0] or any(
         isinstance(role, str) and role not in STANDARD_ROLES for role in roles
     )
