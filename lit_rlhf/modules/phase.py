@@ -12,7 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -162,7 +162,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """Bring what every run has on the command line, where the Trainer has none.
 
         Self-checks, the model's folder and `last.ckpt`; nothing where `enable_checkpointing` is
-        false.
+        false, and no `last.ckpt` beside a ModelCheckpoint with settings of its own.
 
         Raises:
             ConfigError: a callback would average weights that are not there yet.
@@ -177,6 +177,10 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             return []
         kinds = (SelfChecks, ModelFolder, LastCheckpoint)
         missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in callbacks)]
+        if any(
+            map(_is_set_by_user, callbacks)
+        ):  # Lightning would put `LastCheckpoint` in its place
+            missing = [kind for kind in missing if kind is not LastCheckpoint]
         return [kind() for kind in missing]
 
     def generate(
@@ -533,3 +537,11 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         parameters = self.named_parameters(remove_duplicate=False)
         frozen = {name for name, value in parameters if not value.requires_grad}
         return [name for name in names if name not in frozen]
+
+
+def _is_set_by_user(callback: Callback) -> bool:
+    """Tell whether this is a ModelCheckpoint that is not the one of every Trainer."""
+    if type(callback) is not ModelCheckpoint:
+        return False
+    settings = (callback.dirpath, callback.filename, callback.save_last, callback.save_top_k)
+    return settings != (None, None, None, 1) or callback.state_key != ModelCheckpoint().state_key

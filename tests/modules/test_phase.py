@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import modeling_utils
 
 from lit_rlhf.callbacks import LastCheckpoint, ModelFolder, ResumableCSVLogger, SelfChecks
@@ -327,3 +328,13 @@ def test_settings_of_ppo_are_plain_values():
     assert settings["reward"]["function"].endswith("mine")
     assert settings["judges"] == {}
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+
+
+@pytest.mark.parametrize("settings", [{"every_n_train_steps": 3}, {"save_top_k": -1}])
+def test_a_checkpoint_callback_of_the_user_is_not_replaced(folder, settings):
+    module, _ = build("sft", folder)
+    for own, is_kept in ((ModelCheckpoint(**settings), True), (ModelCheckpoint(), False)):
+        module.trainer = pl.Trainer(accelerator="cpu", logger=False, callbacks=[own])
+        brought = {type(one).__name__ for one in module.configure_callbacks()}
+        assert ("LastCheckpoint" not in brought) == is_kept
+        assert "ModelFolder" in brought
