@@ -177,9 +177,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             return []
         kinds = (SelfChecks, ModelFolder, LastCheckpoint)
         missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in callbacks)]
-        if any(
-            map(_is_set_by_user, callbacks)
-        ):  # Lightning would put `LastCheckpoint` in its place
+        # Lightning would put `LastCheckpoint` in its place.
+        if any(map(_is_set_by_user, callbacks)):
             missing = [kind for kind in missing if kind is not LastCheckpoint]
         return [kind() for kind in missing]
 
