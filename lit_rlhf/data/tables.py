@@ -231,7 +231,8 @@ def tokenize_records(
         )
 
     versions = {name: version(name) for name in ("transformers", "tokenizers")}
-    fixed = {"format": FORMAT, "lit_rlhf": __version__, **versions}
+    # A table that an earlier version kept lacks the columns that came since.
+    fixed = {"format": FORMAT, "lit_rlhf": __version__, "columns": list(_LISTS), **versions}
     table = keep("tokenized", None if inputs is None else {**fixed, **inputs}, make)
     first: dict[str, int] = {}
     for index, name in enumerate(table.with_format("arrow")[:]["name"].to_pylist()):

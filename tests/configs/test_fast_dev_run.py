@@ -210,6 +210,19 @@ def test_a_sum_of_losses_runs(workplace):
     assert (cli.datamodule.prepared("train")[0].pairs[0].probability) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("phase", "fragment"),
+    [
+        ("reward", "flywheel/reward.yaml"),
+        ("ppo", "flywheel/ppo.yaml"),
+        ("dpo", "flywheel/dpo.yaml"),
+    ],
+)
+def test_the_phases_of_a_round_run(workplace, phase, fragment):
+    few = ("--data.batch_size=2",)
+    check_run(workplace.fit(phase, fragment, options=few), phase)
+
+
 def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_path):
     file = tmp_path / "parts.yaml"
     file.write_text(

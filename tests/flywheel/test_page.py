@@ -7,7 +7,8 @@ import pytest
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.flywheel.rounds import run_rounds
 from tests.flywheel.tiny_run import StandIns, tiny_settings
-from tests.labelling.browser import chromium, join, served
+from tests.labelling.browser import chromium, join
+from tests.labelling.serving import served
 from tests.labelling.test_browser import finish
 from tests.support.chromium import WHERE
 from tests.support.waiting import wait_for

@@ -40,7 +40,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def everybodys_server(tmp_path_factory):
-    """Return a server for all tests, and its store: each start would take seconds."""
+    """Return a server for all tests, and its store."""
     folder = tmp_path_factory.mktemp("labeling")
     guidelines = folder / "guidelines.md"
     guidelines.write_text("# Be kind\n\nPrefer what is true.")
@@ -55,18 +55,18 @@ def everybodys_server(tmp_path_factory):
 @pytest.fixture
 def file_store(everybodys_server):
     """Return the server's store, emptied."""
-    _, store = everybodys_server
+    running, store = everybodys_server
+    running.kill()  # with the requests of the last test's pages, which would claim this one's tasks
     with store.database.writing() as connection:
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
+    running.start()
     return store
 
 
 @pytest.fixture
 def server(everybodys_server):
     running, _ = everybodys_server
-    if running.process.poll() is not None:  # a test that failed had killed it
-        running.start()
     return running
 
 
