@@ -9,7 +9,7 @@ from lit_rlhf.flywheel.rounds import run_rounds
 from tests.flywheel.tiny_run import StandIns, tiny_settings
 from tests.labelling.browser import chromium, join
 from tests.labelling.serving import served
-from tests.labelling.test_browser import finish
+from tests.labelling.test_browser import finish, wait_for_judgments
 from tests.support.chromium import WHERE
 from tests.support.waiting import wait_for
 
@@ -40,9 +40,11 @@ def test_two_labelers_finish_a_round_on_the_page_and_it_goes_on(tmp_path, monkey
         served("run/feedback.db") as server,
         chromium() as browser,
     ):
-        for labeler in ("ana", "ben"):
+        for count, labeler in enumerate(("ana", "ben"), start=1):
             window = browser.new_context()
-            finish(join(window, server.link(store, labeler)), 5)
+            page = join(window, server.link(store, labeler))
+            finish(page, 5)
+            wait_for_judgments(page, store, count * 5)  # a closed window keeps what it did not send
             window.close()
         run.join(timeout=120)
         assert said[-1].startswith("round 1: promoted")
