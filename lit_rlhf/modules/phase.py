@@ -3,65 +3,46 @@
 from __future__ import annotations
 
 import abc
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
-from torch.optim import Optimizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
-from lit_rlhf.callbacks.model_folder import ModelFolder
-from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
 from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
-from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
+from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.models.saving import (
-    load_saved_weights,
-    new_folder,
-    save_policy,
-    save_reward_model,
-)
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
+from lit_rlhf.modules.default_callbacks import missing_callbacks
 from lit_rlhf.modules.generating import generate_responses
-from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
+from lit_rlhf.modules.handing_over import load_trained, save_trained
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.resuming import changed_inputs, changed_settings, digests_of
+from lit_rlhf.modules.resuming import (
+    leave_marks,
+    require_resumable,
+)
 from lit_rlhf.modules.settings import plain_settings
-from lit_rlhf.modules.sharding import gathered_weights, shard
+from lit_rlhf.modules.sharding import shard
+from lit_rlhf.modules.stepping import SteppingModule
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
-from lit_rlhf.ranks import from_rank_zero, sum_over_ranks, world_size
 from lit_rlhf.rollout import Sampling
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
-# In a checkpoint: how optimizer states and weights are stored.
-_STORAGE_KEY = "lit_rlhf_storage"
-_PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
-_PHASE_KEY = "lit_rlhf_phase"
-_SKIPPED_KEY = "lit_rlhf_skipped_steps"
-_RUN_KEY = "lit_rlhf_run"
 DEFAULT_MAX_SKIPPED_STEPS = 10
 
-_log = logging.getLogger(__name__)
 
-
-class PhaseModule(lightning.LightningModule, abc.ABC):
+class PhaseModule(SteppingModule):
     """One phase of RLHF.
 
     Models are built in `configure_model`, once the Trainer knows precision and strategy. A
@@ -86,7 +67,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     source_option = "policy"  # the constructor's name for `source`
-    phase: str  # its name on the command line and in metrics
 
     def __init__(
         self,
@@ -98,7 +78,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         cpu_paths: bool,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
-        super().__init__()
+        super().__init__(max_skipped_steps)
         self.source = source
         self.lora = lora
         self.optimizer = optimizer
@@ -107,10 +87,8 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         self.activation_checkpointing = activation_checkpointing
         self.cpu_paths = cpu_paths
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._accumulated_count = 0.0
         self.run_config: dict[str, Any] | None = None
         self._lineage: Lineage | None = None
-        self.guard = NumberGuard(max_skipped_steps)
 
     @property
     @abc.abstractmethod
@@ -167,20 +145,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         Raises:
             ConfigError: a callback would average weights that are not there yet.
         """
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
-            raise ConfigError(
-                "callbacks: StochasticWeightAveraging copies the module before its model is "
-                "loaded, and would average nothing; use EMAWeightAveraging"
-            )
-        if self.trainer.checkpoint_callback is None:  # it keeps nothing
-            return []
-        kinds = (SelfChecks, ModelFolder, LastCheckpoint)
-        missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in callbacks)]
-        # Lightning would put `LastCheckpoint` in its place.
-        if any(map(_is_set_by_user, callbacks)):
-            missing = [kind for kind in missing if kind is not LastCheckpoint]
-        return [kind() for kind in missing]
+        return missing_callbacks(self.trainer)
 
     def generate(
         self,
@@ -218,24 +183,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         Raises:
             CheckpointError: the folder could not be written.
         """
-        model = self.trained_model
-        save: Callable[..., None] = (
-            save_policy if isinstance(model, PolicyModel) else save_reward_model
-        )
-        weights = gathered_weights(model)
-        fault = None
-        if self.global_rank == 0:
-            try:
-                with new_folder(Path(folder)) as partial:
-                    options = {"base": self.source, "merge": merge, "weights": weights}
-                    save(model, self.tokenizer, partial, **options)
-                    if self.lineage is not None:
-                        write_lineage({**self.lineage, **(facts or {})}, partial)
-            except CheckpointError as error:
-                fault = str(error)
-        fault = from_rank_zero(fault)
-        if fault is not None:
-            raise CheckpointError(fault)
+        save_trained(self, Path(folder), merge=merge, facts=facts or {})
 
     def load_saved(self, folder: str | Path) -> None:
         """Put back the weights that `save_pretrained` wrote into a folder, adapters not merged.
@@ -243,12 +191,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         Call it on all processes; rank zero reads. Weights that are sharded over processes cannot
         be put back.
         """
-        model = self.trained_model
-        assert isinstance(model, PolicyModel)
-        if self.global_rank == 0:
-            load_saved_weights(model, Path(folder))
-        if world_size() > 1:
-            model.load_state_dict(from_rank_zero(model.state_dict()))
+        load_trained(self, Path(folder))
 
     @property
     def frozen_dtype(self) -> torch.dtype | None:
@@ -288,11 +231,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
     def stage(self) -> str:
         """How metrics of held-out data begin: "val", or "test" under `test`."""
         return "test" if self.trainer.testing else "val"
-
-    @property
-    def gradient_norm(self) -> float:
-        """The norm of all gradients in the last step, before clipping; 0 before the first."""
-        return self.guard.gradient_norm
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once a batch."""
@@ -337,109 +275,6 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             )
         hold_in_bf16(model.model if isinstance(model, PolicyModel) else model.backbone)
 
-    def global_mean(self, total: Tensor, count: Tensor) -> Tensor:
-        """Return a loss whose average over ranks is the global `sum(total) / sum(count)`.
-
-        DDP averages gradients over ranks; a mean of each rank's own mean would weigh tokens by
-        how few of them a rank has.
-        """
-        global_count = sum_over_ranks(count.to(total.dtype))
-        global_count = global_count.clamp(min=1e-8)  # guards a batch in which nothing counts
-        return total * (self.trainer.world_size / global_count)
-
-    def step_loss(self, mean: Tensor, count: Tensor) -> Tensor:
-        """Return what `training_step` returns, so that a step is a mean over all that it counts.
-
-        Lightning averages the batches of `trainer.accumulate_grad_batches` as if each counted the
-        same. Here each enters by its sum, and the gradient is divided by the count of them all
-        before it is clipped: 8 batches of one row make the step of one batch of 8 rows.
-
-        Args:
-            mean: of this batch over all ranks, from `global_mean`.
-            count: what counts in this rank's batch.
-        """
-        num_batches = self.trainer.accumulate_grad_batches
-        if num_batches == 1:
-            return mean
-        global_count = sum_over_ranks(count.to(mean.dtype))
-        self._accumulated_count += float(global_count)
-        return mean * (global_count * num_batches)
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Divide accumulated gradients by all that they count; skip a step that is not finite."""
-        if self._accumulated_count:
-            for parameter in self.parameters():
-                if parameter.grad is not None:
-                    parameter.grad /= self._accumulated_count
-            self._accumulated_count = 0.0
-        if self.automatic_optimization:
-            self.allow_step()
-            self.log(f"train/{self.phase}/grad_norm", self.guard.gradient_norm)
-            self.log(f"train/{self.phase}/skipped_steps", float(self.guard.num_skipped))
-
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | LightningOptimizer,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Take the step, and drop the gradients before the next forward needs room.
-
-        Lightning drops them after the next forward, which would be beside them at its peak.
-        """
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()
-
-    @property
-    def gradient_scale(self) -> float:
-        """By how much the gradients of manual optimization are too large before the step.
-
-        Under 16-mixed the scaler takes its scale off within the step. Automatic optimization looks
-        at the gradients behind that.
-        """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None or self.automatic_optimization:
-            return 1.0
-        return float(scaler.get_scale())
-
-    def allow_step(self) -> bool:
-        """Decide, the same on all processes, whether the gradients may move the weights.
-
-        Where a watched number or a gradient is not finite, the gradients are dropped: an optimizer
-        that then takes its step changes neither weights nor its state.
-        Infinite gradients under a gradient scaler (16-mixed) are the scaler's to skip, and are not
-        counted.
-
-        Raises:
-            TrainingError: too many steps were skipped.
-        """
-        own_squares, whole_squares = gradient_squares(self.parameters(), self.device)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        is_broken = self.guard.is_broken.to(self.device)
-        if scaler is None:
-            is_broken = is_broken + (~torch.isfinite(own_squares + whole_squares)).float()
-        sharded, num_broken = sum_over_ranks(torch.stack([own_squares, is_broken]))
-        norm, num_broken = torch.stack([(sharded + whole_squares).sqrt(), num_broken]).tolist()
-        norm /= self.gradient_scale
-        self.guard.gradient_norm = norm
-        if num_broken == 0:
-            self.guard.forget()
-            return True
-        for parameter in self.parameters():
-            parameter.grad = None
-        self.skip_step()
-        return False
-
-    def skip_step(self) -> None:
-        """Count a step that is not taken and keep its rows; call it on all processes.
-
-        Raises:
-            TrainingError: too many steps were skipped.
-        """
-        folder = self.trainer.log_dir or self.trainer.default_root_dir
-        self.guard.skip(self.trainer.global_step, Path(folder), self.tokenizer)
-
     def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
         """Return how much what the phase computes depends on padding, by the name of the number.
 
@@ -465,12 +300,7 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         """Keep what was trained, how it is stored, and which phase trained it."""
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
-        checkpoint[_STORAGE_KEY] = self._storage
-        checkpoint[_PHASE_KEY] = self.phase
-        checkpoint[_SKIPPED_KEY] = self.guard.num_skipped
-        if (lineage := self.lineage) is not None:
-            settings = self.run_config or {}
-            checkpoint[_RUN_KEY] = {"settings": settings, "digests": digests_of(lineage)}
+        leave_marks(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check by name that everything trained is there, since loading is not strict.
@@ -479,54 +309,12 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
             CheckpointError: another phase wrote it, its weights are not those that this run
                 trains, or are stored in another way.
         """
-        phase = checkpoint.get(_PHASE_KEY, self.phase)
-        if phase != self.phase:
-            raise CheckpointError(
-                f"ckpt_path: the checkpoint is of the phase {phase}, and {self.phase} cannot go on "
-                "with it: go on with the phase that wrote it, or start from the model folder that "
-                f"it leaves, with --model.{self.source_option}"
-            )
-        self.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
-        saved = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE)
-        if saved != self._storage:
-            raise CheckpointError(
-                f"the checkpoint's run had model.optimizer {saved}, this one has {self._storage}: "
-                "go on with the same, or start again without --ckpt_path"
-            )
-        if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
-            return
-        expected = {name for name, value in self.named_parameters() if value.requires_grad}
-        if missing := sorted(expected - checkpoint["state_dict"].keys()):
-            raise CheckpointError(
-                f"the checkpoint lacks {len(missing)} trained weights, for one {missing[0]}: "
-                "was it made with another phase, model or lora setting?"
-            )
-        if unknown := sorted(checkpoint["state_dict"].keys() - self.state_dict().keys()):
-            raise CheckpointError(
-                f"the checkpoint has {len(unknown)} weights that this run does not train, for one "
-                f"{unknown[0]}: go on with the same model.advantage, critic and lora settings, or "
-                "start again without --ckpt_path"
-            )
-        self._tell_changes(checkpoint.get(_RUN_KEY))
-
-    def _tell_changes(self, saved: Mapping[str, Any] | None) -> None:
-        """Say on rank zero which settings and inputs are others than the run began with."""
-        if saved is None or (lineage := self.lineage) is None:
-            return
-        lines = changed_inputs(saved["digests"], digests_of(lineage))
-        if saved["settings"] and self.run_config:
-            lines += changed_settings(saved["settings"], self.run_config)
-        for line in lines:
-            _log.warning("resumed: %s", line)
+        require_resumable(checkpoint, self)
 
     @property
     def _precision(self) -> str:
         trainer = self.trainer_if_any
         return "32-true" if trainer is None else str(trainer.precision)
-
-    @property
-    def _storage(self) -> dict[str, str]:
-        return {"states": self.optimizer.states, "weights": self.optimizer.weights}
 
     def _kept_names(self, state: dict[str, Any]) -> list[str]:
         names = [name for name in state if not name.startswith("reference.")]
@@ -536,11 +324,3 @@ class PhaseModule(lightning.LightningModule, abc.ABC):
         parameters = self.named_parameters(remove_duplicate=False)
         frozen = {name for name, value in parameters if not value.requires_grad}
         return [name for name in names if name not in frozen]
-
-
-def _is_set_by_user(callback: Callback) -> bool:
-    """Tell whether this is a ModelCheckpoint that is not the one of every Trainer."""
-    if type(callback) is not ModelCheckpoint:
-        return False
-    settings = (callback.dirpath, callback.filename, callback.save_last, callback.save_top_k)
-    return settings != (None, None, None, 1) or callback.state_key != ModelCheckpoint().state_key

@@ -1,9 +1,25 @@
-"""A run that goes on with other settings, data or models than it began with says which ones win."""
+"""What a checkpoint says of its run, and what a run requires and tells when it goes on with one.
+
+A run that goes on with other settings, data or models than it began with says which ones win.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from lit_rlhf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from lit_rlhf.modules.phase import PhaseModule
+
+# In a checkpoint: how optimizer states and weights are stored.
+_STORAGE_KEY = "lit_rlhf_storage"
+_PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
+_PHASE_KEY = "lit_rlhf_phase"
+_SKIPPED_KEY = "lit_rlhf_skipped_steps"
+_RUN_KEY = "lit_rlhf_run"
 
 # Their values are in the states of optimizer and KL controller, which the checkpoint restores.
 _SAVED = {
@@ -13,6 +29,75 @@ _SAVED = {
 }
 # Where a run is kept and shown changes no result.
 _SILENT = ("trainer.logger", "trainer.callbacks", "last_checkpoint", "trainer.enable_")
+
+_log = logging.getLogger(__name__)
+
+
+def leave_marks(checkpoint: dict[str, Any], module: PhaseModule) -> None:
+    """Say in a checkpoint which phase wrote it, how it is stored and what its run began with."""
+    checkpoint[_STORAGE_KEY] = _storage(module)
+    checkpoint[_PHASE_KEY] = module.phase
+    checkpoint[_SKIPPED_KEY] = module.guard.num_skipped
+    if (lineage := module.lineage) is not None:
+        settings = module.run_config or {}
+        checkpoint[_RUN_KEY] = {"settings": settings, "digests": digests_of(lineage)}
+
+
+def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> None:
+    """Check by name that everything trained is there, and tell what has changed.
+
+    Raises:
+        CheckpointError: another phase wrote it, its weights are not those that this run trains,
+            or are stored in another way.
+    """
+    phase = checkpoint.get(_PHASE_KEY, module.phase)
+    if phase != module.phase:
+        raise CheckpointError(
+            f"ckpt_path: the checkpoint is of the phase {phase}, and {module.phase} cannot go on "
+            "with it: go on with the phase that wrote it, or start from the model folder that "
+            f"it leaves, with --model.{module.source_option}"
+        )
+    module.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
+    saved, own = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE), _storage(module)
+    if saved != own:
+        raise CheckpointError(
+            f"the checkpoint's run had model.optimizer {saved}, this one has {own}: "
+            "go on with the same, or start again without --ckpt_path"
+        )
+    if "state_dict" not in checkpoint:  # a sharded strategy has loaded the weights already
+        return
+    _require_weights(checkpoint["state_dict"], module)
+    _tell_changes(checkpoint.get(_RUN_KEY), module)
+
+
+def _require_weights(state: Mapping[str, Any], module: PhaseModule) -> None:
+    expected = {name for name, value in module.named_parameters() if value.requires_grad}
+    if missing := sorted(expected - state.keys()):
+        raise CheckpointError(
+            f"the checkpoint lacks {len(missing)} trained weights, for one {missing[0]}: "
+            "was it made with another phase, model or lora setting?"
+        )
+    if unknown := sorted(state.keys() - module.state_dict().keys()):
+        raise CheckpointError(
+            f"the checkpoint has {len(unknown)} weights that this run does not train, for one "
+            f"{unknown[0]}: go on with the same model.advantage, critic and lora settings, or "
+            "start again without --ckpt_path"
+        )
+
+
+def _tell_changes(saved: Mapping[str, Any] | None, module: PhaseModule) -> None:
+    """Say on rank zero which settings and inputs are others than the run began with."""
+    if saved is None or (lineage := module.lineage) is None:
+        return
+    lines = changed_inputs(saved["digests"], digests_of(lineage))
+    if saved["settings"] and module.run_config:
+        lines += changed_settings(saved["settings"], module.run_config)
+    for line in lines:
+        _log.warning("resumed: %s", line)
+
+
+def _storage(module: PhaseModule) -> dict[str, str]:
+    return {"states": module.optimizer.states, "weights": module.optimizer.weights}
 
 
 def changed_settings(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
