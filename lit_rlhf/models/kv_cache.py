@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from lit_rlhf.objectives.precision import product_dtype
+
 
 @dataclass
 class _Window:
@@ -54,7 +56,7 @@ class _RowLayer(CacheLayerMixin):
         *args: Any,  # whatever else transformers hands to a cache
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Write `[b, heads, S, D]` behind what is there; return all in use, in the same types."""
+        """Write `[b, heads, S, D]` behind what is there; return all in use, as products read it."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self.window
@@ -62,7 +64,8 @@ class _RowLayer(CacheLayerMixin):
         self.keys[: window.size, :, window.end : end] = key_states
         self.values[: window.size, :, window.end : end] = value_states
         used = (slice(window.size), slice(None), slice(window.first, end))
-        return self.keys[used].to(key_states.dtype), self.values[used].to(value_states.dtype)
+        keys, values = self.keys[used], self.values[used]
+        return keys.to(product_dtype(key_states)), values.to(product_dtype(value_states))
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the length and the offset of what a query sees."""
@@ -78,12 +81,14 @@ class _RowLayer(CacheLayerMixin):
 
     def _buffer(self, states: Tensor) -> Tensor:
         shape = (self.window.num_rows, states.shape[1], self.window.num_columns, states.shape[3])
+        # Rotation leaves float32 keys under autocast, which would be cast again at every step.
+        dtype = product_dtype(states)
         if states.device.type != "cpu":
-            return states.new_zeros(shape)
+            return states.new_zeros(shape, dtype=dtype)
         # NumPy's zeros take no memory before they are written to, unlike torch's: rows that end
         # early never reach their last columns.
-        num_bytes = math.prod(shape) * states.itemsize
-        return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(states.dtype).view(shape)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
 
 
 class RowCache(Cache):

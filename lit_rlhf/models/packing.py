@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_rlhf.models.gpu_paths import width_multiple
+
 # Wide rows waste arithmetic on masked-out attention, narrow ones leave gaps at their ends.
 DEFAULT_WIDTH = 256
 # Short rows fit narrower ones as tightly.
@@ -121,7 +123,8 @@ def pack_rows(
         prompt_lengths: `[B]` int64, below `lengths`: the tokens that rows with the same prompt
             share; 0 where none are.
         width: tokens in a packed row, at least those of the longest row; fewer where rows fit as
-            tightly, up to four times as many where that lets more responses share a prompt. None
+            tightly, up to four times as many where that lets more responses share a prompt; a
+            multiple of 128 on a GPU. None
             keeps one row per row, as padded as it came: the plain path, and the one for sharded
             models.
 
@@ -131,7 +134,7 @@ def pack_rows(
     num_rows, row_width = input_ids.shape
     if width is not None and num_rows > 0:
         rows = _row_sizes(input_ids, lengths, prompt_lengths)
-        bins, packed_width = _cheapest_bins(rows, width)
+        bins, packed_width = _cheapest_bins(rows, width, width_multiple(input_ids.device))
         if len(bins) * packed_width < num_rows * row_width:
             return _lay_out(input_ids, lengths, rows, bins, packed_width)
     positions = torch.arange(row_width, device=input_ids.device).expand(num_rows, row_width)
@@ -151,24 +154,28 @@ def _row_sizes(input_ids: Tensor, lengths: Tensor, prompt_lengths: Tensor) -> li
     return rows
 
 
-def _cheapest_bins(rows: list[RowSizes], width: int) -> tuple[list[Bin], int]:
-    """Return the bins of the width that costs least, and the tokens of the fullest one."""
+def _cheapest_bins(rows: list[RowSizes], width: int, multiple: int) -> tuple[list[Bin], int]:
+    """Return the bins of the width that costs least, and that width: of the fullest, rounded up."""
     longest = max(row.total for row in rows)
     # Only shared prompts repay a row that is wider than asked for.
     is_shared = len({row.family for row in rows}) < len(rows)
     candidates = []
     for factor in (*_NARROWINGS, 1.0, *(_WIDENINGS if is_shared else ())):
-        wide = max(longest, int(width * factor))
+        wide = _round_up(max(longest, int(width * factor)), multiple)
         num_bins, num_tokens = _fill(first_fit(rows, wide), wide)
         # As many bins may do with less width: their rows are then padded to less.
         tight = [math.ceil(num_tokens / num_bins * slack) for slack in _SLACKS]
-        for candidate in {wide, *(max(longest, value) for value in tight)}:
+        for candidate in {wide, *(_round_up(max(longest, value), multiple) for value in tight)}:
             bins = first_fit(rows, candidate)
-            packed_width = max(candidate - place.room for place in bins)
+            packed_width = _round_up(max(candidate - place.room for place in bins), multiple)
             cost = len(bins) * packed_width * (1 + packed_width / _WIDTH_OF_EQUAL_COST)
             candidates.append((cost, packed_width, bins))
     _, packed_width, bins = min(candidates, key=lambda candidate: candidate[:2])
     return bins, packed_width
+
+
+def _round_up(tokens: int, multiple: int) -> int:
+    return -(-tokens // multiple) * multiple
 
 
 def _fill(bins: list[Bin], width: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import HeadForm, attention_of, head_forms, without_adapter_wrapper
+from lit_rlhf.models.gpu_paths import avoid_cudnn_attention
 from lit_rlhf.models.probe import Probe, TrunkProbe
 from lit_rlhf.ranks import rank
 
@@ -73,6 +74,7 @@ def paths_of(model: nn.Module) -> Paths:
         ConfigError: it is not a causal language model: its plain forward fails, has no logits, or
             reads the tokens behind each one.
     """
+    avoid_cudnn_attention()
     inner = without_adapter_wrapper(model)
     if (key := _key(inner)) not in _policies:
         with _as_measured(inner):
@@ -87,6 +89,7 @@ def paths_of(model: nn.Module) -> Paths:
 
 def trunk_paths_of(trunk: nn.Module) -> TrunkPaths:
     """Measure a transformer without its vocabulary, see `paths_of`."""
+    avoid_cudnn_attention()
     inner = without_adapter_wrapper(trunk)
     if (key := _key(inner)) not in _trunks:
         with _as_measured(inner):

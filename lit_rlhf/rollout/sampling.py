@@ -112,7 +112,7 @@ def truncate_logits(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[T
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
         # Excluded when the mass before the token already reaches top_p.
-        is_excluded = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        is_excluded = running_sums(probabilities) - probabilities >= sampling.top_p
         is_excluded = is_excluded.scatter(-1, order, is_excluded)
         logits = logits.masked_fill(is_excluded, float("-inf"))
     if sampling.min_p > 0:
@@ -190,16 +190,40 @@ def draw_tokens(
         weights = torch.nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK))
     blocks = weights.view(weights.shape[0], -1, _BLOCK)  # [B, V / 128, 128]
     # A block is summed in float32 by torch's pairwise sum, the blocks in float64.
-    ends = blocks.sum(-1).double().cumsum(-1)  # [B, V / 128]
+    exact = torch.float32 if blocks.device.type == "mps" else torch.float64  # which MPS lacks
+    ends = running_sums(blocks.sum(-1).to(exact))  # [B, V / 128]
     _require_numbers(ends[:, -1])
-    threshold = uniforms.double()[:, None] * ends[:, -1:]
+    threshold = uniforms.to(exact)[:, None] * ends[:, -1:]
     block = _first_above(ends, threshold)  # [B, 1]
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks[torch.arange(len(blocks), device=blocks.device), block.squeeze(-1)]
-    place = _first_above(inside.cumsum(-1, dtype=torch.float64), threshold - start)
+    place = _first_above(running_sums(inside.to(exact)), threshold - start)
     tokens = block * _BLOCK + place  # [B, 1]
-    logprobs = (weights.gather(-1, tokens).double() / ends[:, -1:]).log().float()
+    logprobs = (weights.gather(-1, tokens).to(exact) / ends[:, -1:]).log().float()
     return DrawnTokens(tokens.squeeze(-1), logprobs.squeeze(-1))
+
+
+def running_sums(values: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
+    """Return the sums of all values up to each one.
+
+    torch has no deterministic `cumsum` for GPUs and refuses it under `trainer.deterministic`; there
+    they are products with triangles of ones.
+    """
+    if values.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return sums_by_products(values)
+    return values.cumsum(-1)
+
+
+def sums_by_products(values: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
+    """Return the same sums: inside of blocks, and of the blocks before them likewise."""
+    length = values.shape[-1]
+    ones = torch.ones(_BLOCK, _BLOCK, dtype=values.dtype, device=values.device).triu()
+    padded = torch.nn.functional.pad(values, (0, -length % _BLOCK))
+    inside = padded.view(len(values), -1, _BLOCK) @ ones  # [B, n / 128, 128]
+    if inside.shape[1] > 1:
+        totals = inside[:, :, -1]
+        inside = inside + (sums_by_products(totals) - totals)[:, :, None]
+    return inside.view(len(values), -1)[:, :length]
 
 
 def _require_numbers(values: Tensor) -> None:

@@ -82,3 +82,12 @@ def test_keys_come_back_in_the_type_in_which_they_were_written():
     keys, values = cache.update(states([1]).bfloat16(), states([1]).half(), 0)
     assert (keys.dtype, values.dtype) == (torch.bfloat16, torch.float16)
     assert cache.layers[0].keys.dtype == torch.bfloat16
+
+
+def test_under_autocast_the_cache_keeps_what_products_read():
+    keys, values = torch.randn(2, 3, HEADS, 2, WIDTH).unbind()
+    cache = RowCache(3, 4, size=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        read = cache.update(keys, values.bfloat16(), 0)
+    assert [one.dtype for one in (*read, cache.layers[0].keys)] == [torch.bfloat16] * 3
+    assert torch.equal(read[0], keys.bfloat16())

@@ -11,6 +11,7 @@ from lit_rlhf.rollout.sampling import (
     Sampling,
     adjust_logits,
     draw_tokens,
+    sums_by_products,
     truncate_logits,
     uniform_streams,
 )
@@ -300,3 +301,9 @@ def test_uniforms_fill_the_unit_interval():
 
 def test_no_sequences():
     assert uniform_streams(0, [], 3).shape == (0, 3)
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 129, 20_000])
+def test_running_sums_without_cumsum_are_those_of_cumsum(length):
+    values = torch.rand(3, length, dtype=torch.float64)
+    assert torch.allclose(sums_by_products(values), values.cumsum(-1), rtol=1e-12)
