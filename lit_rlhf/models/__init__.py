@@ -1,6 +1,7 @@
 """Policies, reward models and critics, and how they pass from phase to phase."""
 
-from lit_rlhf.models.backbone import LoRAConfig, apply_lora, freeze
+from lit_rlhf.models.backbone import LoRAConfig, apply_lora
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.handover import (
     load_causal_lm,
     load_reward_model,

@@ -310,37 +310,24 @@ def forget_padding_token(model: nn.Module) -> None:
             module.padding_idx = None
 
 
-def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Module:
-    """Make a model a fixed reference: no gradients, evaluation mode.
+def transformer_layers(model: nn.Module) -> nn.ModuleList:
+    """Find the stack of transformer layers: the `ModuleList` that holds the most parameters.
 
-    Args:
-        model: changed in place.
-        linear_dtype: store the linear layers in this dtype. Under autocast to the same dtype the
-            results are those of the float32 weights, which would be cast at every call.
+    Architectures call it `layers`, `h` or `blocks`, and wrappers put it at different depths; its
+    weight in the model is what they have in common.
 
-    Returns:
-        The same model.
+    Raises:
+        ConfigError: if the model has no `ModuleList` with parameters.
     """
-    model.requires_grad_(False).eval()
-    if linear_dtype is not None:
-        tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-        for module in model.modules():
-            if isinstance(module, nn.Linear) and id(module.weight) not in tied:
-                module.to(linear_dtype)
-        for parameter in model.parameters():
-            # One weight that is still a view of the loaded file keeps all of it in memory.
-            parameter.data = parameter.data.clone()
-    return model
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    largest = max(lists, key=_num_parameters, default=None)
+    if largest is None or _num_parameters(largest) == 0:
+        raise ConfigError(
+            f"{type(model).__name__} has no list of layers, which trainer.strategy fsdp2 and "
+            "model.activation_checkpointing need: use a transformers model, or neither of them"
+        )
+    return largest
 
 
-def hold_in_bf16(model: nn.Module) -> None:
-    """Store the weights of a model in bf16, in place: embeddings, layers, norms and output.
-
-    Adapters stay as they are, and so do buffers: rotations by large positions need float32.
-
-    Args:
-        model: a transformers model, adapters in place.
-    """
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
+def _num_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -160,10 +160,15 @@ def context_length(source: str) -> int | None:
     return int(length * max(1.0, float(factor or 1.0)))
 
 
-def load_causal_lm(source: str) -> PreTrainedModel:
+def load_causal_lm(source: str, *, keeps_halves: bool = False) -> PreTrainedModel:
     """Load a policy in float32: hub name or Hugging Face folder.
 
     Adapters are merged, so that a phase starts from plain weights.
+
+    Args:
+        source: the folder or hub name.
+        keeps_halves: leave weights that are stored in 16 bits as they are, which takes half the
+            memory. Buffers are float32 in any case.
 
     Raises:
         CheckpointError: missing, torn, or a reward model.
@@ -172,12 +177,18 @@ def load_causal_lm(source: str) -> PreTrainedModel:
     check_kind(source, "policy")
     if is_adapter(path):
         return merge_adapters(_load_adapter(load_causal_lm(_base_of(path)), path))
+    if keeps_halves:
+        model = _from_pretrained(AutoModelForCausalLM, path, _read_config(path), dtype="auto")
+        floats = [buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()]
+        # Where numbers beside the weights were rounded, too, they cannot be had back.
+        if all(dtype == torch.float32 for dtype in floats):
+            return model
     return _from_pretrained(AutoModelForCausalLM, path, _read_config(path))
 
 
-def load_trunk(source: str) -> PreTrainedModel:
+def load_trunk(source: str, *, keeps_halves: bool = False) -> PreTrainedModel:
     """Load the transformer of a policy without its vocabulary: where a reward model starts."""
-    return trunk_of(load_causal_lm(source))
+    return trunk_of(load_causal_lm(source, keeps_halves=keeps_halves))
 
 
 def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
@@ -249,12 +260,13 @@ def _from_pretrained(
     config: PretrainedConfig,
     *,
     without: set[str] | frozenset[str] = frozenset(),
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
 ) -> PreTrainedModel:
-    """Load a model in float32 without dropout, all of its weights but those named `without`."""
+    """Load a model without dropout, all of its weights but those named `without`."""
     zero_dropout(config)
     model: PreTrainedModel
     try:
-        model, report = _with_attention(auto_class, path, config)
+        model, report = _with_attention(auto_class, path, config, dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
     if missing := sorted(set(report["missing_keys"]) - without):
@@ -264,14 +276,19 @@ def _from_pretrained(
     return model
 
 
-def _with_attention(auto_class: Any, path: str, config: PretrainedConfig) -> Any:  # noqa: ANN401  (as above)
+def _with_attention(
+    auto_class: Any,  # noqa: ANN401  (as above)
+    path: str,
+    config: PretrainedConfig,
+    dtype: torch.dtype | Literal["auto"],
+) -> Any:  # noqa: ANN401
     """Load with the attention of our choice, or eagerly where the architecture knows no other."""
     for attention in (attention_for(config), "eager"):
         try:
             return auto_class.from_pretrained(
                 path,
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 attn_implementation=attention,
                 output_loading_info=True,
                 trust_remote_code=False,

@@ -9,7 +9,7 @@ silence. So each shortcut is compared with the model's plain forward, one row at
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple
@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.backbone import HeadForm, attention_of, head_forms, without_adapter_wrapper
+from lit_rlhf.models.backbone import (
+    HeadForm,
+    attention_of,
+    head_forms,
+    transformer_layers,
+    without_adapter_wrapper,
+)
 from lit_rlhf.models.gpu_paths import avoid_cudnn_attention
 from lit_rlhf.models.probe import Probe, TrunkProbe
 from lit_rlhf.ranks import rank
@@ -160,26 +166,60 @@ def _as_measured(model: PreTrainedModel) -> Iterator[None]:
     In bf16 a leak between rows could pass for rounding.
     """
     training = [module for module in model.modules() if module.training]
-    halves = [
-        tensor
-        for tensor in (*model.parameters(), *model.buffers())
-        if tensor.dtype in {torch.bfloat16, torch.float16}
-    ]
-    kept: list[Tensor] = [tensor.data for tensor in halves]
     device_type = next(model.parameters()).device.type
     model.eval()
-    for tensor in halves:
-        tensor.data = tensor.data.float()
     try:
         with (
             torch.inference_mode(mode=False),
             torch.no_grad(),
             torch.autocast(device_type, enabled=False),
             torch.random.fork_rng(enabled=device_type == "cpu"),
+            _in_float32(model),
         ):
             yield
     finally:
-        for tensor, data in zip(halves, kept, strict=True):
-            tensor.data = data
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Let the weights be float32, those of a layer only while it computes: they are most of all."""
+    layers = list(transformer_layers(model))
+    inside = {id(tensor) for layer in layers for tensor in _tensors(layer)}
+    kept = _cast_to_float32(tensor for tensor in _tensors(model) if id(tensor) not in inside)
+    kept_of_layers: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def enter(layer: nn.Module, _: object) -> None:
+        kept_of_layers[layer] = _cast_to_float32(_tensors(layer))
+
+    def leave(layer: nn.Module, *_: object) -> None:
+        _put_back(kept_of_layers.pop(layer, []))
+
+    hooks = [layer.register_forward_pre_hook(enter) for layer in layers]
+    hooks += [layer.register_forward_hook(leave, always_call=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        _put_back(kept)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _cast_to_float32(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Cast those of 16 bits in place; return them with what they held."""
+    halves = [one for one in tensors if one.dtype in {torch.bfloat16, torch.float16}]
+    kept = [(tensor, tensor.data) for tensor in halves]
+    for tensor in halves:
+        tensor.data = tensor.data.float()
+    return kept
+
+
+def _put_back(kept: list[tuple[Tensor, Tensor]]) -> None:
+    for tensor, data in kept:
+        tensor.data = data

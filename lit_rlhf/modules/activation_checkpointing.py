@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_rlhf.modules.sharding import transformer_layers
+from lit_rlhf.models.backbone import transformer_layers
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.backbone import LoRAConfig, apply_lora, freeze
+from lit_rlhf.models.backbone import LoRAConfig, apply_lora
+from lit_rlhf.models.freezing import freeze, freeze_unread
 from lit_rlhf.models.handover import load_causal_lm, load_reward_model, load_trunk
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -21,9 +25,12 @@ def build_policy(
     value_head: bool = False,
 ) -> PolicyModel:
     """Load a policy that trains: all of its weights, or adapters on frozen ones."""
-    model: nn.Module = load_causal_lm(source)
-    if lora is not None:
-        model = apply_lora(freeze(model, frozen_dtype), lora)  # type: ignore[arg-type]  # same model
+    model: nn.Module
+    if lora is None:
+        model = load_causal_lm(source)
+    else:
+        model = apply_lora(load_frozen(load_causal_lm, source, frozen_dtype), lora)
+    freeze_unread(model)
     return PolicyModel(model, value_head=value_head, packing_width=packing_width).train()
 
 
@@ -31,7 +38,7 @@ def build_reference(
     source: str, *, frozen_dtype: torch.dtype | None, packing_width: int | None
 ) -> PolicyModel:
     """Load a frozen copy of a policy."""
-    model = freeze(load_causal_lm(source), frozen_dtype)
+    model = load_frozen(load_causal_lm, source, frozen_dtype)
     return PolicyModel(model, packing_width=packing_width).eval()
 
 
@@ -43,9 +50,12 @@ def build_reward_model(
     packing_width: int | None,
 ) -> ScalarModel:
     """Put a fresh scalar head on the trunk of a policy."""
-    trunk: nn.Module = load_trunk(source)
-    if lora is not None:
-        trunk = apply_lora(freeze(trunk, frozen_dtype), lora)  # type: ignore[arg-type]  # same model
+    trunk: nn.Module
+    if lora is None:
+        trunk = load_trunk(source)
+    else:
+        trunk = apply_lora(load_frozen(load_trunk, source, frozen_dtype), lora)
+    freeze_unread(trunk)
     return ScalarModel(trunk, packing_width=packing_width).train()
 
 
@@ -60,6 +70,7 @@ def build_critic(source: str | None, packing_width: int | None) -> ScalarModel:
     if source is None:
         raise ConfigError("critic: separate needs critic_source, the reward model to start from")
     reward_model = load_reward_model(source)
+    freeze_unread(reward_model.backbone)
     critic = ScalarModel(reward_model.backbone, packing_width=packing_width, bias=True).train()
     with torch.no_grad():
         critic.head.linear.weight.copy_(reward_model.head.linear.weight / reward_model.deviation)
@@ -67,3 +78,20 @@ def build_critic(source: str | None, packing_width: int | None) -> ScalarModel:
         raw_bias = 0.0 if bias is None else bias
         critic.head.linear.bias.copy_((raw_bias - reward_model.mean) / reward_model.deviation)
     return critic
+
+
+def load_frozen(
+    load: Callable[..., PreTrainedModel], source: str, dtype: torch.dtype | None
+) -> PreTrainedModel:
+    """Load a model that stays as it is, on the CPU and in 16 bits where that loses nothing.
+
+    Lightning makes the GPU torch's default device while models are built. A model in float32 may
+    not fit there that does once it is frozen.
+    """
+    device = torch.empty(0).device
+    with torch.device("cpu"):
+        model = load(source, keeps_halves=dtype is not None)
+        freeze(model, dtype)
+    moved: nn.Module = model
+    moved.to(device)
+    return model

@@ -15,8 +15,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.backbone import LoRAConfig, hold_in_bf16
+from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
+from lit_rlhf.models.freezing import hold_in_bf16
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel

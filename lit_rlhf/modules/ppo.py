@@ -38,6 +38,7 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
     shape_rewards,
 )
+from lit_rlhf.modules.reduction import reduces_gradients
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
@@ -195,13 +196,14 @@ class PPOModule(PPOModels):
         statistics = UpdateStatistics()
         for minibatch in plan.minibatches if is_sound(self, rollout) else []:
             scale = self._token_scale(targets, minibatch)
-            for rows in minibatch:
+            for number, rows in enumerate(minibatch, start=1):
                 selected = select_targets(targets, rows)
                 forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
                 loss = minibatch_loss(selected, forward, self.update, statistics)
                 self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
-                self.manual_backward(loss * scale)
+                with reduces_gradients(self, is_last=number == len(minibatch)):
+                    self.manual_backward(loss * scale)
             self._step(statistics)
         self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`
         # Behind the rollout: until the weights move, all that is saved is as it was before it.

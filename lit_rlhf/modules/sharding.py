@@ -26,7 +26,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.backbone import transformer_layers
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.whole_files import partial_of, put_in_place
@@ -191,25 +192,6 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] 
         register_fsdp_forward_method(model, name)
 
 
-def transformer_layers(model: nn.Module) -> nn.ModuleList:
-    """Find the stack of transformer layers: the `ModuleList` that holds the most parameters.
-
-    Architectures call it `layers`, `h` or `blocks`, and wrappers put it at different depths; its
-    weight in the model is what they have in common.
-
-    Raises:
-        ConfigError: if the model has no `ModuleList` with parameters.
-    """
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    largest = max(lists, key=_num_parameters, default=None)
-    if largest is None or _num_parameters(largest) == 0:
-        raise ConfigError(
-            f"{type(model).__name__} has no list of layers, which trainer.strategy fsdp2 and "
-            "model.activation_checkpointing need: use a transformers model, or neither of them"
-        )
-    return largest
-
-
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
     """Keep the whole weights of a sharded model on every process, for generation.
@@ -244,7 +226,3 @@ def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
     weights: dict[str, Tensor] = get_model_state_dict(model, options=whole)  # type: ignore[assignment]
     return weights
-
-
-def _num_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -16,8 +16,8 @@ from lit_rlhf.batches import SampleBatch, TokenRows
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
-from lit_rlhf.models.backbone import freeze
 from lit_rlhf.models.cpu_paths import take_cpu_paths
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.handover import (
     context_length,
     load_reward_model,

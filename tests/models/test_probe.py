@@ -50,6 +50,20 @@ def test_rounding_is_no_leak(name):
         model.float()
 
 
+def test_a_model_is_never_whole_in_float32_while_it_is_measured():
+    model = lively_model().bfloat16()
+    layers = model.model.layers
+    types = []
+    for layer in layers:
+        layer.mlp.register_forward_pre_hook(
+            lambda *_: types.append([one.mlp.up_proj.weight.dtype for one in layers])
+        )
+    paths_of(model)
+    halves = [dtypes.count(torch.bfloat16) for dtypes in types]
+    assert set(halves) == {len(layers) - 1}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 def test_barely_trained_models_are_measured_likewise():
     """Their tokens barely depend on each other: a leak is small, and still found."""
     for name, packs in (("llama", True), ("lfm2", False), ("qwen3_next", False), ("opt", False)):

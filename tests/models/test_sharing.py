@@ -1,7 +1,8 @@
 import torch
 
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_reward_model, load_trunk
-from lit_rlhf.models.backbone import apply_lora, freeze
+from lit_rlhf.models.backbone import apply_lora
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.handover import load_causal_lm
 from lit_rlhf.models.sharing import share_frozen
 from tests.models.examples import random_rows, shake, write_reward_model

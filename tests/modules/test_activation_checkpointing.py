@@ -5,9 +5,9 @@ from torch import nn
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel
-from lit_rlhf.models.backbone import apply_lora, freeze
+from lit_rlhf.models.backbone import apply_lora, transformer_layers
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
-from lit_rlhf.modules.sharding import transformer_layers
 from lit_rlhf.rollout import Sampling, TorchGenerator
 from tests.models.examples import lively_model, random_rows
 

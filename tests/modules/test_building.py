@@ -2,16 +2,17 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from lit_rlhf.models import LoRAConfig
+from lit_rlhf.models import LoRAConfig, freeze, load_causal_lm
 from lit_rlhf.models.handover import NORMALIZER_KEY
 from lit_rlhf.modules.building import (
     build_critic,
     build_policy,
     build_reference,
     build_reward_model,
+    load_frozen,
 )
-from tests.models.examples import random_rows, shake
-from tests.support.tiny_models import llama_config
+from tests.models.examples import lively_model, random_rows, shake
+from tests.support.tiny_models import CONFIGS, llama_config
 from tests.support.tokenizer import save_tiny_tokenizer
 
 PLAIN = {"frozen_dtype": None, "packing_width": None}
@@ -86,3 +87,30 @@ def test_a_critic_starts_as_the_normalised_reward_model(classifier):
             values[row, num_prompt:length], scores[num_prompt - 1 : length - 1], atol=1e-5, rtol=0
         )
     assert trained(critic) == {name for name, _ in critic.named_parameters()}
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_frozen_model_read_in_16_bits_is_the_one_read_in_float32(tmp_path, architecture, stored):
+    lively_model(architecture).to(stored).save_pretrained(tmp_path)
+    expected = freeze(load_causal_lm(str(tmp_path)), torch.bfloat16).state_dict()
+    found = load_frozen(load_causal_lm, str(tmp_path), torch.bfloat16).state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+
+
+def test_a_frozen_model_comes_to_a_device_after_it_was_made_small(policy):
+    """As under Lightning, which makes the GPU torch's default device while models are built."""
+
+    def load(source, **options):
+        model = load_causal_lm(source, **options)
+        devices.update(parameter.device.type for parameter in model.parameters())
+        return model
+
+    devices = set()
+    with torch.device("meta"):
+        model = load_frozen(load, policy, torch.bfloat16)
+    assert devices == {"cpu"}
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

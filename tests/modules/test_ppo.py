@@ -14,7 +14,8 @@ from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_reward_model, load_trunk
-from lit_rlhf.models.backbone import apply_lora, freeze
+from lit_rlhf.models.backbone import apply_lora
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.modules.building import build_reference

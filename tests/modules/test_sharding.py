@@ -8,7 +8,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules.sharding import gathered, shard, transformer_layers
+from lit_rlhf.models.backbone import transformer_layers
+from lit_rlhf.modules.sharding import gathered, shard
 from tests.support.phases import phase_trainer
 from tests.support.phases import weights as full_weights
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
