@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         PreferenceLoss,
         PreferenceOutput,
         PreferencePairs,
+        RewardedTokens,
     )
     from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
     from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, VLLMGenerator
@@ -84,6 +85,7 @@ __all__ = [
     "RewardDataModule",
     "RewardModule",
     "RewardSource",
+    "RewardedTokens",
     "SFTDataModule",
     "SFTModule",
     "SampleTableCallback",

@@ -155,6 +155,8 @@ class RolloutBatch(NamedTuple):
         scores: `[B]` float32 from the reward source, before the missing-EOS rule.
         is_scored: `[B]` bool, False where the source could not score a response (the score there
             is 0 and does not count), or None where each has a score.
+        greedy_scores: `[B]` float32 of the likeliest response to each row's prompt, behind the
+            missing-EOS rule, or None where nothing reads them.
     """
 
     samples: SampleBatch
@@ -163,6 +165,7 @@ class RolloutBatch(NamedTuple):
     values: Tensor | None
     scores: Tensor
     is_scored: Tensor | None = None
+    greedy_scores: Tensor | None = None
 
 
 def response_window(tokens: Tensor, prompt_lengths: Tensor, num_columns: int) -> Tensor:

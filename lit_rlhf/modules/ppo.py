@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch
+from lit_rlhf.batches import PromptBatch, RolloutBatch
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -23,6 +23,7 @@ from lit_rlhf.modules.ppo_metrics import iteration_means
 from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
+    refuse_idle_scale,
     refuse_reserved_names,
     refuse_uneven_deal,
     refuse_unfilled_minibatches,
@@ -36,9 +37,10 @@ from lit_rlhf.modules.ppo_update import (
     UpdateTargets,
     make_targets,
     minibatch_loss,
-    shape_rewards,
+    rewarded_tokens,
 )
 from lit_rlhf.modules.reduction import reduces_gradients
+from lit_rlhf.modules.scored_samples import ScoredSamples, draw_scored
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
@@ -126,6 +128,7 @@ class PPOModule(PPOModels):
             max_skipped_steps,
         )
         refuse_unused_critic(critic, critic_source, advantage)
+        refuse_idle_scale(advantage, is_whitened=whiten_advantages)
         refuse_reserved_names(judges or {})
         self.reward = as_source(reward)
         self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
@@ -189,9 +192,9 @@ class PPOModule(PPOModels):
         Returns:
             What callbacks read: the KL, the number of responses, the share that was cut.
         """
-        samples, plan = self._roll_out(batch)
+        drawn, plan = self._roll_out(batch)
         first = FirstForward(plan, is_read_before=self._needs_old_logprobs)
-        rollout = self.evaluate(samples, plan, first)
+        rollout = self.evaluate(drawn, plan, first)
         targets = self._targets(rollout)
         statistics = UpdateStatistics()
         for minibatch in plan.minibatches if is_sound(self, rollout) else []:
@@ -210,27 +213,24 @@ class PPOModule(PPOModels):
         self.num_iterations += 1
         return self._report(batch, rollout, targets, statistics)
 
-    def _roll_out(self, batch: PromptBatch) -> tuple[SampleBatch, UpdatePlan]:
-        """Draw responses, and which of them share an optimizer step: alike on all processes."""
+    def _roll_out(self, batch: PromptBatch) -> tuple[ScoredSamples, UpdatePlan]:
+        """Draw and score responses, and plan which of them share an optimizer step."""
         seed = self.seed + int(self.num_iterations)
-        samples_per_prompt = self.advantage.samples_per_prompt
         num_own = int((batch.prompt_ids >= 0).sum())
         num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
-        samples = self.sample(batch, seed=seed, samples_per_prompt=samples_per_prompt)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
             num_minibatches=self.update.num_minibatches,
             micro_batch_size=self.update.micro_batch_size,
             seed=seed * 100_003,
-            samples_per_prompt=samples_per_prompt,
+            samples_per_prompt=self.advantage.samples_per_prompt,
             rank=rank,
             world_size=world_size,
         )
-        # Without a prompt of a short batch this process computes along, and nothing counts.
-        return samples if num_own else samples.silenced(), plan
+        return draw_scored(self, batch, seed=seed), plan
 
     @property
     def _needs_old_logprobs(self) -> bool:
@@ -241,12 +241,11 @@ class PPOModule(PPOModels):
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
         rollout = without_unscored(rollout, self.missing_eos)
-        mask = rollout.samples.response_mask
-        rewards = shape_rewards(rollout, self.missing_eos, self.kl_coef)
         advantages, returns = self.advantage(
-            rewards, rollout.values, mask, rollout.samples.group_ids
+            rewarded_tokens(rollout, self.missing_eos, self.kl_coef)
         )
         if self.whiten_advantages:
+            mask = rollout.samples.response_mask
             moments = sum_over_ranks(torch.stack(masked_moments(advantages, mask)))
             advantages = whiten(advantages, mask, Moments(*moments))
         cap = self.update.sampler_correction_cap

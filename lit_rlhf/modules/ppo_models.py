@@ -17,12 +17,13 @@ from lit_rlhf.modules.padding_gap import rollout_padding_gaps
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.ppo_metrics import held_out_columns, sample_records
 from lit_rlhf.modules.ppo_update import UpdateConfig
+from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import select_rows
 from lit_rlhf.modules.unscored import mark_unscored, scored_columns
-from lit_rlhf.objectives import AdvantageEstimator, kl_k1
+from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks
-from lit_rlhf.rewards import RewardSource, ask, origins_of
+from lit_rlhf.rewards import RewardSource, origins_of
 from lit_rlhf.rollout import Generator, Sampling, UpdatePlan, collect_samples
 
 # A validation prompt keeps its random stream whatever the training seed is.
@@ -45,6 +46,7 @@ class PPOModels(PhaseModule):
     update: UpdateConfig
     sampling: Sampling
     generator: Generator
+    missing_eos: MissingEOS
     kl_penalty: bool
     policy: PolicyModel | None
     reference: PolicyModel | None
@@ -104,28 +106,36 @@ class PPOModels(PhaseModule):
             self.prepare(self.critic)
         self.prepare(self.policy)
 
-    def sample(self, batch: PromptBatch, *, seed: int, samples_per_prompt: int = 1) -> SampleBatch:
-        """Draw responses from the policy as it is now."""
+    def sample(
+        self,
+        batch: PromptBatch,
+        *,
+        seed: int,
+        samples_per_prompt: int = 1,
+        sampling: Sampling | None = None,
+    ) -> SampleBatch:
+        """Draw responses from the policy as it is now, by its settings unless others are given."""
         with gathered(self.trained_model):
             return collect_samples(
                 self.trained_model,
                 self.generator,
                 batch,
                 self.tokenizer,
-                self.sampling,
+                sampling or self.sampling,
                 samples_per_prompt=samples_per_prompt,
                 seed=seed,
             )
 
-    def evaluate(self, samples: SampleBatch, plan: UpdatePlan, first: FirstForward) -> RolloutBatch:
-        """Score samples with every model, in the micro-batches of the plan's first epoch.
+    def evaluate(self, drawn: ScoredSamples, plan: UpdatePlan, first: FirstForward) -> RolloutBatch:
+        """Look at samples with policy, critic and reference, in the plan's first micro-batches.
 
         Args:
-            samples: `B` responses.
+            drawn: `B` responses with their scores.
             plan: of the update.
             first: keeps the forward that the first step can use; where it is put off, the old
                 log-probabilities are zero until that step fills them in.
         """
+        samples, scores, greedy_scores = drawn
         mask = samples.response_mask
         old = torch.zeros(mask.shape, device=mask.device)
         reference = torch.zeros_like(old) if self.kl_penalty else None
@@ -143,9 +153,7 @@ class PPOModels(PhaseModule):
                 if reference is not None:
                     logprobs = self.reference_logprobs(rows)
                     reference[indices] = response_window(logprobs, starts, mask.shape[1])
-        with torch.no_grad():
-            scores, _ = ask("model.reward", self.reward, samples)
-        rollout = RolloutBatch(samples, old, reference, values, scores)
+        rollout = RolloutBatch(samples, old, reference, values, scores, greedy_scores=greedy_scores)
         return mark_unscored(rollout) if self.reward.abstains else rollout
 
     def score(self, rows: TokenRows) -> TokenScores:

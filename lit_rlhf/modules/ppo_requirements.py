@@ -12,7 +12,7 @@ from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.ppo_update import UpdateConfig
-from lit_rlhf.objectives import AdvantageEstimator
+from lit_rlhf.objectives import GRPO, AdvantageEstimator
 from lit_rlhf.rollout import Sampling
 
 # What is reported of held-out samples beside the judges' scores.
@@ -39,6 +39,19 @@ def refuse_unused_critic(
         raise ConfigError(
             f"model.critic_source={critic_source} is only read with model.critic separate; set "
             "that, or leave it out"
+        )
+
+
+def refuse_idle_scale(advantage: AdvantageEstimator, *, is_whitened: bool) -> None:
+    """Refuse a division by the deviation of the batch where whitening divides anyhow.
+
+    Raises:
+        ConfigError: it would have no effect.
+    """
+    if is_whitened and isinstance(advantage, GRPO) and advantage.scale == "batch":
+        raise ConfigError(
+            "model.advantage.scale batch has no effect with model.whiten_advantages true, which "
+            "brings the batch to deviation 1 anyhow: set one of them to none or false"
         )
 
 

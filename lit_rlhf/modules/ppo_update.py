@@ -13,6 +13,8 @@ from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.objectives import (
     MissingEOS,
+    Moments,
+    RewardedTokens,
     kl_k1,
     kl_k2,
     token_rewards,
@@ -20,6 +22,7 @@ from lit_rlhf.objectives import (
 )
 from lit_rlhf.objectives.policy_gradient import clipped_policy_loss, clipped_value_loss
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,27 @@ class UpdateTargets(NamedTuple):
     advantages: Tensor
     returns: Tensor | None
     sampler_weights: Tensor | None = None
+
+
+def rewarded_tokens(
+    rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float
+) -> RewardedTokens:
+    """Return the responses with a reward a token, and their moments; call it on all processes.
+
+    Args:
+        rollout: `B` samples.
+        missing_eos: what a response scores that did not end by itself.
+        kl_coef: score per nat.
+    """
+    tokens = RewardedTokens(
+        shape_rewards(rollout, missing_eos, kl_coef),
+        rollout.samples.response_mask,
+        rollout.samples.group_ids,
+        rollout.values,
+        rollout.greedy_scores,
+    )
+    moments = sum_over_ranks(torch.stack(tokens.own_moments()))
+    return tokens._replace(moments=Moments(*moments))
 
 
 def shape_rewards(rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float) -> Tensor:

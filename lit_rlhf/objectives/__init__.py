@@ -4,9 +4,19 @@ No module, trainer, configuration file, rank or logging is known here. Results a
 by element or row by row; the caller reduces, and says over which tokens and ranks.
 """
 
-from lit_rlhf.objectives.advantages import GAE, AdvantageEstimator, Advantages
+from lit_rlhf.objectives.advantage import (
+    GAE,
+    GRPO,
+    RLOO,
+    AdvantageEstimator,
+    Advantages,
+    LengthAdaptiveGAE,
+    ReinforcePlusPlus,
+    ReinforcePlusPlusBaseline,
+    ReMax,
+    RewardedTokens,
+)
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
-from lit_rlhf.objectives.group_advantages import GRPO, RLOO
 from lit_rlhf.objectives.importance import TruncatedWeights, truncated_importance_weights
 from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
@@ -90,6 +100,7 @@ __all__ = [
     "JensenShannon",
     "KLController",
     "KLState",
+    "LengthAdaptiveGAE",
     "MissingEOS",
     "Moments",
     "PlackettLuceLoss",
@@ -97,8 +108,12 @@ __all__ = [
     "PreferenceOutput",
     "PreferencePairs",
     "RatingRegression",
+    "ReMax",
+    "ReinforcePlusPlus",
+    "ReinforcePlusPlusBaseline",
     "ReverseKL",
     "RewardLoss",
+    "RewardedTokens",
     "RobustDPO",
     "SPPOHard",
     "ScoredResponses",

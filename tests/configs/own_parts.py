@@ -49,11 +49,10 @@ class Total(AdvantageEstimator):
     def samples_per_prompt(self):
         return 1
 
-    def __call__(self, token_rewards, values, response_mask, group_ids):
+    def estimate(self, tokens):
         CALLS["Total"] += 1
-        assert values is None
-        totals = token_rewards.sum(1, keepdim=True)
-        return Advantages(self.scale * totals * response_mask, None)
+        assert tokens.values is None
+        return Advantages(self.scale * tokens.totals[:, None] * tokens.response_mask, None)
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def test_ppo_with_group_relative_advantages(workplace):
     fragments = ["advantage/grpo.yaml", "reward/function.yaml"]
     cli = workplace.fit("ppo", *fragments, options=["--monitor.action=roll_back"])
     check_run(cli, "ppo")
-    assert cli.model.advantage == GRPO(k=8, scale=True)
+    assert cli.model.advantage == GRPO(k=8, scale="group")
     assert not cli.model.whiten_advantages
     assert cli.model.policy.value_head is None
 
@@ -251,7 +251,9 @@ def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
     elsewhere.add("generator/vllm.yaml")  # by tests/rollout/vllm/test_real_vllm.py
     configs = HERE.parents[1] / "configs"
     fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
-    # Losses take steps in tests/modules/test_dpo.py and test_reward.py; the richest runs above.
-    elsewhere |= {name for name in fragments if name.startswith(("loss/", "reward_loss/"))}
+    # These take steps in tests/modules/test_dpo.py, test_reward.py and test_ppo_objectives.py; the
+    # richest run above.
+    of_objectives = ("loss/", "reward_loss/", "advantage/")
+    elsewhere |= {name for name in fragments if name.startswith(of_objectives)}
     source = Path(__file__).read_text()
     assert sorted(name for name in fragments - elsewhere if f'"{name}"' not in source) == []

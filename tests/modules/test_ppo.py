@@ -371,9 +371,9 @@ class Watching(AdvantageEstimator):
     def __init__(self):
         self.seen = []
 
-    def __call__(self, token_rewards, values, response_mask, group_ids):
-        self.seen.append(token_rewards)
-        return GAE()(token_rewards, values, response_mask, group_ids)
+    def estimate(self, tokens):
+        self.seen.append(tokens.token_rewards)
+        return GAE().estimate(tokens)
 
 
 @pytest.mark.parametrize(
@@ -586,9 +586,9 @@ def test_any_estimator_of_ones_own_is_used(run):
         requires_values = False
         samples_per_prompt = 2
 
-        def __call__(self, token_rewards, values, response_mask, group_ids):
-            assert values is None
-            return Advantages(torch.zeros_like(token_rewards), None)
+        def estimate(self, tokens):
+            assert tokens.values is None
+            return Advantages(torch.zeros_like(tokens.token_rewards), None)
 
     before = run(1, advantage=Nothing(), optimizer=FAST)
     assert largest_difference(weights(before.policy), weights(before.reference)) == 0

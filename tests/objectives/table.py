@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from tests.objectives.advantage import cases as advantage_cases
 from tests.objectives.agreement import normal
 from tests.objectives.preference.cases import CASES, golden, make_pairs, random_logprobs
 from tests.objectives.reward import cases as reward_cases
@@ -21,11 +22,13 @@ ERROR = re.compile(r"1e-\d+")
 _HEAD = """\
 # Objectives
 
-Every loss of `lit-rlhf dpo` and `lit-rlhf reward`: formula, source, options and what other \
-libraries do. Choose one by `--model.loss NAME` or by its file in `configs/loss/` and \
-`configs/reward_loss/`; [DPO's page](../methods/dpo.md#which-loss) and \
-[the reward model's](../methods/reward.md#which-loss) say which one to try. This page is written \
-by `python -m tests.objectives.table`, and a test fails where it is not up to date.
+Every objective of `lit-rlhf dpo`, `lit-rlhf reward` and `lit-rlhf ppo`: formula, source, options \
+and what other libraries do. Choose a loss by `--model.loss NAME` or by its file in \
+`configs/loss/` and `configs/reward_loss/`, an advantage estimator by `--model.advantage NAME` or \
+by its file in `configs/advantage/`. The pages of [DPO](../methods/dpo.md#which-loss), \
+[reward models](../methods/reward.md#which-loss) and [PPO](../methods/ppo.md#without-a-critic) say \
+which one to try. This page is written by `python -m tests.objectives.table`, and a test fails \
+where it is not up to date.
 
 - `policy_chosen` and the like are log-probabilities, summed over the tokens of a response. \
 `x` and `y` are log-ratios to the reference, or as the row says.
@@ -51,10 +54,10 @@ def said(kind, beginning):
     return found
 
 
-def formula(kind):
+def formula(kind, result="loss"):
     """Return the formula, with what its symbols are in front of it."""
     parts = paragraphs(kind)
-    place = parts.index(said(kind, "`loss ="))
+    place = parts.index(said(kind, f"`{result}"))
     before = parts[place - 1] if parts[place - 1].startswith("With ") else ""
     return f"{before} {parts[place]}".strip()
 
@@ -79,6 +82,14 @@ def reward_errors(case, dtype):
     return case.loss(scored).losses, case.oracle(scored)[0]
 
 
+def advantage_errors(case, dtype):
+    """Return what differs from the oracle, and what it says: advantages, and returns if any."""
+    tokens = advantage_cases.random_tokens(dtype)
+    found, golden = case.estimator(tokens), case.golden(tokens)
+    pairs = [pair for pair in zip(found, golden, strict=True) if pair[0] is not None]
+    return torch.cat([pair[0] for pair in pairs]), [row for _, rows in pairs for row in rows]
+
+
 def errors(cases, compute):
     """Return the largest errors against the oracles, in float64 and float32."""
     found = []
@@ -98,11 +109,11 @@ def reads(loss, what):
     return "as its losses" if hasattr(loss, "losses") else "yes" if getattr(loss, what) else "no"
 
 
-def of_kinds(cases):
-    """Return the classes of the cases' losses with their cases, by name."""
+def of_kinds(cases, part="loss"):
+    """Return the classes of the cases' objectives with their cases, by name."""
     kinds = {}
     for case in cases:
-        kinds.setdefault(type(case.loss), []).append(case)
+        kinds.setdefault(type(getattr(case, part)), []).append(case)
     return sorted(kinds.items(), key=lambda item: item[0].__name__.lower())
 
 
@@ -118,6 +129,8 @@ def options(kind):
         default = f"`{field.default}`"
         if isinstance(field.default, bool):
             default = default.lower()
+        elif field.default is None:
+            default = "`null`"
         elif field.default is dataclasses.MISSING:
             default = "required"
         yield f"`{kind.__name__}.{field.name}`", default, meaning(kind, field.name)
@@ -127,11 +140,13 @@ def page():
     """Return the page."""
     torch.manual_seed(0)
     preference, reward = of_kinds(CASES), of_kinds(reward_cases.CASES)
-    kinds = [kind for kind, _ in preference + reward]
+    advantages = of_kinds(advantage_cases.CASES, "estimator")
+    kinds = [kind for kind, _ in preference + reward + advantages]
 
-    def row(kind, *more):
+    def row(kind, *more, result="loss"):
         source = said(kind, "Source:").removeprefix("Source: ")
-        return f"`{kind.__name__}`", f"{paragraphs(kind)[0]} {formula(kind)}", source, *more
+        what = f"{paragraphs(kind)[0]} {formula(kind, result)}"
+        return f"`{kind.__name__}`", what, source, *more
 
     losses = [
         row(
@@ -143,18 +158,30 @@ def page():
         for kind, cases in preference
     ]
     rewards = [row(kind, errors(cases, reward_errors)) for kind, cases in reward]
+    estimators = [
+        row(
+            kind,
+            "yes" if cases[0].estimator.requires_values else "no",
+            "1" if kind().samples_per_prompt == 1 else "several",
+            errors(cases, advantage_errors),
+            result="advantages",
+        )
+        for kind, cases in advantages
+    ]
     elsewhere = [(f"`{kind.__name__}`", said(kind, "Peers:")[len("Peers: ") :]) for kind in kinds]
-    head = ["loss", "what it does", "source"]
+    head = ["objective", "what it does", "source"]
     parts = [
         _HEAD,
         "## Preference losses\n",
         table([*head, "soft labels", "reference", "largest error"], losses),
         "\n## Losses of a reward model\n",
         table([*head, "largest error"], rewards),
+        "\n## Advantage estimators\n",
+        table([*head, "critic", "samples a prompt", "largest error"], estimators),
         "\n## Options\n",
         table(["option", "default", "meaning"], [row for kind in kinds for row in options(kind)]),
         "\n## What other libraries do\n",
-        table(["loss", "elsewhere"], elsewhere),
+        table(["objective", "elsewhere"], elsewhere),
     ]
     return "\n".join(parts) + "\n"
 

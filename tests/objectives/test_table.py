@@ -17,12 +17,12 @@ def test_the_errors_on_the_page_are_within_bounds():
     )
     found = [ERROR.findall(row) for row in rows.splitlines() if row.startswith("| `")]
     assert found
-    for in_float64, in_float32 in found:
+    for *_, in_float64, in_float32 in found:  # a formula may have such numbers, too
         assert float(in_float64) <= 1e-10
         assert float(in_float32) <= 1e-5
 
 
-@pytest.mark.parametrize("package", ["preference", "reward"])
+@pytest.mark.parametrize("package", ["preference", "reward", "advantage"])
 def test_a_loss_is_a_short_file(package):
     files = list((PAGE.parents[2] / "lit_rlhf/objectives" / package).glob("*.py"))
     longest = max(files, key=lambda file: len(file.read_text().splitlines()))
