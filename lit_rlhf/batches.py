@@ -186,3 +186,30 @@ def response_window(tokens: Tensor, prompt_lengths: Tensor, num_columns: int) ->
     inside = positions < tokens.shape[1]
     window = tokens.gather(1, positions.clamp(max=tokens.shape[1] - 1))
     return window * inside if window.dtype != torch.bool else window & inside
+
+
+def cut_by_tokens(
+    lengths: Sequence[int], max_rows: int | None, max_tokens: int | None, *, padded: bool = True
+) -> list[slice]:
+    """Cut rows, in their order, into parts that a forward has memory for.
+
+    Args:
+        lengths: tokens of each row.
+        max_rows: of a part, or None for any number.
+        max_tokens: of a part, or None; a row that is longer is a part of its own.
+        padded: count each row as long as the longest of its part.
+
+    Returns:
+        The parts; none of no rows.
+    """
+    parts, start, longest, total = [], 0, 0, 0
+    for end, length in enumerate(lengths):
+        num_rows = end - start + 1
+        tokens = max(longest, length) * num_rows if padded else total + length
+        is_full = max_rows is not None and num_rows > max_rows
+        is_full = is_full or (max_tokens is not None and tokens > max_tokens)
+        if is_full and end > start:
+            parts.append(slice(start, end))
+            start, longest, total = end, 0, 0
+        longest, total = max(longest, length), total + length
+    return [*parts, slice(start, len(lengths))] if lengths else []

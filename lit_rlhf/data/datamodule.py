@@ -95,6 +95,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         id_field: str | None = "id",
         num_proc: int | None = None,
         streaming: bool = False,
+        eval_batch_tokens: int | None = None,
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
 
@@ -136,6 +137,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 where there are less than 10,000 records.
             streaming: read hub names and folders of files as a stream, onto the disk as they come.
                 With `limit_train`, only so many records are fetched, before a `subset` is drawn.
+            eval_batch_tokens: tokens of a process's share of a batch at most, in validation and
+                testing: as many as its examples times the longest row of them. Null for any number.
 
         Raises:
             ConfigError: a number is out of range.
@@ -144,6 +147,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         require("data.batch_size", batch_size, least=1)
         require("data.eval_batch_size", eval_batch_size, least=1)
+        require("data.eval_batch_tokens", eval_batch_tokens, least=1, is_optional=True)
         require("data.limit_train", limit_train, least=1, is_optional=True)
         require("data.limit_validation", limit_validation, least=1, is_optional=True)
         require("data.num_proc", num_proc, least=1, is_optional=True)
@@ -161,6 +165,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.thinking: Thinking = thinking
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
+        self.eval_batch_tokens = eval_batch_tokens
         self.seed = seed
         self.length_window = length_window
         self.last_batch: LastBatch = last_batch
@@ -312,6 +317,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             self._examples[name],
             self.collate,
             batch_size=self.eval_batch_size,
+            batch_tokens=self.eval_batch_tokens,
+            lengths=self._examples[name].lengths,
             stand_in=self.stand_in,
             rank=self._rank,
             world_size=self._world_size,

@@ -20,6 +20,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
+from lit_rlhf.batches import cut_by_tokens
 from lit_rlhf.data.tokenization import IntArray
 from lit_rlhf.errors import CheckpointError, ConfigError
 
@@ -199,6 +200,8 @@ class EvaluationLoader(Generic[Example, Batch]):
         stand_in: Callable[[Example], Example],
         rank: int = 0,
         world_size: int = 1,
+        batch_tokens: int | None = None,
+        lengths: Sequence[int] | IntArray = (),
     ) -> None:
         """Set up the loader.
 
@@ -209,8 +212,16 @@ class EvaluationLoader(Generic[Example, Batch]):
             stand_in: turns an example into one in which nothing counts.
             rank: this process.
             world_size: number of processes.
+            batch_tokens: a batch ends earlier where a process's share of its examples, times the
+                longest row of the batch, would be more.
+            lengths: of the examples' longest rows, needed by `batch_tokens`.
         """
-        self._batches = _chunks(list(range(len(examples))), batch_size)
+        places = list(range(len(examples)))
+        if batch_tokens is None:
+            self._batches = _chunks(places, batch_size)
+        else:
+            parts = cut_by_tokens(list(lengths), batch_size, batch_tokens * world_size)
+            self._batches = [places[part] for part in parts]
         self._deal = _Dealer(examples, collate, stand_in, rank, world_size)
 
     def __len__(self) -> int:

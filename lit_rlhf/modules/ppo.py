@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_rlhf.batches import PromptBatch, RolloutBatch
+from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -45,9 +45,16 @@ from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbe
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
 from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
-from lit_rlhf.ranks import largest_over_ranks, sum_over_ranks
+from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource, as_source
-from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, UpdatePlan, plan_update
+from lit_rlhf.rollout import (
+    Generator,
+    Sampling,
+    TokenLimit,
+    TorchGenerator,
+    UpdatePlan,
+    plan_update,
+)
 
 
 class PPOModule(PPOModels):
@@ -220,17 +227,27 @@ class PPOModule(PPOModels):
         num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
+        scored = draw_scored(self, batch, seed=seed)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
             num_minibatches=self.update.num_minibatches,
             micro_batch_size=self.update.micro_batch_size,
+            token_limit=self._token_limit(scored.samples.rows),
             seed=seed * 100_003,
             samples_per_prompt=self.advantage.samples_per_prompt,
             rank=rank,
             world_size=world_size,
         )
-        return draw_scored(self, batch, seed=seed), plan
+        return scored, plan
+
+    def _token_limit(self, rows: TokenRows) -> TokenLimit | None:
+        """Return what bounds the tokens of a micro-batch, alike on all processes."""
+        tokens = self.update.micro_batch_tokens
+        if tokens is None:
+            return None
+        lengths = of_all_ranks(rows.lengths.tolist())
+        return TokenLimit(tokens, lengths, padded=self.trained_model.packing_width is None)
 
     @property
     def _needs_old_logprobs(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from lit_rlhf.modules.ppo_metrics import held_out_columns, sample_records
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.sharding import gathered
-from lit_rlhf.modules.stand_ins import select_rows
+from lit_rlhf.modules.stand_ins import score_in_parts, select_rows
 from lit_rlhf.modules.unscored import mark_unscored, scored_columns
 from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks
@@ -174,6 +175,18 @@ class PPOModels(PhaseModule):
         scores: TokenScores = model(rows, temperature=temperature, with_adapter=with_adapter)
         return scores.logprobs
 
+    def _policy_logprobs(self, rows: TokenRows) -> Tensor:
+        scores: TokenScores = self.trained_model(rows, temperature=self.sampling.temperature)
+        return scores.logprobs
+
+    def _in_parts(self, rows: TokenRows, compute: Callable[[TokenRows], Tensor]) -> Tensor:
+        """Score held-out samples in forwards no larger than those of the update."""
+        limits = {
+            "max_rows": self.update.micro_batch_size,
+            "max_tokens": self.update.micro_batch_tokens,
+        }
+        return score_in_parts(rows, compute, **limits)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the states of rewards and judges, of each process its own."""
         super().on_save_checkpoint(checkpoint)
@@ -204,11 +217,10 @@ class PPOModels(PhaseModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
         samples = self.sample(batch, seed=_VALIDATION_SEED)
-        temperature = self.sampling.temperature
-        logprobs = self.trained_model(samples.rows, temperature=temperature).logprobs
+        logprobs = self._in_parts(samples.rows, self._policy_logprobs)
         token_kl = None
         if self.kl_penalty:
-            token_kl = kl_k1(logprobs, self.reference_logprobs(samples.rows))
+            token_kl = kl_k1(logprobs, self._in_parts(samples.rows, self.reference_logprobs))
         columns = held_out_columns(samples, self.sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         abstaining = [name for name, source in self.sources.items() if source.abstains]

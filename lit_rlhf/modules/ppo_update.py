@@ -33,6 +33,8 @@ class UpdateConfig:
         num_epochs: passes over a rollout.
         num_minibatches: optimizer steps in a pass.
         micro_batch_size: rows in one forward of each process, null for whole minibatches.
+        micro_batch_tokens: tokens of prompts and responses in it at most (a longer row is by
+            itself), null for any number. Which rows share a forward follows their lengths.
         clip_range: how far the ratio may leave 1 before the gain stops counting.
         value_clip_range: the same for values, null for none.
         value_coef: weight of the value loss.
@@ -55,12 +57,15 @@ class UpdateConfig:
     max_grad_norm: float | None = 1.0
     max_first_log_ratio: float = 1e-3
     sampler_correction_cap: float | None = None
+    micro_batch_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, by name."""
         require("model.update.num_epochs", self.num_epochs, least=1)
         require("model.update.num_minibatches", self.num_minibatches, least=1)
         require("model.update.micro_batch_size", self.micro_batch_size, least=1, is_optional=True)
+        tokens = self.micro_batch_tokens
+        require("model.update.micro_batch_tokens", tokens, least=1, is_optional=True)
         require("model.update.clip_range", self.clip_range, above=0)
         require("model.update.value_clip_range", self.value_clip_range, above=0, is_optional=True)
         require("model.update.value_coef", self.value_coef, least=0)

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lit_rlhf.batches import TokenRows
+from lit_rlhf.batches import TokenRows, cut_by_tokens
 from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.collation import GroupExample, collate_rows
 from lit_rlhf.data.tokenization import Row
@@ -149,7 +149,8 @@ def compute_logprobs(
     Returns:
         `[len(rows)]` float32, equal on every process.
     """
-    chunks = _chunks(rows.lengths)
+    # The longest rows come first, or nearly.
+    chunks = cut_by_tokens(rows.lengths, None, TOKENS_AT_ONCE)
     values = torch.zeros(len(rows), device=device)
     for first in range(0, len(chunks), world_size()):
         index = first + rank()
@@ -187,14 +188,3 @@ def _key(input_ids: np.ndarray[Any, Any], response_mask: np.ndarray[Any, Any]) -
     digest = hashlib.blake2b(input_ids.tobytes(), digest_size=16)  # 8 bytes a token,
     digest.update(response_mask.tobytes())  # and 1: no two rows give the same bytes
     return digest.digest()
-
-
-def _chunks(lengths: Sequence[int]) -> list[slice]:
-    """Cut rows, the longest first or nearly, into forwards of at most `TOKENS_AT_ONCE`."""
-    chunks, start, longest = [], 0, 0
-    for end, length in enumerate(lengths):
-        longest = max(longest, length)
-        if end > start and longest * (end - start + 1) > TOKENS_AT_ONCE:
-            chunks.append(slice(start, end))
-            start, longest = end, length
-    return [*chunks, slice(start, len(lengths))] if lengths else []

@@ -6,11 +6,14 @@ takes the first row of its rollout, with no token that counts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from lit_rlhf.batches import TokenRows
+from lit_rlhf.batches import TokenRows, cut_by_tokens
 from lit_rlhf.modules.ppo_update import UpdateTargets
+from lit_rlhf.ranks import largest_over_ranks
 
 
 def select_rows(rows: TokenRows, indices: Tensor) -> TokenRows:
@@ -18,6 +21,35 @@ def select_rows(rows: TokenRows, indices: Tensor) -> TokenRows:
     if len(indices) == 0:
         return rows.select(indices.new_zeros(1)).silenced()
     return rows.select(indices)
+
+
+def score_in_parts(
+    rows: TokenRows,
+    compute: Callable[[TokenRows], Tensor],
+    *,
+    max_rows: int | None,
+    max_tokens: int | None,
+) -> Tensor:
+    """Score rows in forwards of a limited size, as many on all processes.
+
+    Args:
+        rows: `B` rows, one or more.
+        compute: rows -> `[b, ...]` numbers.
+        max_rows: in one forward, None for any number.
+        max_tokens: likewise.
+
+    Returns:
+        `[B, ...]`.
+    """
+    places = torch.arange(len(rows.lengths), device=rows.lengths.device)
+    if max_rows is None and max_tokens is None:
+        return compute(rows)
+    parts = [places[part] for part in cut_by_tokens(rows.lengths.tolist(), max_rows, max_tokens)]
+    num_parts = int(largest_over_ranks(len(parts), rows.lengths.device))
+    for _ in range(num_parts - len(parts)):
+        parts.append(places[:0])
+    scores = [(part, compute(select_rows(rows, part))) for part in parts]
+    return torch.cat([score for part, score in scores if len(part)])
 
 
 def select_targets(targets: UpdateTargets, indices: Tensor) -> UpdateTargets:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.batches import SampleBatch, TokenRows
+from lit_rlhf.batches import SampleBatch, TokenRows, cut_by_tokens
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
@@ -69,6 +69,7 @@ class LearnedReward(RewardSource):
         model: what the reward phase left, or a sequence classifier with one label, as a folder or
             hub name.
         batch_size: responses scored in one forward.
+        batch_tokens: tokens of it at most, padding included; a longer response is by itself.
         template: how prompts become text, as `data.template` in the reward model's training.
         template_options: likewise, as `data.template_options`.
         thinking: likewise, as `data.thinking`.
@@ -88,11 +89,13 @@ class LearnedReward(RewardSource):
     max_length: int | None = None
     overlong: Literal["error", "truncate"] = "truncate"
     normalize: bool = True
+    batch_tokens: int = 32_768
     _loaded: _Loaded = field(default_factory=_Loaded, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a batch without rows, and rows without room for a response."""
         require("LearnedReward.batch_size", self.batch_size, least=1)
+        require("LearnedReward.batch_tokens", self.batch_tokens, least=1)
         require("LearnedReward.max_length", self.max_length, least=2, is_optional=True)
 
     @property
@@ -197,8 +200,9 @@ class LearnedReward(RewardSource):
         # Rows of like length share a forward.
         order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
         parts = []
-        for start in range(0, len(order), self.batch_size):
-            places = order[start : start + self.batch_size]
+        lengths = [len(rows[place].input_ids) for place in order]
+        for part in cut_by_tokens(lengths, self.batch_size, self.batch_tokens):
+            places = order[part]
             tokens = collate_rows([rows[place] for place in places], padding_id(tokenizer))
             # Smaller layers need autocast, whether or not the caller of this time is under it.
             dtype = self._loaded.dtype

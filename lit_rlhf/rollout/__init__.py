@@ -2,7 +2,7 @@
 
 from lit_rlhf.rollout.collection import collect_samples
 from lit_rlhf.rollout.generation import Generation, Generator, TorchGenerator
-from lit_rlhf.rollout.minibatches import UpdatePlan, plan_update
+from lit_rlhf.rollout.minibatches import TokenLimit, UpdatePlan, plan_update
 from lit_rlhf.rollout.sampling import Sampling
 from lit_rlhf.rollout.vllm import VLLMGenerator
 
@@ -10,6 +10,7 @@ __all__ = [
     "Generation",
     "Generator",
     "Sampling",
+    "TokenLimit",
     "TorchGenerator",
     "UpdatePlan",
     "VLLMGenerator",

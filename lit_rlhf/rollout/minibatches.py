@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lit_rlhf.batches import cut_by_tokens
 from lit_rlhf.errors import ConfigError
 
 
@@ -33,12 +35,27 @@ class UpdatePlan:
         return [minibatch for epoch in self.epochs for minibatch in epoch]
 
 
-def plan_update(
+class TokenLimit(NamedTuple):
+    """How many tokens a micro-batch may have.
+
+    Attributes:
+        tokens: at most; a longer row is by itself.
+        lengths: of each process the tokens of its rows.
+        padded: count each row as long as the longest of its micro-batch.
+    """
+
+    tokens: int
+    lengths: Sequence[Sequence[int]]
+    padded: bool
+
+
+def plan_update(  # noqa: PLR0913 - settings, given by keyword
     num_prompts: int,
     *,
     num_epochs: int,
     num_minibatches: int,
     micro_batch_size: int | None,
+    token_limit: TokenLimit | None = None,
     seed: int,
     samples_per_prompt: int = 1,
     rank: int = 0,
@@ -54,6 +71,7 @@ def plan_update(
         num_epochs: passes over the rollout.
         num_minibatches: optimizer steps in an epoch; responses are spread evenly over them.
         micro_batch_size: rows in one forward of a process, None for whole minibatches.
+        token_limit: of its tokens, None for any number.
         seed: of the permutations, the same on every process.
         samples_per_prompt: `K`.
         rank: this process.
@@ -82,9 +100,13 @@ def plan_update(
         minibatches = []
         for members in _draw_minibatches(num_responses, num_minibatches, generator):
             owner = prompt[members] % world_size
-            largest_share = int(owner.bincount(minlength=world_size).max())
-            mine = row[members[owner == rank]].sort().values
-            minibatches.append(_micro_batches(mine, largest_share, micro_batch_size))
+            shares = [row[members[owner == one]].sort().values for one in range(world_size)]
+            parts = [
+                _micro_batches(share, micro_batch_size, token_limit, one)
+                for one, share in enumerate(shares)
+            ]
+            num_empty = max(map(len, parts)) - len(parts[rank])
+            minibatches.append(parts[rank] + [shares[rank][:0]] * num_empty)
         epochs.append(minibatches)
     return UpdatePlan(epochs)
 
@@ -113,10 +135,13 @@ def _draw_minibatches(
         yield (part_of == part).nonzero().squeeze(-1)
 
 
-def _micro_batches(rows: Tensor, largest_share: int, size: int | None) -> list[Tensor]:
-    """Split this process's rows into as many micro-batches as the largest share needs."""
-    if size is None:
-        return [rows]
-    parts = list(rows.split(size)) if len(rows) else []
-    num_empty = -(-largest_share // size) - len(parts)
-    return parts + [rows[:0]] * num_empty
+def _micro_batches(
+    rows: Tensor, max_rows: int | None, limit: TokenLimit | None, rank: int
+) -> list[Tensor]:
+    """Split a process's rows into as few micro-batches as their limits allow."""
+    if limit is None:
+        parts = cut_by_tokens([0] * len(rows), max_rows, None)
+    else:
+        lengths = [limit.lengths[rank][row] for row in rows.tolist()]
+        parts = cut_by_tokens(lengths, max_rows, limit.tokens, padded=limit.padded)
+    return [rows[part] for part in parts] or [rows]

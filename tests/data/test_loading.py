@@ -26,6 +26,17 @@ def evaluation(num_examples, batch_size, **options):
     )
 
 
+def test_a_held_out_batch_has_at_most_so_many_tokens_a_process():
+    lengths = [9, 1, 1, 1, 4, 4, 4, 30, 1]
+    ranks = [
+        evaluation(9, 4, batch_tokens=8, lengths=lengths, rank=rank, world_size=2)
+        for rank in range(2)
+    ]
+    first, second = (list(loader) for loader in ranks)
+    assert first == [[0], [1, 3], [5], [7], [8]]
+    assert second == [[-1], [2, 4], [6], [-8], [-9]]
+
+
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
 WINDOWS = st.sampled_from([0, 1, 3])
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.rollout import plan_update
+from lit_rlhf.rollout import TokenLimit, plan_update
 
 
 def as_lists(plan):
@@ -88,6 +88,35 @@ def test_the_processes_compute_equally_often(micro_batch_size, **sizes):
         assert all(number == 1 for epoch in counts[0] for number in epoch)
     else:
         assert max(sizes) <= micro_batch_size
+
+
+@given(st.data(), st.integers(1, 60), st.booleans())
+def test_micro_batches_have_at_most_so_many_tokens_on_all_processes(data, tokens, padded):
+    world_size = 3
+    lengths = data.draw(
+        st.lists(st.lists(st.integers(1, 20), min_size=8), min_size=world_size, max_size=world_size)
+    )
+    together = [
+        plan_update(
+            16,
+            num_epochs=1,
+            num_minibatches=2,
+            micro_batch_size=None,
+            token_limit=TokenLimit(tokens, lengths, padded),
+            seed=0,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    (steps,) = responses_of_steps(together, 1)
+    assert sorted(prompt for step in steps for prompt, _ in step) == list(range(16))
+    counts = [[len(step) for step in plan.epochs[0]] for plan in together]
+    assert all(count == counts[0] for count in counts)
+    for rank, plan in enumerate(together):
+        for part in (part for step in plan.epochs[0] for part in step if len(part) > 1):
+            own = [lengths[rank][row] for row in part.tolist()]
+            assert (len(own) * max(own) if padded else sum(own)) <= tokens
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
