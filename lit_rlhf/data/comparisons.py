@@ -14,8 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 from lit_rlhf.batches import ComparisonBatch
 from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
-from lit_rlhf.data.datamodule import ResponseDataModule
 from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.responses import ResponseDataModule
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError

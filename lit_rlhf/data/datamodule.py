@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import abc
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_rlhf.data.chat_template import Renderer, Template, Thinking, is_learned
+from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.records import Records, SourcedRecord
@@ -27,17 +27,15 @@ from lit_rlhf.data.tables import (
     digest_tokenizer,
     tokenize_records,
 )
-from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
+from lit_rlhf.data.tokenization import LengthLimit, Overlong
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback.formats import check_format
 from lit_rlhf.feedback.meant_fields import Kind
-from lit_rlhf.prompts import Response, as_messages, response_text
 from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-EmptyResponses = Literal["error", "keep"]
 SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
 
 
@@ -423,58 +421,3 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     @property
     def _world_size(self) -> int:
         return self.trainer.world_size if self.trainer is not None else 1
-
-
-class ResponseDataModule(TextDataModule[Example, Batch]):
-    """Data with responses: a row is a prompt and its response."""
-
-    preparation = (*TextDataModule.preparation, "append_eos", "empty_responses")
-
-    def __init__(
-        self,
-        tokenizer: str,
-        *,
-        max_length: int = 1024,
-        overlong: Overlong = "error",
-        append_eos: bool = True,
-        empty_responses: EmptyResponses = "error",
-        **kwargs: Any,  # passed on as they are; the config parser finds them there
-    ) -> None:
-        """Keep the settings; nothing is read before `setup`.
-
-        Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
-            max_length: most tokens in a row, prompt and response.
-            overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
-                the response's end, and its EOS with it; "drop" leaves the row out, and of
-                comparisons the whole group.
-            append_eos: end each response with the EOS token, where its text does not.
-            empty_responses: what becomes of a response without text: "error" stops before training;
-                "keep" takes it as it is, its EOS alone.
-            **kwargs: the settings of `TextDataModule`.
-
-        Raises:
-            ConfigError: a number is out of range.
-        """
-        super().__init__(tokenizer, **kwargs)
-        require("data.max_length", max_length, least=2)
-        self.max_length = max_length
-        self.overlong: Overlong = overlong
-        self.append_eos = append_eos
-        self.empty_responses: EmptyResponses = empty_responses
-
-    def length_limit(self) -> LengthLimit:
-        """Return the most tokens of prompt and response."""
-        return limit_of_rows(self.max_length, self.context_length)
-
-    def refuse_empty(self, responses: Iterable[Response], where: str) -> None:
-        """Raise a DataError for a response of white space alone, calling no tool, unless kept."""
-        turns = (turn for response in responses for turn in as_messages(response, "assistant"))
-        texts = [response_text((turn,)) for turn in turns if is_learned(turn)]
-        for response in texts:
-            if self.empty_responses == "error" and not response.strip():
-                raise DataError(
-                    f"{where}: a response has no text ({response!r}). Leave the row out, or set "
-                    "data.empty_responses to 'keep' if ending at once is what the row shows."
-                )

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_rows, padding_id
-from lit_rlhf.data.datamodule import ResponseDataModule
 from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.responses import ResponseDataModule
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.feedback import parse_demonstration
 
