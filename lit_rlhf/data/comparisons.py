@@ -16,6 +16,7 @@ from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.responses import ResponseDataModule
+from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError
@@ -49,7 +50,7 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: TokenizerSource,
         *,
         subset: Subset = Subset(),
         aggregation: Aggregation = BetaMean(),
@@ -58,8 +59,8 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             subset: the share of labelers and rows of the training data that is used, drawn before
                 `limit_train`: another one for each member of an ensemble.
             aggregation: how the judgments of several labelers become the probability that is

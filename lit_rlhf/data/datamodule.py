@@ -16,8 +16,10 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import GroupExample
+from lit_rlhf.data.given_rows import is_given, without_paths
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.source_types import RowSource, TokenizerSource
 from lit_rlhf.data.sources import Source, open_records, source_name
 from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
 from lit_rlhf.data.tables import (
@@ -72,11 +74,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     def __init__(  # noqa: PLR0913 - settings, given by keyword
         self,
-        tokenizer: str,
+        tokenizer: TokenizerSource,
         *,
-        train: str | list[str] | None = None,
-        validation: str | list[str] | None = None,
-        test: str | list[str] | None = None,
+        train: RowSource | None = None,
+        validation: RowSource | None = None,
+        test: RowSource | None = None,
         template: Template = "auto",
         template_options: dict[str, Any] | None = None,
         thinking: Thinking = "keep",
@@ -98,12 +100,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             train: training data: a file (JSON lines, JSON, CSV or Parquet), a pattern such as
                 `data/*.jsonl`, or a list of these; a Hugging Face data set folder or a hub name,
                 with `:CONFIGURATION` and `#SPLIT` behind it where another one than `train` is
-                meant.
+                meant. In Python also the rows: a list of dictionaries, or a `datasets.Dataset`.
             validation: validation data, likewise. Fitting works without.
             test: test data, likewise.
             template: how prompts become text. "auto" applies the tokenizer's chat template to
@@ -171,9 +173,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.num_proc = num_proc
         self.streaming = streaming
         self.context_length: int | None = None
-        self.tokenizer_source = tokenizer
+        self.tokenizer_source = without_paths(tokenizer)
         self._tokenizer_digest = ""
-        self._sources = {"train": train, "validation": validation, "test": test}
+        sources = {"train": train, "validation": validation, "test": test}
+        self._sources = {name: without_paths(source) for name, source in sources.items()}
         self._limits = {"train": limit_train, "validation": limit_validation}
         self.columns = columns
         self._examples: dict[str, Examples[Example]] = {}
@@ -348,13 +351,13 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         records = self.open(name)
         sha256, shown = records.sha256, source_name(source)
         self._provenance[name] = {
-            "source": source,
+            "source": source_name(source) if is_given(source) else source,
             "sha256": sha256,
             "rows": len(records),
             **records.facts,
         }
         worker = copy.copy(self)  # other processes need neither trainer nor examples
-        worker.trainer, worker._examples = None, {}
+        worker.trainer, worker._examples, worker._sources = None, {}, {}
         table = tokenize_records(
             records,
             worker.prepare,
@@ -413,6 +416,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             self.renderer = Renderer(self.tokenizer, self.template, options, self.thinking)
             self._tokenizer_digest = digest_tokenizer(self.tokenizer)
             self.context_length = context_length(self.tokenizer_source)
+
+    def shares_tokenizer(self, source: str) -> bool:
+        """Tell whether a model of this source is to use this module's tokenizer."""
+        return self.tokenizer_source == source or not isinstance(self.tokenizer_source, str)
 
     @property
     def _rank(self) -> int:

@@ -60,7 +60,7 @@ def open_dataset(source: str, split: str | None, *, streaming: bool, limit: int 
             inputs = {"version": version, "place": place, "limit": limit}
             stream = table if limit is None else table.take(limit)
             table = keep_table("streams", inputs, lambda: iter(stream), table.features)
-        sha256 = _digest_table(table)
+        sha256 = digest_table(table)
         table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
         return Records(table, place, sha256, is_json=False)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -139,7 +139,7 @@ def _first_bad_row(named: _Name) -> DataError | None:
     return None
 
 
-def _digest_table(table: Dataset) -> str:
+def digest_table(table: Dataset) -> str:
     """Return the SHA-256 of a table's columns, however they are cut into chunks on the disk."""
     digest = hashlib.sha256(str(table.features).encode())
     for rows in table.with_format("arrow").iter(1000):

@@ -9,6 +9,7 @@ from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.ranges import require
@@ -19,7 +20,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: TokenizerSource,
         *,
         max_prompt_length: int = 512,
         overlong: Literal["error", "drop"] = "error",
@@ -28,8 +29,8 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             max_prompt_length: most tokens in a prompt; responses come on top.
             overlong: what becomes of a longer prompt: "error" stops before training, "drop" leaves
                 it out. It is never cut: that would make it another prompt.

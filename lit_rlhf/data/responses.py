@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lit_rlhf.data.chat_template import is_learned
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.loading import Batch, Example
+from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Response, as_messages, response_text
@@ -23,7 +24,7 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
 
     def __init__(
         self,
-        tokenizer: str,
+        tokenizer: TokenizerSource,
         *,
         max_length: int = 1024,
         overlong: Overlong = "error",
@@ -34,8 +35,8 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             max_length: most tokens in a row, prompt and response.
             overlong: what becomes of a longer row: "error" stops before training; "truncate" cuts
                 the response's end, and its EOS with it; "drop" leaves the row out, and of

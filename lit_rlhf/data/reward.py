@@ -8,6 +8,7 @@ from typing import Any
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
 from lit_rlhf.data.records import SourcedRecord
+from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.stepwise import at_step_ends, mark_steps, step_labels
 from lit_rlhf.data.tables import Examples, TokenTable
 from lit_rlhf.data.unpaired import all_labelled
@@ -27,12 +28,12 @@ class RewardDataModule(ComparisonDataModule):
     preparation = (*ComparisonDataModule.preparation, "margin")
     is_for_reward = True
 
-    def __init__(self, tokenizer: str, *, margin: bool = False, **kwargs: Any) -> None:
+    def __init__(self, tokenizer: TokenizerSource, *, margin: bool = False, **kwargs: Any) -> None:
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             margin: `chosen` is to score more than `rejected` by what each row has as `margin`.
             **kwargs: the settings of `ComparisonDataModule`.
 

@@ -11,6 +11,7 @@ from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_rows, padding_id
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.responses import ResponseDataModule
+from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.feedback import parse_demonstration
 
@@ -26,12 +27,12 @@ class SFTDataModule(ResponseDataModule[GroupExample, TokenRows]):
 
     preparation = (*ResponseDataModule.preparation, "learn")
 
-    def __init__(self, tokenizer: str, *, learn: Learn = "all", **kwargs: Any) -> None:
+    def __init__(self, tokenizer: TokenizerSource, *, learn: Learn = "all", **kwargs: Any) -> None:
         """Keep the settings; nothing is read before `setup`.
 
         Args:
-            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder.
-                On the command line it is the model's.
+            tokenizer: where the tokenizer is: a hub name or a Hugging Face folder; in Python also
+                a tokenizer. On the command line it is the model's.
             learn: of a chat, "all" turns of the assistant or the "last"; never those that say
                 `train: false` or `weight: 0`.
             **kwargs: the settings of `ResponseDataModule`.

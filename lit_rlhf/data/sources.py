@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.cache import digest_file
+from lit_rlhf.data.given_rows import is_given, open_given
 from lit_rlhf.data.hub import open_dataset
 from lit_rlhf.data.records import PLACE, Records, SourcedRecord, json_features, keep_table
 from lit_rlhf.data.shapes import read_shape
@@ -18,7 +20,8 @@ from lit_rlhf.row_files import TEXT_FIELDS, find_files, read_rows, readable
 
 # Of larger files one line says that they are being read.
 _LARGE = 100_000_000
-Source = str | Sequence[str]
+# `datasets.Dataset` is one of them, which has no type of its own.
+Source = str | Sequence[str] | Sequence[Mapping[str, Any]]
 
 
 def open_records(
@@ -41,7 +44,8 @@ def open_records(
             JSON or CSV files; or a hub name. `~` is the home folder. A data set with several
             configurations may be followed by `:` and one of them, and one with several splits by
             `#` and the one to take: `owner/name:config#test`. Or a feedback store,
-            `store:sqlite:///feedback.db?split=train`.
+            `store:sqlite:///feedback.db?split=train`. In Python also a list of dictionaries, or a
+            `datasets.Dataset`.
         split: the split to take where the data set has several and `source` names none. A data
             set with a single split is taken whole, whatever that split is called.
         columns: our field name -> the name it has in the source.
@@ -57,11 +61,13 @@ def open_records(
         DataError: nothing is there, it cannot be read, holds no records, lacks the split, or has
             rows that fit several formats.
     """
-    if isinstance(source, str) and source.startswith("store:"):
+    if is_given(source):
+        records = open_given(source, split)
+    elif isinstance(source, str) and source.startswith("store:"):
         from lit_rlhf.data.store_source import open_store  # noqa: PLC0415 - an optional package
 
         return open_store(source, split)
-    if paths := _find_all(source):
+    elif paths := _find_all(source):
         records = _open_files(paths, columns)
     else:
         assert isinstance(source, str)  # a list has files alone
@@ -85,7 +91,9 @@ def source_name(source: Source) -> str:
     """Return a source as messages name it."""
     if isinstance(source, str):
         return source
-    return source[0] if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
+    if is_given(source):
+        return f"{len(source):,} rows of a {type(source).__name__}"
+    return str(source[0]) if len(source) == 1 else f"{source[0]} and {len(source) - 1} more"
 
 
 def _find_all(source: Source) -> list[Path]:
@@ -96,12 +104,12 @@ def _find_all(source: Source) -> list[Path]:
     """
     if isinstance(source, str):
         return find_files(source)
-    found = [(name, find_files(name)) for name in source]
+    found = [(name, find_files(name)) for name in source if isinstance(name, str)]
     for name, paths in found:
         if not paths:
             raise DataError(f"{name}: there is no such file, and a list of sources names files.")
     if not found:
-        raise DataError("an empty list of sources: name one file or more.")
+        raise DataError("an empty list of sources: give rows, or name one file or more.")
     return list(dict.fromkeys(path for _, paths in found for path in paths))
 
 

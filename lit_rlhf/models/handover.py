@@ -34,6 +34,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, trunk_of, zero_dropout
@@ -50,13 +51,18 @@ ModelKind = Literal["policy", "reward"]
 _ADAPTER_CONFIG = "adapter_config.json"
 
 
-def resolve_source(source: str) -> str:
+def resolve_source(source: object) -> str:
     """Expand `~`; refuse a local path that does not exist, before transformers asks a hub.
 
     Raises:
         CheckpointError: it looks like a path and nothing is there; it is a checkpoint; or nothing
-            was given.
+            was given, or nothing that names a model.
     """
+    if not isinstance(source, (str, Path)):
+        raise CheckpointError(
+            f"a hub name or a Hugging Face folder is needed here, not {type(source).__name__}"
+        )
+    source = str(source)
     if not source:
         raise CheckpointError("no model given: name a hub model or a Hugging Face folder")
     path = Path(source).expanduser()
@@ -100,12 +106,14 @@ def check_kind(source: str, kind: ModelKind) -> None:
         raise CheckpointError(f"{source}: a reward model is needed here, but this is {found}")
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a hub model or a Hugging Face folder.
+def load_tokenizer(source: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a hub model or a Hugging Face folder; return one that is there.
 
     Raises:
         CheckpointError: there is none.
     """
+    if isinstance(source, PreTrainedTokenizerBase):
+        return source
     path = resolve_source(source)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -139,12 +147,15 @@ def require_fitting_tokenizer(
         )
 
 
-def context_length(source: str) -> int | None:
+def context_length(source: str | PreTrainedTokenizerBase) -> int | None:
     """Return how many tokens a model can read, or None where it does not say.
 
     Args:
-        source: hub model or Hugging Face folder (that may hold a tokenizer alone).
+        source: hub model or Hugging Face folder (that may hold a tokenizer alone), or a tokenizer.
     """
+    if isinstance(source, PreTrainedTokenizerBase):
+        length = source.model_max_length
+        return length if length < LARGE_INTEGER else None
     path = resolve_source(source)
     if is_adapter(path):
         path = _base_of(path)

@@ -1,14 +1,19 @@
-"""What a model computes with: each layer's weight, adapters added, and whether any has changed."""
+"""What a model computes with: each layer's weight, adapters added, its changes and its digest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import PretrainedConfig
 
 
 def effective_weight(layer: Any) -> Tensor:  # noqa: ANN401 - linear, adapted or not
@@ -45,3 +50,25 @@ def weight_versions(model: nn.Module) -> Iterator[object]:
             yield parameter.data_ptr(), parameter._version
         if isinstance(module, BaseTunerLayer):
             yield module.disable_adapters, tuple(module.active_adapters), module.merged
+
+
+def weights_digest(weights: Mapping[str, Tensor], config: PretrainedConfig) -> str:
+    """Return a digest of a model: names, types, shapes and bytes of its weights, and its settings.
+
+    Args:
+        weights: name -> tensor, not sharded.
+        config: of the architecture; where it was loaded from does not count.
+    """
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
+        digests = pool.map(_tensor_digest, weights.values())
+        parts = dict(zip(weights, digests, strict=True))
+    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
+    text = json.dumps([sorted(parts.items()), settings], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    digest.update(content.numpy().data)
+    return digest.hexdigest()

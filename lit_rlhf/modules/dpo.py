@@ -18,8 +18,10 @@ from lit_rlhf.cache import entry_path
 from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.weights import weights_digest
 from lit_rlhf.modules.building import build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans, agreement, decided_weight
 from lit_rlhf.modules.optimizers import OptimizerConfig
@@ -30,7 +32,6 @@ from lit_rlhf.modules.reference_logprobs import (
     ReferenceTable,
     UniqueRows,
     compute_logprobs,
-    weights_digest,
 )
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
 from lit_rlhf.ranks import sum_over_ranks
@@ -65,7 +66,7 @@ class DPOModule(PhaseModule):
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
-        policy: str,
+        policy: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),

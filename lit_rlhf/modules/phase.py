@@ -6,7 +6,7 @@ import abc
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,19 +18,18 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
 from lit_rlhf.models.freezing import hold_in_bf16
+from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
+from lit_rlhf.modules.arguments import given_arguments
 from lit_rlhf.modules.default_callbacks import missing_callbacks
 from lit_rlhf.modules.generating import generate_responses
 from lit_rlhf.modules.handing_over import load_trained, save_trained
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.resuming import (
-    leave_marks,
-    require_resumable,
-)
+from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
 from lit_rlhf.modules.settings import plain_settings
 from lit_rlhf.modules.sharding import shard
 from lit_rlhf.modules.stepping import SteppingModule
@@ -52,7 +51,8 @@ class PhaseModule(SteppingModule):
     `save_pretrained` writes; `ModelFolder`, which every run has, calls it.
 
     Args:
-        source: where the model comes from: hub name or Hugging Face folder.
+        source: where the model comes from: hub name or Hugging Face folder, or a model of
+            transformers.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
         packing_width: tokens in a packed row of the trunk, None for padded rows.
@@ -64,14 +64,24 @@ class PhaseModule(SteppingModule):
 
     Attributes:
         run_config: all settings of the run, which the command line leaves here for the lineage.
+        arguments: of the constructor, by name; a model that was given is named by its folder.
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     source_option = "policy"  # the constructor's name for `source`
 
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep what the constructor is given, for checkpoints."""
+        module = super().__new__(cls)
+        # Before the constructor of `nn.Module`, which leaves the dictionary as it is.
+        module.__dict__["arguments"] = given_arguments(cls, *args, **kwargs)
+        return module
+
     def __init__(
         self,
-        source: str,
+        source: ModelSource,
         lora: LoRAConfig | None,
         optimizer: OptimizerConfig,
         packing_width: int | None,
@@ -80,7 +90,10 @@ class PhaseModule(SteppingModule):
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__(max_skipped_steps)
-        self.source = source
+        self.source = model_source(source, f"model.{self.source_option}")
+        self.arguments[self.source_option] = self.source
+        # Of a model that was given: where it came from itself, "" for one from nowhere.
+        self._tokenizer_source = str(getattr(source, "name_or_path", source))
         self.lora = lora
         self.optimizer = optimizer
         require("model.packing_width", packing_width, least=1, is_optional=True)
@@ -128,14 +141,23 @@ class PhaseModule(SteppingModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the source, loaded once."""
+        """The tokenizer of the source, or the one that the data module was given; loaded once."""
         if self._tokenizer is None:
             data = getattr(self.trainer_if_any, "datamodule", None)
-            if isinstance(data, TextDataModule) and data.tokenizer_source == self.source:
+            if isinstance(data, TextDataModule) and data.shares_tokenizer(self._tokenizer_source):
                 self._tokenizer = data.tokenizer
+            elif not self._tokenizer_source:
+                raise ConfigError(
+                    f"model.{self.source_option}: the model says nothing of its tokenizer; give "
+                    "one to the data module, or set the module's `tokenizer`"
+                )
             else:
-                self._tokenizer = load_tokenizer(self.source)
+                self._tokenizer = load_tokenizer(self._tokenizer_source)
         return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring what every run has on the command line, where the Trainer has none.
@@ -147,6 +169,39 @@ class PhaseModule(SteppingModule):
             ConfigError: a callback would average weights that are not there yet.
         """
         return missing_callbacks(self.trainer)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,  # noqa: ANN401 - Lightning's signature
+        map_location: Any = None,  # noqa: ANN401 - likewise
+        hparams_file: Any = None,  # noqa: ANN401 - likewise
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Make the module that a checkpoint was saved of, with the weights it has there.
+
+        Args:
+            checkpoint_path: file, or folder of a sharded checkpoint.
+            map_location: where tensors go, the CPU by default.
+            hparams_file: none: the checkpoint has the arguments.
+            strict: none: weights are checked by name.
+            weights_only: never false: no code of a checkpoint is run.
+            **kwargs: arguments of the constructor that take the place of the saved ones; those of
+                classes that are not of this package must be given, except for reward and judges,
+                which need not be there before they are asked.
+
+        Raises:
+            CheckpointError: it is not there, damaged, or of another phase.
+            ConfigError: an argument is neither in it nor given.
+        """
+        if hparams_file is not None or strict is not None or weights_only is False:
+            raise ConfigError(
+                "load_from_checkpoint: hparams_file, strict and weights_only=False have no meaning "
+                "here; leave them out"
+            )
+        return load_module(cls, Path(checkpoint_path), map_location, kwargs)
 
     def generate(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.metrics import NamedMeans
@@ -104,7 +105,7 @@ class PPOModule(PPOModels):
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
-        policy: str,
+        policy: ModelSource,
         reward: RewardSource | Callable[..., Any],
         judges: dict[str, RewardSource | Callable[..., Any]] | None = None,
         lora: LoRAConfig | None = None,
@@ -123,7 +124,7 @@ class PPOModule(PPOModels):
         cpu_paths: bool = True,
         max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
         seed: int = 0,
-        reference: str | None = None,
+        reference: ModelSource | None = None,
     ) -> None:
         super().__init__(
             policy,
@@ -150,7 +151,10 @@ class PPOModule(PPOModels):
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
         self.seed = seed
-        self.reference_source = reference
+        self.reference_source = None
+        if reference is not None:
+            self.reference_source = model_source(reference, "model.reference")
+            self.arguments["reference"] = self.reference_source
         self.policy = self.reference = self.critic = None
         self.validation_means = NamedMeans()
         self.validation_samples, self.validation_values = [], []

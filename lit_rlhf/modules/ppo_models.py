@@ -23,7 +23,7 @@ from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import score_in_parts, select_rows
 from lit_rlhf.modules.unscored import mark_unscored, scored_columns
 from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1
-from lit_rlhf.ranks import of_all_ranks
+from lit_rlhf.ranks import of_all_ranks, world_size
 from lit_rlhf.rewards import RewardSource, origins_of
 from lit_rlhf.rollout import Generator, Sampling, UpdatePlan, collect_samples
 
@@ -199,7 +199,7 @@ class PPOModels(PhaseModule):
         """Hand the states back; on another number of processes, those of the first."""
         super().on_load_checkpoint(checkpoint)
         states = checkpoint.get(_REWARDS_KEY, [{}])
-        own = states[self.global_rank if len(states) == self.trainer.world_size else 0]
+        own = states[self.global_rank if len(states) == world_size() else 0]
         for name, state in own.items():
             if name in self.sources:
                 self.sources[name].load_state_dict(state)

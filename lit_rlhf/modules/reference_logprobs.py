@@ -8,9 +8,7 @@ response, so that nothing about batches, order or epochs can mix them up.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from lit_rlhf.batches import TokenRows, cut_by_tokens
 from lit_rlhf.cache import read_entry, write_entry
@@ -160,28 +157,6 @@ def compute_logprobs(
         if index < len(chunks):
             values[chunk] = logprobs
     return sum_over_ranks(values)
-
-
-def weights_digest(weights: Mapping[str, Tensor], config: PretrainedConfig) -> str:
-    """Return a digest of a model: names, types, shapes and bytes of its weights, and its settings.
-
-    Args:
-        weights: name -> tensor, not sharded.
-        config: of the architecture; where it was loaded from does not count.
-    """
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter's lock
-        digests = pool.map(_tensor_digest, weights.values())
-        parts = dict(zip(weights, digests, strict=True))
-    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
-    text = json.dumps([sorted(parts.items()), settings], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _tensor_digest(tensor: Tensor) -> str:
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    digest.update(content.numpy().data)
-    return digest.hexdigest()
 
 
 def _key(input_ids: np.ndarray[Any, Any], response_mask: np.ndarray[Any, Any]) -> bytes:

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.modules.arguments import packed, unpacked
 
 if TYPE_CHECKING:
     from lit_rlhf.modules.phase import PhaseModule
+
+    Module = TypeVar("Module", bound=PhaseModule)
 
 # In a checkpoint: how optimizer states and weights are stored.
 _STORAGE_KEY = "lit_rlhf_storage"
@@ -20,6 +25,7 @@ _PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without
 _PHASE_KEY = "lit_rlhf_phase"
 _SKIPPED_KEY = "lit_rlhf_skipped_steps"
 _RUN_KEY = "lit_rlhf_run"
+_ARGUMENTS_KEY = "lit_rlhf_arguments"
 
 # Their values are in the states of optimizer and KL controller, which the checkpoint restores.
 _SAVED = {
@@ -38,9 +44,35 @@ def leave_marks(checkpoint: dict[str, Any], module: PhaseModule) -> None:
     checkpoint[_STORAGE_KEY] = _storage(module)
     checkpoint[_PHASE_KEY] = module.phase
     checkpoint[_SKIPPED_KEY] = module.guard.num_skipped
+    checkpoint[_ARGUMENTS_KEY] = packed(module.arguments)
     if (lineage := module.lineage) is not None:
         settings = module.run_config or {}
         checkpoint[_RUN_KEY] = {"settings": settings, "digests": digests_of(lineage)}
+
+
+def load_module(
+    cls: type[Module], path: Path, map_location: object, changes: Mapping[str, Any]
+) -> Module:
+    """Make the module that a checkpoint was saved of, see `PhaseModule.load_from_checkpoint`.
+
+    Raises:
+        CheckpointError: it is not there, damaged, of another phase, or says nothing of arguments.
+        ConfigError: an argument is not in it, and is not given.
+    """
+    checkpoint = read_verified(path, map_location=map_location or "cpu")
+    _require_phase(checkpoint, cls)
+    saved = checkpoint.get(_ARGUMENTS_KEY)
+    if saved is None:
+        raise CheckpointError(
+            f"{path}: the checkpoint does not say what its module was made with; make the module "
+            "and give the checkpoint to the Trainer as ckpt_path"
+        )
+    kept = {name: value for name, value in saved.items() if name not in changes}
+    module = cls(**unpacked(kept), **changes)
+    module.configure_model()
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"], strict=False)  # checked by name just before
+    return module
 
 
 def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> None:
@@ -50,13 +82,7 @@ def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> Non
         CheckpointError: another phase wrote it, its weights are not those that this run trains,
             or are stored in another way.
     """
-    phase = checkpoint.get(_PHASE_KEY, module.phase)
-    if phase != module.phase:
-        raise CheckpointError(
-            f"ckpt_path: the checkpoint is of the phase {phase}, and {module.phase} cannot go on "
-            "with it: go on with the phase that wrote it, or start from the model folder that "
-            f"it leaves, with --model.{module.source_option}"
-        )
+    _require_phase(checkpoint, type(module))
     module.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
     saved, own = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE), _storage(module)
     if saved != own:
@@ -68,6 +94,16 @@ def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> Non
         return
     _require_weights(checkpoint["state_dict"], module)
     _tell_changes(checkpoint.get(_RUN_KEY), module)
+
+
+def _require_phase(checkpoint: Mapping[str, Any], cls: type[PhaseModule]) -> None:
+    phase = checkpoint.get(_PHASE_KEY, cls.phase)
+    if phase != cls.phase:
+        raise CheckpointError(
+            f"ckpt_path: the checkpoint is of the phase {phase}, and {cls.phase} cannot go on "
+            "with it: go on with the phase that wrote it, or start from the model folder that "
+            f"it leaves, with --model.{cls.source_option}"
+        )
 
 
 def _require_weights(state: Mapping[str, Any], module: PhaseModule) -> None:

@@ -12,6 +12,7 @@ from lit_rlhf.batches import ComparisonBatch, TokenRows
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.saving import as_classifier
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -54,7 +55,7 @@ class RewardModule(PhaseModule):
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
         self,
-        backbone: str,
+        backbone: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         loss: RewardLoss = BradleyTerryLoss(),

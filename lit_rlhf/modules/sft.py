@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy
@@ -36,7 +37,7 @@ class SFTModule(PhaseModule):
 
     def __init__(
         self,
-        policy: str,
+        policy: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         packing_width: int | None = DEFAULT_WIDTH,

@@ -1,0 +1,136 @@
+"""A constructor's arguments inside a checkpoint, so that `load_from_checkpoint(path)` is enough.
+
+They are plain values: classes of this package are named and made again, and no other code is
+imported for a checkpoint. What is not of this package is left out and asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lit_rlhf.batches import SampleBatch
+from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.prompts import Prompt, Response
+from lit_rlhf.rewards import FunctionReward, RewardSource
+
+_CLASS = "lit_rlhf:class"
+_LEFT_OUT = "lit_rlhf:left_out"  # with the name of what is not saved
+_REWARD = "lit_rlhf:reward"  # likewise, of a reward, which need not be there before it is asked
+
+
+@dataclasses.dataclass(frozen=True)
+class UnsavedReward(RewardSource):
+    """Stands where a checkpoint cannot hold a reward, and refuses to score.
+
+    Attributes:
+        name: of what was there.
+    """
+
+    name: str
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        batch: SampleBatch | None = None,
+    ) -> Tensor:
+        """Refuse.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the reward {self.name} is not in the checkpoint; give it once more: "
+            "load_from_checkpoint(path, reward=..., judges=...)"
+        )
+
+
+def given_arguments(cls: type, *args: object, **kwargs: object) -> dict[str, Any]:
+    """Return what a constructor is given, by the names of its parameters."""
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
+    given = dict(signature.bind_partial(None, *args, **kwargs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            given.update(given.pop(name, {}))
+    given.pop("self", None)
+    return given
+
+
+def packed(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments in plain types, such as checkpoints hold."""
+    return {
+        name: _packed(value, _REWARD if name in ("reward", "judges") else _LEFT_OUT)
+        for name, value in arguments.items()
+    }
+
+
+def unpacked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that `packed` has made plain.
+
+    Raises:
+        ConfigError: one of them was left out.
+        CheckpointError: one names no class of this package, or does not fit it.
+    """
+    return {name: _unpacked(value, name) for name, value in arguments.items()}
+
+
+def _packed(value: Any, mark: str) -> Any:  # noqa: ANN401 - any argument
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _packed(one, mark) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_packed(one, mark) for one in value]
+        return items if isinstance(value, list) else tuple(items)
+    cls = type(value)
+    is_own = cls.__module__.startswith("lit_rlhf.") and dataclasses.is_dataclass(value)
+    if is_own and not isinstance(value, FunctionReward):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        own = {name: _packed(getattr(value, name), mark) for name in fields}
+        return {_CLASS: f"{cls.__module__}:{cls.__qualname__}", **own}
+    mark = _REWARD if isinstance(value, RewardSource) else mark
+    return {mark: str(getattr(value, "__qualname__", cls.__qualname__))}
+
+
+def _unpacked(value: Any, name: str) -> Any:  # noqa: ANN401 - any argument
+    if isinstance(value, (list, tuple)):
+        items = [_unpacked(one, name) for one in value]
+        return items if isinstance(value, list) else tuple(items)
+    if not isinstance(value, Mapping):
+        return value
+    if _LEFT_OUT in value:
+        raise ConfigError(
+            f"{name}: {value[_LEFT_OUT]} is not in the checkpoint; give it once more: "
+            f"load_from_checkpoint(path, {name}=...)"
+        )
+    if _REWARD in value:
+        return UnsavedReward(value[_REWARD])
+    fields = {key: _unpacked(one, name) for key, one in value.items() if key != _CLASS}
+    if _CLASS not in value:
+        return fields
+    try:
+        return _own_class(value[_CLASS])(**fields)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{name}: the checkpoint is of another version of lit_rlhf ({error}); give it once "
+            f"more: load_from_checkpoint(path, {name}=...)"
+        ) from error
+
+
+def _own_class(path: str) -> type:
+    module, _, name = path.partition(":")
+    if not module.startswith("lit_rlhf."):
+        raise CheckpointError(f"the checkpoint names {path}, which is no class of lit_rlhf")
+    cls = getattr(importlib.import_module(module), name, None)
+    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
+        raise CheckpointError(f"the checkpoint names {path}, which lit_rlhf does not have")
+    return cls
