@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.gpu_paths import waits_for_gpu
 from lit_rlhf.models.packing import pack_rows
 from lit_rlhf.ranges import require
 
@@ -177,11 +178,35 @@ def extend(
     hidden: Tensor = trunk(
         input_ids=input_ids,
         position_ids=position_ids,
-        attention_mask=attention_mask,
+        attention_mask=step_mask(trunk, attention_mask, input_ids.shape[1]),
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state[:, -1]
     return hidden
+
+
+def step_mask(trunk: nn.Module, readable: Tensor, num_new: int) -> Tensor:
+    """Spare a GPU's host a wait at each step of decoding, where the architecture allows it.
+
+    transformers looks whether all of a mask `[B, S]` is True. It takes a mask `[B, 1, 1, S]` as it
+    is, which says the same where one token is added and no sliding window hides others. A CPU has
+    nothing to wait for, and does without the mask where all is True.
+
+    Args:
+        trunk: a transformers base model.
+        readable: `[B, S]` bool, True at real tokens.
+        num_new: tokens that are added to each row.
+    """
+    model = without_adapter_wrapper(trunk)
+    config = model.config.get_text_config()
+    is_plain = (
+        getattr(config, "sliding_window", None) is None
+        and getattr(config, "rope_parameters", None) is not None  # others read positions off it
+        and attention_of(model).startswith("sdpa")
+    )
+    if num_new == 1 and is_plain and waits_for_gpu(readable.device):
+        return readable[:, None, None]
+    return readable
 
 
 def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple[Tensor, Tensor]:

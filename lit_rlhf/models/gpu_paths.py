@@ -19,6 +19,11 @@ def avoid_cudnn_attention() -> None:
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
+def waits_for_gpu(device: torch.device) -> bool:
+    """Tell whether reading a number from a tensor makes the host wait for a device."""
+    return device.type != "cpu"
+
+
 def width_multiple(device: torch.device) -> int:
     """Return the number of tokens of which packed rows hold a multiple on a device."""
     return _GPU_BLOCK if device.type == "cuda" else 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,11 @@ class RowCache(Cache):
         """Rows in use."""
         return self.window.size
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self._row_layers)
+
     def advance(self, num_columns: int) -> None:
         """Count the columns in that every layer has just written."""
         self.window.end += num_columns
@@ -127,27 +133,28 @@ class RowCache(Cache):
         columns = torch.arange(window.first, window.end + num_new, device=lengths.device)
         return columns >= (window.end - lengths)[:, None]
 
-    def keep(self, places: Tensor) -> Tensor:
+    def keep(self, places: Sequence[int]) -> list[int]:
         """Drop every row but these: the last ones move into the places that become free.
 
         Args:
-            places: `[n]` int64, ascending.
+            places: ascending.
 
         Returns:
-            `[n]` int64: which row is in each place now.
+            Which row is in each place now.
         """
         size = len(places)
-        staying, moving = places[places < size], places[places >= size]
-        is_free = torch.ones(size, dtype=torch.bool, device=places.device)
-        is_free[staying] = False
-        free = is_free.nonzero().squeeze(-1)
-        order = torch.arange(size, device=places.device)
-        order[free] = moving
-        if len(free):
+        order = list(range(size))
+        free = sorted(set(order).difference(places))
+        moving = [place for place in places if place >= size]
+        for place, row in zip(free, moving, strict=True):
+            order[place] = row
+        if free:
             used = slice(self.window.first, self.window.end)
+            device = self._row_layers[0].keys.device
+            to, rows = (torch.tensor(numbers, device=device) for numbers in (free, moving))
             for layer in self._row_layers:
                 for buffer in (layer.keys, layer.values):
-                    buffer[free, :, used] = buffer[moving, :, used]
+                    buffer[to, :, used] = buffer[rows, :, used]
         self.window.size = size
         return order
 

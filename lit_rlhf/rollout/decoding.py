@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lit_rlhf.batches import cut_by_tokens
 from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.own_cache import left_padded
 from lit_rlhf.models.policy import PolicyModel
@@ -29,16 +30,23 @@ class _Rows(NamedTuple):
     Attributes:
         ids: which response of the request.
         cached: tokens of it in the cache.
+        lengths: the same numbers where the host has them without waiting for a GPU.
     """
 
     ids: Tensor
     cached: Tensor
+    lengths: list[int]
 
-    def select(self, places: Tensor) -> _Rows:
-        return _Rows(*(tensor[places] for tensor in self))
+    def select(self, places: list[int]) -> _Rows:
+        rows = torch.tensor(places, dtype=torch.long, device=self.ids.device)
+        return _Rows(self.ids[rows], self.cached[rows], [self.lengths[place] for place in places])
 
     def join(self, others: _Rows) -> _Rows:
-        return _Rows(*(torch.cat(pair) for pair in zip(self, others, strict=True)))
+        ids, cached = torch.cat([self.ids, others.ids]), torch.cat([self.cached, others.cached])
+        return _Rows(ids, cached, self.lengths + others.lengths)
+
+    def longer(self) -> _Rows:
+        return _Rows(self.ids, self.cached + 1, [length + 1 for length in self.lengths])
 
 
 class Decoding:
@@ -49,6 +57,7 @@ class Decoding:
         request: what is to be drawn.
         max_rows: how many rows at once.
         max_cached_tokens: how many rows times the tokens of the longest.
+        prefill_tokens: of prompts that are computed together, padding included.
 
     Attributes:
         drawn: the responses so far.
@@ -58,13 +67,21 @@ class Decoding:
     """
 
     def __init__(
-        self, policy: PolicyModel, request: Request, *, max_rows: int, max_cached_tokens: int
+        self,
+        policy: PolicyModel,
+        request: Request,
+        *,
+        max_rows: int,
+        max_cached_tokens: int,
+        prefill_tokens: int,
     ) -> None:
         self.policy = policy
         self.request = request
         self.drawn = Drawn(request)
-        self._waiting = request.lengths.argsort(descending=True, stable=True).tolist()
-        longest = int(request.lengths.max()) + request.sampling.max_new_tokens
+        self._lengths: list[int] = request.lengths.tolist()
+        self._waiting = sorted(range(len(self._lengths)), key=lambda prompt: -self._lengths[prompt])
+        self._prefill_tokens = prefill_tokens
+        longest = max(self._lengths) + request.sampling.max_new_tokens
         num_rows = min(max_rows, max_cached_tokens // longest, len(request.uniforms))
         # The samples of a prompt are decoded together, however many they are.
         self._num_rows = max(num_rows, request.samples_per_prompt)
@@ -80,8 +97,7 @@ class Decoding:
             if self._has_room():
                 self._admit()
             assert self._rows is not None
-            alive = self._draw(self._rows)
-            self._drop_others(alive)
+            self._drop_ended(self._rows, self._draw(self._rows))
             if self._rows is not None:
                 self._extend(self._rows)
 
@@ -93,9 +109,15 @@ class Decoding:
 
     def _admit(self) -> None:
         """Compute as many waiting prompts as there are places, each once for all its samples."""
-        samples = self.request.samples_per_prompt
-        count = (self._num_rows - self._cache.size) // samples
+        count = (self._num_rows - self._cache.size) // self.request.samples_per_prompt
         chosen, self._waiting = self._waiting[:count], self._waiting[count:]
+        lengths = [self._lengths[prompt] for prompt in chosen]
+        for part in cut_by_tokens(lengths, None, self._prefill_tokens):
+            self._prefill(chosen[part])
+
+    def _prefill(self, chosen: list[int]) -> None:
+        """Compute prompts, the longest first, and put their samples into the batch."""
+        samples = self.request.samples_per_prompt
         prompts = torch.tensor(chosen, device=self.request.lengths.device)
         lengths = self.request.lengths[prompts]
         cache, logits = _prefill(self.policy, self.request.input_ids[prompts], lengths)
@@ -103,39 +125,38 @@ class Decoding:
         self._cache.admit(cache, repeated)
         numbers = torch.arange(samples, device=lengths.device).repeat(len(chosen))
         ids = prompts[repeated] * samples + numbers
-        new = _Rows(ids, lengths[repeated])
+        host_lengths = [self._lengths[prompt] for prompt in chosen for _ in range(samples)]
+        new = _Rows(ids, lengths[repeated], host_lengths)
         self._rows = new if self._rows is None else self._rows.join(new)
         logits = logits if samples == 1 else logits[repeated]
         self._logits = logits if self._logits is None else torch.cat([self._logits, logits])
 
-    def _draw(self, rows: _Rows) -> Tensor:
+    def _draw(self, rows: _Rows) -> list[int]:
         """Draw the next token of every row; return the places of those that go on."""
         assert self._logits is not None
         goes_on = self.drawn.draw(rows.ids, self._logits)
         self._logits = None
-        return goes_on.nonzero().squeeze(-1)
+        return [place for place, is_alive in enumerate(goes_on) if is_alive]
 
-    def _drop_others(self, alive: Tensor) -> None:
-        assert self._rows is not None
-        if len(alive) < len(self._rows.ids):
-            self._rows = self._rows.select(self._cache.keep(alive))
-        if len(alive) == 0:
-            self._rows = None
+    def _drop_ended(self, rows: _Rows, alive: list[int]) -> None:
+        if len(alive) < len(rows.lengths):
+            kept = self._cache.keep(alive)
+            self._rows = rows.select(kept) if kept else None
 
     def _extend(self, rows: _Rows) -> None:
         """Compute what follows the tokens that were drawn last."""
-        longest = int(rows.cached.max())
+        longest = max(rows.lengths)
         self._cache.forget_before(longest)
-        self._cache.make_room(max([longest, *self._longest_waiting()]))
+        # The longest prompt that waits is the first.
+        self._cache.make_room(
+            max([longest, *(self._lengths[prompt] for prompt in self._waiting[:1])])
+        )
         last = self.drawn.last_tokens(rows.ids)
         self._logits = self.policy.next_logits(
             last[:, None], rows.cached[:, None], self._cache.readable(rows.cached), self._cache
         )
         self._cache.advance(1)
-        self._rows = rows._replace(cached=rows.cached + 1)
-
-    def _longest_waiting(self) -> list[int]:
-        return [int(self.request.lengths[self._waiting[0]])] if self._waiting else []
+        self._rows = rows.longer()
 
 
 def _prefill(policy: PolicyModel, input_ids: Tensor, lengths: Tensor) -> tuple[RowCache, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens
+from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens, require_numbers
 
 # A token stands for a byte or more, so that the end of the text lies in so many last tokens.
 _BYTES_PER_CHARACTER = 4
@@ -64,7 +64,7 @@ class Drawn:
         self.lengths = torch.zeros(shape[0], dtype=torch.long, device=device)
         self.finished = torch.zeros(shape[0], dtype=torch.bool, device=device)
 
-    def draw(self, ids: Tensor, logits: Tensor) -> Tensor:
+    def draw(self, ids: Tensor, logits: Tensor) -> list[bool]:
         """Draw the next token of some responses.
 
         Args:
@@ -72,7 +72,10 @@ class Drawn:
             logits: `[b, V]` float32 of the model; changed in place.
 
         Returns:
-            `[b]` bool, True where a response goes on.
+            Which responses go on. A host that runs ahead of its GPU waits for it here alone.
+
+        Raises:
+            TrainingError: the logits of a row are not numbers.
         """
         sampling, stop_ids = self.request.sampling, self.request.stop_ids
         steps = self.lengths[ids]
@@ -86,8 +89,11 @@ class Drawn:
         is_stop = torch.isin(drawn.tokens, stop_ids)
         if sampling.stop_strings:
             is_stop |= self._completes_string(ids)
-        self.finished[ids[is_stop]] = True
-        return ~is_stop & (steps + 1 < sampling.max_new_tokens)
+        self.finished[ids] = is_stop
+        goes_on = ~is_stop & (steps + 1 < sampling.max_new_tokens)
+        answers: list[list[bool]] = torch.stack([goes_on, drawn.is_sound]).tolist()
+        require_numbers(all(answers[1]))
+        return answers[0]
 
     def last_tokens(self, ids: Tensor) -> Tensor:
         """Return the newest token of some responses, `[b]`."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.ranges import require
+from lit_rlhf.rollout.cache_size import cached_tokens_for, rows_for
 from lit_rlhf.rollout.decoding import Decoding
 from lit_rlhf.rollout.drawing import Request
 from lit_rlhf.rollout.own_cache import decode_by_transformers
@@ -81,18 +82,25 @@ class TorchGenerator(Generator):
     `PolicyModel.paths`.
 
     Attributes:
-        max_rows: sequences decoded together.
+        max_rows: sequences decoded together; null for 128 on a CPU, 512 on a GPU.
         max_cached_tokens: bound of rows times the longest prompt and response, for the memory of
-            the cache; fewer rows are decoded together where it is reached.
+            the cache; fewer rows are decoded together where it is reached. Null for 65,536 on a
+            CPU, and on a GPU for as many as half of its free memory holds. Set a number there where
+            a resumed run shall repeat the rounding of the first.
+        prefill_tokens: prompts that are computed together have so many tokens at most, padding
+            included; a longer prompt is by itself.
     """
 
-    max_rows: int = 128
-    max_cached_tokens: int = 65_536
+    max_rows: int | None = None
+    max_cached_tokens: int | None = None
+    prefill_tokens: int = 32_768
 
     def __post_init__(self) -> None:
         """Refuse a batch without rows."""
-        require("model.generator.max_rows", self.max_rows, least=1)
-        require("model.generator.max_cached_tokens", self.max_cached_tokens, least=1)
+        require("model.generator.max_rows", self.max_rows, least=1, is_optional=True)
+        tokens = self.max_cached_tokens
+        require("model.generator.max_cached_tokens", tokens, least=1, is_optional=True)
+        require("model.generator.prefill_tokens", self.prefill_tokens, least=1)
 
     @torch.no_grad()
     def __call__(
@@ -122,10 +130,13 @@ class TorchGenerator(Generator):
             torch.tensor(list(stop_ids), device=device),
             decode,
         )
-        limits = {"max_rows": self.max_rows, "max_cached_tokens": self.max_cached_tokens}
         with _weights_cast_once(device.type):
+            limits = {
+                "max_rows": self.max_rows or rows_for(device),
+                "max_cached_tokens": self.max_cached_tokens or cached_tokens_for(policy, device),
+            }
             if policy.paths.decoding == "own":
-                decoding = Decoding(policy, request, **limits)
+                decoding = Decoding(policy, request, **limits, prefill_tokens=self.prefill_tokens)
                 decoding.run()
                 drawn = decoding.drawn
             else:

@@ -76,7 +76,8 @@ class _Draw(LogitsProcessor):
         tokens = input_ids[:, -1].clone()  # a row that has ended may hold anything
         if len(places):
             ids = self.ids[places]
-            self.goes_on[places] = self.drawn.draw(ids, scores[places].float())
+            goes_on = self.drawn.draw(ids, scores[places].float())
+            self.goes_on[places] = torch.tensor(goes_on, device=ids.device)
             tokens[places] = self.drawn.last_tokens(ids)
         return torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
 

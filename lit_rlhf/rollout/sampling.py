@@ -147,17 +147,24 @@ def adjust_logits(
             )
         for token, bias in sampling.logit_bias.items():
             logits[:, token] += bias
-    if sampling.min_new_tokens and bool(is_too_short.any()):
-        short = is_too_short.nonzero()
-        logits[short, stop_ids] = float("-inf")
+    if sampling.min_new_tokens:
+        ends = logits[:, stop_ids].masked_fill(is_too_short[:, None], float("-inf"))
+        logits[:, stop_ids] = ends
     return logits
 
 
 class DrawnTokens(NamedTuple):
-    """One token a row: `[B]` int64 ids, and `[B]` float32 log-probabilities of the draw."""
+    """One token a row.
+
+    Attributes:
+        tokens: `[B]` int64 ids.
+        logprobs: `[B]` float32 log-probabilities of the draw.
+        is_sound: `[B]` bool, False where the logits were no numbers, and the token means nothing.
+    """
 
     tokens: Tensor
     logprobs: Tensor
+    is_sound: Tensor
 
 
 def draw_tokens(
@@ -175,14 +182,11 @@ def draw_tokens(
 
     Returns:
         Token ids, and the logarithm of the probability that each had: 0 at temperature 0.
-
-    Raises:
-        TrainingError: the logits of a row are not numbers.
     """
     if sampling.temperature == 0:
         tokens = logits.argmax(-1)
-        _require_numbers(logits.gather(-1, tokens[:, None]))
-        return DrawnTokens(tokens, torch.zeros(tokens.shape, device=tokens.device))
+        is_sound = torch.isfinite(logits.gather(-1, tokens[:, None])).squeeze(-1)
+        return DrawnTokens(tokens, torch.zeros(tokens.shape, device=tokens.device), is_sound)
     if sampling.temperature != 1:
         logits = logits / sampling.temperature
     weights = truncate_logits(logits, sampling).softmax(-1)
@@ -192,7 +196,6 @@ def draw_tokens(
     # A block is summed in float32 by torch's pairwise sum, the blocks in float64.
     exact = torch.float32 if blocks.device.type == "mps" else torch.float64  # which MPS lacks
     ends = running_sums(blocks.sum(-1).to(exact))  # [B, V / 128]
-    _require_numbers(ends[:, -1])
     threshold = uniforms.to(exact)[:, None] * ends[:, -1:]
     block = _first_above(ends, threshold)  # [B, 1]
     start = torch.where(block > 0, ends.gather(-1, (block - 1).clamp(min=0)), 0.0)
@@ -200,7 +203,8 @@ def draw_tokens(
     place = _first_above(running_sums(inside.to(exact)), threshold - start)
     tokens = block * _BLOCK + place  # [B, 1]
     logprobs = (weights.gather(-1, tokens).to(exact) / ends[:, -1:]).log().float()
-    return DrawnTokens(tokens.squeeze(-1), logprobs.squeeze(-1))
+    is_sound = torch.isfinite(ends[:, -1])
+    return DrawnTokens(tokens.squeeze(-1), logprobs.squeeze(-1), is_sound)
 
 
 def running_sums(values: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
@@ -226,9 +230,13 @@ def sums_by_products(values: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
     return inside.view(len(values), -1)[:, :length]
 
 
-def _require_numbers(values: Tensor) -> None:
-    """Refuse what NaN or infinite logits lead to: the index of a NaN is not the likeliest token."""
-    if not bool(torch.isfinite(values).all()):
+def require_numbers(is_sound: bool) -> None:
+    """Refuse what NaN or infinite logits lead to: the index of a NaN is not the likeliest token.
+
+    Raises:
+        TrainingError: the logits of a row were not numbers.
+    """
+    if not is_sound:
         raise TrainingError(
             "the policy's logits are no numbers (NaN or infinite), so that no token can be drawn: "
             "its weights have diverged; start again from an earlier checkpoint with a lower "

@@ -229,6 +229,16 @@ def test_the_memory_of_the_cache_bounds_the_rows(policies, asked):
     assert max(rows for rows, _ in asked) == 2
 
 
+def test_prompts_that_are_computed_together_have_at_most_so_many_tokens(policies, asked):
+    policy, prompts = policies(), prompt_batch([9, 5, 4, 4, 2, 1])
+    whole = responses(generate(policy, prompts, GREEDY, samples_per_prompt=2))
+    asked.clear()
+    generator = TorchGenerator(prefill_tokens=8)
+    turns = generator(policy, prompts, GREEDY, stop_ids=NO_STOP, samples_per_prompt=2)
+    assert responses(turns) == whole
+    assert [shape for shape in asked if shape[1] > 1] == [(1, 9), (1, 5), (2, 4), (2, 2)]
+
+
 @each_architecture
 def test_log_probabilities_are_the_policys(architecture, policies):
     policy, prompts = policies(architecture), prompt_batch()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.rollout.sampling import (
     Sampling,
     adjust_logits,
@@ -115,19 +115,17 @@ def test_large_logits_do_not_overflow():
 
 @pytest.mark.parametrize("sampling", [PLAIN, Sampling(temperature=0.0)], ids=["drawn", "likeliest"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_no_numbers_stop_the_run(bad, sampling):
+def test_logits_that_are_no_numbers_are_told(bad, sampling):
     logits = torch.randn(3, 200)
     logits[1, 150] = bad
-    with pytest.raises(TrainingError, match="logits are no numbers"):
-        draw_tokens(logits, torch.rand(3), sampling)
+    assert draw_tokens(logits, torch.rand(3), sampling).is_sound.tolist() == [True, False, True]
 
 
-def test_a_row_without_any_possible_token_stops_the_run():
+def test_a_row_without_any_possible_token_is_told():
     logits = torch.full((2, 200), -math.inf)
     logits[0, 3] = 0.0
     for sampling in (PLAIN, Sampling(temperature=0.0)):
-        with pytest.raises(TrainingError, match="logits are no numbers"):
-            draw_tokens(logits, torch.rand(2), sampling)
+        assert draw_tokens(logits, torch.rand(2), sampling).is_sound.tolist() == [True, False]
 
 
 def test_temperature_zero_takes_the_likeliest_token():

@@ -1,0 +1,140 @@
+"""What a step of decoding asks of a device: kernels, and waits of the host for their results.
+
+Counted, not timed, on a CPU that takes the path of a GPU: every operation that is not a view is one
+launch there, and every number that Python reads is one wait.
+
+    python -m benchmarks.decoding_step
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lit_rlhf.batches import PromptBatch
+from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
+from lit_rlhf.rollout import Sampling, TorchGenerator
+
+_WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique_consecutive"}
+_VIEWS = {"detach", "alias", "_unsafe_view", "lift_fresh"}
+
+
+class Operations(TorchDispatchMode):
+    """Counts launches and waits.
+
+    Attributes:
+        launches: operations by name that compute something.
+        waits: operations by name whose result the host reads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and len(args) > 1 else ()
+        by_mask = isinstance(indices, (list, tuple)) and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in indices
+        )
+        if name in _WAITS or by_mask:
+            self.waits[name] += 1
+        elif not func.is_view and name not in _VIEWS:
+            self.launches[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Reads(TorchFunctionMode):
+    """Counts `tolist`, which reads a CPU's memory without an operation of its own."""
+
+    def __init__(self, waits: Counter[str]) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
+        if func is Tensor.tolist:
+            self.waits["tolist"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting() -> Iterator[Operations]:
+    """Count what is launched and waited for inside, by the path of a GPU."""
+    operations = Operations()
+    gpu = mock.patch("lit_rlhf.models.backbone.waits_for_gpu", return_value=True)
+    with gpu, operations, _Reads(operations.waits):
+        yield operations
+
+
+def count_steps(policy: PolicyModel, num_rows: int = 4) -> tuple[float, float, Counter[str]]:
+    """Return launches and waits of a step, and the waits by name.
+
+    Two runs that differ in their steps alone are compared, so that prompts do not count.
+    """
+    lengths = torch.arange(3, 3 + num_rows)
+    prompts = PromptBatch(
+        torch.full((num_rows, int(lengths.max())), 5),
+        lengths,
+        lengths,
+        [""] * num_rows,
+        [{}] * num_rows,
+    )
+    counted = []
+    for num_tokens in (4, 12):
+        with counting() as operations:
+            TorchGenerator()(policy, prompts, Sampling(num_tokens), stop_ids=[10**6])
+        counted.append(operations)
+    short, long = counted
+    waits = {name: (long.waits[name] - short.waits[name]) / 8 for name in long.waits}
+    launches = (long.launches.total() - short.launches.total()) / 8
+    return launches, sum(waits.values()), Counter({k: v for k, v in waits.items() if v})  # type: ignore[arg-type]  # shares of steps
+
+
+SHAPES = {
+    "Qwen2.5-1.5B": ("qwen2", 28),
+    "Qwen3-1.7B": ("qwen3", 28),
+    "Llama-3-8B": ("llama", 32),
+}
+
+
+def narrow_policy(model_type: str, num_layers: int, *, lora: bool = False) -> PolicyModel:
+    """Return a random policy with the layers of a real one and few numbers in them."""
+    config = AutoConfig.for_model(
+        model_type,
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    return PolicyModel(apply_lora(model, LoRAConfig()) if lora else model).eval()
+
+
+def main() -> None:
+    """Print a table."""
+    print("| model | launches a step | waits a step | which |\n| --- | --- | --- | --- |")  # noqa: T201
+    for name, (model_type, num_layers) in SHAPES.items():
+        for lora in (False, True):
+            policy = narrow_policy(model_type, num_layers, lora=lora)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                launches, waits, which = count_steps(policy)
+            label = f"{name}, LoRA" if lora else name
+            print(f"| {label} | {launches:.0f} | {waits:.1f} | {dict(which)} |")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
