@@ -7,8 +7,10 @@ Commits wait for the disk (`synchronous=FULL`): what was acknowledged survives a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +55,9 @@ class Database:
             _check_file(Path(self.url.database or ""), create=create)
         else:
             require_extra("postgres", f"the feedback store {self}")
+        # SQLite lets one write and has the others look again after up to 0.1 s, in no order. A
+        # lock hands the turn on at once. PostgreSQL writes side by side.
+        self._turn = threading.RLock() if self.is_sqlite else contextlib.nullcontext()
         self._engine = _make_engine(self.url)
         try:
             self._migrate()
@@ -83,7 +88,10 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that is written as a whole when the block ends, or not at all."""
-        with self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
+        with (
+            self._turn,
+            self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection,
+        ):
             yield connection
 
     def close(self) -> None:

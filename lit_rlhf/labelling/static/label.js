@@ -78,8 +78,7 @@ async function send() {
   isSending = true;
   let problem = "";
   try {
-    for (const record of await waiting()) {
-      if (record.refused) continue;
+    for (const record of (await waiting()).filter((one) => !one.refused)) {
       const { ok, status, value, detail } = await api("/v1/judgments", record.body);
       $("told").textContent = value.told ?? "";
       if (ok) await forget(record.id);
@@ -90,8 +89,9 @@ async function send() {
         await keep({ ...record, refused: detail });
       else throw new Error(detail);
     }
-  } catch {
-    problem = "No connection. What you do is kept in this browser and sent later.";
+  } catch (error) {
+    const reason = error instanceof TypeError ? "No connection" : error.message; // reached nobody
+    problem = `${reason}. What you do is kept in this browser and sent later.`;
   }
   failures = problem ? failures + 1 : 0;
   isSending = false;
@@ -125,8 +125,8 @@ async function fetchTasks() {
     const known = new Set([...judged, ...tasks.map((task) => task.id), shown?.task.id]);
     tasks.push(...given.value.filter((task) => !known.has(task.id)));
     const state = (await api("/v1/me")).value;
-    $("progress").textContent = `${state.today} today, ${state.judged} in all` +
-      (state.gold ? `; ${state.gold}` : "");
+    const gold = state.gold ? `; ${state.gold}` : "";
+    $("progress").textContent = `${state.today ?? "?"} today, ${state.judged ?? "?"} in all${gold}`;
     $("empty").textContent = state.is_paused
       ? "You are paused: whoever runs this project gives out no tasks to you for now."
       : "There is nothing to judge for you right now. Thank you! This page looks again by itself.";
@@ -172,7 +172,6 @@ function next() {
   $("task").hidden = !tasks.length;
   $("empty").hidden = tasks.length > 0;
   if (tasks.length) show(tasks.shift(), null);
-  if (tasks.length < WANTED / 2) fetchTasks();
 }
 
 function show(task, replaces, given) {
@@ -349,6 +348,7 @@ async function submit(outcome) {
   past.push({ task, body, answer });
   localStorage.removeItem(draftKey(task));
   next(); // at once: a second press of a key is for the next task
+  if (tasks.length < WANTED / 2) fetchTasks();
   await keep({ id: body.id, labeler: me, body });
   send();
 }
