@@ -139,6 +139,7 @@ def _shown_task(task: OpenTask, labeler: str) -> dict[str, Any]:
     return {
         "id": task.id,
         "kind": task.kind,
+        "question": None if task.question is None else plain_text(task.question),
         "lease_until": task.lease_until,
         "prompt": [{"role": turn.role, **turn.shown._asdict()} for turn in turns],
         "side_order": order,

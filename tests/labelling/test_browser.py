@@ -114,6 +114,14 @@ def finish(page, count):
     page.wait_for_selector("#queue:empty", state="attached", timeout=60_000)
 
 
+def test_the_page_asks_the_question_of_the_task(file_store, server, window):
+    about = pair(0)._replace(question="harmless")
+    file_store.add_tasks([about], slots=1)
+    page = join(window(), server.link(file_store, "ana"))
+    wait_for_task(page)
+    assert page.inner_text("#question") == "Which response is better? (harmless)"
+
+
 def test_a_page_without_tasks_asks_for_them_now_and_then(file_store, server, window):
     file_store.add_tasks([pair(0)], slots=1)
     page = join(window(), server.link(file_store, "ana"))

@@ -186,7 +186,7 @@ function show(task, replaces, given) {
   $("task").hidden = false;
   $("empty").hidden = true;
   $("comment").value = draft?.comment ?? "";
-  $("question").textContent = QUESTIONS[task.kind];
+  $("question").textContent = QUESTIONS[task.kind] + (task.question ? ` (${task.question})` : "");
   const turns = task.prompt.flatMap((turn, i) => [
     element("h2", { className: "role" }, turn.role), ...textBlock(turn, `/v1/tasks/${task.id}/prompt/${i}`),
   ]);
