@@ -33,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,endpoint,torchao,feedback,postgres,label,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,endpoint,torchao,feedback,postgres,label,verifiers,dev]'
 	touch $@
 
 demo: $(STAMP)  ## fetch the model and the ratings, run the whole loop, leave a report
@@ -54,7 +54,7 @@ test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an en
 newest:  ## the quick tests with the newest releases that pyproject.toml allows
 	rm -rf .venv-newest && "$(PYTHON)" -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade pip
-	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[demo,endpoint,torchao,feedback,postgres,label,dev]'
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[demo,endpoint,torchao,feedback,postgres,label,verifiers,dev]'
 	touch .venv-newest/.installed
 	$(MAKE) quick VENV=.venv-newest
 

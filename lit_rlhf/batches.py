@@ -10,7 +10,8 @@ explicit; nothing is ever inferred from a pad id, because pad may equal EOS.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -157,6 +158,7 @@ class RolloutBatch(NamedTuple):
             is 0 and does not count), or None where each has a score.
         greedy_scores: `[B]` float32 of the likeliest response to each row's prompt, behind the
             missing-EOS rule, or None where nothing reads them.
+        score_details: what the source says beside the score: name -> `[B]` float32.
     """
 
     samples: SampleBatch
@@ -166,6 +168,7 @@ class RolloutBatch(NamedTuple):
     scores: Tensor
     is_scored: Tensor | None = None
     greedy_scores: Tensor | None = None
+    score_details: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def response_window(tokens: Tensor, prompt_lengths: Tensor, num_columns: int) -> Tensor:

@@ -15,6 +15,7 @@ EXTRAS = {
     "torchao": ("torchao",),
     "feedback": ("sqlalchemy", "alembic"),
     "postgres": ("psycopg",),
+    "verifiers": ("math_verify", "jsonschema"),
     "label": ("fastapi", "uvicorn", "nh3", "markdown_it", "python_multipart"),
 }
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from lit_rlhf.endpoints import read_key, require_address, without_key
 from lit_rlhf.errors import ConfigError, LitRLHFError
 from lit_rlhf.extras import require_extra
 
@@ -45,16 +44,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         """Refuse an address that is none, and credentials inside of it."""
         require_extra("endpoint", "a judge behind an endpoint")
-        parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"endpoint: '{self.address}' is no http(s) address such as http://127.0.0.1:8000/v1"
-            )
-        if parts.username or parts.password:
-            raise ConfigError(
-                "endpoint: leave user and password out of the address; the key is read from the "
-                f"environment variable {self.key_variable}"
-            )
+        require_address("endpoint", self.address, self.key_variable)
         if self.num_attempts < 1 or not self.timeout_s > 0:
             raise ConfigError("endpoint: at least one attempt, and a timeout above 0 seconds")
 
@@ -116,18 +106,10 @@ class Endpoint:
         )
 
     def _key(self) -> str:
-        key = os.environ.get(self.key_variable, "").strip()
-        # Refused here: the error of the HTTP library would show it.
-        if not (key.isascii() and all(sign.isprintable() for sign in key)):
-            raise ConfigError(
-                f"endpoint: the key in {self.key_variable} has characters that no key has, such "
-                "as a line break: set it again"
-            )
-        return key
+        return read_key("endpoint", self.key_variable)
 
     def _without_key(self, text: str) -> str:
-        key = self._key()
-        return text.replace(key, "[key]") if key else text
+        return without_key(text, self._key())
 
 
 def _text_of(body: bytes) -> str:

@@ -25,6 +25,7 @@ from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
     refuse_idle_scale,
+    refuse_lone_samples,
     refuse_reserved_names,
     refuse_uneven_deal,
     refuse_unfilled_minibatches,
@@ -139,6 +140,7 @@ class PPOModule(PPOModels):
         refuse_idle_scale(advantage, is_whitened=whiten_advantages)
         refuse_reserved_names(judges or {})
         self.reward = as_source(reward)
+        refuse_lone_samples(self.reward, advantage)
         self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
         self.critic_kind = critic
         self.critic_source = critic_source

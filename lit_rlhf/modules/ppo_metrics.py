@@ -14,6 +14,7 @@ from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
 from lit_rlhf.modules.sampler_gap import sampler_gap
+from lit_rlhf.modules.unscored import scored_columns
 from lit_rlhf.objectives import kl_k1, kl_per_response
 from lit_rlhf.prompts import prompt_text
 from lit_rlhf.ranks import largest_over_ranks
@@ -40,6 +41,9 @@ def iteration_means(
     by_response = rollout_metrics(rollout)
     scored = counts if rollout.is_scored is None else counts & rollout.is_scored
     means.update(by_response, counts, reward=scored)
+    details = {f"reward_{name}": values for name, values in rollout.score_details.items()}
+    columns, weights = scored_columns(details, () if rollout.is_scored is None else details, counts)
+    means.update(columns, counts, **weights)
     by_token, mask = sampler_gap(rollout, cap), rollout.samples.response_mask
     means.update(by_token, mask)
     if targets.returns is not None:

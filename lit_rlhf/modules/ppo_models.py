@@ -21,7 +21,7 @@ from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import score_in_parts, select_rows
-from lit_rlhf.modules.unscored import mark_unscored, scored_columns
+from lit_rlhf.modules.unscored import abstaining_columns, mark_unscored, scored_columns
 from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks, world_size
 from lit_rlhf.rewards import RewardSource, origins_of
@@ -136,7 +136,7 @@ class PPOModels(PhaseModule):
             first: keeps the forward that the first step can use; where it is put off, the old
                 log-probabilities are zero until that step fills them in.
         """
-        samples, scores, greedy_scores = drawn
+        samples, scores, greedy, details = drawn
         mask = samples.response_mask
         old = torch.zeros(mask.shape, device=mask.device)
         reference = torch.zeros_like(old) if self.kl_penalty else None
@@ -154,7 +154,7 @@ class PPOModels(PhaseModule):
                 if reference is not None:
                     logprobs = self.reference_logprobs(rows)
                     reference[indices] = response_window(logprobs, starts, mask.shape[1])
-        rollout = RolloutBatch(samples, old, reference, values, scores, greedy_scores=greedy_scores)
+        rollout = RolloutBatch(samples, old, reference, values, scores, None, greedy, details)
         return mark_unscored(rollout) if self.reward.abstains else rollout
 
     def score(self, rows: TokenRows) -> TokenScores:
@@ -223,8 +223,7 @@ class PPOModels(PhaseModule):
             token_kl = kl_k1(logprobs, self._in_parts(samples.rows, self.reference_logprobs))
         columns = held_out_columns(samples, self.sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
-        abstaining = [name for name, source in self.sources.items() if source.abstains]
-        scored, weights = scored_columns(columns, abstaining, counts)
+        scored, weights = scored_columns(columns, abstaining_columns(self.sources), counts)
         self.validation_means.update(scored, counts, **weights)
         self.validation_samples += sample_records(samples, columns, counts)
         self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})

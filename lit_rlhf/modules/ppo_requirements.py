@@ -13,6 +13,7 @@ from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, AdvantageEstimator
+from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 
 # What is reported of held-out samples beside the judges' scores.
@@ -52,6 +53,20 @@ def refuse_idle_scale(advantage: AdvantageEstimator, *, is_whitened: bool) -> No
         raise ConfigError(
             "model.advantage.scale batch has no effect with model.whiten_advantages true, which "
             "brings the batch to deviation 1 anyhow: set one of them to none or false"
+        )
+
+
+def refuse_lone_samples(reward: RewardSource, advantage: AdvantageEstimator) -> None:
+    """Refuse a reward that compares the samples of a prompt where there is one of each.
+
+    Raises:
+        ConfigError: there is nothing to compare.
+    """
+    if reward.compares_samples and advantage.samples_per_prompt < 2:
+        raise ConfigError(
+            f"model.reward {type(reward).__name__} compares the samples of a prompt, but "
+            f"model.advantage {type(advantage).__name__} draws one of each: take an estimator that "
+            "draws several, such as RLOO or GRPO"
         )
 
 

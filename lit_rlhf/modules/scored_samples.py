@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -23,11 +25,13 @@ class ScoredSamples(NamedTuple):
         scores: `[B]` float32 from the reward, before the missing-EOS rule.
         greedy_scores: `[B]` of the likeliest response to each row's prompt, behind that rule, or
             None where the advantages need none.
+        details: what the reward says beside the scores: name -> `[B]`.
     """
 
     samples: SampleBatch
     scores: Tensor
     greedy_scores: Tensor | None = None
+    details: Mapping[str, Tensor] = MappingProxyType({})
 
 
 @torch.no_grad()
@@ -44,8 +48,8 @@ def draw_scored(module: PPOModels, batch: PromptBatch, *, seed: int) -> ScoredSa
     )
     if not bool((batch.prompt_ids >= 0).any()):
         samples = samples.silenced()
-    scores, _ = ask("model.reward", module.reward, samples)
-    drawn = ScoredSamples(samples, scores)
+    scores, details = ask("model.reward", module.reward, samples)
+    drawn = ScoredSamples(samples, scores, details=details)
     return _with_greedy(module, batch, drawn) if module.advantage.requires_greedy else drawn
 
 

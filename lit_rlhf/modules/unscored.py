@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_rlhf.batches import RolloutBatch
 from lit_rlhf.objectives import MissingEOS
 from lit_rlhf.ranks import sum_over_ranks
+from lit_rlhf.rewards import RewardSource
 
 
 def mark_unscored(rollout: RolloutBatch) -> RolloutBatch:
@@ -40,6 +41,16 @@ def without_unscored(rollout: RolloutBatch, missing_eos: MissingEOS) -> RolloutB
     given = rollout.scores.masked_fill(~rollout.is_scored, torch.nan)
     counts = ~torch.isnan(missing_eos.apply(given, samples.finished))
     return rollout._replace(samples=samples.only(counts))
+
+
+def abstaining_columns(sources: Mapping[str, RewardSource]) -> list[str]:
+    """Return the columns in which NaN means "cannot be scored": scores, and details of scores."""
+    return [
+        column
+        for name, source in sources.items()
+        if source.abstains
+        for column in (name, *(f"{name}_{detail}" for detail in source.details))
+    ]
 
 
 def scored_columns(

@@ -22,7 +22,8 @@ _NUM_CHARACTERS = 60
 def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """Ask a reward about samples; call it on all processes.
 
-    A process whose samples are stand-ins, without a token that counts, does not ask: scores are 0.
+    A process whose samples are stand-ins, without a token that counts, does not ask: scores and
+    details are 0.
 
     Args:
         name: of the reward, as the settings call it.
@@ -36,10 +37,10 @@ def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, 
         RewardError: it failed on a process, took too long, or did not return one score a response.
     """
     fault: Exception | None = None
-    details: dict[str, Tensor] = {}
     device = samples.rows.lengths.device
+    scores = torch.zeros(len(samples.responses), device=device)
+    details = {detail: torch.zeros_like(scores) for detail in source.details}
     try:
-        scores = torch.zeros(len(samples.responses), device=device)
         if samples.response_mask.any():
             scores, details = _ask(name, source, samples)
         if scores.shape != (len(samples.responses),):

@@ -13,7 +13,7 @@ from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
-from lit_rlhf.rewards.learned import LearnedReward
+from lit_rlhf.rewards.learned import share_among
 from lit_rlhf.rewards.source import RewardSource, origins_of
 
 Combination = Literal["mean", "minimum", "mean_minus_deviation"]
@@ -54,9 +54,7 @@ class EnsembleReward(RewardSource):
                 f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"
             )
         require("EnsembleReward.penalty", self.penalty, least=0)
-        learned = [member for member in self.members if isinstance(member, LearnedReward)]
-        for member in learned[1:]:
-            member.share_trunk(learned[0])
+        share_among(self.members)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -67,6 +65,11 @@ class EnsembleReward(RewardSource):
     def abstains(self) -> bool:
         """Where a member does: what it cannot score, the ensemble cannot."""
         return any(member.abstains for member in self.members)
+
+    @property
+    def compares_samples(self) -> bool:
+        """Where a member does."""
+        return any(member.compares_samples for member in self.members)
 
     @property
     def timeout_s(self) -> float | None:

@@ -18,6 +18,7 @@ from lit_rlhf.errors import ConfigError, RewardError
 from lit_rlhf.prompts import Message, Prompt, Response, as_messages
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards.asking import first_rows
+from lit_rlhf.rewards.grouping import rows_by_prompt
 from lit_rlhf.rewards.importing import import_function, place_of
 from lit_rlhf.rewards.source import RewardSource
 
@@ -41,11 +42,14 @@ class FunctionReward(RewardSource):
     Attributes:
         function: the function itself, or where it is: `my_package.my_module:my_function` or
             `path/to/file.py:my_function`.
-        timeout_s: seconds for one call, null for no limit.
+        timeout_s: seconds for all responses of a process, null for no limit.
+        per_prompt: call it once for each prompt, with all samples of that prompt, so that it can
+            compare them; else once for all prompts.
     """
 
     function: str | Callable[..., Any]
     timeout_s: float | None = 600.0
+    per_prompt: bool = False
 
     abstains = True
 
@@ -53,6 +57,11 @@ class FunctionReward(RewardSource):
         """Look the function up at once, so that a misspelt path stops before training."""
         require("FunctionReward.timeout_s", self.timeout_s, above=0, is_optional=True)
         self.resolve()
+
+    @property
+    def compares_samples(self) -> bool:
+        """With `per_prompt`."""
+        return self.per_prompt
 
     @property
     def name(self) -> str:
@@ -72,21 +81,38 @@ class FunctionReward(RewardSource):
         Raises:
             RewardError: the function raised, or did not return one number for each response.
         """
-        function = self.resolve()
         fields = [{} for _ in prompts] if batch is None else batch.fields
+        everything = [list(range(len(prompts)))]
+        calls = rows_by_prompt(prompts, batch) if self.per_prompt else everything
+        device = None if batch is None else batch.rows.lengths.device
+        scores = torch.empty(len(prompts), device=device)
+        for rows in calls:
+            given = self._score(
+                [prompts[row] for row in rows],
+                [responses[row] for row in rows],
+                [fields[row] for row in rows],
+            )
+            scores[rows] = torch.tensor(given, dtype=torch.float32, device=device)
+        return scores
+
+    def _score(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+        fields: Sequence[Mapping[str, Any]],
+    ) -> list[float]:
+        function = self.resolve()
         try:
             positional, named = _arguments(function, prompts, responses, fields)
             returned = function(*positional, **named)
             if inspect.isawaitable(returned):
                 returned = _wait_for(returned)
-            scores = _as_numbers(returned, len(responses))
+            return _as_numbers(returned, len(responses))
         except _MisfitError as misfit:
             raise self._error(str(misfit), prompts, responses) from None
         except Exception as error:
             fault = f"raised {type(error).__name__}: {error} ({place_of(error)})"
             raise self._error(fault, prompts, responses) from error
-        device = None if batch is None else batch.rows.lengths.device
-        return torch.tensor(scores, dtype=torch.float32, device=device)
 
     def resolve(self) -> RewardFunction:
         """Return the function itself.

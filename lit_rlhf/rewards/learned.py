@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -235,3 +235,10 @@ class LearnedReward(RewardSource):
             self._loaded.model, self._loaded.tokenizer = model, tokenizer
         self._loaded.model.to(device)
         return self._loaded.model, self._loaded.tokenizer
+
+
+def share_among(sources: Iterable[RewardSource]) -> None:
+    """Let reward models that are adapters on the same weights hold these once."""
+    learned = [one for one in sources if isinstance(one, LearnedReward)]
+    for other in learned[1:]:
+        other.share_trunk(learned[0])

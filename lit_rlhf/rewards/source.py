@@ -54,6 +54,15 @@ class RewardSource(abc.ABC):
         return False
 
     @property
+    def compares_samples(self) -> bool:
+        """Whether a score depends on the other samples of the same prompt; by default False.
+
+        A call has all samples of its prompts, which `batch.group_ids` tells apart. PPO refuses such
+        a source where it draws one response a prompt.
+        """
+        return False
+
+    @property
     def timeout_s(self) -> float | None:
         """Seconds that a call may take before the run ends with an error; None for no limit."""
         return None

@@ -164,6 +164,15 @@ def test_ppo_with_group_relative_advantages(workplace):
     assert cli.model.policy.value_head is None
 
 
+def test_ppo_by_a_mixture_of_rules_and_a_reward_model(workplace):
+    cli = workplace.fit("ppo", "reward/mixture.yaml")
+    check_run(cli, "ppo")
+    assert cli.model.reward.weights == {"format": 0.5, "length": 0.5}
+    logged = (workplace.folder / "runs" / "ppo" / "metrics.csv").read_text().splitlines()[0]
+    for name in ("preference", "format", "length"):
+        assert f"train/ppo/reward_{name}," in logged
+
+
 def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):
     fragments = ["logger/wandb.yaml"]
     published = ["--kl.target=6", "--kl.coefficient=0.15", "--kl.horizon=10000"]

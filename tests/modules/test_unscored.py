@@ -8,12 +8,12 @@ import torch
 
 from lit_rlhf.callbacks import LastCheckpoint
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.errors import RewardError
+from lit_rlhf.errors import ConfigError, RewardError
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.unscored import scored_columns
 from lit_rlhf.objectives import GAE, RLOO, MissingEOS
-from lit_rlhf.rewards import FunctionReward
+from lit_rlhf.rewards import FunctionReward, RewardMixture
 from lit_rlhf.rollout import Sampling
 from tests.support.phases import (
     Recorder,
@@ -133,6 +133,32 @@ def test_validation_leaves_unscored_responses_out_of_the_mean_alone(run, tmp_pat
     json.dumps(samples, allow_nan=False)
     scored = [sample["reward"] for sample in samples[1:]]
     assert held_out["val/ppo/mine"] == pytest.approx(sum(scored) / len(scored))
+
+
+def test_a_part_that_cannot_score_is_counted_and_told_apart(run):
+    parts = {"length": FunctionReward(Scorer()), "rule": FunctionReward(Scorer((1, 3)))}
+    trainer = {"limit_val_batches": 1, "limit_train_batches": 1}
+    module = run(RewardMixture(parts), trainer=trainer, advantage=RLOO(2))
+    (batch,) = module.recorder.batches
+    assert batch["train/ppo/unscored"] == batch["train/ppo/reward_rule_unscored"] == 2 / 8
+    assert batch["train/ppo/reward_length_unscored"] == 0
+    assert 0 < batch["train/ppo/reward_rule"] != batch["train/ppo/reward_length"]
+    held_out = module.recorder.held_out
+    assert held_out["val/ppo/reward_rule_unscored"] == held_out["val/ppo/reward_unscored"]
+    assert held_out["val/ppo/reward"] == pytest.approx(2 * held_out["val/ppo/reward_rule"])
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        FunctionReward(Scorer(), per_prompt=True),
+        RewardMixture({"a": FunctionReward(Scorer())}, normalize=True),
+    ],
+)
+def test_a_reward_that_compares_samples_needs_several(talker, reward):
+    PPOModule(talker, reward, advantage=RLOO(2))
+    with pytest.raises(ConfigError, match="GAE draws one of each: take an estimator"):
+        PPOModule(talker, reward)
 
 
 def test_columns_of_sources_that_do_not_abstain_stay_as_they_are():

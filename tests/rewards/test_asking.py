@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_rlhf.errors import ConfigError, DataError, RewardError
-from lit_rlhf.rewards import EnsembleReward, FunctionReward, RewardSource, ask
+from lit_rlhf.rewards import EnsembleReward, FunctionReward, RewardMixture, RewardSource, ask
 from tests.rewards.samples import sample_batch
 from tests.support.two_processes import run_in_two_processes
 
@@ -80,3 +80,6 @@ def test_no_process_waits_for_one_whose_reward_failed():
 def test_nobody_is_asked_about_stand_ins():
     scores, details = ask("model.reward", Broken(KeyError("x")), SAMPLES.silenced())
     assert (scores.tolist(), details) == ([0, 0], {})
+    # What is logged has the same names on all processes.
+    mixture = RewardMixture({"part": Broken(KeyError("x"))})
+    assert ask("model.reward", mixture, SAMPLES.silenced())[1]["part"].tolist() == [0, 0]

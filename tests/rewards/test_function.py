@@ -262,3 +262,31 @@ def test_a_plain_function_becomes_a_reward():
 def test_the_source_travels_by_name():
     source = pickle.loads(pickle.dumps(FunctionReward(f"{HERE}.length")))
     assert source == FunctionReward(function=f"{HERE}.length")
+
+
+def rank_in_prompt(prompts, responses, wanted):
+    assert len(set(prompts)) == 1
+    assert len(prompts) == len(wanted)
+    return [sorted(map(len, responses)).index(len(response)) for response in responses]
+
+
+def test_a_function_may_see_each_prompts_samples_by_themselves():
+    samples = sample_batch(["p", "p", "q", "p"], ["aaa", "a", "bb", "b"])._replace(
+        fields=[{"wanted": 0}] * 4, group_ids=torch.tensor([5, 5, 2, 3])
+    )
+    source = FunctionReward(rank_in_prompt, per_prompt=True)
+    assert source(samples.prompts, samples.responses, samples).tolist() == [1, 0, 0, 0]
+
+    def sizes(prompts, responses):
+        return [len(prompts)] * len(prompts)
+
+    # Of texts alone, neighbours with one prompt belong together.
+    assert FunctionReward(sizes, per_prompt=True)(list("ppqp"), list("abcd")).tolist() == [
+        2,
+        2,
+        1,
+        1,
+    ]
+    assert FunctionReward(sizes)(list("ppqp"), list("abcd")).tolist() == [4] * 4
+    assert (source.compares_samples, FunctionReward(sizes).compares_samples) == (True, False)
+    assert EnsembleReward([source, FunctionReward(sizes)]).compares_samples
