@@ -21,6 +21,7 @@ from lit_rlhf.evaluation.bootstrap import Estimate, Floats, ratio
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.models.cpu_paths import take_cpu_paths
+from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
@@ -64,6 +65,7 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = PolicyModel(freeze(load_causal_lm(source), frozen_dtype)).to(device).eval()
     take_cpu_paths(policy, device)
+    take_gpu_paths(policy, device)
     return policy
 
 

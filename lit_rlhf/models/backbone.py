@@ -17,8 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.gpu_paths import waits_for_gpu
-from lit_rlhf.models.packing import pack_rows
+from lit_rlhf.models.devices import waits_for_gpu
+from lit_rlhf.models.packing import lay_end_to_end, pack_rows
+from lit_rlhf.models.sequence_attention import ATTENTION_NAME as SEQUENCE_ATTENTION
 from lit_rlhf.ranges import require
 
 # How the architectures' configurations spell a dropout rate.
@@ -209,32 +210,59 @@ def step_mask(trunk: nn.Module, readable: Tensor, num_new: int) -> Tensor:
     return readable
 
 
-def hidden_states(trunk: nn.Module, rows: TokenRows, width: int | None) -> tuple[Tensor, Tensor]:
+def hidden_states(
+    trunk: nn.Module, rows: TokenRows, width: int | None, *, by_sequence: bool | None = None
+) -> tuple[Tensor, Tensor]:
     """Run the trunk over rows, once, without their padding, and over shared prompts once.
 
     Args:
         trunk: a transformers base model (no head).
         rows: `B` rows of up to `L` tokens.
         width: tokens in a packed row, None for the padded layout (see `packing`).
+        by_sequence: see `run_rows`.
 
     Returns:
         `[R * W, H]` hidden states, and `[B, L]` int64 with the place of each token in them.
     """
-    output, places = run_rows(trunk, trunk, rows, width)
+    output, places = run_rows(trunk, trunk, rows, width, by_sequence=by_sequence)
     return output.last_hidden_state.flatten(0, 1), places
 
 
 def run_rows(
-    module: nn.Module, trunk: nn.Module, rows: TokenRows, width: int | None
+    module: nn.Module,
+    trunk: nn.Module,
+    rows: TokenRows,
+    width: int | None,
+    *,
+    by_sequence: bool | None = None,
 ) -> tuple[Any, Tensor]:
     """Run a trunk, or the whole model around it, over rows, see `hidden_states`.
+
+    Args:
+        module: what is run.
+        trunk: in it.
+        rows: `B` rows of up to `L` tokens.
+        width: tokens in a packed row, None for the padded layout.
+        by_sequence: compute packed rows without a mask; None where `computes_by_sequence` says so.
 
     Returns:
         What `module` returns, and `[B, L]` int64 with the place of each token in its flattened
         rows.
     """
-    packed = pack_rows(rows.input_ids, rows.lengths, _shared_lengths(trunk, rows), width)
-    inputs: dict[str, Tensor | None] = {"input_ids": packed.input_ids}
+    shared = _shared_lengths(trunk, rows)
+    if by_sequence is None:
+        by_sequence = width is not None and computes_by_sequence(trunk, shared.device)
+    if by_sequence:
+        packed, sequences = lay_end_to_end(rows.input_ids, rows.lengths, shared)
+        inputs: dict[str, Any] = {
+            "input_ids": packed.input_ids,
+            "position_ids": packed.position_ids,
+        }
+        # A mask that is there already, so that transformers makes none; nothing reads it.
+        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=shared.device)
+        return module(**inputs, sequences=sequences, use_cache=False), packed.flat_index
+    packed = pack_rows(rows.input_ids, rows.lengths, shared, width)
+    inputs = {"input_ids": packed.input_ids}
     if width is not None:
         # Without a shared prompt there is no mask: packed rows are told apart by their restarting
         # positions. Padded rows need neither: a causal model never sees right-padding, and some
@@ -242,6 +270,19 @@ def run_rows(
         inputs["position_ids"] = packed.position_ids
         inputs["attention_mask"] = _mask_for(trunk, packed.attention_mask)
     return module(**inputs, use_cache=False), packed.flat_index
+
+
+def computes_by_sequence(trunk: nn.Module, device: torch.device) -> bool:
+    """Tell whether packed rows are computed without a mask, see `sequence_attention`.
+
+    Its kernel is one for 16 bits.
+    """
+    model = without_adapter_wrapper(trunk)
+    if attention_of(model) != SEQUENCE_ATTENTION or device.type != "cuda":
+        return False
+    is_cast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if is_cast else model.dtype
+    return dtype in {torch.bfloat16, torch.float16}
 
 
 def _shared_lengths(trunk: nn.Module, rows: TokenRows) -> Tensor:

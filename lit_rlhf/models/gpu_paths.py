@@ -1,29 +1,59 @@
-"""What models do differently on a GPU."""
+"""The one place that gives a model the paths made for GPUs; a CPU never takes them."""
 
 from __future__ import annotations
 
+import logging
+
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
-# Attention kernels work in blocks of so many tokens: other widths are padded inside of them, and
-# each new one may be compiled or planned anew.
-_GPU_BLOCK = 128
+from lit_rlhf.models.backbone import attention_of, trunk_of, without_adapter_wrapper
+from lit_rlhf.models.paths import packs_by_sequence
+from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.models.sequence_attention import ATTENTION_NAME, kernel_works
+from lit_rlhf.ranks import rank
+
+_log = logging.getLogger(__name__)
 
 
-def avoid_cudnn_attention() -> None:
-    """Keep cuDNN out of torch's choice of attention kernels, in this process.
+def take_gpu_paths(model: PolicyModel | ScalarModel, device: torch.device) -> None:
+    """Let packed rows compute without masks on a GPU, in place, where that is measured to be right.
 
-    torch prefers it on H100 and later. It has given NaN gradients under masks of some widths
-    (pytorch#196678), wrong tokens in batched decoding (pytorch#193893), and plans again for every
-    new shape, of which decoding has one a step. Flash and memory-efficient attention stay.
+    Weights, names and results stay as they are, but for rounding. Elsewhere the mask stays, and
+    the log says so.
+
+    Args:
+        model: adapters in place, not sharded yet.
+        device: where it will compute.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    if device.type != "cuda" or model.packing_width is None:
+        return
+    inner = without_adapter_wrapper(
+        model.model if isinstance(model, PolicyModel) else model.backbone
+    )
+    if attention_of(inner) != "sdpa":
+        return
+    _set_attention(inner, ATTENTION_NAME)
+    if _has_kernel(inner, device) and packs_by_sequence(trunk_of(inner)):
+        return
+    _set_attention(inner, "sdpa")
+    if rank() == 0:
+        _log.warning("%s: packed rows are computed under masks, more slowly", type(inner).__name__)
 
 
-def waits_for_gpu(device: torch.device) -> bool:
-    """Tell whether reading a number from a tensor makes the host wait for a device."""
-    return device.type != "cpu"
+def _has_kernel(model: PreTrainedModel, device: torch.device) -> bool:
+    config = model.config.get_text_config()
+    num_heads = getattr(config, "num_attention_heads", None)
+    if num_heads is None:
+        return False
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return kernel_works(device, num_heads, num_kv_heads, width)
 
 
-def width_multiple(device: torch.device) -> int:
-    """Return the number of tokens of which packed rows hold a multiple on a device."""
-    return _GPU_BLOCK if device.type == "cuda" else 1
+def _set_attention(model: nn.Module, name: str) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation(name)

@@ -13,12 +13,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lit_rlhf.models.gpu_paths import width_multiple
+from lit_rlhf.models.devices import width_multiple
+from lit_rlhf.models.sequence_attention import Sequences
 
 # Wide rows waste arithmetic on masked-out attention, narrow ones leave gaps at their ends.
 DEFAULT_WIDTH = 256
@@ -142,14 +144,69 @@ def pack_rows(
     return PackedRows(input_ids, positions, None, flat_index.view(num_rows, row_width))
 
 
+def lay_end_to_end(
+    input_ids: Tensor, lengths: Tensor, prompt_lengths: Tensor
+) -> tuple[PackedRows, Sequences]:
+    """Lay all rows into one, for attention that knows where sequences begin.
+
+    Args:
+        input_ids: `[B, L]` int64, right-padded.
+        lengths: `[B]` int64, real tokens in each row.
+        prompt_lengths: as for `pack_rows`.
+
+    Returns:
+        One row `[1, N]` without a gap and without a mask, and the sequences in it.
+    """
+    rows = _row_sizes(input_ids, lengths, prompt_lengths)
+    families: dict[int, list[int]] = {}
+    for index, row in enumerate(rows):
+        families.setdefault(row.family, []).append(index)
+    num_tokens = sum(row.response for row in rows)
+    num_tokens += sum(rows[members[0]].prompt for members in families.values())
+    packed = _lay_out(input_ids, lengths, rows, [Bin(families, 0)], num_tokens, with_mask=False)
+    return packed, _sequences(rows, families, input_ids.device)
+
+
+def _sequences(
+    rows: list[RowSizes], families: dict[int, list[int]], device: torch.device
+) -> Sequences:
+    """Tell the sequences of rows that lie family by family, each behind its prompt."""
+    queries: list[int] = []
+    keys: list[int] = []
+    places: list[range] = []
+    offset = 0
+    for members in families.values():
+        # A prompt of its own is the beginning of its row's sequence.
+        prompt = rows[members[0]].prompt if len(members) > 1 else 0
+        if prompt:
+            queries.append(prompt)
+            keys.append(prompt)
+            places.append(range(offset, offset + prompt))
+        first, offset = offset, offset + prompt
+        for index in members:
+            size = rows[index].total - prompt
+            queries.append(size)
+            keys.append(prompt + size)
+            places += [range(first, first + prompt), range(offset, offset + size)]
+            offset += size
+    query_starts, key_starts = (
+        torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device)
+        for sizes in (queries, keys)
+    )
+    shared = None
+    if queries != keys:
+        shared = torch.tensor([place for part in places for place in part], device=device)
+    return Sequences(query_starts, key_starts, shared, max(queries), max(keys))
+
+
 def _row_sizes(input_ids: Tensor, lengths: Tensor, prompt_lengths: Tensor) -> list[RowSizes]:
     """Number the distinct prompts; rows without one are families of their own."""
-    prompts = input_ids[:, : int(prompt_lengths.max())].tolist()
-    families: dict[tuple[int, ...], int] = {}
+    # One copy, as each makes the host wait for a GPU.
+    table = torch.cat([lengths[:, None], prompt_lengths[:, None], input_ids], 1).cpu().numpy()
+    families: dict[bytes | int, int] = {}
     rows = []
-    sizes = zip(lengths.tolist(), prompt_lengths.tolist(), strict=True)
-    for index, (length, prompt) in enumerate(sizes):
-        key = tuple(prompts[index][:prompt]) if prompt else (-1, index)
+    for index, (length, prompt) in enumerate(table[:, :2].tolist()):
+        key = table[index, 2 : 2 + prompt].tobytes() if prompt else index
         rows.append(RowSizes(families.setdefault(key, len(families)), prompt, length - prompt))
     return rows
 
@@ -189,6 +246,8 @@ def _lay_out(
     rows: list[RowSizes],
     bins: list[Bin],
     packed_width: int,
+    *,
+    with_mask: bool = True,
 ) -> PackedRows:
     num_rows, row_width = input_ids.shape
     prompt_starts, response_starts = [0] * num_rows, [0] * num_rows
@@ -217,7 +276,7 @@ def _lay_out(
 
     # Gaps hold token 0 at position 0: each its own one-token sequence.
     mask = None
-    if any(len(members) > 1 for place in bins for members in place.families.values()):
+    if with_mask and any(len(members) > 1 for place in bins for members in place.families.values()):
         mask = _family_mask(
             spread(prompt_start, -1), spread(torch.where(in_prompt, -1, response_start), -2)
         )

@@ -26,7 +26,7 @@ from lit_rlhf.models.backbone import (
     transformer_layers,
     without_adapter_wrapper,
 )
-from lit_rlhf.models.gpu_paths import avoid_cudnn_attention
+from lit_rlhf.models.devices import avoid_cudnn_attention
 from lit_rlhf.models.probe import Probe, TrunkProbe
 from lit_rlhf.ranks import rank
 
@@ -68,6 +68,7 @@ class Paths(NamedTuple):
 
 _policies: dict[object, Paths] = {}
 _trunks: dict[object, TrunkPaths] = {}
+_sequences: dict[object, bool] = {}
 
 
 def paths_of(model: nn.Module) -> Paths:
@@ -106,6 +107,20 @@ def trunk_paths_of(trunk: nn.Module) -> TrunkPaths:
             _trunks[key] = paths = TrunkPaths(_holds(probe.packs), probe.width)
         _tell(inner, paths.packs, True, "own")
     return _trunks[key]
+
+
+def packs_by_sequence(trunk: nn.Module) -> bool:
+    """Tell whether rows under attention that knows sequences are what each is alone.
+
+    Args:
+        trunk: with that attention (`sequence_attention`), on any device: in float32 each sequence
+            is computed by itself, which shows whether the architecture hands on what it needs.
+    """
+    inner = without_adapter_wrapper(trunk)
+    if (key := _key(inner)) not in _sequences:
+        with _as_measured(inner):
+            _sequences[key] = _holds(TrunkProbe(inner).packs_by_sequence)
+    return _sequences[key]
 
 
 def _measure(probe: Probe) -> Paths:

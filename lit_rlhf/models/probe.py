@@ -69,8 +69,15 @@ class TrunkProbe:
         apart = self.rows._replace(response_mask=torch.zeros_like(self.rows.response_mask))
         return all(self._by_rows(rows, sum(_LENGTHS)) for rows in (apart, self.rows))
 
-    def _by_rows(self, rows: TokenRows, width: int | None) -> bool:
-        hidden, places = hidden_states(self.trunk, rows, width)
+    def packs_by_sequence(self) -> bool:
+        """Tell the same of rows in one, under attention that knows sequences."""
+        apart = self.rows._replace(response_mask=torch.zeros_like(self.rows.response_mask))
+        return all(
+            self._by_rows(rows, sum(_LENGTHS), by_sequence=True) for rows in (apart, self.rows)
+        )
+
+    def _by_rows(self, rows: TokenRows, width: int | None, *, by_sequence: bool = False) -> bool:
+        hidden, places = hidden_states(self.trunk, rows, width, by_sequence=by_sequence)
         return _agree(
             (hidden[places[row, :length]], self.plain[row]) for row, length in enumerate(_LENGTHS)
         )

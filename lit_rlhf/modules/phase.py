@@ -19,6 +19,7 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
 from lit_rlhf.models.freezing import hold_in_bf16
 from lit_rlhf.models.given import ModelSource, model_source
+from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
@@ -316,6 +317,7 @@ class PhaseModule(SteppingModule):
         switch_cpu_paths(self.cpu_paths)
         will_be_sharded = self.device_mesh is not None
         take_cpu_paths(model, self.root_device, will_be_sharded=will_be_sharded)
+        take_gpu_paths(model, self.root_device)
         is_trained = any(parameter.requires_grad for parameter in model.parameters())
         if self.activation_checkpointing and is_trained:
             checkpoint_activations(model)

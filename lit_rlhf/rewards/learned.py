@@ -18,6 +18,7 @@ from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
 from lit_rlhf.models.cpu_paths import take_cpu_paths
 from lit_rlhf.models.freezing import freeze
+from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import (
     context_length,
     load_reward_model,
@@ -225,6 +226,7 @@ class LearnedReward(RewardSource):
             freeze(model.backbone, self._loaded.dtype)
             freeze(model).to(device)
             take_cpu_paths(model, device)
+            take_gpu_paths(model, device)
             if isinstance(donor, LearnedReward):
                 donor = donor._load(device)[0]
             if donor is not None:

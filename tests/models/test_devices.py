@@ -1,7 +1,7 @@
 import torch
 
 from lit_rlhf.models import packing
-from lit_rlhf.models.gpu_paths import width_multiple
+from lit_rlhf.models.devices import width_multiple
 from lit_rlhf.models.policy import PolicyModel
 from tests.models.examples import lively_model, random_rows
 
