@@ -146,7 +146,7 @@ def _parts(workload: Workload) -> tuple[LightningModule, Any]:
             reward=FunctionReward("benchmarks.workloads.score_length"),
             advantage=GRPO(k=samples),
             update=UpdateConfig(num_epochs=1, micro_batch_size=32 // workload.micro_batches),
-            kl_penalty=False,  # as TRL's beta 0: no reference
+            kl_penalty=None,  # as TRL's beta 0: no reference
         )
         return module, PPODataModule(MODEL, train=rows, batch_size=int(workload.ours) // samples)
     reward = REWARD_ADAPTER if lora else ROWS / "reward-model"

@@ -31,6 +31,8 @@ _UNKNOWN_ARGUMENT = re.compile(
 _UNKNOWN_CLASS = re.compile(
     r"Expected a dot import path string: (\w+)|module '[\w.]+' has no attribute '(\w+)'"
 )
+# What takes settings, or null.
+_SWITCH = re.compile(r"Given value: (true|false)$", re.I)
 _LEAST_LIKENESS = 0.75  # of a name that may have been meant; 1 is the same
 # Where classes that YAML names are at home.
 _HOMES = ("objectives", "rewards", "rollout", "callbacks", "modules")
@@ -62,6 +64,8 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         if place := _place_of(old, files):  # before what is missing without it
             return f"{place}there is no option '{old}'{new_name(old)}"
     short = short_message(message)
+    if _SWITCH.search(short):
+        return f"{short}: this is no switch; write null for none, or its settings"
     if match := _UNKNOWN_ARGUMENT.search(message):
         argument = f"{match[1].rpartition('.')[2]}.{match[2]}"
         return short + (new_name(argument) or _did_you_mean(match[2], _parameters_of(match[1])))

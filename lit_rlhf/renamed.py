@@ -15,7 +15,8 @@ GONE: dict[str, str] = {
     "AdaptiveKLCallback": "take it out of the callbacks, and set kl.target, kl.coefficient and "
     "kl.horizon (kl.target null keeps the coefficient as it is)",
     "model.kl_coef": "set kl.coefficient, with kl.target null for one that stays, or "
-    "model.kl_penalty false for no penalty",
+    "model.kl_penalty null for no penalty",
+    "model.update.clip_range": "set model.update.policy_loss.clip_range",
     "model.centering": "set model.loss.centering",
     "rank_watch": "leave it out: the launcher ends a run when one of its processes is gone",
     "last_checkpoint.grace_s": "leave it out: on SIGTERM the batch is finished and saved",

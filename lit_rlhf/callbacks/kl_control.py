@@ -10,14 +10,15 @@ from typing import Any, Protocol, cast, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.objectives import KLPenalty
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
 
 
 @runtime_checkable
 class HasKLPenalty(Protocol):
-    """A module whose rewards are penalised by `kl_coef` times the KL, if by a KL at all."""
+    """A module whose rewards or loss are charged `kl_coef` times the KL, if a KL at all."""
 
-    kl_penalty: bool
+    kl_penalty: KLPenalty | None
     kl_coef: float
 
 
@@ -26,7 +27,7 @@ class KLControl(Callback):
 
     The proportional controller of Ziegler et al. 2019 with the defaults of OpenAI's code, see
     `AdaptiveKL`. It sets the module's `kl_coef` before training and after every batch of rollouts,
-    and does nothing for a module whose `kl_penalty` is false.
+    and does nothing for a module whose `kl_penalty` is None.
 
     The module's `training_step` returns a mapping with `kl` (nats a response, averaged over the
     responses of all ranks) and `num_episodes` (responses over all ranks). Every rank computes the

@@ -18,6 +18,7 @@ from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.model_folder import ModelFolder, SavesModel
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.handover import BEST_FOLDER, is_adapter
+from lit_rlhf.objectives import KLPenalty
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.report import write_report
@@ -44,7 +45,7 @@ class HasValidationValues(Protocol):
 
     validation_values: list[dict[str, Tensor]]
     judges: dict[str, Any]
-    kl_penalty: bool
+    kl_penalty: KLPenalty | None
 
 
 class OveroptimizationMonitor(Callback):
@@ -144,7 +145,7 @@ class OveroptimizationMonitor(Callback):
             )
         if not pl_module.kl_penalty:
             raise ConfigError(
-                "monitor: its curves are drawn against the KL, which model.kl_penalty false does "
+                "monitor: its curves are drawn against the KL, which model.kl_penalty null does "
                 "not compute; set it to true (kl.coefficient may be 0), or monitor.action to off"
             )
         if self.action == "tighten":

@@ -46,7 +46,15 @@ from lit_rlhf.modules.scored_samples import ScoredSamples, draw_scored
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
-from lit_rlhf.objectives import GAE, AdvantageEstimator, MissingEOS, Moments, masked_moments, whiten
+from lit_rlhf.objectives import (
+    GAE,
+    AdvantageEstimator,
+    KLPenalty,
+    MissingEOS,
+    Moments,
+    masked_moments,
+    whiten,
+)
 from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource, as_source
 from lit_rlhf.rollout import (
@@ -84,8 +92,8 @@ class PPOModule(PPOModels):
         sampling: length, temperature and truncation of responses.
         generator: the engine that draws responses.
         missing_eos: what a response scores that did not end by itself.
-        kl_penalty: subtract the KL to the reference from the rewards, with the coefficient of
-            `KLControl`; false for none, and then no reference computes and no KL is logged.
+        kl_penalty: charge the KL to the reference in rewards or loss, with the coefficient of
+            `KLControl`; null for none, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
         packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
@@ -118,7 +126,7 @@ class PPOModule(PPOModels):
         sampling: Sampling = Sampling(),
         generator: Generator = TorchGenerator(),
         missing_eos: MissingEOS = MissingEOS(),
-        kl_penalty: bool = True,
+        kl_penalty: KLPenalty | None = KLPenalty(),
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
         activation_checkpointing: bool = False,
@@ -210,13 +218,14 @@ class PPOModule(PPOModels):
         rollout = self.evaluate(drawn, plan, first)
         targets = self._targets(rollout)
         statistics = UpdateStatistics()
+        kl = None if self.kl_penalty is None else (self.kl_penalty, self.kl_coef)
         for minibatch in plan.minibatches if is_sound(self, rollout) else []:
-            scale = self._token_scale(targets, minibatch)
+            scale = self._loss_scale(targets, minibatch)
             for number, rows in enumerate(minibatch, start=1):
                 selected = select_targets(targets, rows)
                 forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
-                loss = minibatch_loss(selected, forward, self.update, statistics)
+                loss = minibatch_loss(selected, forward, self.update, statistics, kl)
                 self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
                 with reduces_gradients(self, is_last=number == len(minibatch)):
                     self.manual_backward(loss * scale)
@@ -258,27 +267,29 @@ class PPOModule(PPOModels):
     @property
     def _needs_old_logprobs(self) -> bool:
         """Whether the targets of the update depend on a forward of policy and critic."""
-        needs_them = self.kl_penalty or self.advantage.requires_values
+        needs_them = self.kl_penalty is not None or self.advantage.requires_values
         return needs_them or self.update.sampler_correction_cap is not None
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
         rollout = without_unscored(rollout, self.missing_eos)
         advantages, returns = self.advantage(
-            rewarded_tokens(rollout, self.missing_eos, self.kl_coef)
+            rewarded_tokens(rollout, self.missing_eos, self.kl_penalty, self.kl_coef)
         )
         if self.whiten_advantages:
             mask = rollout.samples.response_mask
             moments = sum_over_ranks(torch.stack(masked_moments(advantages, mask)))
             advantages = whiten(advantages, mask, Moments(*moments))
         cap = self.update.sampler_correction_cap
-        return make_targets(rollout, advantages, returns, sampler_correction_cap=cap)
+        return make_targets(
+            rollout, advantages, returns, sampler_correction_cap=cap, penalty=self.kl_penalty
+        )
 
-    def _token_scale(self, targets: UpdateTargets, minibatch: list[Tensor]) -> Tensor:
-        """Return what makes a sum over tokens the mean over the minibatch on all processes."""
-        num_tokens = targets.response_mask[torch.cat(minibatch)].sum()
+    def _loss_scale(self, targets: UpdateTargets, minibatch: list[Tensor]) -> Tensor:
+        """Return what makes a sum over tokens the loss of the minibatch on all processes."""
+        size = self.update.aggregation.size(targets.response_mask[torch.cat(minibatch)])
         # DDP averages the gradients of the processes.
-        return self.trainer.world_size / sum_over_ranks(num_tokens).clamp(min=1)
+        return self.trainer.world_size / sum_over_ranks(size).clamp(min=1)
 
     def _step(self, statistics: UpdateStatistics) -> None:
         if not self.allow_step():
@@ -316,7 +327,7 @@ class PPOModule(PPOModels):
         counts = (batch.prompt_ids >= 0).repeat_interleave(self.advantage.samples_per_prompt)
         cap = self.update.sampler_correction_cap
         means = iteration_means(rollout, targets, statistics, counts, cap)
-        if self.kl_penalty:
+        if self.kl_penalty and self.kl_penalty.place == "reward":
             means["penalized_reward"] = means["reward"] - self.kl_coef * means["kl"]
         means["skipped_steps"] = float(self.guard.num_skipped)
         for name, value in means.items():

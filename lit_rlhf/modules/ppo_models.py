@@ -22,7 +22,7 @@ from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import score_in_parts, select_rows
 from lit_rlhf.modules.unscored import abstaining_columns, mark_unscored, scored_columns
-from lit_rlhf.objectives import AdvantageEstimator, MissingEOS, kl_k1
+from lit_rlhf.objectives import AdvantageEstimator, KLPenalty, MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks, world_size
 from lit_rlhf.rewards import RewardSource, origins_of
 from lit_rlhf.rollout import Generator, Sampling, UpdatePlan, collect_samples
@@ -48,7 +48,7 @@ class PPOModels(PhaseModule):
     sampling: Sampling
     generator: Generator
     missing_eos: MissingEOS
-    kl_penalty: bool
+    kl_penalty: KLPenalty | None
     policy: PolicyModel | None
     reference: PolicyModel | None
     critic: ScalarModel | None

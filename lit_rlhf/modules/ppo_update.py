@@ -12,15 +12,20 @@ from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
 from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.objectives import (
+    KLPenalty,
+    LossAggregation,
     MissingEOS,
     Moments,
+    PolicyLoss,
+    PolicyTokens,
+    PPOClip,
     RewardedTokens,
-    kl_k1,
+    TokenMean,
+    clipped_value_loss,
     kl_k2,
     token_rewards,
     truncated_importance_weights,
 )
-from lit_rlhf.objectives.policy_gradient import clipped_policy_loss, clipped_value_loss
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import sum_over_ranks
 
@@ -35,8 +40,10 @@ class UpdateConfig:
         micro_batch_size: rows in one forward of each process, null for whole minibatches.
         micro_batch_tokens: tokens of prompts and responses in it at most (a longer row is by
             itself), null for any number. Which rows share a forward follows their lengths.
-        clip_range: how far the ratio may leave 1 before the gain stops counting.
-        value_clip_range: the same for values, null for none.
+        policy_loss: what the ratio of new to old policy counts, by `class_path` or short name.
+        aggregation: how the losses of tokens become one, by `class_path` or short name.
+        value_clip_range: how far a value may leave its old one before the gain stops counting, null
+            for any.
         value_coef: weight of the value loss.
         entropy_coef: weight of the entropy bonus.
         max_grad_norm: gradients are scaled down to this norm, null for none. (OpenAI's 2019 code
@@ -50,7 +57,8 @@ class UpdateConfig:
     num_epochs: int = 4
     num_minibatches: int = 1
     micro_batch_size: int | None = None
-    clip_range: float = 0.2
+    policy_loss: PolicyLoss = PPOClip()
+    aggregation: LossAggregation = TokenMean()
     value_clip_range: float | None = 0.2
     value_coef: float = 0.1
     entropy_coef: float = 0.0
@@ -66,7 +74,6 @@ class UpdateConfig:
         require("model.update.micro_batch_size", self.micro_batch_size, least=1, is_optional=True)
         tokens = self.micro_batch_tokens
         require("model.update.micro_batch_tokens", tokens, least=1, is_optional=True)
-        require("model.update.clip_range", self.clip_range, above=0)
         require("model.update.value_clip_range", self.value_clip_range, above=0, is_optional=True)
         require("model.update.value_coef", self.value_coef, least=0)
         require("model.update.entropy_coef", self.entropy_coef, least=0)
@@ -93,6 +100,7 @@ class UpdateTargets(NamedTuple):
         advantages: `[B, T]`.
         returns: `[B, T]` or None.
         sampler_weights: `[B, T]` on the policy loss, or None.
+        reference_logprobs: `[B, T]` where the loss has a KL penalty, else None.
     """
 
     rows: TokenRows
@@ -103,20 +111,22 @@ class UpdateTargets(NamedTuple):
     advantages: Tensor
     returns: Tensor | None
     sampler_weights: Tensor | None = None
+    reference_logprobs: Tensor | None = None
 
 
 def rewarded_tokens(
-    rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float
+    rollout: RolloutBatch, missing_eos: MissingEOS, penalty: KLPenalty | None, kl_coef: float
 ) -> RewardedTokens:
     """Return the responses with a reward a token, and their moments; call it on all processes.
 
     Args:
         rollout: `B` samples.
         missing_eos: what a response scores that did not end by itself.
+        penalty: in the reward, in the loss, or None.
         kl_coef: score per nat.
     """
     tokens = RewardedTokens(
-        shape_rewards(rollout, missing_eos, kl_coef),
+        shape_rewards(rollout, missing_eos, penalty, kl_coef),
         rollout.samples.response_mask,
         rollout.samples.group_ids,
         rollout.values,
@@ -126,20 +136,26 @@ def rewarded_tokens(
     return tokens._replace(moments=Moments(*moments))
 
 
-def shape_rewards(rollout: RolloutBatch, missing_eos: MissingEOS, kl_coef: float) -> Tensor:
+def shape_rewards(
+    rollout: RolloutBatch, missing_eos: MissingEOS, penalty: KLPenalty | None, kl_coef: float
+) -> Tensor:
     """Return a reward a token `[B, T]`: the KL penalty, and the score at the last one.
 
     Args:
-        rollout: `B` samples; without reference log-probabilities there is no penalty.
+        rollout: `B` samples.
         missing_eos: what a response scores that did not end by itself.
+        penalty: in the reward, in the loss, or None.
         kl_coef: score per nat.
     """
     scores = missing_eos.apply(rollout.scores, rollout.samples.finished)
-    if rollout.reference_logprobs is None:  # no penalty
-        token_kl, kl_coef = torch.zeros_like(rollout.old_logprobs), 0.0
-    else:
-        token_kl = kl_k1(rollout.old_logprobs, rollout.reference_logprobs)
-    return token_rewards(scores, token_kl, rollout.samples.response_mask, kl_coef)
+    old, reference, mask = (
+        rollout.old_logprobs,
+        rollout.reference_logprobs,
+        rollout.samples.response_mask,
+    )
+    if penalty is None or penalty.place != "reward" or reference is None:
+        return token_rewards(scores, torch.zeros_like(old), mask, 0.0)
+    return token_rewards(scores, penalty.of_tokens(old, reference), mask, kl_coef)
 
 
 def make_targets(
@@ -148,6 +164,7 @@ def make_targets(
     returns: Tensor | None,
     *,
     sampler_correction_cap: float | None,
+    penalty: KLPenalty | None,
 ) -> UpdateTargets:
     """Put together what the update compares each minibatch with.
 
@@ -156,6 +173,7 @@ def make_targets(
         advantages: `[B, T]`.
         returns: `[B, T]` or None without a critic.
         sampler_correction_cap: see `UpdateConfig`.
+        penalty: in the reward, in the loss, or None.
     """
     samples, old = rollout.samples, rollout.old_logprobs
     weights = None
@@ -164,7 +182,10 @@ def make_targets(
             old, samples.sampler_logprobs, cap=sampler_correction_cap
         )
     rows, lengths, mask = samples.rows, samples.prompt_lengths, samples.response_mask
-    return UpdateTargets(rows, lengths, mask, old, rollout.values, advantages, returns, weights)
+    reference = rollout.reference_logprobs if penalty and penalty.place == "loss" else None
+    return UpdateTargets(
+        rows, lengths, mask, old, rollout.values, advantages, returns, weights, reference
+    )
 
 
 def minibatch_loss(
@@ -172,11 +193,12 @@ def minibatch_loss(
     forward: TokenScores,
     config: UpdateConfig,
     statistics: UpdateStatistics,
+    kl: tuple[KLPenalty, float] | None = None,
 ) -> Tensor:
     """Add up PPO's loss over the response tokens of a micro-batch.
 
-    `sum_t [weight * policy loss + value_coef * value loss - entropy_coef * entropy]`, the weight
-    being that of the sampler's correction, else 1; the caller divides by the tokens of the whole
+    `sum_t weight of aggregation * [sampler's weight * policy loss + kl_coef * KL + value_coef *
+    value loss - entropy_coef * entropy]`; the caller divides by the aggregation's size of the whole
     minibatch over all ranks. One joint loss, so that policy and critic share a backward.
 
     Args:
@@ -184,20 +206,25 @@ def minibatch_loss(
         forward: of policy and critic as they are now; entropy only with a bonus.
         config: clipping and coefficients.
         statistics: counted into, without gradient.
+        kl: the penalty and its coefficient, where it is in the loss.
 
     Returns:
         Scalar sum.
     """
     mask, width = targets.response_mask, targets.response_mask.shape[1]
     new = response_window(forward.logprobs, targets.prompt_lengths, width)
-    policy = clipped_policy_loss(
-        new, targets.old_logprobs, targets.advantages, clip_range=config.clip_range
-    )
+    weights = config.aggregation.weights(mask)
+    policy = config.policy_loss(PolicyTokens(new, targets.old_logprobs, targets.advantages, mask))
     losses = policy.losses
     if targets.sampler_weights is not None:
         losses = losses * targets.sampler_weights
-    total = (losses * mask).sum()
+    total = (losses * weights).sum()
     seen = {"policy_loss": losses, "clip_fraction": policy.is_clipped}
+    if kl is not None and targets.reference_logprobs is not None:
+        penalty, kl_coef = kl
+        token_kl = penalty.loss(new, targets.old_logprobs, targets.reference_logprobs)
+        total = total + kl_coef * (token_kl * weights).sum()
+        seen["kl_loss"] = token_kl
     if forward.values is not None and targets.old_values is not None:
         assert targets.returns is not None  # an estimator that reads values makes returns
         value = clipped_value_loss(
@@ -206,11 +233,11 @@ def minibatch_loss(
             targets.returns,
             clip_range=config.value_clip_range,
         )
-        total = total + config.value_coef * (value.losses * mask).sum()
+        total = total + config.value_coef * (value.losses * weights).sum()
         seen |= {"value_loss": value.losses, "value_clip_fraction": value.is_clipped}
     if forward.entropy is not None:
         entropy = response_window(forward.entropy, targets.prompt_lengths, width)
-        total = total - config.entropy_coef * (entropy * mask).sum()
+        total = total - config.entropy_coef * (entropy * weights).sum()
     seen["approximate_kl"] = kl_k2(new, targets.old_logprobs)
     statistics.means.update(seen, mask)
     largest = float(((new.detach() - targets.old_logprobs) * mask).abs().max())

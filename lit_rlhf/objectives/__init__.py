@@ -18,18 +18,32 @@ from lit_rlhf.objectives.advantage import (
 )
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
 from lit_rlhf.objectives.importance import TruncatedWeights, truncated_importance_weights
-from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_per_response
+from lit_rlhf.objectives.kl import (
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    kl_k3_straight_through,
+    kl_per_response,
+)
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
+from lit_rlhf.objectives.kl_penalty import KLPenalty
 from lit_rlhf.objectives.language_modeling import response_nll
 from lit_rlhf.objectives.logprobs import (
     VocabularyScores,
     chunked_logprobs,
 )
 from lit_rlhf.objectives.masking import Moments, masked_moments, whiten
-from lit_rlhf.objectives.policy_gradient import (
+from lit_rlhf.objectives.policy import (
+    CISPO,
+    GSPO,
     ClippedLoss,
-    clipped_policy_loss,
-    clipped_value_loss,
+    ConstantLength,
+    LossAggregation,
+    PolicyLoss,
+    PolicyTokens,
+    PPOClip,
+    SequenceMean,
+    TokenMean,
 )
 from lit_rlhf.objectives.preference import (
     AOT,
@@ -69,15 +83,18 @@ from lit_rlhf.objectives.reward import (
     WeightedLosses,
 )
 from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
+from lit_rlhf.objectives.value import clipped_value_loss
 
 __all__ = [
     "AOT",
     "BCO",
+    "CISPO",
     "CPO",
     "DPO",
     "EXO",
     "GAE",
     "GRPO",
+    "GSPO",
     "IPO",
     "KTO",
     "NCA",
@@ -92,6 +109,7 @@ __all__ = [
     "BradleyTerryLoss",
     "ChosenNLL",
     "ClippedLoss",
+    "ConstantLength",
     "DiscoPOP",
     "Divergence",
     "FixedKL",
@@ -99,11 +117,16 @@ __all__ = [
     "Hinge",
     "JensenShannon",
     "KLController",
+    "KLPenalty",
     "KLState",
     "LengthAdaptiveGAE",
+    "LossAggregation",
     "MissingEOS",
     "Moments",
+    "PPOClip",
     "PlackettLuceLoss",
+    "PolicyLoss",
+    "PolicyTokens",
     "PreferenceLoss",
     "PreferenceOutput",
     "PreferencePairs",
@@ -117,8 +140,10 @@ __all__ = [
     "RobustDPO",
     "SPPOHard",
     "ScoredResponses",
+    "SequenceMean",
     "SimPO",
     "StepLoss",
+    "TokenMean",
     "TruncatedWeights",
     "VocabularyScores",
     "WeightedLosses",
@@ -126,11 +151,11 @@ __all__ = [
     "bradley_terry_loss",
     "centering_penalty",
     "chunked_logprobs",
-    "clipped_policy_loss",
     "clipped_value_loss",
     "kl_k1",
     "kl_k2",
     "kl_k3",
+    "kl_k3_straight_through",
     "kl_per_response",
     "masked_moments",
     "response_nll",

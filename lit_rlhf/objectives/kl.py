@@ -1,6 +1,6 @@
 """Estimates of KL(policy || reference) from the tokens that the policy sampled, in nats.
 
-All three estimate the same number from `logprobs - reference_logprobs`. Source: J. Schulman,
+All estimate the same number from `logprobs - reference_logprobs`. Source: J. Schulman,
 "Approximating KL divergence" (2020).
 """
 
@@ -83,6 +83,29 @@ def kl_k3(
     negative_k1 = (-_log_ratio(logprobs, reference_logprobs)).clamp(max=_MAX_LOG_RATIO)
     # expm1(x) >= x holds exactly; where a device rounds expm1 the wrong way, it may not.
     return (negative_k1.expm1() - negative_k1).clamp(min=0.0)
+
+
+def kl_k3_straight_through(
+    logprobs: Float[Tensor, "*tokens"], reference_logprobs: Float[Tensor, "*tokens"]
+) -> Float[Tensor, "*tokens"]:
+    """Return the value of k3 with the gradient of k2.
+
+    k3's own gradient is that of another divergence, from the reference to the policy; k2's is that
+    of the KL, for tokens that the policy itself sampled. Source: verl (`k3+`); Tang and Munos 2025,
+    "On a few pitfalls in KL divergence gradient estimation for RL".
+
+    Args:
+        logprobs: log-probability of each sampled token under the policy.
+        reference_logprobs: the same under the reference.
+
+    Returns:
+        Same shape, nats a token, float32 (float64 for float64).
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    k2, k3 = kl_k2(logprobs, reference_logprobs), kl_k3(logprobs, reference_logprobs)
+    return k3.detach() + (k2 - k2.detach())
 
 
 def kl_per_response(

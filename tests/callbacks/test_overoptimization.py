@@ -306,7 +306,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path):
             {"judges": {"gold": None}},
             "'validation' is not in .* has gold",
         ),
-        ({"validation": "other"}, {"kl_penalty": False}, "model.kl_penalty false"),
+        ({"validation": "other"}, {"kl_penalty": None}, "model.kl_penalty null"),
         ({"action": "roll_back"}, {}, "does not keep by this metric"),
         ({"action": "tighten"}, {}, "the Trainer has none; add one"),
     ],
@@ -319,7 +319,7 @@ def test_what_cannot_be_watched_is_refused(tmp_path, settings, change, message):
         watch(tmp_path, OveroptimizationMonitor(**settings), module)
 
 
-@pytest.mark.parametrize("change", [{"judges": {"gold": None}}, {"kl_penalty": False}])
+@pytest.mark.parametrize("change", [{"judges": {"gold": None}}, {"kl_penalty": None}])
 def test_a_run_without_the_default_judge_or_kl_is_not_watched_and_says_so(tmp_path, caplog, change):
     module = Watched()
     for name, value in change.items():

@@ -262,7 +262,7 @@ def test_every_fragment_runs_above_or_needs_more_than_a_cpu():
     fragments = {str(path.relative_to(configs)) for path in configs.glob("*/*.yaml")}
     # These take steps in tests/modules/test_dpo.py, test_reward.py and test_ppo_objectives.py; the
     # richest run above.
-    of_objectives = ("loss/", "reward_loss/", "advantage/")
+    of_objectives = ("loss/", "reward_loss/", "advantage/", "policy_loss/", "kl_penalty/")
     elsewhere |= {name for name in fragments if name.startswith(of_objectives)}
     source = Path(__file__).read_text()
     assert sorted(name for name in fragments - elsewhere if f'"{name}"' not in source) == []

@@ -18,6 +18,8 @@ PHASES_OF = {
     "memory": PHASES,
     "advantage": ("ppo",),
     "critic": ("ppo",),
+    "policy_loss": ("ppo",),
+    "kl_penalty": ("ppo",),
     "loss": ("dpo",),
     "reward_loss": ("reward",),
     "generator": ("ppo",),

@@ -112,7 +112,9 @@ def phase_defaults(phase):
     return {
         name.removesuffix(".class_path"): value
         for name, value in flat.items()
-        if name.startswith(("model.", "data.", "kl.", "monitor.")) and ".init_args" not in name
+        if name.startswith(("model.", "data.", "kl.", "monitor."))
+        and ".init_args" not in name
+        and "__" not in name  # the parser's own
     }
 
 

@@ -321,9 +321,9 @@ def test_settings_of_ppo_are_plain_values():
     def mine(prompts, responses):
         return [0.0]
 
-    module = PPOModule("folder", mine, advantage=RLOO(k=3), update=UpdateConfig(clip_range=0.1))
+    module = PPOModule("folder", mine, advantage=RLOO(k=3), update=UpdateConfig(num_epochs=2))
     settings = plain_settings(module)
-    assert settings["update"]["clip_range"] == 0.1
+    assert settings["update"]["num_epochs"] == 2
     assert settings["advantage"] == {"class": "RLOO", "k": 3}
     assert settings["reward"]["function"].endswith("mine")
     assert settings["judges"] == {}

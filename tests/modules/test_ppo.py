@@ -292,7 +292,7 @@ def test_the_first_forward_is_not_computed_twice(run, monkeypatch, settings):
 
 def test_one_step_without_reference_is_one_forward(run):
     settings = {"module_class": Forwards, "advantage": RLOO(k=2)}
-    none = run(2, update=UpdateConfig(num_epochs=1), kl_penalty=False, **settings)
+    none = run(2, update=UpdateConfig(num_epochs=1), kl_penalty=None, **settings)
     assert none.count == 2
     assert none.reference is None
     settings["trainer"] = {"callbacks": [KLControl(target=None, coefficient=0.0)]}
@@ -307,7 +307,7 @@ def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
     run, monkeypatch, num_epochs
 ):
     update = UpdateConfig(num_epochs=num_epochs, micro_batch_size=3)
-    settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_penalty": False}
+    settings = {"module_class": Forwards, "advantage": RLOO(k=2), "kl_penalty": None}
     once = run(2, update=update, **settings)
     monkeypatch.setattr("lit_rlhf.modules.ppo.FirstForward", Never)
     twice = run(2, update=update, **settings)
@@ -321,7 +321,7 @@ def test_micro_batches_are_looked_at_once_where_nothing_needs_a_look_before(
 
 
 def test_without_a_penalty_validation_logs_no_kl(run):
-    module = run(1, kl_penalty=False, trainer={"limit_val_batches": 1})
+    module = run(1, kl_penalty=None, trainer={"limit_val_batches": 1})
     assert "kl" not in module.validation_samples[0]
 
 
@@ -352,7 +352,7 @@ def test_python_brings_the_callbacks_that_the_trainer_lacks(run):
     assert found[0] is own
     assert module.kl_coef == 0.3
     assert run(1).trainer.callback_metrics["train/ppo/kl_coef"] == pytest.approx(0.15)
-    assert "train/ppo/kl_coef" not in run(1, kl_penalty=False).trainer.callback_metrics
+    assert "train/ppo/kl_coef" not in run(1, kl_penalty=None).trainer.callback_metrics
 
 
 @pytest.mark.parametrize("name", ["reward", "kl", "prompt"])

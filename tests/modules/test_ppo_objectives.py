@@ -1,20 +1,29 @@
 """PPO takes steps with every objective, and what the rollout adds for some of them is right."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from lit_rlhf.callbacks import KLControl
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.objectives import (
+    CISPO,
     GAE,
     GRPO,
+    GSPO,
     RLOO,
+    ConstantLength,
+    KLPenalty,
     LengthAdaptiveGAE,
     MissingEOS,
+    PPOClip,
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
     ReMax,
+    SequenceMean,
 )
 from lit_rlhf.rewards import FunctionReward, RewardSource
 from lit_rlhf.rollout import Sampling
@@ -34,19 +43,19 @@ FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup
 @pytest.fixture
 def run(talker, tmp_path):
     """Return a function that trains a module for some iterations of four prompts."""
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(12))
+    path = write_rows(tmp_path / "prompts.jsonl", prompts(16))
 
-    def run(num_iterations=2, *, reward=LENGTH, module_class=PPOModule, **settings):
+    def run(num_iterations=2, *, reward=LENGTH, callbacks=(), **settings):
         torch.manual_seed(0)
         settings = {
             "optimizer": FAST,
             "sampling": Sampling(max_new_tokens=6),
             "update": UpdateConfig(num_epochs=2),
         } | settings
-        module = module_class(talker, reward, **settings)
+        module = PPOModule(talker, reward, **settings)
         module.recorder = Recorder()
         options = {"limit_train_batches": num_iterations, "limit_val_batches": 0}
-        trainer = phase_trainer(tmp_path, callbacks=[module.recorder], **options)
+        trainer = phase_trainer(tmp_path, callbacks=[*callbacks, module.recorder], **options)
         trainer.fit(module, PPODataModule(talker, train=path, batch_size=4))
         return module
 
@@ -75,6 +84,59 @@ def test_every_estimator_takes_steps(run, advantage):
     assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0]
     assert largest_difference(weights(module.policy.model), weights(module.reference.model)) > 1e-3
     assert (module.policy.value_head is not None) == advantage.requires_values
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        UpdateConfig(2, policy_loss=PPOClip(clip_range_high=0.28, dual_clip=3.0)),
+        UpdateConfig(2, policy_loss=CISPO()),
+        UpdateConfig(2, policy_loss=GSPO(), aggregation=SequenceMean()),
+        UpdateConfig(2, aggregation=ConstantLength(6)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
+def test_every_policy_loss_takes_steps(run, update, micro_batch_size):
+    update = dataclasses.replace(update, micro_batch_size=micro_batch_size)
+    module = run(advantage=RLOO(2), update=update)
+    assert module.recorder.values("train/ppo/optimizer_steps") == [2, 2]
+    assert module.recorder.values("train/ppo/first_log_ratio") == [0, 0]
+    assert largest_difference(weights(module.policy.model), weights(module.reference.model)) > 1e-3
+
+
+@pytest.mark.parametrize("aggregation", [SequenceMean(), ConstantLength(6)], ids=repr)
+def test_the_size_of_micro_batches_does_not_matter(run, aggregation):
+    whole, parts = (
+        weights(run(update=UpdateConfig(2, aggregation=aggregation, micro_batch_size=size)).policy)
+        for size in (None, 1)
+    )
+    assert largest_difference(whole, parts) < 1e-5
+
+
+LOSS = KLPenalty("loss", "k3", importance_weighted=True)
+
+
+@pytest.mark.parametrize(
+    "penalty", [KLPenalty("reward", "k2"), KLPenalty("loss", "k3_straight_through"), LOSS], ids=repr
+)
+def test_every_penalty_holds_the_policy(run, penalty):
+    distances = []
+    for coefficient in (0.0, 5.0):
+        control = KLControl(target=None, coefficient=max(coefficient, 1e-6))
+        module = run(4, kl_penalty=penalty, callbacks=[control], advantage=RLOO(2))
+        distances.append(module.recorder.values("train/ppo/kl")[-1])
+    assert distances[1] < distances[0] * 0.8
+
+
+def test_a_penalty_in_the_loss_is_in_no_reward(run, monkeypatch):
+    rollout, targets = targets_of(run, monkeypatch, kl_penalty=LOSS, advantage=RLOO(2))
+    assert torch.equal(targets.reference_logprobs, rollout.reference_logprobs)
+    module = run(2, kl_penalty=LOSS, advantage=RLOO(2))
+    logged = module.recorder.batches[-1]
+    assert logged["train/ppo/kl_loss"] > 0
+    assert "train/ppo/kl" in logged
+    assert "train/ppo/penalized_reward" not in logged
 
 
 class Keeping(RewardSource):

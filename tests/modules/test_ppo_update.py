@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -15,11 +16,12 @@ from lit_rlhf.modules.ppo_update import (
     minibatch_loss,
 )
 from lit_rlhf.modules.stand_ins import select_targets
-from lit_rlhf.objectives import GAE
+from lit_rlhf.objectives import GAE, KLPenalty, PPOClip, SequenceMean
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
 from tests.oracles.advantages import gae
+from tests.oracles.kl import k3
 from tests.oracles.policy_gradient import approximate_kl, policy_loss, value_loss
 from tests.support.phases import Recorder, phase_trainer, prompts, weights, write_rows
 
@@ -43,7 +45,11 @@ def random_targets(with_critic=True):
 
 
 SETTINGS = UpdateConfig(
-    clip_range=0.3, value_clip_range=0.4, value_coef=0.7, entropy_coef=0.05, max_grad_norm=None
+    policy_loss=PPOClip(0.3),
+    value_clip_range=0.4,
+    value_coef=0.7,
+    entropy_coef=0.05,
+    max_grad_norm=None,
 )
 
 
@@ -108,6 +114,43 @@ def test_the_samplers_correction_weighs_the_policy_loss_alone():
     assert torch.equal(
         select_targets(weighed, chosen).sampler_weights, weighed.sampler_weights[chosen]
     )
+
+
+def test_every_term_is_averaged_as_the_aggregation_says():
+    """By responses: rows of 3, 0 and 2 tokens, whose loss is the sum of their means."""
+    targets = random_targets()
+    logprobs, values, entropy = -torch.rand(3, 6), torch.randn(3, 6), torch.rand(3, 6)
+    forward = TokenScores(logprobs, entropy * targets.rows.response_mask, values)
+    by_response = dataclasses.replace(SETTINGS, aggregation=SequenceMean())
+    whole = minibatch_loss(targets, forward, by_response, UpdateStatistics())
+    sums = [
+        minibatch_loss(
+            select_targets(targets, row),
+            TokenScores(*(part[row] for part in forward)),
+            SETTINGS,
+            UpdateStatistics(),
+        )
+        for row in torch.arange(3)[:, None]
+    ]
+    assert whole.item() == pytest.approx((sums[0] / 3 + sums[2] / 2).item(), abs=1e-5)
+    assert SequenceMean().size(targets.response_mask) == 2
+
+
+def test_the_penalty_of_the_loss_is_added_at_each_token():
+    targets, logprobs = random_targets(with_critic=False), -torch.rand(3, 6)
+    targets = targets._replace(reference_logprobs=-torch.rand(3, 3))
+    forward = TokenScores(logprobs, None, None)
+    plain = minibatch_loss(targets, forward, SETTINGS, UpdateStatistics())
+    statistics = UpdateStatistics()
+    penalty = KLPenalty("loss", "k3", importance_weighted=True)
+    loss = minibatch_loss(targets, forward, SETTINGS, statistics, (penalty, 0.4))
+    expected = 0.0
+    for row, column in targets.response_mask.nonzero().tolist():
+        new = float(logprobs[row, int(targets.prompt_lengths[row]) + column])
+        ratio = math.exp(new - float(targets.old_logprobs[row, column]))
+        expected += ratio * k3(new, float(targets.reference_logprobs[row, column]))
+    assert float(loss - plain) == pytest.approx(0.4 * expected, abs=1e-5)
+    assert statistics.report()["kl_loss"] == pytest.approx(expected / 5, abs=1e-5)
 
 
 def test_padding_reaches_neither_the_loss_nor_its_gradient():

@@ -13,6 +13,7 @@ import torch
 
 from tests.objectives.advantage import cases as advantage_cases
 from tests.objectives.agreement import normal
+from tests.objectives.policy import cases as policy_cases
 from tests.objectives.preference.cases import CASES, golden, make_pairs, random_logprobs
 from tests.objectives.reward import cases as reward_cases
 
@@ -25,7 +26,8 @@ _HEAD = """\
 Every objective of `lit-rlhf dpo`, `lit-rlhf reward` and `lit-rlhf ppo`: formula, source, options \
 and what other libraries do. Choose a loss by `--model.loss NAME` or by its file in \
 `configs/loss/` and `configs/reward_loss/`, an advantage estimator by `--model.advantage NAME` or \
-by its file in `configs/advantage/`. The pages of [DPO](../methods/dpo.md#which-loss), \
+by its file in `configs/advantage/`, a policy loss by `--model.update.policy_loss NAME` or by its \
+file in `configs/policy_loss/`. The pages of [DPO](../methods/dpo.md#which-loss), \
 [reward models](../methods/reward.md#which-loss) and [PPO](../methods/ppo.md#without-a-critic) say \
 which one to try. This page is written by `python -m tests.objectives.table`, and a test fails \
 where it is not up to date.
@@ -90,6 +92,28 @@ def advantage_errors(case, dtype):
     return torch.cat([pair[0] for pair in pairs]), [row for _, rows in pairs for row in rows]
 
 
+def policy_errors(case, dtype):
+    """Return what differs from the oracle, and what it says."""
+    tokens = policy_cases.random_tokens(dtype)
+    golden = [loss for row in case.golden(tokens) for loss, _ in row]
+    return case.loss(tokens).losses[tokens.response_mask], golden
+
+
+def aggregation_errors(case, dtype):
+    """Return what differs from the oracle, and what it says."""
+    tokens = policy_cases.random_tokens(dtype)
+    losses, mask = tokens.advantages, tokens.response_mask
+    return case.aggregation(losses, mask), case.golden(losses, mask)
+
+
+def penalty_errors(case, dtype):
+    """Return what differs from the oracle, and what it says."""
+    new, old, reference = policy_cases.random_tokens(dtype)[:3]
+    columns = [column.flatten() for column in (new, old, reference)]
+    golden = [case.oracle(*token) for token in zip(*(c.tolist() for c in columns), strict=True)]
+    return case.penalty.loss(*columns), golden
+
+
 def errors(cases, compute):
     """Return the largest errors against the oracles, in float64 and float32."""
     found = []
@@ -141,7 +165,11 @@ def page():
     torch.manual_seed(0)
     preference, reward = of_kinds(CASES), of_kinds(reward_cases.CASES)
     advantages = of_kinds(advantage_cases.CASES, "estimator")
-    kinds = [kind for kind, _ in preference + reward + advantages]
+    policies = of_kinds(policy_cases.CASES)
+    aggregations = of_kinds(policy_cases.AGGREGATIONS, "aggregation")
+    penalties = of_kinds(policy_cases.PENALTIES, "penalty")
+    of_ppo = advantages + policies + aggregations + penalties
+    kinds = [kind for kind, _ in preference + reward + of_ppo]
 
     def row(kind, *more, result="loss"):
         source = said(kind, "Source:").removeprefix("Source: ")
@@ -168,6 +196,12 @@ def page():
         )
         for kind, cases in advantages
     ]
+    policy_losses = [row(kind, errors(cases, policy_errors)) for kind, cases in policies]
+    means = [row(kind, errors(cases, aggregation_errors)) for kind, cases in aggregations]
+    terms = [
+        row(kind, errors(cases, penalty_errors), result="token_rewards")
+        for kind, cases in penalties
+    ]
     elsewhere = [(f"`{kind.__name__}`", said(kind, "Peers:")[len("Peers: ") :]) for kind in kinds]
     head = ["objective", "what it does", "source"]
     parts = [
@@ -178,6 +212,12 @@ def page():
         table([*head, "largest error"], rewards),
         "\n## Advantage estimators\n",
         table([*head, "critic", "samples a prompt", "largest error"], estimators),
+        "\n## Policy losses\n",
+        table([*head, "largest error"], policy_losses),
+        "\n## How the losses of tokens become one\n",
+        table([*head, "largest error"], means),
+        "\n## The KL penalty\n",
+        table([*head, "largest error"], terms),
         "\n## Options\n",
         table(["option", "default", "meaning"], [row for kind in kinds for row in options(kind)]),
         "\n## What other libraries do\n",

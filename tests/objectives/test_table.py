@@ -22,7 +22,7 @@ def test_the_errors_on_the_page_are_within_bounds():
         assert float(in_float32) <= 1e-5
 
 
-@pytest.mark.parametrize("package", ["preference", "reward", "advantage"])
+@pytest.mark.parametrize("package", ["preference", "reward", "advantage", "policy"])
 def test_a_loss_is_a_short_file(package):
     files = list((PAGE.parents[2] / "lit_rlhf/objectives" / package).glob("*.py"))
     longest = max(files, key=lambda file: len(file.read_text().splitlines()))
