@@ -35,6 +35,7 @@ commands
   feedback  keep people's judgments in a database: import, export, agreement, what to ask next
   flywheel  rounds of judging and training, each from the last policy that is better
   label     serve the page on which people judge responses, invite people
+  sample    the best of several responses to each prompt, as data to train on
   chat      talk to a policy in the terminal, or to two side by side
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
@@ -49,6 +50,7 @@ COMMANDS = {
     "feedback": "lit_rlhf.feedback_command",
     "flywheel": "lit_rlhf.flywheel.command",
     "label": "lit_rlhf.labelling.command",
+    "sample": "lit_rlhf.best_of_n",
     "chat": "lit_rlhf.chat",
     "data": "lit_rlhf.data.show",
     "lineage": "lit_rlhf.cli",

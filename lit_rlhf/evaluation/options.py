@@ -16,6 +16,7 @@ from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
+from lit_rlhf.shipped import name_shipped_files
 
 
 class Named(NamedTuple):
@@ -94,6 +95,40 @@ def read_rewards(words: Sequence[str], options: argparse.Namespace) -> dict[str,
         name: _make_reward(*_split_kind(source, ("reward", "function")), options, normalize=False)
         for name, source in read_named(words, "models")
     }
+
+
+def read_reward(word: str, options: argparse.Namespace) -> RewardSource:
+    """Make the reward that a word names: as for `read_judges`, or a YAML file.
+
+    Args:
+        word: a reward model, `function:DOTTED.PATH`, or a file with `class_path` and `init_args`,
+            maybe under `model: reward:` as in PPO's files.
+        options: the parsed command line, for the settings of reward models.
+
+    Raises:
+        ConfigError: the file holds no reward, or a function cannot be imported.
+        CheckpointError: a reward model is not there, or is a policy.
+    """
+    if Path(word).suffix in (".yaml", ".yml"):
+        return _reward_of_file(word)
+    return _make_reward(*_split_kind(word, ("reward", "function")), options, normalize=True)
+
+
+def _reward_of_file(path: str) -> RewardSource:
+    from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415 - for this alone
+
+    (path,) = name_shipped_files([path])
+    content = _read_yaml(Path(path))
+    settings = content.get("model", content)
+    settings = settings.get("reward", settings) if isinstance(settings, Mapping) else settings
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--reward", type=RewardSource, required=True)
+    try:
+        parsed = parser.parse_object({"reward": settings})
+        reward: RewardSource = parser.instantiate(parsed).reward
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(f"--reward {path}: {error}") from error
+    return reward
 
 
 def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:

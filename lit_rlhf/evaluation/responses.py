@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,10 +99,18 @@ def read_prompts(source: str, limit: int | None = None) -> list[SourcedPrompt]:
     Raises:
         DataError: the source cannot be read, or a row has no prompt.
     """
-    prompts: dict[str, SourcedPrompt] = {}
+    return [prompt for prompt, _ in read_prompts_and_fields(source, limit)]
+
+
+def read_prompts_and_fields(
+    source: str, limit: int | None = None
+) -> list[tuple[SourcedPrompt, dict[str, Any]]]:
+    """Read prompts as `read_prompts` does, each with the further fields of its first row."""
+    prompts: dict[str, tuple[SourcedPrompt, dict[str, Any]]] = {}
     for row, where in read_records(source, split="test"):
-        prompt = parse_prompt(row, where).prompt
-        prompts.setdefault(prompt_key(prompt), SourcedPrompt(prompt, where))
+        parsed = parse_prompt(row, where)
+        sourced = SourcedPrompt(parsed.prompt, where)
+        prompts.setdefault(prompt_key(parsed.prompt), (sourced, dict(parsed.fields)))
     return list(prompts.values())[:limit]
 
 

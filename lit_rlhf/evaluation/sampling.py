@@ -70,7 +70,10 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
 
 
 def prompt_batch(
-    renderer: Renderer, prompts: Sequence[SourcedPrompt], first_id: int = 0
+    renderer: Renderer,
+    prompts: Sequence[SourcedPrompt],
+    first_id: int = 0,
+    fields: Sequence[dict[str, Any]] | None = None,
 ) -> PromptBatch:
     """Render and tokenise prompts for a policy, as the data module of PPO does.
 
@@ -78,6 +81,7 @@ def prompt_batch(
         renderer: of the policy's tokenizer.
         prompts: one or more.
         first_id: of the first prompt; an id names a prompt's random stream.
+        fields: of each prompt's record, for rewards.
 
     Raises:
         DataError: a chat that the tokenizer has no template for, with its place.
@@ -85,8 +89,10 @@ def prompt_batch(
     texts, places = zip(*prompts, strict=True)
     tokens = tokenize_prompts(renderer, texts, places)
     examples = [
-        PromptExample(ids, index, prompt, {})
-        for index, (ids, prompt) in enumerate(zip(tokens, texts, strict=True), first_id)
+        PromptExample(ids, index, prompt, own)
+        for index, (ids, prompt, own) in enumerate(
+            zip(tokens, texts, fields or [{}] * len(prompts), strict=True), first_id
+        )
     ]
     return collate_prompts(examples, padding_id(renderer.tokenizer))
 
@@ -142,21 +148,32 @@ def sample_responses(
 
 @torch.no_grad()
 def sample_in_parts(
-    source: str, prompts: Sequence[SourcedPrompt], settings: SamplingConfig, size: int
-) -> Iterator[list[tuple[str, ...]]]:
-    """Yield the texts of `sample_responses`, `K` a prompt, after every `size` prompts.
+    source: str,
+    prompts: Sequence[SourcedPrompt],
+    settings: SamplingConfig,
+    size: int,
+    *,
+    first: int = 0,
+    fields: Sequence[dict[str, Any]] | None = None,
+) -> Iterator[SampleBatch]:
+    """Yield the responses of `sample_responses`, `K` a prompt, after every `size` prompts.
 
-    The same texts as at once: each prompt has its own random stream.
+    The same as at once: each prompt has its own random stream.
+
+    Args:
+        source: the policy.
+        prompts: one or more.
+        settings: how it responds.
+        size: prompts in a part.
+        first: the prompt to begin with.
+        fields: of each prompt's record, for rewards.
     """
     tokenizer = load_tokenizer(source)
     policy = load_policy(source, settings.precision)
-    for start in range(0, len(prompts), size):
-        part = prompts[start : start + size]
-        texts = _draw(policy, tokenizer, part, settings, start).responses
-        yield [
-            tuple(texts[first : first + settings.samples])
-            for first in range(0, len(texts), settings.samples)
-        ]
+    for start in range(first, len(prompts), size):
+        part = slice(start, start + size)
+        own = None if fields is None else fields[part]
+        yield _draw(policy, tokenizer, prompts[part], settings, start, own)
 
 
 @torch.no_grad()
@@ -216,6 +233,7 @@ def _draw(
     prompts: Sequence[SourcedPrompt],
     settings: SamplingConfig,
     first_id: int = 0,
+    fields: Sequence[dict[str, Any]] | None = None,
 ) -> SampleBatch:
     renderer = Renderer(tokenizer, settings.template, settings.template_options or {})
     device = next(policy.parameters()).device
@@ -223,7 +241,7 @@ def _draw(
         return collect_samples(
             policy,
             TorchGenerator(max_rows=BATCH_ROWS),
-            prompt_batch(renderer, prompts, first_id).to(device),
+            prompt_batch(renderer, prompts, first_id, fields).to(device),
             tokenizer,
             Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
             samples_per_prompt=settings.samples,

@@ -135,7 +135,11 @@ def _add(
     sampling |= {name: model[name] for name in ("sha256", "revision") if name in model}
     origin = Origin(options.name or Path(options.checkpoint).name, options.checkpoint, sampling)
     total, num_alike, done = Added(), 0, 0
-    for texts in sample_in_parts(options.checkpoint, prompts, settings, PROMPTS_AT_ONCE):
+    for samples in sample_in_parts(options.checkpoint, prompts, settings, PROMPTS_AT_ONCE):
+        texts = [
+            samples.responses[first : first + options.k]
+            for first in range(0, len(samples.responses), options.k)
+        ]
         part = [
             list(tasks_of(prompts[done + place].prompt, responses, options.ask, options.question))
             for place, responses in enumerate(texts)
