@@ -33,6 +33,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         _remove(partial)
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all; see `written_whole`."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
 def partial_of(path: Path) -> Path:
     """Return where a file or folder is written before it takes its place."""
     return path.with_name(f"{path.name}.partial")

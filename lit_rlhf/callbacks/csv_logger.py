@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.whole_files import sync, written_whole
+from lit_rlhf.whole_files import sync, write_text_whole
 
 Row = dict[str, Any]
 
@@ -94,8 +94,7 @@ class MetricsFile(ExperimentWriter):
                 append_whole(path, _as_csv(names, self.metrics))
             else:
                 rows = [*self._read()[1][: self._num_saved], *self.metrics]
-                with written_whole(path) as partial:
-                    partial.write_text(_as_csv(names, rows, with_header=True), newline="")
+                write_text_whole(path, _as_csv(names, rows, with_header=True))
         except OSError as error:
             warnings.warn(
                 f"{path} cannot be written ({error.strerror}): training goes on, the rows are kept "

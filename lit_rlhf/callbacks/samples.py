@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_rlhf.callbacks.csv_logger import append_whole
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.ranges import require
-from lit_rlhf.whole_files import written_whole
+from lit_rlhf.whole_files import write_text_whole
 
 TABLE_KEY = "val/samples"
 FILE_NAME = "samples.jsonl"
@@ -133,5 +133,4 @@ def _drop_rows_after(path: Path, step: int) -> None:
         lines = list(file)
     kept = [line for line in lines if line.endswith("\n") and 0 < json.loads(line)["step"] <= step]
     if len(kept) < len(lines):
-        with written_whole(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+        write_text_whole(path, "".join(kept))

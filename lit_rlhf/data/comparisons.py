@@ -91,15 +91,11 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         groups = [self._render_group(record, where) for record, where in records]
         texts = [text for group in groups for text in group.responses]
         rows = iter(tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos))
-        examples = [
+        return [
             GroupExample(
                 tuple(islice(rows, len(group.responses))), tuple(group.pairs), tuple(group.ratings)
             )
             for group in groups
-        ]
-        return [
-            _drop_equal(example, where)
-            for example, (_, where) in zip(examples, records, strict=True)
         ]
 
     def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
@@ -169,21 +165,6 @@ def _ratings(judgment: Comparison | JudgedGroup, judged: Sequence[int]) -> list[
         return []
     means = mean_ratings(judgment)
     return [math.nan if (mean := means[i]) is None else mean for i in judged]
-
-
-def _drop_equal(group: GroupExample, where: str) -> GroupExample:
-    """Leave out pairs of rows that no model can tell apart; a row with itself is a label on it."""
-    pairs = tuple(
-        pair
-        for pair in group.pairs
-        if pair.chosen == pair.rejected or group.rows[pair.chosen] != group.rows[pair.rejected]
-    )
-    if not pairs:
-        raise DataError(
-            f"{where}: the responses differ as texts, but their tokens are the same: the chat "
-            "template or the tokenizer leaves out what tells them apart. Leave the row out."
-        )
-    return group._replace(pairs=pairs)
 
 
 def _judgments(records: Records) -> Iterator[Comparison | JudgedGroup]:

@@ -334,8 +334,9 @@ def _distinct(group: GroupExample) -> GroupExample:
 def _check_distinct(group: GroupExample, where: str) -> None:
     if group.pairs and not _distinct(group).pairs:
         raise DataError(
-            f"{where}: the responses that were compared are the same tokens, so there is nothing "
-            "to tell apart. Leave the row out; where they were cut, raise the length limit."
+            f"{where}: the responses that were compared differ as texts, but are the same tokens: "
+            "the length limit, the chat template or the tokenizer leaves out what tells them "
+            "apart. Raise the limit, or leave the row out."
         )
 
 

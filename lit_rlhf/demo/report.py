@@ -18,6 +18,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.markdown import markdown_cell, markdown_table
+from lit_rlhf.whole_files import write_text_whole
 
 PERPLEXITY_FALL = "SFT: fall of the perplexity"
 KL_TARGET = 4.5  # nats, as configs/demo/quick/ppo.yaml
@@ -116,9 +117,9 @@ def write_report(run: Mapping[str, Any], findings: Sequence[Finding], folder: Pa
         for name, figure, target, is_met in findings
     ]
     content = json.dumps({**run, "figures": rows}, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(content + "\n", encoding="utf-8")
+    write_text_whole(folder / "report.json", content + "\n")
     path = folder / "report.md"
-    path.write_text("\n\n".join(_sections(run, findings, folder)) + "\n", encoding="utf-8")
+    write_text_whole(path, "\n\n".join(_sections(run, findings, folder)) + "\n")
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from lit_rlhf.evaluation.figures import Figure, sections
 from lit_rlhf.evaluation.page import HEAD, Page, PageRow, render_page, table_rows
 from lit_rlhf.markdown import markdown_cell, visible
 from lit_rlhf.models.lineage import Lineage, render_lineage, versions
+from lit_rlhf.whole_files import write_text_whole
 
 
 @dataclass(frozen=True)
@@ -51,22 +53,26 @@ def write_report(report: Report, folder: Path, num_on_page: int) -> list[Path]:
         num_on_page: samples on the page, from the first; `samples.jsonl` has all.
 
     Returns:
-        The files: `report.json`, `report.md`, `figures.csv`, `samples.jsonl`, `report.html`.
+        The files: `report.json`, `report.md`, `samples.jsonl`, `report.html`, `figures.csv`.
     """
     contents = {
         "report.json": json.dumps(as_json(report), indent=1, allow_nan=False) + "\n",
         "report.md": as_markdown(report),
         "samples.jsonl": "".join(json.dumps(row) + "\n" for row in sample_table(report)),
         "report.html": as_page(report, folder, num_on_page),
+        "figures.csv": _as_csv([figure.as_json() for figure in report.figures]),
     }
     for name, text in contents.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    with (folder / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
-        rows = [figure.as_json() for figure in report.figures]
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-    return [folder / name for name in (*contents, "figures.csv")]
+        write_text_whole(folder / name, text)
+    return [folder / name for name in contents]
+
+
+def _as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def as_json(report: Report) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lit_rlhf.flywheel.promotion import GATE, NEW, SFT, find
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.markdown import markdown_cell, markdown_table
+from lit_rlhf.whole_files import write_text_whole
 
 PICTURE = "rounds.png"
 Column = Callable[["RoundReport"], str]
@@ -74,7 +75,7 @@ def write_report(settings: FlywheelSettings) -> Path:
     write_json(settings.path / "report.json", [row._asdict() for row in rounds])
     path = settings.path / "report.md"
     text = "\n\n".join(_sections(settings, rounds, has_picture=has_picture))
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text_whole(path, text + "\n")
     return path
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from lit_rlhf.cache import digest_file
 from lit_rlhf.errors import ConfigError, TrainingError
-from lit_rlhf.whole_files import written_whole
+from lit_rlhf.whole_files import write_text_whole, written_whole
 
 TIMINGS = "timings.jsonl"
 
@@ -93,8 +93,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever was written
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file, whole or not at all."""
-    with written_whole(path) as partial:
-        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_text_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization.alarm import Alarm
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.picture import draw
+from lit_rlhf.whole_files import write_text_whole
 
 VALUES_NAME, PICTURE_NAME, PAGE_NAME = "values.jsonl", "curves.png", "report.md"
 
@@ -55,5 +56,5 @@ def write_report(
         "`p` is that of the sequential test, paid for all that was tested before it.\n",
         *([f"![curves]({PICTURE_NAME})\n"] if picture.exists() else []),
     ]
-    (folder / PAGE_NAME).write_text("\n".join(sections), encoding="utf-8")
+    write_text_whole(folder / PAGE_NAME, "\n".join(sections))
     return picture

@@ -144,7 +144,7 @@ def test_responses_of_equal_tokens_are_no_pair(tmp_path, write_rows):
     tokenizer.save_pretrained(tmp_path / "words")
     folder = str(tmp_path / "words")
     row = {"prompt": "one", "chosen": "good", "rejected": "bad"}
-    with pytest.raises(DataError, match=r"x\.jsonl:1: the responses differ as texts, but their"):
+    with pytest.raises(DataError, match=r"x\.jsonl:1: the responses that were compared differ"):
         RewardDataModule(folder, test=write_rows("x.jsonl", [row])).setup("test")
     group = {"prompt": "one", "responses": ["good", "bad", "yes"], "rankings": [[1, 2, 3]]}
     batch = only_batch(RewardDataModule(folder, test=write_rows("x.jsonl", [group])))
