@@ -11,7 +11,8 @@ SHARED = {
     "template_options",
     "thinking", "format", "bad_rows",
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
-    "eval_batch_size", "eval_batch_tokens", "seed", "length_window", "limit_train", "limit_validation", "overlong",
+    "eval_batch_size", "eval_batch_tokens", "seed", "length_window", "limit_train",
+    "limit_validation", "overlong",
     "id_field", "last_batch", "num_proc", "streaming",
 }  # fmt: skip
 # Lightning's own calls, which we cannot change.
