@@ -137,14 +137,19 @@ def compare(folder: Path) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def main() -> int:
-    """Print the table; return 1 where an objective differs."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder))
+def print_table(found: dict[str, tuple[float, float, float]]) -> None:
+    """Print of each objective the loss, and what differs of loss and gradient."""
     sys.stdout.write("| objective | loss | difference | of the gradient |\n")
     sys.stdout.write("| --- | --- | --- | --- |\n")
     for name, (loss, off, gradient_off) in found.items():
         sys.stdout.write(f"| {name} | {loss:.6f} | {off:.0e} | {gradient_off:.0e} |\n")
+
+
+def main() -> int:
+    """Print the table; return 1 where an objective differs."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = compare(Path(folder))
+    print_table(found)
     return int(max(max(row[1:]) for row in found.values()) > LIMIT)
 
 

@@ -153,6 +153,15 @@ class TrainingLoader(Generic[Example, Batch]):
             batches += _chunks(sorted(window, key=self._lengths.__getitem__), self._batch_size)
         return [batches[i] for i in generator.permutation(len(batches))]
 
+    @property
+    def num_examples(self) -> int:
+        """How many examples there are."""
+        return len(self._examples)
+
+    def batch_of(self, indices: Sequence[int]) -> Batch:
+        """Make a batch of some examples, whatever their order; the position stays where it is."""
+        return self._deal.collate([self._examples[index] for index in indices])
+
     def state_dict(self) -> dict[str, int]:
         """Return the position, and what gives it its meaning, as plain numbers."""
         return {"epoch": self._epoch, "position": self._position, **self._identity()}

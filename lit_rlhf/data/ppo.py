@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from lit_rlhf.batches import PromptBatch
+from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
+from lit_rlhf.data.mixing import EndlessOrder
 from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.sft import SFTDataModule
 from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.ranges import require
+
+# Settings of prompts that are those of `pretraining`, too.
+_OF_PRETRAINING = ("template", "template_options", "thinking", "bad_rows", "num_proc", "streaming")
 
 
 class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
@@ -24,6 +30,8 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         *,
         max_prompt_length: int = 512,
         overlong: Literal["error", "drop"] = "error",
+        pretraining: str | list[str] | None = None,
+        pretraining_batch_size: int | None = None,
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -34,6 +42,10 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
             max_prompt_length: most tokens in a prompt; responses come on top.
             overlong: what becomes of a longer prompt: "error" stops before training, "drop" leaves
                 it out. It is never cut: that would make it another prompt.
+            pretraining: rows that the policy learns beside the rewards (PPO-ptx), like `train` of
+                the SFT phase: demonstrations, or texts under `text`; cut at 1,024 tokens.
+            pretraining_batch_size: of these, rows in one optimizer step, over all processes; as
+                `batch_size` if null.
             **kwargs: the settings of `TextDataModule`.
 
         Raises:
@@ -41,8 +53,52 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         """
         super().__init__(tokenizer, **kwargs)
         require("data.max_prompt_length", max_prompt_length, least=1)
+        require("data.pretraining_batch_size", pretraining_batch_size, least=1, is_optional=True)
+        if pretraining_batch_size is not None and pretraining is None:
+            raise ConfigError(
+                "data.pretraining_batch_size has no effect without data.pretraining: set that, or "
+                "leave it out"
+            )
+        self.pretraining = pretraining
+        self._pretraining_batch_size = pretraining_batch_size or self.batch_size
+        self._mixed: SFTDataModule | None = None
         self.max_prompt_length = max_prompt_length
         self.overlong: Literal["error", "drop"] = overlong
+
+    def setup(self, stage: str) -> None:
+        """Read what a stage needs, and for training the rows of `pretraining`."""
+        super().setup(stage)
+        if stage == "fit" and self.pretraining is not None and self._mixed is None:
+            self._mixed = SFTDataModule(
+                self.tokenizer_source,
+                train=self.pretraining,
+                batch_size=self._pretraining_batch_size,
+                overlong="truncate",
+                **{name: getattr(self, name) for name in _OF_PRETRAINING},
+            )
+            self._mixed.trainer = self.trainer
+            self._mixed.setup("fit")
+
+    @property
+    def provenance(self) -> dict[str, dict[str, Any]]:
+        """Where the data that were read came from, those of `pretraining` among them."""
+        mixed = {} if self._mixed is None else {"pretraining": self._mixed.provenance["train"]}
+        return super().provenance | mixed
+
+    def pretraining_rows(self, number: int, rank: int, world_size: int) -> TokenRows:
+        """Return this process's rows of `pretraining` for an optimizer step; maybe a stand-in.
+
+        Args:
+            number: of the step; with `seed` it names the rows.
+            rank: this process.
+            world_size: number of processes.
+        """
+        assert self._mixed is not None, "the caller checks that there is data.pretraining"
+        examples = self._mixed.prepared("train")
+        order = EndlessOrder(len(examples), self._pretraining_batch_size, self.seed)
+        batch = order.batch(number)
+        mine = [examples[index] for index in batch[rank::world_size]]
+        return self._mixed.collate(mine or [self._mixed.stand_in(examples[batch[0]])])
 
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise prompts."""

@@ -18,19 +18,19 @@ from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.metrics import NamedMeans
+from lit_rlhf.modules.mixing import mix_in, refuse_idle_mixing
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
 from lit_rlhf.modules.ppo_metrics import iteration_means
 from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
-    refuse_idle_scale,
+    refuse_idle_settings,
     refuse_lone_samples,
     refuse_reserved_names,
     refuse_uneven_deal,
     refuse_unfilled_minibatches,
     refuse_unfit_rollouts,
-    refuse_unused_critic,
     tell_max_steps,
 )
 from lit_rlhf.modules.ppo_update import (
@@ -42,7 +42,8 @@ from lit_rlhf.modules.ppo_update import (
     rewarded_tokens,
 )
 from lit_rlhf.modules.reduction import reduces_gradients
-from lit_rlhf.modules.scored_samples import ScoredSamples, draw_scored
+from lit_rlhf.modules.rollouts import roll_out
+from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
@@ -52,6 +53,7 @@ from lit_rlhf.objectives import (
     KLPenalty,
     MissingEOS,
     Moments,
+    OverlongPenalty,
     masked_moments,
     whiten,
 )
@@ -92,6 +94,9 @@ class PPOModule(PPOModels):
         sampling: length, temperature and truncation of responses.
         generator: the engine that draws responses.
         missing_eos: what a response scores that did not end by itself.
+        overlong_penalty: what a response costs that comes near the length limit; null for nothing.
+        max_refills: how often the groups of an iteration are drawn anew, from other prompts, whose
+            responses all score alike.
         kl_penalty: charge the KL to the reference in rewards or loss, with the coefficient of
             `KLControl`; null for none, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
@@ -126,6 +131,8 @@ class PPOModule(PPOModels):
         sampling: Sampling = Sampling(),
         generator: Generator = TorchGenerator(),
         missing_eos: MissingEOS = MissingEOS(),
+        overlong_penalty: OverlongPenalty | None = None,
+        max_refills: int = 0,
         kl_penalty: KLPenalty | None = KLPenalty(),
         whiten_advantages: bool = True,
         packing_width: int | None = DEFAULT_WIDTH,
@@ -144,8 +151,6 @@ class PPOModule(PPOModels):
             cpu_paths,
             max_skipped_steps,
         )
-        refuse_unused_critic(critic, critic_source, advantage)
-        refuse_idle_scale(advantage, is_whitened=whiten_advantages)
         refuse_reserved_names(judges or {})
         self.reward = as_source(reward)
         refuse_lone_samples(self.reward, advantage)
@@ -157,9 +162,12 @@ class PPOModule(PPOModels):
         self.sampling = sampling
         self.generator = generator
         self.missing_eos = missing_eos
+        self.overlong_penalty = overlong_penalty
+        self.max_refills = max_refills
         self.kl_penalty = kl_penalty
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
+        refuse_idle_settings(self)
         self.seed = seed
         self.reference_source = None
         if reference is not None:
@@ -200,6 +208,7 @@ class PPOModule(PPOModels):
         super().on_fit_start()
         tell_max_steps(self.trainer, self.update)
         refuse_unfit_rollouts(self.trainer, self.sampling)
+        refuse_idle_mixing(self.trainer, self.update)
 
     def on_train_start(self) -> None:
         """Refuse batches that cannot fill the minibatches, before the first of them."""
@@ -218,8 +227,13 @@ class PPOModule(PPOModels):
         rollout = self.evaluate(drawn, plan, first)
         targets = self._targets(rollout)
         statistics = UpdateStatistics()
+        warms_up = int(self.num_iterations) < self.update.critic_warmup_iterations
         kl = None if self.kl_penalty is None else (self.kl_penalty, self.kl_coef)
-        for minibatch in plan.minibatches if is_sound(self, rollout) else []:
+        minibatches = plan.minibatches if is_sound(self, rollout) else []
+        first_step = int(self.num_iterations) * self.update.num_steps
+        for step, minibatch in enumerate(minibatches, start=first_step):
+            if self.update.pretraining_coef:
+                mix_in(self, step, statistics)
             scale = self._loss_scale(targets, minibatch)
             for number, rows in enumerate(minibatch, start=1):
                 selected = select_targets(targets, rows)
@@ -229,11 +243,13 @@ class PPOModule(PPOModels):
                 self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
                 with reduces_gradients(self, is_last=number == len(minibatch)):
                     self.manual_backward(loss * scale)
-            self._step(statistics)
+            self._step(statistics, of_critic_alone=warms_up)
         self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`
         # Behind the rollout: until the weights move, all that is saved is as it was before it.
         self.num_iterations += 1
-        return self._report(batch, rollout, targets, statistics)
+        report = self._report(batch, rollout, targets, statistics)
+        # The KL of a policy that does not move is none to steer a coefficient by.
+        return report | ({"kl": math.nan} if warms_up and self.kl_penalty else {})
 
     def _roll_out(self, batch: PromptBatch) -> tuple[ScoredSamples, UpdatePlan]:
         """Draw and score responses, and plan which of them share an optimizer step."""
@@ -242,7 +258,7 @@ class PPOModule(PPOModels):
         num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
-        scored = draw_scored(self, batch, seed=seed)
+        scored = roll_out(self, batch, seed=seed)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
@@ -273,8 +289,9 @@ class PPOModule(PPOModels):
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
         rollout = without_unscored(rollout, self.missing_eos)
+        scores = self.ruled_scores(rollout.scores, rollout.samples)
         advantages, returns = self.advantage(
-            rewarded_tokens(rollout, self.missing_eos, self.kl_penalty, self.kl_coef)
+            rewarded_tokens(rollout, scores, self.kl_penalty, self.kl_coef)
         )
         if self.whiten_advantages:
             mask = rollout.samples.response_mask
@@ -291,7 +308,10 @@ class PPOModule(PPOModels):
         # DDP averages the gradients of the processes.
         return self.trainer.world_size / sum_over_ranks(size).clamp(min=1)
 
-    def _step(self, statistics: UpdateStatistics) -> None:
+    def _step(self, statistics: UpdateStatistics, *, of_critic_alone: bool) -> None:
+        if of_critic_alone:
+            for parameter in self.trained_model.parameters():
+                parameter.grad = None  # so that the optimizer changes neither weight nor state
         if not self.allow_step():
             return
         statistics.gradient_norms.append(self.guard.gradient_norm)

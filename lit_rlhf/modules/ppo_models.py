@@ -22,7 +22,7 @@ from lit_rlhf.modules.scored_samples import ScoredSamples
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.modules.stand_ins import score_in_parts, select_rows
 from lit_rlhf.modules.unscored import abstaining_columns, mark_unscored, scored_columns
-from lit_rlhf.objectives import AdvantageEstimator, KLPenalty, MissingEOS, kl_k1
+from lit_rlhf.objectives import AdvantageEstimator, KLPenalty, MissingEOS, OverlongPenalty, kl_k1
 from lit_rlhf.ranks import of_all_ranks, world_size
 from lit_rlhf.rewards import RewardSource, origins_of
 from lit_rlhf.rollout import Generator, Sampling, UpdatePlan, collect_samples
@@ -48,6 +48,9 @@ class PPOModels(PhaseModule):
     sampling: Sampling
     generator: Generator
     missing_eos: MissingEOS
+    overlong_penalty: OverlongPenalty | None
+    max_refills: int
+    whiten_advantages: bool
     kl_penalty: KLPenalty | None
     policy: PolicyModel | None
     reference: PolicyModel | None
@@ -126,6 +129,14 @@ class PPOModels(PhaseModule):
                 samples_per_prompt=samples_per_prompt,
                 seed=seed,
             )
+
+    def ruled_scores(self, scores: Tensor, samples: SampleBatch) -> Tensor:
+        """Apply the rules for cut and overlong responses to scores `[B]`; NaN is left out."""
+        ruled = self.missing_eos.apply(scores, samples.finished)
+        if self.overlong_penalty is None:
+            return ruled
+        lengths = samples.response_mask.sum(1)
+        return self.overlong_penalty.apply(ruled, lengths, self.sampling.max_new_tokens)
 
     def evaluate(self, drawn: ScoredSamples, plan: UpdatePlan, first: FirstForward) -> RolloutBatch:
         """Look at samples with policy, critic and reference, in the plan's first micro-batches.

@@ -11,8 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, AdvantageEstimator
+from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 
@@ -23,7 +25,22 @@ _RESERVED = {
 }
 
 
-def refuse_unused_critic(
+def refuse_idle_settings(module: PPOModels) -> None:
+    """Refuse settings that have no effect beside the others.
+
+    Raises:
+        ConfigError: the message says which one, and beside which.
+    """
+    advantage = module.advantage
+    _refuse_unused_critic(module.critic_kind, module.critic_source, advantage)
+    _refuse_idle_warmup(module.update, module.critic_kind, advantage)
+    _refuse_idle_refills(module.max_refills, advantage)
+    _refuse_idle_scale(advantage, is_whitened=module.whiten_advantages)
+    if module.overlong_penalty is not None:
+        module.overlong_penalty.check(module.sampling.max_new_tokens)
+
+
+def _refuse_unused_critic(
     critic: str, critic_source: str | None, advantage: AdvantageEstimator
 ) -> None:
     """Refuse a critic that nothing would read.
@@ -43,7 +60,36 @@ def refuse_unused_critic(
         )
 
 
-def refuse_idle_scale(advantage: AdvantageEstimator, *, is_whitened: bool) -> None:
+def _refuse_idle_warmup(update: UpdateConfig, critic: str, advantage: AdvantageEstimator) -> None:
+    """Refuse to train the critic alone where there is none, or where it moves the policy.
+
+    Raises:
+        ConfigError: it is asked for in vain.
+    """
+    if update.critic_warmup_iterations and not (advantage.requires_values and critic == "separate"):
+        raise ConfigError(
+            f"model.update.critic_warmup_iterations={update.critic_warmup_iterations} trains the "
+            "critic alone: set model.critic to separate, with an estimator that reads values (a "
+            "shared critic has the policy's weights)"
+        )
+
+
+def _refuse_idle_refills(max_refills: int, advantage: AdvantageEstimator) -> None:
+    """Refuse to replace groups that score alike where that does not make advantages zero.
+
+    Raises:
+        ConfigError: it is asked for in vain.
+    """
+    require("model.max_refills", max_refills, least=0)
+    if max_refills and not advantage.compares_samples:
+        raise ConfigError(
+            f"model.max_refills={max_refills} replaces prompts whose samples all score alike, but "
+            f"{type(advantage).__name__} does not compare samples: leave it out, or set "
+            "model.advantage to one that does, such as GRPO or RLOO"
+        )
+
+
+def _refuse_idle_scale(advantage: AdvantageEstimator, *, is_whitened: bool) -> None:
     """Refuse a division by the deviation of the batch where whitening divides anyhow.
 
     Raises:

@@ -14,7 +14,6 @@ from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.objectives import (
     KLPenalty,
     LossAggregation,
-    MissingEOS,
     Moments,
     PolicyLoss,
     PolicyTokens,
@@ -50,6 +49,8 @@ class UpdateConfig:
             does not clip; most later code clips at 1.)
         max_first_log_ratio: the run stops when the first minibatch's largest |log ratio| is not
             below this.
+        pretraining_coef: weight of the loss of `data.pretraining` (PPO-ptx), nats a token.
+        critic_warmup_iterations: the first so many iterations train the critic alone.
         sampler_correction_cap: weigh each token's policy loss by how much likelier the trainer
             finds it than the sampler did, at most by this; null for no weights.
     """
@@ -66,6 +67,8 @@ class UpdateConfig:
     max_first_log_ratio: float = 1e-3
     sampler_correction_cap: float | None = None
     micro_batch_tokens: int | None = None
+    pretraining_coef: float = 0.0
+    critic_warmup_iterations: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what is out of range, by name."""
@@ -81,6 +84,8 @@ class UpdateConfig:
         require("model.update.max_first_log_ratio", self.max_first_log_ratio, above=0)
         cap = self.sampler_correction_cap
         require("model.update.sampler_correction_cap", cap, least=1, is_optional=True)
+        require("model.update.pretraining_coef", self.pretraining_coef, least=0)
+        require("model.update.critic_warmup_iterations", self.critic_warmup_iterations, least=0)
 
     @property
     def num_steps(self) -> int:
@@ -115,18 +120,18 @@ class UpdateTargets(NamedTuple):
 
 
 def rewarded_tokens(
-    rollout: RolloutBatch, missing_eos: MissingEOS, penalty: KLPenalty | None, kl_coef: float
+    rollout: RolloutBatch, scores: Tensor, penalty: KLPenalty | None, kl_coef: float
 ) -> RewardedTokens:
     """Return the responses with a reward a token, and their moments; call it on all processes.
 
     Args:
         rollout: `B` samples.
-        missing_eos: what a response scores that did not end by itself.
+        scores: `[B]`, behind the rules for cut and overlong responses.
         penalty: in the reward, in the loss, or None.
         kl_coef: score per nat.
     """
     tokens = RewardedTokens(
-        shape_rewards(rollout, missing_eos, penalty, kl_coef),
+        shape_rewards(rollout, scores, penalty, kl_coef),
         rollout.samples.response_mask,
         rollout.samples.group_ids,
         rollout.values,
@@ -137,17 +142,16 @@ def rewarded_tokens(
 
 
 def shape_rewards(
-    rollout: RolloutBatch, missing_eos: MissingEOS, penalty: KLPenalty | None, kl_coef: float
+    rollout: RolloutBatch, scores: Tensor, penalty: KLPenalty | None, kl_coef: float
 ) -> Tensor:
     """Return a reward a token `[B, T]`: the KL penalty, and the score at the last one.
 
     Args:
         rollout: `B` samples.
-        missing_eos: what a response scores that did not end by itself.
+        scores: `[B]`, behind the rules for cut and overlong responses.
         penalty: in the reward, in the loss, or None.
         kl_coef: score per nat.
     """
-    scores = missing_eos.apply(rollout.scores, rollout.samples.finished)
     old, reference, mask = (
         rollout.old_logprobs,
         rollout.reference_logprobs,

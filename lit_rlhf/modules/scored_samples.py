@@ -22,8 +22,8 @@ class ScoredSamples(NamedTuple):
 
     Attributes:
         samples: `B` responses.
-        scores: `[B]` float32 from the reward, before the missing-EOS rule.
-        greedy_scores: `[B]` of the likeliest response to each row's prompt, behind that rule, or
+        scores: `[B]` float32 from the reward, before the rules for cut and overlong ones.
+        greedy_scores: `[B]` of the likeliest response to each row's prompt, behind these rules, or
             None where the advantages need none.
         details: what the reward says beside the scores: name -> `[B]`.
     """
@@ -35,31 +35,36 @@ class ScoredSamples(NamedTuple):
 
 
 @torch.no_grad()
-def draw_scored(module: PPOModels, batch: PromptBatch, *, seed: int) -> ScoredSamples:
-    """Draw the responses of an iteration, and ask the reward about them; call it on all processes.
+def score_samples(
+    module: PPOModels, batch: PromptBatch, *, seed: int, is_greedy: bool = False
+) -> ScoredSamples:
+    """Draw responses, and ask the reward about them; call it on all processes.
 
     Args:
         module: has policy, reward and settings.
         batch: prompts of this process; without one that counts, nothing of the result counts.
-        seed: of this iteration.
+        seed: of the samples.
+        is_greedy: take the likeliest response to each prompt, in place of several samples.
     """
-    samples = module.sample(
-        batch, seed=seed, samples_per_prompt=module.advantage.samples_per_prompt
-    )
+    if is_greedy:
+        sampling = dataclasses.replace(module.sampling, temperature=0.0)
+        samples = module.sample(batch, seed=seed, sampling=sampling)
+    else:
+        num_samples = module.advantage.samples_per_prompt
+        samples = module.sample(batch, seed=seed, samples_per_prompt=num_samples)
     if not bool((batch.prompt_ids >= 0).any()):
         samples = samples.silenced()
     scores, details = ask("model.reward", module.reward, samples)
-    drawn = ScoredSamples(samples, scores, details=details)
-    return _with_greedy(module, batch, drawn) if module.advantage.requires_greedy else drawn
+    return ScoredSamples(samples, scores, details=details)
 
 
-def _with_greedy(module: PPOModels, batch: PromptBatch, drawn: ScoredSamples) -> ScoredSamples:
-    """Add the scores of greedy responses; without one of them, a response has no score."""
-    greedy = dataclasses.replace(module.sampling, temperature=0.0)
-    samples = module.sample(batch, seed=0, sampling=greedy)
-    if not bool((batch.prompt_ids >= 0).any()):
-        samples = samples.silenced()
-    scores, _ = ask("model.reward", module.reward, samples)
-    of_rows = module.missing_eos.apply(scores, samples.finished)[drawn.samples.group_ids]
+def with_greedy(module: PPOModels, batch: PromptBatch, drawn: ScoredSamples) -> ScoredSamples:
+    """Add the scores of greedy responses; without one of them, a response has no score.
+
+    A greedy response that was cut keeps its score where the missing-EOS rule leaves samples out.
+    """
+    greedy = score_samples(module, batch, seed=0, is_greedy=True)
+    ruled = module.ruled_scores(greedy.scores, greedy.samples)
+    of_rows = torch.where(torch.isnan(ruled), greedy.scores, ruled)[drawn.samples.group_ids]
     known = drawn.scores.masked_fill(torch.isnan(of_rows), torch.nan)
     return drawn._replace(scores=known, greedy_scores=of_rows.nan_to_num())

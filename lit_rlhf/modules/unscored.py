@@ -31,14 +31,14 @@ def mark_unscored(rollout: RolloutBatch) -> RolloutBatch:
 
 
 def without_unscored(rollout: RolloutBatch, missing_eos: MissingEOS) -> RolloutBatch:
-    """Return the rollout in which no token of an unscored response counts.
+    """Return the rollout in which no token of a response counts that has no score.
 
-    A cut response whose score the missing-EOS rule replaces needs none.
+    A cut response whose score the missing-EOS rule replaces needs none; one that it filters has
+    none.
     """
-    if rollout.is_scored is None:
-        return rollout
-    samples = rollout.samples
-    given = rollout.scores.masked_fill(~rollout.is_scored, torch.nan)
+    samples, given = rollout.samples, rollout.scores
+    if rollout.is_scored is not None:
+        given = given.masked_fill(~rollout.is_scored, torch.nan)
     counts = ~torch.isnan(missing_eos.apply(given, samples.finished))
     return rollout._replace(samples=samples.only(counts))
 

@@ -33,6 +33,7 @@ from lit_rlhf.objectives.logprobs import (
     chunked_logprobs,
 )
 from lit_rlhf.objectives.masking import Moments, masked_moments, whiten
+from lit_rlhf.objectives.overlong import OverlongPenalty
 from lit_rlhf.objectives.policy import (
     CISPO,
     GSPO,
@@ -123,6 +124,7 @@ __all__ = [
     "LossAggregation",
     "MissingEOS",
     "Moments",
+    "OverlongPenalty",
     "PPOClip",
     "PlackettLuceLoss",
     "PolicyLoss",

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.precision import at_least_float32, require_same_shape
 
-MissingEOSAction = Literal["replace", "subtract", "keep"]
+MissingEOSAction = Literal["replace", "subtract", "keep", "filter"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,14 @@ class MissingEOS:
     Attributes:
         action: `replace` sets the score to `value` (OpenAI's 2019 code, score -1);
             `subtract` takes `value` off the score (TRL's `missing_eos_penalty`);
-            `keep` leaves it.
+            `keep` leaves it; `filter` leaves the response out of baseline and loss (Yu et al.
+            2025, DAPO, "overlong filtering"; TRL's `mask_truncated_completions` keeps it in the
+            baseline).
         value: the score to set, or, for `subtract`, the penalty, which must be positive.
 
     Raises:
-        ConfigError: if `action` is unknown, or `subtract` has a `value` that is not a penalty.
+        ConfigError: if `action` is unknown, `subtract` has a `value` that is not a penalty, or
+            there is a `value` that has no effect.
     """
 
     action: MissingEOSAction = "replace"
@@ -38,12 +41,18 @@ class MissingEOS:
     def __post_init__(self) -> None:
         if self.action not in get_args(MissingEOSAction):
             raise ConfigError(
-                f"missing_eos.action is {self.action!r}; choose replace, subtract or keep"
+                f"missing_eos.action is {self.action!r}; choose replace, subtract, keep or filter"
             )
         if self.action == "subtract" and not self.value > 0:
             raise ConfigError(
                 f"missing_eos.value is {self.value}, but action 'subtract' takes it off the "
                 "score: give a positive penalty, such as 1.0"
+            )
+
+        if self.action in {"keep", "filter"} and self.value != MissingEOS.value:
+            raise ConfigError(
+                f"missing_eos.value {self.value} has no effect with action {self.action!r}: leave "
+                "it out, or choose replace or subtract"
             )
 
     def apply(
@@ -56,7 +65,7 @@ class MissingEOS:
             finished: True where the response ended by a stop token, not by the limit.
 
         Returns:
-            New scores; those of finished responses are unchanged.
+            New scores; those of finished responses are unchanged. NaN is one that is left out.
 
         Raises:
             ValueError: if the shapes differ.
@@ -66,7 +75,8 @@ class MissingEOS:
             return scores
         if self.action == "subtract":
             return torch.where(finished, scores, scores - self.value)
-        return scores.masked_fill(~finished, self.value)
+        value = float("nan") if self.action == "filter" else self.value
+        return scores.masked_fill(~finished, value)
 
 
 def token_rewards(

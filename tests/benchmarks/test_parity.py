@@ -1,12 +1,17 @@
 import pytest
 
-from benchmarks import parity
+from benchmarks import parity, parity_ppo
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not parity.PEER.exists(), reason="needs `make .venv-trl/.installed`")
-def test_losses_and_gradients_are_trls(tmp_path):
-    found = parity.compare(tmp_path)
-    assert found.keys() == parity.LOSSES.keys()
+@pytest.mark.parametrize(
+    ("compare", "names"),
+    [(parity.compare, parity.LOSSES), (parity_ppo.compare, parity_ppo.CASES)],
+    ids=["preference losses", "PPO"],
+)
+def test_objectives_are_those_of_trl(tmp_path, compare, names):
+    found = compare(tmp_path)
+    assert found.keys() == names.keys()
     wrong = {name: row for name, row in found.items() if max(row[1:]) > parity.LIMIT}
-    assert wrong == {}
+    assert not wrong

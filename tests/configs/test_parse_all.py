@@ -91,7 +91,7 @@ def test_a_file_restates_no_default(phase, file):
         assert parse(phase, f"{phase}.yaml", file) != parse(phase, f"{phase}.yaml")
         before = dict(leaves(parse(phase, f"{phase}.yaml")))
     written = dict(leaves(yaml.safe_load((CONFIGS / file).read_text())))
-    assert {name: value for name, value in written.items() if before.get(name) == value} == {}
+    assert {name for name, value in written.items() if before.get(name, "absent") == value} == set()
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

@@ -202,6 +202,7 @@ LISTS_OF_NAMES = {
         ("ppo_metrics.py", "iteration_means"),
         ("ppo_update.py", "minibatch_loss"),
         ("ppo_update.py", "report"),
+        ("mixing.py", "mix_in"),
         ("sampler_gap.py", "sampler_gap"),
     ],
     "val/ppo/{name}": [("ppo_metrics.py", "held_out_columns")],

@@ -1,6 +1,7 @@
 """PPO takes steps with every objective, and what the rollout adds for some of them is right."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from lit_rlhf.callbacks import KLControl
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models import ScalarModel, load_trunk
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.objectives import (
     CISPO,
@@ -19,6 +21,7 @@ from lit_rlhf.objectives import (
     KLPenalty,
     LengthAdaptiveGAE,
     MissingEOS,
+    OverlongPenalty,
     PPOClip,
     ReinforcePlusPlus,
     ReinforcePlusPlusBaseline,
@@ -27,6 +30,7 @@ from lit_rlhf.objectives import (
 )
 from lit_rlhf.rewards import FunctionReward, RewardSource
 from lit_rlhf.rollout import Sampling
+from tests.models.examples import write_reward_model
 from tests.support.phases import (
     Recorder,
     largest_difference,
@@ -60,6 +64,13 @@ def run(talker, tmp_path):
         return module
 
     return run
+
+
+@pytest.fixture
+def reward_folder(talker, tmp_path):
+    """Write a reward model as its phase does."""
+    reward_model = ScalarModel(load_trunk(talker))
+    return str(write_reward_model(tmp_path / "reward", reward_model, Path(talker)))
 
 
 @pytest.mark.parametrize(
@@ -207,3 +218,60 @@ def test_the_deviation_of_the_batch_is_not_divided_by_twice(talker):
     with pytest.raises(ConfigError, match=r"no effect with .*whiten_advantages true"):
         PPOModule(talker, LENGTH, advantage=GRPO(2, "batch"))
     PPOModule(talker, LENGTH, advantage=GRPO(2, "batch"), whiten_advantages=False)
+
+
+def test_a_cut_response_can_be_left_out_of_baseline_and_loss(run, monkeypatch):
+    reward = Keeping()
+    rollout, targets = targets_of(
+        run, monkeypatch, reward=reward, advantage=RLOO(3), missing_eos=MissingEOS("filter"),
+        whiten_advantages=False,
+    )  # fmt: skip
+    finished = rollout.samples.finished
+    assert 0 < finished.sum() < len(finished)
+    assert torch.equal(targets.response_mask.any(1), finished)
+    for group in range(4):
+        rows = ((rollout.samples.group_ids == group) & finished).nonzero().squeeze(-1)
+        scores = rollout.scores[rows]
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+            others = (scores.sum().item() - score) / max(1, len(rows) - 1)
+            expected = score - others if len(rows) > 1 else 0.0
+            assert targets.advantages[row, 0].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_response_near_the_limit_is_charged(run, monkeypatch):
+    penalty = OverlongPenalty(4, weight=2.0)
+    settings = {"advantage": RLOO(2), "whiten_advantages": False}
+    settings["missing_eos"] = MissingEOS("keep")
+    rollout, plain = targets_of(run, monkeypatch, **settings)
+    _, charged = targets_of(run, monkeypatch, overlong_penalty=penalty, **settings)
+    lengths = rollout.samples.response_mask.sum(1)
+    cost = 2.0 * ((lengths - 2) / 4).clamp(0, 1)
+    other = cost.view(-1, 2).flip(1).flatten()
+    assert (cost != other).any()
+    torch.testing.assert_close(
+        charged.advantages[:, 0], plain.advantages[:, 0] - (cost - other), atol=1e-5, rtol=0
+    )
+    with pytest.raises(ConfigError, match=r"more than model\.sampling.max_new_tokens 6"):
+        run(1, overlong_penalty=OverlongPenalty(7))
+
+
+def test_in_its_warmup_the_critic_trains_alone(run, reward_folder):
+    settings = {"critic": "separate", "critic_source": reward_folder}
+    update = UpdateConfig(2, critic_warmup_iterations=2)
+    control = KLControl()
+    module = run(2, update=update, callbacks=[control], **settings)
+    assert largest_difference(weights(module.policy), weights(module.reference)) == 0
+    assert control.state.num_updates == 0
+    losses = module.recorder.values("train/ppo/value_loss")
+    assert len(losses) == 2
+    module = run(3, update=update, callbacks=[control := KLControl()], **settings)
+    assert largest_difference(weights(module.policy), weights(module.reference)) > 1e-3
+    assert control.state.num_updates == 1
+    steps = {int(state["step"]) for state in module.optimizers().state.values()}
+    assert steps == {2, 6}  # of the policy and of the critic
+
+
+@pytest.mark.parametrize("settings", [{}, {"advantage": RLOO(2)}])
+def test_a_warmup_without_a_critic_of_its_own_is_refused(talker, settings):
+    with pytest.raises(ConfigError, match="critic_warmup_iterations=1 trains the critic alone"):
+        PPOModule(talker, LENGTH, update=UpdateConfig(critic_warmup_iterations=1), **settings)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
+from lit_rlhf.objectives import OverlongPenalty
 from tests.objectives.advantage import cases as advantage_cases
 from tests.objectives.agreement import normal
 from tests.objectives.policy import cases as policy_cases
 from tests.objectives.preference.cases import CASES, golden, make_pairs, random_logprobs
 from tests.objectives.reward import cases as reward_cases
+from tests.oracles.shaping import soft_overlong
 
 PAGE = Path(__file__).parents[2] / "docs/reference/objectives.md"
 ERROR = re.compile(r"1e-\d+")
@@ -114,6 +116,16 @@ def penalty_errors(case, dtype):
     return case.penalty.loss(*columns), golden
 
 
+def overlong_errors(penalty, dtype):
+    """Return what differs from the oracle, and what it says."""
+    scores, lengths, limit = normal(41, dtype=dtype), torch.arange(41), 40
+    golden = [
+        score + penalty.weight * soft_overlong(length, limit, penalty.buffer)
+        for score, length in zip(scores.tolist(), lengths.tolist(), strict=True)
+    ]
+    return penalty.apply(scores, lengths, limit), golden
+
+
 def errors(cases, compute):
     """Return the largest errors against the oracles, in float64 and float32."""
     found = []
@@ -202,6 +214,9 @@ def page():
         row(kind, errors(cases, penalty_errors), result="token_rewards")
         for kind, cases in penalties
     ]
+    costs = [OverlongPenalty(8), OverlongPenalty(7, 0.3)]
+    kinds.append(OverlongPenalty)
+    rules = [row(OverlongPenalty, errors(costs, overlong_errors), result="scores")]
     elsewhere = [(f"`{kind.__name__}`", said(kind, "Peers:")[len("Peers: ") :]) for kind in kinds]
     head = ["objective", "what it does", "source"]
     parts = [
@@ -218,6 +233,8 @@ def page():
         table([*head, "largest error"], means),
         "\n## The KL penalty\n",
         table([*head, "largest error"], terms),
+        "\n## Overlong responses\n",
+        table([*head, "largest error"], rules),
         "\n## Options\n",
         table(["option", "default", "meaning"], [row for kind in kinds for row in options(kind)]),
         "\n## What other libraries do\n",

@@ -36,6 +36,18 @@ def test_only_unfinished_responses_lose_their_score(rule, expected):
     assert SCORES.tolist() == [1.0, 2.0, 3.0]
 
 
+def test_unfinished_responses_can_be_left_out():
+    scores = MissingEOS("filter").apply(SCORES, FINISHED)
+    assert scores[FINISHED].tolist() == [1.0, 3.0]
+    assert scores[~FINISHED].isnan().all()
+
+
+@pytest.mark.parametrize("action", ["keep", "filter"])
+def test_a_value_without_effect_is_refused(action):
+    with pytest.raises(ConfigError, match=r"missing_eos\.value 2.0 has no effect"):
+        MissingEOS(action, 2.0)
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan])
 def test_a_penalty_to_subtract_must_be_positive(value):
     with pytest.raises(ConfigError, match=r"missing_eos\.value"):

@@ -12,3 +12,12 @@ def token_rewards(scores, token_kl, mask, kl_coef):
             row[positions[-1]] += float(score)
         rewards.append(row)
     return rewards
+
+
+def soft_overlong(length, longest, buffer):
+    """DAPO (Yu et al. 2025), eq. 13, in its three cases."""
+    if length <= longest - buffer:
+        return 0.0
+    if length <= longest:
+        return ((longest - buffer) - length) / buffer
+    return -1.0

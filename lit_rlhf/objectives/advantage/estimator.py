@@ -89,6 +89,11 @@ class AdvantageEstimator(ABC):
         """How many responses the rollout draws for each prompt."""
 
     @property
+    def compares_samples(self) -> bool:
+        """Whether samples that all score alike have the advantage zero."""
+        return False
+
+    @property
     def requires_greedy(self) -> bool:
         """Whether the likeliest response to each prompt is drawn and scored, too."""
         return False

@@ -16,6 +16,7 @@ class GroupEstimator(AdvantageEstimator):
 
     k: int
     requires_values = False
+    compares_samples = True
 
     def __post_init__(self) -> None:
         if self.k < 2:
