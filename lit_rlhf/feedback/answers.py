@@ -28,6 +28,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from lit_rlhf.feedback.judgments import rankings_of
 from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, task_responses, tasks
 
 Ints = npt.NDArray[np.int64]
@@ -120,11 +121,11 @@ def values_of(
     if ranks is None:
         rated = enumerate(json.loads(ratings or "[]"))
         return [((place, place), rating) for place, rating in rated if rating is not None]
-    places = json.loads(ranks)
     return [
-        ((a, b), TIE if places[a] == places[b] else FIRST if places[a] < places[b] else SECOND)
-        for a, b in combinations(range(len(places)), 2)
-        if places[a] is not None and places[b] is not None
+        ((a, b), TIE if first == second else FIRST if first < second else SECOND)
+        for places in rankings_of(json.loads(ranks))
+        for (a, first), (b, second) in combinations(enumerate(places), 2)
+        if first is not None and second is not None
     ]
 
 

@@ -14,13 +14,23 @@ from lit_rlhf.feedback.aggregation import judged_pairs
 from lit_rlhf.feedback.fields import Record, is_present, read_list, read_text, wrong_field
 from lit_rlhf.feedback.formats import find_format, judged_group, read_feedback, row_of
 from lit_rlhf.feedback.formats.ours import FeedbackRecord
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import Demonstration, Unpaired
 from lit_rlhf.row_files import is_row_file, read_object, read_rows
 
 BadRows = Literal["refuse", "skip"]
 _LISTS = ("ranks", "ratings", "side_order")
+_TEXT, _NUMBER, _WHOLE = ((str,), "text"), ((int, float), "a number"), ((int,), "a whole number")
+# Field of a judgment -> the types that it, or each of its values, may have, and their name.
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(
+        ("outcome", "edit", "labeler", "comment", "id", "guideline", "replaces"), _TEXT
+    ),
+    **dict.fromkeys(("ratings", "duration_s", "shown_at", "submitted_at"), _NUMBER),
+    **dict.fromkeys(("ranks", "side_order", "strength"), _WHOLE),
+    "is_gold": ((bool,), "true or false"),
+}
 
 
 def training_row(task: JudgedTask) -> dict[str, object] | None:
@@ -105,31 +115,45 @@ def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[Jud
     Raises:
         DataError: a row cannot be read, named by file and line, or no format fits.
     """
-    rows = _rows_of_file(path)
-    first = next(rows)  # a file without rows is refused
+    broken: list[DataError] = []
+    rows = _rows_of_file(path, broken if bad_rows == "skip" else None)
+    first = next(rows, None)
+    if first is None:  # a file without rows is refused
+        raise broken[0]
     rows = chain([first], rows)
     if is_present(first[0], "judgments") and is_present(first[0], "responses"):
         found = _read_full(rows)
     else:
         found = read_feedback(rows, find_format(*first) if name == "auto" else name)
     for content, where in found:
-        task = content if isinstance(content, DataError) else _task_of(content, where)
+        task = content if isinstance(content, DataError) else _checked(content, where)
         if isinstance(task, JudgedTask):
             yield task
         elif bad_rows == "refuse":
             raise task
         else:
             yield None
+    yield from (None for _ in broken)
 
 
-def _rows_of_file(path: Path) -> Iterator[tuple[dict[str, object], str]]:
+def _rows_of_file(
+    path: Path, broken: list[DataError] | None
+) -> Iterator[tuple[dict[str, object], str]]:
+    """Yield the rows with their places; what is no row goes to `broken` where it is a list."""
     files = [path] if path.is_file() else _files_of_folder(path)
     for file in files:
         if file.suffix == ".arrow":
             yield from _rows_of_arrow(file)
         else:
             for content, place in read_rows(file):
-                yield read_object(content, f"{file}{place}"), f"{file}{place}"
+                try:
+                    row = read_object(content, f"{file}{place}")
+                except DataError as error:
+                    if broken is None:
+                        raise
+                    broken.append(error)
+                else:
+                    yield row, f"{file}{place}"
 
 
 def _files_of_folder(path: Path) -> list[Path]:
@@ -166,6 +190,18 @@ def _read_full(
             yield error, where
 
 
+def _checked(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
+    """Return a record as a judged task that the store takes, or what is wrong with it."""
+    task = _task_of(content, where)
+    if isinstance(task, JudgedTask):
+        try:
+            for judgment in task.judgments:
+                check_judgment(judgment, len(task.responses))
+        except DataError as error:
+            return DataError(f"{where}: {error}")
+    return task
+
+
 def _task_of(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
     """Return what a record says as a judged task: a thumb is a rating of 1 or 0."""
     if isinstance(content, JudgedTask):
@@ -186,7 +222,16 @@ def _judgment(value: object, field: str, where: str) -> Judgment:
         raise wrong_field(where, field, f"an object of {', '.join(Judgment._fields)}", value)
     # Tables fill what a judgment does not have with null, and have objects as JSON.
     given = {key: item for key, item in value.items() if item is not None}
-    lists = {key: tuple(value[key]) for key in _LISTS if isinstance(value.get(key), list)}
+    for key, (kinds, expected) in _TYPES.items():
+        items = given.get(key, [])
+        for item in items if isinstance(items, list) and key in _LISTS else [items]:
+            if key in given and item is not None and type(item) not in kinds:
+                raise wrong_field(where, f"{field}.{key}", expected, given[key])
+    lists = {
+        key: tuple(read_list(given[key], f"{field}.{key}", where, "a list"))
+        for key in _LISTS
+        if key in given
+    }
     client = {"client": _object_or_json(given["client"])} if "client" in given else {}
     return Judgment(**{"outcome": "", **given, **lists, **client})
 

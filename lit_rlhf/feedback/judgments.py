@@ -8,12 +8,16 @@ the responses and say that neither is better, the last two say nothing about the
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Prompt, Response
 
 Outcome = Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
+Ranks = Sequence[int | None]
+# Characters of the texts that the database looks up.
+_LONGEST = {"id": 64, "replaces": 64, "labeler": 200}
 
 
 class Judgment(NamedTuple):
@@ -107,6 +111,7 @@ def check_judgment(judgment: Judgment, num_responses: int) -> None:
         DataError: the outcome is unknown, ranks, ratings or sides do not fit the responses, or
             something was judged of which nothing is said.
     """
+    _check_details(judgment)
     if judgment.outcome not in get_args(Outcome):
         known = ", ".join(get_args(Outcome))
         raise DataError(f"outcome {judgment.outcome!r}: expected one of {known}.")
@@ -126,6 +131,39 @@ def check_judgment(judgment: Judgment, num_responses: int) -> None:
     said = (judgment.ranks, judgment.ratings, judgment.edit)
     if judgment.outcome == "judged" and said == (None, None, None):
         raise DataError("outcome 'judged': expected ranks, ratings or an edit as well.")
+
+
+def _check_details(judgment: Judgment) -> None:
+    """Refuse texts and times that a database does not hold, or not for sure."""
+    for name, longest in _LONGEST.items():
+        text = getattr(judgment, name)
+        if text is not None and (not 0 < len(text) <= longest or not _is_plain(text)):
+            raise DataError(f"{name} {text[:80]!r}: expected 1 to {longest} whole characters.")
+    times = (judgment.shown_at, judgment.submitted_at, judgment.duration_s)
+    if not all(time is None or math.isfinite(time) for time in times):
+        raise DataError(f"times {times}: expected finite numbers.")
+
+
+def _is_plain(text: str) -> bool:
+    """Say whether a text has neither control characters nor half of a character."""
+    return not any(character < " " or "\ud800" <= character <= "\udfff" for character in text)
+
+
+def rankings_of(ranks: Ranks) -> list[Ranks]:
+    """Return what a ranking compares, as one ranking or several.
+
+    Where only the best response has a place, it is better than each of the others, and they are
+    not compared with each other.
+    """
+    placed = [index for index, rank in enumerate(ranks) if rank is not None]
+    if len(placed) != 1 or ranks[placed[0]] != 1:
+        return [ranks]
+    best = placed[0]
+    return [
+        tuple(1 if i == best else 2 if i == other else None for i in range(len(ranks)))
+        for other in range(len(ranks))
+        if other != best
+    ]
 
 
 def answer_text(said: Judgment) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.fields import Record, read_list, read_number
+from lit_rlhf.feedback.fields import Record, read_list, read_number, wrong_field
 from lit_rlhf.feedback.formats.parts import (
     prompt_field,
     read_labeler,
     read_object,
     read_objects,
+    rest,
     user_turn,
 )
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
@@ -52,17 +53,30 @@ def _read(row: Record, where: str) -> ReadResult:
         if isinstance(value, str) and "." not in name and name not in _NO_FIELDS
     }
     answers = [answer for answer in _answers(row, where) if answer.status != "draft"]
-    questions = dict.fromkeys(answer.question for answer in answers)
-    tasks = [
-        _task(fields, [answer for answer in answers if answer.question == question], where)
-        for question in questions
-    ]
-    about = {key: row[key] for key in ("id", "metadata") if row.get(key)}
-    judged = [task._replace(metadata=about) for task in tasks if task is not None]
-    if answers and not judged:
+    questions = [name for name in dict.fromkeys(answer.question for answer in answers) if name]
+    # Who discarded a record as a whole answered none of its questions.
+    tasks = {
+        name: _task(fields, [said for said in answers if said.question in (name, "")], name, where)
+        for name in questions
+    }
+    judged = [task for task in tasks.values() if task is not None]
+    if questions and not judged:
         names = ", ".join(questions)
         raise DataError(f"{where}: no question ranks or rates fields; found: {names}.")
-    return [*judged]
+    texts = [said for said in answers if tasks.get(said.question) is None]
+    return [_with_comments(task, texts)._replace(metadata=rest(row)) for task in judged]
+
+
+def _with_comments(task: JudgedTask, answers: Sequence[_Answer]) -> JudgedTask:
+    """Return the task with what each labeler wrote to questions that ask for a text."""
+    written: dict[str | None, list[str]] = {}
+    for said in answers:
+        if isinstance(said.value, str) and said.labeler is not None:
+            written.setdefault(said.labeler, []).append(f"{said.question}: {said.value}")
+    judgments = (
+        said._replace(comment="\n".join(written.get(said.labeler, ()))) for said in task.judgments
+    )
+    return task._replace(judgments=tuple(judgments))
 
 
 def _answers(row: Record, where: str) -> Iterator[_Answer]:
@@ -71,11 +85,8 @@ def _answers(row: Record, where: str) -> Iterator[_Answer]:
     if isinstance(responses, Mapping):  # records.to_list(): without a status
         for question, given in responses.items():
             yield from _listed_answers(question, given, where)
-    elif isinstance(responses, list):  # the REST interface
-        for answer in read_objects(responses, "responses", where):
-            values = read_object(answer.get("values") or {}, "responses.values", where)
-            for question, value in values.items():
-                yield from _listed_answers(question, [{**answer, **_as_object(value)}], where)
+    elif isinstance(responses, list):
+        yield from _rest_answers(responses, where)
     for key, value in row.items():
         if key.endswith(".responses") and value is not None:
             statuses = row.get(f"{key}.status") or ["submitted"] * len(_listed(value, key, where))
@@ -86,6 +97,16 @@ def _answers(row: Record, where: str) -> Iterator[_Answer]:
                 yield _Answer(name, content, read_labeler(user), str(status))
         elif key != "responses" and _is_first_version(value):
             yield from _listed_answers(key, value, where)
+
+
+def _rest_answers(responses: object, where: str) -> Iterator[_Answer]:
+    """Yield the answers as the REST interface has them: one object a person."""
+    for answer in read_objects(responses, "responses", where):
+        values = read_object(answer.get("values") or {}, "responses.values", where)
+        if not values and answer.get("status") == "discarded":
+            yield _Answer("", None, read_labeler(answer.get("user_id")), "discarded")
+        for question, value in values.items():
+            yield from _listed_answers(question, [{**answer, **_as_object(value)}], where)
 
 
 def _listed(value: object, key: str, where: str) -> list[object]:
@@ -103,7 +124,9 @@ def _listed_answers(question: str, given: object, where: str) -> Iterator[_Answe
         yield _Answer(question, answer.get("value"), labeler, status)
 
 
-def _task(fields: Mapping[str, str], answers: Sequence[_Answer], where: str) -> JudgedTask | None:
+def _task(
+    fields: Mapping[str, str], answers: Sequence[_Answer], question: str, where: str
+) -> JudgedTask | None:
     """Return the task of one question; None where it asks for something else (a comment)."""
     prompt = prompt_field(fields, where)
     ranks = [_ranks(answer, where) for answer in answers]
@@ -125,7 +148,7 @@ def _task(fields: Mapping[str, str], answers: Sequence[_Answer], where: str) -> 
         judgments.append(judgment._replace(labeler=answer.labeler))
     chat = user_turn(fields[prompt], prompt, where)
     texts = tuple(fields[name] for name in responses)
-    return JudgedTask(chat, texts, tuple(judgments), None, {}, answers[0].question)
+    return JudgedTask(chat, texts, tuple(judgments), None, {}, question)
 
 
 def _ranks(answer: _Answer, where: str) -> dict[str, int]:
@@ -134,11 +157,19 @@ def _ranks(answer: _Answer, where: str) -> dict[str, int]:
     if not isinstance(value, list):
         return {}
     if all(isinstance(item, str) for item in value):
-        return {str(item): place for place, item in enumerate(value, start=1)}
-    return {
-        str(item.get("value")): int(read_number(item.get("rank"), answer.question, where, low=1))
-        for item in read_objects(value, answer.question, where)
-    }
+        places = [(item, place) for place, item in enumerate(value, start=1)]
+    else:
+        places = [
+            (
+                str(item.get("value")),
+                int(read_number(item.get("rank"), answer.question, where, low=1)),
+            )
+            for item in read_objects(value, answer.question, where)
+        ]
+    ranks: dict[str, int] = dict(places)
+    if len(ranks) < len(places):
+        raise wrong_field(where, answer.question, "each response once", value)
+    return ranks
 
 
 def _is_in_declared_order(task: JudgedTask) -> bool:

@@ -44,21 +44,24 @@ def _read_turn(
         for slot, field in fields.items()
         if is_present(row, field)
     }
-    responses = tuple(dict.fromkeys(answers.values()))  # some candidates stand there twice
+    shown = tuple(dict.fromkeys(answers.values()))  # some candidates stand there twice
+    # Each annotator has them in another order; in one order they are one task.
+    responses = tuple(sorted(shown))
+    sides = tuple(responses.index(response) for response in shown)
     field = f"{turn}_turn_preferred_response"
     preferred = row.get(field)
     labeler = read_labeler(row.get("annotator_id"))
     comment = str(row.get(f"{turn}_turn_feedback") or "")
     about = {key: value for key, value in rest(row).items() if "_turn_" not in key}
     if preferred is None:
-        judgment = Judgment("skip", labeler=labeler, comment=comment)
+        judgment = Judgment("skip", labeler=labeler, comment=comment, side_order=sides)
         return JudgedTask(chat, responses, (judgment,), None, {**about, "turn": turn}), None
     if preferred not in answers:
         raise wrong_field(where, field, f"one of {', '.join(answers)}", preferred)
     chosen = answers[str(preferred)]
     # The others were not put in an order among themselves.
     ranks = tuple(1 if response == chosen else None for response in responses)
-    judgment = Judgment("judged", ranks=ranks, labeler=labeler, comment=comment)
+    judgment = Judgment("judged", ranks, labeler=labeler, comment=comment, side_order=sides)
     return JudgedTask(chat, responses, (judgment,), None, {**about, "turn": turn}), chosen
 
 

@@ -123,8 +123,11 @@ def _choice(choice: str, names: Sequence[str], where: str) -> Judgment:
 def _buckets(value: object, where: str) -> dict[str, int]:
     """Return the place of each item: by the order of a list, or of the named lists.
 
-    What lies in the list `_` was not moved by the labeler: it has no place.
+    What lies in the list `_` was not moved by the labeler: it has no place. A single list is the
+    ranking itself.
     """
+    if isinstance(value, Mapping) and len(value) == 1 and "_" not in value:
+        (value,) = value.values()
     if isinstance(value, Mapping):
         buckets = [
             read_list(items, str(name), where, "a list of ids")
@@ -155,7 +158,7 @@ def _text_of(data: Mapping[str, object], name: str, where: str) -> str:
 
 
 def _read_min(row: Record, where: str) -> JudgedTask:
-    """Read a row of JSON_MIN: the first two texts beside the prompt are the left and the right."""
+    """Read a row of JSON_MIN: the two texts beside the prompt are the left and the right one."""
     prompt = prompt_field(row, where)
     sides = {
         key: value["selected"] if isinstance(value, Mapping) and "selected" in value else value
@@ -167,11 +170,11 @@ def _read_min(row: Record, where: str) -> JudgedTask:
         key
         for key, value in sides.items()
         if isinstance(value, str) and key not in {answer, prompt}
-    ][:2]
-    if answer is None or len(names) < 2:
+    ]
+    if answer is None or len(names) != 2:
         raise DataError(
-            f"{where}: expected two texts and 'left', 'right' or 'none'. Other questions need the "
-            "export as JSON, not JSON_MIN."
+            f"{where}: expected two texts and 'left', 'right' or 'none', found the texts "
+            f"{', '.join(names) or 'none'}. Other rows need the export as JSON, not JSON_MIN."
         )
     judgment = _side(sides[answer], where)._replace(
         labeler=read_labeler(row.get("annotator")),

@@ -68,7 +68,8 @@ def _judgments(
             continue
         order = read_list(event.get("ranked_message_ids"), "ranked_message_ids", where, "ids")
         places = tuple(order.index(name) + 1 if name in order else None for name in names)
-        people.append(Judgment("judged", ranks=places, labeler=labeler))
+        if sum(place is not None for place in places) > 1:  # the others were deleted since
+            people.append(Judgment("judged", ranks=places, labeler=labeler))
     if people:
         return tuple(people)
     ranks = tuple(_rank(reply.get("rank"), where) for reply in replies)

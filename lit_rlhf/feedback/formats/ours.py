@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_rlhf.feedback.fields import Record, is_present
-from lit_rlhf.feedback.formats.parts import rest
+from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.fields import Record, is_present, wrong_field
+from lit_rlhf.feedback.formats.parts import Better, compared, rest
 from lit_rlhf.feedback.formats.row_format import OurRow
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, rankings_of
 from lit_rlhf.feedback.records import (
     Comparison,
     Demonstration,
@@ -24,7 +25,9 @@ from lit_rlhf.feedback.records import (
 )
 
 FeedbackRecord = JudgedTask | Demonstration | Unpaired | PromptRecord
-_JUDGED = ("prompt", "chosen", "rejected", "responses", "rankings", "ratings")
+_JUDGED = ("prompt", "chosen", "rejected", "responses", "rankings", "ratings", "labelers")
+# What a task has in its metadata, and training reads beside the prompt.
+_BESIDE = ("weight", "tools")
 
 
 def record_of(row: Record, where: str) -> FeedbackRecord:
@@ -35,7 +38,7 @@ def record_of(row: Record, where: str) -> FeedbackRecord:
     """
     if any(is_present(row, field) for field in ("chosen", "rejected", "responses")):
         judgment = parse_judgment(row, where)
-        return _task_of(judgment)._replace(metadata=rest(row, *_JUDGED))
+        return _task_of(judgment, where)._replace(metadata=rest(row, *_JUDGED))
     if is_unpaired(row):
         return parse_unpaired(row, where)
     if any(is_present(row, field) for field in ("response", "completion", "messages", "text")):
@@ -43,29 +46,51 @@ def record_of(row: Record, where: str) -> FeedbackRecord:
     return parse_prompt(row, where)
 
 
-def _task_of(judgment: Comparison | JudgedGroup) -> JudgedTask:
+def _task_of(judgment: Comparison | JudgedGroup, where: str) -> JudgedTask:
     if isinstance(judgment, Comparison):
-        is_tie, is_turned = judgment.probability == 0.5, judgment.probability < 0.5
-        ranks = (1, 1) if is_tie else (2, 1) if is_turned else (1, 2)
-        labelers = [Judgment("tie" if is_tie else "judged", ranks=ranks)]
+        labelers = [_compared(judgment.probability, where)]
     elif judgment.ratings is not None:
         labelers = [Judgment("judged", ratings=ratings) for ratings in judgment.ratings]
     else:
-        labelers = [Judgment("judged", ranks=_places(scores)) for scores in judgment.rankings or ()]
+        labelers = [_ranked(positions) for positions in judgment.rankings or ()]
+    if isinstance(judgment, JudgedGroup) and judgment.labelers is not None:
+        names = [name for name in judgment.labelers if name is not None]
+        if len(set(names)) < len(names):
+            expected = "each labeler once: the later judgment would replace the earlier one"
+            raise wrong_field(where, "labelers", expected, judgment.labelers)
+        pairs = zip(labelers, judgment.labelers, strict=True)
+        labelers = [said._replace(labeler=name) for said, name in pairs]
     return JudgedTask(judgment.prompt, judgment.responses, tuple(labelers), None, {})
 
 
-def _places(positions: LabelerScores) -> tuple[int | None, ...]:
-    """Return the places 1, 2, ... of positions, which may be any numbers."""
+def _compared(probability: float, where: str) -> Judgment:
+    """Return what one labeler said: a share of several cannot be told apart into judgments."""
+    said: dict[float, Better] = {0.0: "second", 0.5: "neither", 1.0: "first"}
+    if probability not in said:
+        raise DataError(
+            f"{where}: field 'probability': {probability:g} is what several judgments come to, and "
+            "the store keeps single ones. Import those ('responses' with 'rankings'), train on "
+            "this file as it is, or leave 'probability' out where one labeler preferred 'chosen'."
+        )
+    return compared(said[probability])
+
+
+def _ranked(positions: LabelerScores) -> Judgment:
+    """Return positions, which may be any numbers, as places 1, 2, ...
+
+    One position alone compares nothing: in our rows a null was not judged. It is a skip.
+    """
     order = sorted({position for position in positions if position is not None})
-    return tuple(None if p is None else order.index(p) + 1 for p in positions)
+    if sum(position is not None for position in positions) < 2:
+        return Judgment("skip")
+    ranks = tuple(None if p is None else order.index(p) + 1 for p in positions)
+    return Judgment("judged", ranks=ranks)
 
 
 def row_of(task: JudgedTask) -> OurRow:
     """Return a judged task as a judged group's row, with all judgments that compare responses.
 
-    Skips say nothing about the responses and are left out. Where only the best response has a
-    place, it is compared with each of the others, and they are not compared with each other.
+    Skips say nothing about the responses and are left out.
     """
     rankings: list[Sequence[float | None]] = []
     ratings: list[Sequence[float | None]] = []
@@ -73,34 +98,22 @@ def row_of(task: JudgedTask) -> OurRow:
         if judgment.outcome in {"tie", "both_bad"}:
             rankings.append([1] * len(task.responses))
         elif judgment.outcome == "judged" and judgment.ranks is not None:
-            rankings += _rankings(judgment.ranks)
+            rankings += rankings_of(judgment.ranks)
         elif judgment.outcome == "judged" and judgment.ratings is not None:
             ratings.append(judgment.ratings)
     if rankings:  # a row has one kind of judgments; of ratings, the order is kept
         rankings += [[None if r is None else -r for r in scores] for scores in ratings]
     judged: OurRow = {"ratings": ratings} if ratings and not rankings else {"rankings": rankings}
-    weight = task.metadata.get("weight")
+    beside = {key: task.metadata[key] for key in _BESIDE if task.metadata.get(key) is not None}
     strengths = [judgment.strength for judgment in task.judgments]
     return {
         "prompt": task.prompt,
         "responses": list(task.responses),
         **judged,
-        **({} if weight is None else {"weight": weight}),
+        **beside,
         **({"strengths": strengths} if any(strengths) else {}),
         "metadata": task.metadata,
     }
-
-
-def _rankings(ranks: Sequence[int | None]) -> list[Sequence[float | None]]:
-    placed = [index for index, rank in enumerate(ranks) if rank is not None]
-    if len(placed) != 1 or ranks[placed[0]] != 1:
-        return [ranks]
-    best = placed[0]
-    return [
-        [1 if i == best else 2 if i == other else None for i in range(len(ranks))]
-        for other in range(len(ranks))
-        if other != best
-    ]
 
 
 def judged_group(task: JudgedTask, where: str) -> JudgedGroup:

@@ -11,6 +11,7 @@ from lit_rlhf.feedback.formats.parts import (
     compared,
     has,
     read_labeler,
+    read_object,
     rest,
     second_better_by,
     user_turn,
@@ -24,16 +25,22 @@ _TEXTS = ("responses", "texts", "text", "displayed_text")
 
 
 def _detects(row: Record) -> bool:
-    return "label_annotations" in row or _label(row) is not None
+    return "label_annotations" in row or bool(_labels(row))
 
 
-def _label(row: Record) -> tuple[str, object] | None:
-    """Return the kind of label that a row has, at its top or in one of its schemes."""
+def _labels(row: Record) -> dict[str | None, tuple[str, object]]:
+    """Return the labels of a row: at its top, or by the schemes that ask for them."""
     schemes = row.get("label_annotations")
-    inside = schemes if isinstance(schemes, Mapping) else row
-    places = [row, *(value for value in inside.values() if isinstance(value, Mapping))]
-    found = ((kind, place[kind]) for place in places for kind in _LABELS if has(place, kind))
-    return next(found, None)
+    inside = row if schemes is None else schemes
+    places: list[tuple[str | None, object]] = [(None, row)]
+    places += inside.items() if isinstance(inside, Mapping) else ()
+    return {
+        name: (kind, place[kind])
+        for name, place in places
+        if isinstance(place, Mapping)
+        for kind in reversed(_LABELS)
+        if has(place, kind)
+    }
 
 
 def _read(row: Record, where: str) -> ReadResult:
@@ -45,11 +52,23 @@ def _read(row: Record, where: str) -> ReadResult:
         )
     texts = read_list(row[field], field, where, "a list of texts")
     responses = tuple(read_text(text, field, where) for text in texts)
-    label = _label(row)
-    judgment = Judgment("skip") if label is None else _judgment(*label, len(responses), where)
-    judgment = judgment._replace(labeler=read_labeler(row.get("user_id") or row.get("annotator")))
+    labels = _labels(row)
+    schemes = read_object(row.get("label_annotations") or {}, "label_annotations", where)
+    if not labels and any(schemes.values()):
+        expected = f"one of {', '.join(_LABELS)} in a scheme"
+        raise wrong_field(where, "label_annotations", expected, row["label_annotations"])
+    labeler = read_labeler(row.get("user_id") or row.get("annotator"))
     prompt = user_turn(row["prompt"], "prompt", where)
-    return [JudgedTask(prompt, responses, (judgment,), None, rest(row, "prompt", field))]
+    task = JudgedTask(prompt, responses, (), None, rest(row, "prompt", field))
+    if not labels:
+        return [task._replace(judgments=(Judgment("skip", labeler=labeler),))]
+    found: ReadResult = []
+    for scheme, label in labels.items():
+        said = _judgment(*label, len(responses), where)._replace(labeler=labeler)
+        # Several schemes are several questions about the same responses.
+        question = scheme if len(labels) > 1 else None
+        found.append(task._replace(judgments=(said,), question=question))
+    return found
 
 
 def _judgment(kind: str, value: object, num_responses: int, where: str) -> Judgment:
@@ -72,14 +91,15 @@ def _judgment(kind: str, value: object, num_responses: int, where: str) -> Judgm
 
 def _places(order: str, num_responses: int, where: str) -> tuple[int | None, ...]:
     """Return the place of each response in an order of letters: best first, `=` for a tie."""
-    places = {
-        letter.strip(): place
+    ordered = [
+        (letter.strip(), place)
         for place, tied in enumerate(order.split(","), start=1)
         for letter in tied.split("=")
-    }
+    ]
+    places = dict(ordered)
     letters = [chr(ord("A") + index) for index in range(num_responses)]
-    if not set(places) <= set(letters):
-        raise wrong_field(where, "rank_order", f"letters of {', '.join(letters)}", order)
+    if not set(places) <= set(letters) or len(places) < len(ordered):
+        raise wrong_field(where, "rank_order", f"letters of {', '.join(letters)}, each once", order)
     return tuple(places.get(letter) for letter in letters)
 
 

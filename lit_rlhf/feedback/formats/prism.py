@@ -23,6 +23,10 @@ def _read(row: Record, where: str) -> ReadResult:
     tasks = []
     for turn, messages in groupby(history, key=lambda message: message.get("turn")):
         asked, *answers = sorted(messages, key=lambda message: message.get("role") != "user")
+        if [message.get("role") for message in (asked, *answers[:1])].count("user") != 1:
+            raise DataError(
+                f"{where}: turn {turn}: expected one message of the user, then answers."
+            )
         chat = (*chat, *user_turn(asked.get("content"), "content", where))
         responses = tuple(read_text(answer.get("content"), "content", where) for answer in answers)
         ratings = tuple(_score(answer.get("score"), where) for answer in answers)

@@ -6,6 +6,7 @@ times what was meant.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from lit_rlhf.feedback.fields import Record, read_text, wrong_field
@@ -47,6 +48,7 @@ def _mean_rating(value: object, field: str, where: str) -> float | None:
             ratings.append(float(str(rating)))
         except ValueError:
             continue
+    ratings = [rating for rating in ratings if math.isfinite(rating)]
     return sum(ratings) / len(ratings) if ratings else None
 
 

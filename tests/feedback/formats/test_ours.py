@@ -2,6 +2,7 @@ import pytest
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import judged_pairs, parse_judged_group
+from lit_rlhf.feedback.exchange import training_row
 from lit_rlhf.feedback.formats import judged_group, record_of, row_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
@@ -59,15 +60,22 @@ def test_the_weight_is_kept():
     ("row", "judgments"),
     [
         ({"chosen": "a", "rejected": "b"}, [Judgment("judged", ranks=(1, 2))]),
-        ({"chosen": "a", "rejected": "b", "probability": 0.2}, [Judgment("judged", ranks=(2, 1))]),
+        ({"chosen": "a", "rejected": "b", "probability": 0}, [Judgment("judged", ranks=(2, 1))]),
         ({"chosen": "a", "rejected": "b", "probability": 0.5}, [Judgment("tie", ranks=(1, 1))]),
         (
             {"responses": ["a", "b"], "rankings": [[10, 5], [None, 3], [0, 0]]},
-            [Judgment("judged", ranks=ranks) for ranks in ((2, 1), (None, 1), (1, 1))],
+            [
+                Judgment("judged", ranks=(2, 1)),
+                Judgment("skip"),  # a null was not judged, so nothing was compared
+                Judgment("judged", ranks=(1, 1)),
+            ],
         ),
         (
-            {"responses": ["a", "b"], "ratings": [[1, 2]]},
-            [Judgment("judged", ratings=(1.0, 2.0))],
+            {"responses": ["a", "b"], "ratings": [[1, 2], [2, 1]], "labelers": ["ana", None]},
+            [
+                Judgment("judged", ratings=(1.0, 2.0), labeler="ana"),
+                Judgment("judged", ratings=(2.0, 1.0)),
+            ],
         ),
     ],
 )
@@ -75,6 +83,27 @@ def test_a_row_of_ours_is_a_task(row, judgments):
     record = record_of({"prompt": "p", **row}, "x")
     assert list(record.judgments) == judgments
     assert record.responses == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"chosen": "a", "rejected": "b", "probability": 0.8}, "what several judgments come to"),
+        (
+            {"responses": ["a", "b"], "rankings": [[1, 2], [2, 1]], "labelers": ["ana", "ana"]},
+            "each labeler once",
+        ),
+    ],
+)
+def test_what_is_no_single_judgment_is_refused(row, message):
+    with pytest.raises(DataError, match=message):
+        record_of({"prompt": "p", **row}, "x")
+
+
+def test_tools_reach_the_training_row():
+    chat, tools = [{"role": "user", "content": "p"}], [{"name": "search"}]
+    task = record_of({"prompt": chat, "chosen": "a", "rejected": "b", "tools": tools}, "x")
+    assert training_row(task)["tools"] == tools
 
 
 def test_there_and_back():

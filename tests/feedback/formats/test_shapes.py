@@ -242,7 +242,7 @@ CASES = {
         ("a", "b"), [rated(5.0, 90.0, labeler="u")]),
     "community alignment: ends and twins": (
         "community_alignment", [COMMUNITY], ("a", "b", "d"),
-        [ranked(None, 1, None, labeler="a", comment="best")]),
+        [ranked(None, 1, None, labeler="a", comment="best", side_order=(0, 1, 2))]),
     "potato": (
         "potato", [{"prompt": "Hi", "responses": ["a", "b"], "user_id": "u",
                     "preference": {"selection": "B"}}],
@@ -264,6 +264,54 @@ def test_a_shape_is_found_and_read(case):
     assert list(task.prompt) == [HI]
     assert task.responses == responses
     assert list(task.judgments) == judgments
+
+
+def test_a_tie_breaks_no_order_that_a_tool_wrote_in_one_list():
+    one_list = {"type": "ranker", "value": {"ranker": {"rank": ["so", "wiki", "mdn"]}}}
+    (task,) = read("label_studio", label_studio(ITEMS, one_list))
+    assert task.judgments[0].ranks == (2, 3, 1)
+
+
+def test_annotators_who_saw_another_order_judged_one_task():
+    turned = {**COMMUNITY, "annotator_id": "b", "first_turn_preferred_response": "response_c"}
+    for slot, text in zip("abcd", "dabd", strict=True):
+        turned[f"first_turn_response_{slot}"] = text
+    first, second = (read("community_alignment", row)[0] for row in (COMMUNITY, turned))
+    assert second[:2] == first[:2]
+    assert second.judgments[0].ranks == first.judgments[0].ranks
+    assert second.judgments[0].side_order == (2, 0, 1)
+
+
+def test_a_person_who_ranked_one_answer_that_is_left_compared_none():
+    events = {"ranking": [{"user_id": "u", "ranked_message_ids": ["a", "gone"]},
+                          {"user_id": "v", "ranked_message_ids": ["b", "a"]}]}  # fmt: skip
+    tree = {**OASST, "prompt": {**OASST["prompt"], "events": events}}
+    assert [said.labeler for said in read("oasst", tree)[0].judgments] == ["v"]
+
+
+def test_argilla_keeps_comments_suggestions_and_whole_discards():
+    answers = {"pref": [{"value": ["r2", "r1"], "user_id": "u"}],
+               "why": [{"value": "politer", "user_id": "u"}]}  # fmt: skip
+    suggestions = {"pref": {"value": ["r1", "r2"], "agent": "judge"}}
+    (task,) = read("argilla", {**NESTED, "responses": answers, "suggestions": suggestions})
+    assert task.judgments == (ranked(2, 1, labeler="u", comment="why: politer"),)
+    assert task.metadata["suggestions"] == suggestions
+    discarded = {"values": None, "status": "discarded", "user_id": "u-2"}
+    (task,) = read("argilla", {**REST, "responses": [*REST["responses"], discarded]})
+    assert task.judgments[-1] == Judgment("skip", labeler="u-2")
+
+
+def test_two_schemes_of_potato_are_two_questions():
+    schemes = {"helpful": {"selection": "A"}, "harmless": {"scale_value": 2}}
+    row = {"prompt": "Hi", "responses": ["a", "b"], "label_annotations": schemes}
+    assert [(task.question, task.judgments[0].ranks) for task in read("potato", row)] == [
+        ("helpful", (1, 2)), ("harmless", (2, 1)),
+    ]  # fmt: skip
+
+
+def test_a_rating_that_is_no_number_is_none():
+    (task,) = read("ultrafeedback", ultrafeedback(completion("a", "nan"), completion("b", "3")))
+    assert task.judgments[0].ratings == (None, 3.0)
 
 
 # The sign conventions: which response a row prefers, whatever its number says.
@@ -396,6 +444,17 @@ BAD = [
     ("potato", {"instance_id": "i", "label_annotations": {"p": {"selection": "A"}}},
      "add their texts"),
     ("potato", {"prompt": "Hi", "responses": ["a", "b"], "rank_order": "C"}, "letters of A, B"),
+    ("potato", {"prompt": "Hi", "responses": ["a", "b"], "rank_order": "A,B,A"}, "each once"),
+    ("potato", {"prompt": "Hi", "responses": ["a", "b"],
+                "label_annotations": {"p": {"choice": "A"}}}, "'label_annotations': expected"),
+    ("potato", {"prompt": "Hi", "responses": ["a", "b"], "label_annotations": "{}"}, "an object"),
+    ("prism", {**PRISM, "conversation_history": [
+        {"turn": 0, "role": "model", "content": "a", "score": 1},
+        {"turn": 0, "role": "model", "content": "b", "score": 2}]}, "one message of the user"),
+    ("argilla", {**NESTED, "responses": {"pref": [{"value": ["r2", "r2", "r1"], "user_id": "u"}]}},
+     "each response once"),
+    ("label_studio", {"id": 7, "prompt": "Hi", "lang": "en", "a": "A", "b": "B", "pw": "left",
+                      "annotator": 3, "annotation_id": 1}, "found the texts lang, a, b"),
     ("best_of_4", {"query": [1], "sample0": [2], "sample1": [3], "sample2": [4], "sample3": [5],
                    "best": 2}, "token ids of GPT-2"),
 ]  # fmt: skip
