@@ -116,6 +116,7 @@ class Adder:
             for row in rows:
                 _check(row, self.num_slots)
             with self.database.writing() as connection:
+                self.database.wait_to_add(connection)
                 part = self._add_batch(connection, rows)
             total = Added(*(a + b for a, b in zip(total, part, strict=True)))
         return total

@@ -27,8 +27,9 @@ from lit_rlhf.extras import require_extra
 
 _BUSY_TIMEOUT_S = 60
 _MIGRATIONS = Path(__file__).parent / "migrations"
-# A number that stands for "migrating a feedback store" among PostgreSQL's advisory locks.
+# Numbers that stand for "migrating a feedback store" and "adding to it" among PostgreSQL's locks.
 _MIGRATION_LOCK = 7_226_017
+_ADDING_LOCK = 7_226_018
 _BEGIN = "lit_rlhf_begin"
 
 
@@ -93,6 +94,15 @@ class Database:
             self._engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection,
         ):
             yield connection
+
+    def wait_to_add(self, connection: Connection) -> None:
+        """Let those who add many rows wait for each other until the transaction ends.
+
+        Two that add the same rows in other orders would wait for each other for ever. On SQLite
+        all writers wait.
+        """
+        if not self.is_sqlite:
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADDING_LOCK})"))
 
     def close(self) -> None:
         """Close all connections."""

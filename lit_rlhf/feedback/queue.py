@@ -7,6 +7,7 @@ meanwhile, it is stored beside the others.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ def claim_slots(
         .with_for_update()  # looks again where somebody else is just taking one whose lease ended
     )
     taken = _lease(connection, mine.cte("picked"), lease)
-    if gold_first > 0 and (missing := gold_first - num_gold_tasks(connection, labeler_id)) > 0:
+    had = num_gold_tasks(connection, labeler_id, gold_first) if gold_first > 0 else 0
+    if (missing := gold_first - had) > 0:
         with_gold = select(judgments.c.task_id).where(judgments.c.is_gold)
         gold = _claimable(labeler_id, now).where(slots.c.task_id.in_(with_gold))
         gold = gold.limit(min(count - len(taken), missing))
@@ -89,14 +91,20 @@ def claim_slots(
     return dict.fromkeys(sorted(taken), now + lease_s)
 
 
-def num_gold_tasks(connection: Connection, labeler_id: int) -> int:
-    """Return how many tasks with a gold answer a labeler has judged or has now."""
-    judged = select(judgments.c.task_id).where(judgments.c.labeler_id == labeler_id)
-    is_leased = and_(slots.c.labeler_id == labeler_id, slots.c.judgment_id.is_(None))
-    own = judged.union(select(slots.c.task_id).where(is_leased)).subquery()
-    gold = judgments.alias("gold")
-    has_gold = exists().where(gold.c.task_id == own.c.task_id, gold.c.is_gold)
-    return connection.execute(select(func.count()).select_from(own).where(has_gold)).scalar_one()
+def num_gold_tasks(connection: Connection, labeler_id: int, most: int) -> int:
+    """Return how many tasks with a gold answer a labeler has judged or has now, up to `most`."""
+    mine = judgments.alias("mine")
+    is_judged = exists().where(
+        mine.c.labeler_id == labeler_id, mine.c.task_id == judgments.c.task_id
+    )
+    is_leased = exists().where(
+        slots.c.labeler_id == labeler_id,
+        slots.c.task_id == judgments.c.task_id,
+        slots.c.judgment_id.is_(None),
+    )
+    had = select(judgments.c.task_id).where(judgments.c.is_gold, or_(is_judged, is_leased))
+    found = had.distinct().limit(most).subquery()
+    return connection.execute(select(func.count()).select_from(found)).scalar_one()
 
 
 def store_judgment(
@@ -223,8 +231,17 @@ def _as_stored(value: object) -> object:
 
 
 def _valid_from(connection: Connection, row: Values) -> float:
-    """Return when the judgment begins to count: never before the one that it replaces."""
+    """Return when the judgment begins to count: after what it replaces, before what replaces it."""
     own: float = row["valid_from"]
+    # A browser may send a correction first, and its clock may have been put back in between.
+    later = select(func.min(judgments.c.valid_from)).where(
+        judgments.c.task_id == row["task_id"],
+        judgments.c.labeler_id == row["labeler_id"],
+        judgments.c.replaces == row["id"],
+    )
+    correction: float | None = connection.execute(later).scalar()
+    if correction is not None:
+        own = min(own, math.nextafter(correction, 0))
     columns = (judgments.c.task_id, judgments.c.labeler_id, judgments.c.valid_from)
     replaced = select(*columns).where(judgments.c.id == row["replaces"])
     earlier = connection.execute(replaced).one_or_none()

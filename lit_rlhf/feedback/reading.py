@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import Connection, Select, exists, select
+from sqlalchemy import Connection, Select, and_, exists, select
 
 from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
@@ -59,27 +59,43 @@ class StoredTask(NamedTuple):
     content: JudgedTask
 
 
-def read_lineage(connection: Connection, split: str | None) -> Lineage:
+def read_questions(connection: Connection) -> list[str]:
+    """Return the questions that labelers answered by comparing responses; "" is the usual one."""
+    is_second = and_(task_responses.c.task_id == tasks.c.id, task_responses.c.position == 1)
+    compared = exists().where(judgments.c.task_id == tasks.c.id), exists().where(is_second)
+    found = connection.execute(select(tasks.c.question).where(*compared).distinct()).scalars()
+    return sorted(question or "" for question in found)
+
+
+def read_lineage(connection: Connection, split: str | None, question: str | None = None) -> Lineage:
     """Say which judgments `read_judged` yields."""
     query = current_judgments(judgments.c.id).order_by(judgments.c.id)
-    query = _in_split(query.join_from(judgments, tasks), split)
+    query = _selected(query.join_from(judgments, tasks), split, question)
     hashed = hashlib.sha256()
     number = 0
     for judgment_id in connection.execute(query.execution_options(yield_per=10_000)).scalars():
         hashed.update(f"{judgment_id}\n".encode())
         number += 1
-    newest = _in_split(select(judgments.c.id).join_from(judgments, tasks), split)
+    newest = _selected(select(judgments.c.id).join_from(judgments, tasks), split, question)
     last = connection.execute(newest.order_by(judgments.c.seq.desc()).limit(1)).scalar()
     return Lineage(hashed.hexdigest(), last, number)
 
 
-def read_judged(connection: Connection, split: str | None) -> Iterator[StoredTask]:
+def read_judged(
+    connection: Connection, split: str | None, question: str | None = None
+) -> Iterator[StoredTask]:
     """Yield the tasks that have judgments, in the order in which they were added.
 
     Planned repeats are left out: they would count their labelers twice.
+
+    Args:
+        connection: of `Database.reading`.
+        split: None for all.
+        question: None for all; "" for the usual one, which has no name.
     """
     judged = exists().where(judgments.c.task_id == tasks.c.id)
-    query = _in_split(select(tasks.c.id).where(judged), split).order_by(tasks.c.id).limit(_BATCH)
+    query = _selected(select(tasks.c.id).where(judged), split, question)
+    query = query.order_by(tasks.c.id).limit(_BATCH)
     last = 0
     while ids := connection.execute(query.where(tasks.c.id > last)).scalars().all():
         yield from read_tasks(connection, ids)
@@ -109,8 +125,10 @@ def read_tasks(connection: Connection, ids: Sequence[int]) -> Iterator[StoredTas
         yield StoredTask(row.id, row.kind, row.repeats, content)
 
 
-def _in_split(query: Select[Any], split: str | None) -> Select[Any]:
+def _selected(query: Select[Any], split: str | None, question: str | None) -> Select[Any]:
     query = query.where(tasks.c.repeats.is_(None))
+    if question is not None:
+        query = query.where(tasks.c.question.is_not_distinct_from(question or None))
     if split is None:
         return query
     buckets = buckets_of(split)

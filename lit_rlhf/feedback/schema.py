@@ -35,6 +35,7 @@ from sqlalchemy import (
     exists,
     or_,
     select,
+    text,
 )
 from sqlalchemy.engine import Dialect
 
@@ -152,6 +153,13 @@ judgments = Table(
     Column("valid_from", Double, nullable=False),
     Index(None, "task_id", "labeler_id", "valid_from", "seq"),
     Index(None, "labeler_id", "task_id"),
+)
+# SQLite's planner wants the condition as SQLAlchemy writes it in queries.
+Index(
+    "ix_judgments_gold",
+    judgments.c.task_id,
+    sqlite_where=text("is_gold = 1"),
+    postgresql_where=text("is_gold"),
 )
 slots = Table(
     "slots",

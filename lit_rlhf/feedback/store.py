@@ -37,7 +37,14 @@ from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.queue import Receipt, claim_slots, store_judgment
-from lit_rlhf.feedback.reading import Lineage, StoredTask, read_judged, read_lineage, read_tasks
+from lit_rlhf.feedback.reading import (
+    Lineage,
+    StoredTask,
+    read_judged,
+    read_lineage,
+    read_questions,
+    read_tasks,
+)
 from lit_rlhf.feedback.repeats import add_repeat
 from lit_rlhf.feedback.schema import judgments, labelers, task_responses
 from lit_rlhf.prompts import Prompt, response_text
@@ -277,29 +284,55 @@ class FeedbackStore:
         with self.database.reading() as connection:
             return [(row.task_id, judgment_of(row, labeler)) for row in connection.execute(query)]
 
-    def judged_tasks(self, split: str | None = None) -> Iterator[JudgedTask]:
+    def judged_tasks(
+        self, split: str | None = None, question: str | None = None
+    ) -> Iterator[JudgedTask]:
         """Yield the tasks that somebody judged, each with the judgments that count.
 
         Args:
             split: "train", "validation" or "test": 80, 10 and 10 per cent of the prompts, by a
                 hash; None for all.
+            question: such as "harmless"; "" for the usual one, None for all.
 
         Raises:
             DataError: there is no such split.
         """
-        with self.snapshot(split) as (_, judged):
+        with self.snapshot(split, question) as (_, judged):
             yield from judged
 
     @contextmanager
-    def snapshot(self, split: str | None) -> Iterator[tuple[Lineage, Iterator[JudgedTask]]]:
+    def snapshot(
+        self, split: str | None, question: str | None = None
+    ) -> Iterator[tuple[Lineage, Iterator[JudgedTask]]]:
         """Open one state of a split: which judgments it has, and its tasks as a stream.
 
         Raises:
             DataError: there is no such split.
         """
         with self.database.reading() as connection:
-            judged = (task.content for task in read_judged(connection, split))
-            yield read_lineage(connection, split), judged
+            judged = (task.content for task in read_judged(connection, split, question))
+            yield read_lineage(connection, split, question), judged
+
+    def check_question(self, question: str | None) -> None:
+        """Refuse to mix the answers to several questions, or to take those to none.
+
+        Args:
+            question: the one to take, "" for the usual one; None where nobody named one.
+
+        Raises:
+            DataError: there are several, or this one is not among them.
+        """
+        with self.database.reading() as connection:
+            found = read_questions(connection)
+        names = ", ".join(repr(name) for name in found)
+        if question is None and len(found) > 1:
+            raise DataError(
+                f"{self.database}: its labelers answered several questions ({names}), and one "
+                "model learns the answers to one. Name it: question=NAME ('' is the one without "
+                "a name)."
+            )
+        if question is not None and found and question not in found:
+            raise DataError(f"{self.database}: nobody answered {question!r}; there are: {names}.")
 
     def counts(self) -> Counts:
         """Return how much of everything is there."""

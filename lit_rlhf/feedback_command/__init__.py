@@ -17,6 +17,7 @@ from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
 from lit_rlhf.feedback_command.exporting import write_export
 from lit_rlhf.feedback_command.reports import agreement, show
 from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
+from lit_rlhf.whole_files import written_whole
 
 
 def feedback_command(arguments: list[str]) -> int:
@@ -42,7 +43,15 @@ def feedback_command(arguments: list[str]) -> int:
         "choose": _choose,
         "backup": _backup,
     }
-    run[options.command](options)
+    from sqlalchemy.exc import DatabaseError  # noqa: PLC0415 - an optional package
+
+    from lit_rlhf.feedback.database import parse_url  # noqa: PLC0415
+
+    try:
+        run[options.command](options)
+    except DatabaseError as error:  # the disk is full or read-only, the server is gone
+        store = parse_url(options.store).render_as_string()
+        raise DataError(f"{store}: {str(error.orig).strip()}") from error
     return 0
 
 
@@ -72,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     give.add_argument("--format", choices=("ours", "trl"), default="ours")
     give.add_argument("--split", help="train, validation or test (default: all)")
+    give.add_argument("--question", help="the answers to this one ('': the one without a name)")
     look = commands.add_parser("show", help="how much of everything is there")
     look.add_argument("store")
     look.add_argument(
@@ -108,8 +118,10 @@ def _import(options: argparse.Namespace) -> None:
         added = store.add_tasks(
             tasks(), slots=options.slots, labeler_kind="model" if options.judges else "person"
         )
-    skipped = f"; {num_skipped} bad rows skipped" if num_skipped else ""
-    _say(f"{added.tasks} new tasks, {added.judgments} new judgments{skipped}")
+    said = f"{added.tasks} new tasks, {added.judgments} new judgments"
+    said += f"; {num_skipped} bad rows skipped" if num_skipped else ""
+    said += f"; {added.unasked} asked of nobody: their responses are alike" if added.unasked else ""
+    _say(said)
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -120,9 +132,11 @@ def _export(options: argparse.Namespace) -> None:
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
 
     with FeedbackStore.open(options.store, create=False) as store:
+        if options.format == "trl" or options.question is not None:
+            store.check_question(options.question)
 
         def rows(split: str | None) -> Iterator[dict[str, object]]:
-            for task in store.judged_tasks(split):
+            for task in store.judged_tasks(split, options.question):
                 is_ours = options.format == "ours"
                 yield from [full_row(task)] if is_ours else trl_rows(task, options.store)
 
@@ -155,8 +169,15 @@ def _backup(options: argparse.Namespace) -> None:
         raise DataError(f"{source}: there is no such feedback store.")
     if options.file.exists():
         raise DataError(f"{options.file}: is there already; name a file that is not.")
-    with closing(sqlite3.connect(source)) as live, closing(sqlite3.connect(options.file)) as copy:
-        live.backup(copy)
+    try:
+        with (
+            written_whole(options.file) as partial,
+            closing(sqlite3.connect(source)) as live,
+            closing(sqlite3.connect(partial)) as copy,
+        ):
+            live.backup(copy)
+    except sqlite3.Error as error:
+        raise DataError(f"{source}: cannot be copied to {options.file}: {error}") from error
     _say(f"{source} is copied to {options.file}")
 
 

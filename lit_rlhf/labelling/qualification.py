@@ -32,7 +32,8 @@ def gold_told(
         most: gold tasks of the qualification; after these, nothing is told.
     """
     owner = select(labelers.c.id).where(labelers.c.name == labeler)
-    if num_gold_tasks(connection, connection.execute(owner).scalar_one()) > most:
+    labeler_id = connection.execute(owner).scalar_one()
+    if num_gold_tasks(connection, labeler_id, most + 1) > most:
         return None
     task = next(iter(read_tasks(connection, [task_id]))).content
     gold = next((said for said in task.judgments if said.is_gold), None)

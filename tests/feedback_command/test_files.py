@@ -1,13 +1,17 @@
 """`lit-rlhf feedback`: files into a store and out of it, and training from it."""
 
 import json
+import sqlite3
 
 import datasets
 import pytest
+import sqlalchemy as sa
 
 from lit_rlhf.cli import main
 from lit_rlhf.data import DPODataModule, RewardDataModule
+from lit_rlhf.data.store_source import open_store
 from lit_rlhf.errors import DataError
+from lit_rlhf.feedback import adding, judged_pairs, parse_judged_group
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.store import FeedbackStore
 from tests.support.tokenizer import save_tiny_tokenizer
@@ -111,11 +115,50 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):
     file, store = write_lines(tmp_path / "in.jsonl", rows), str(tmp_path / "feedback.db")
     assert main(["feedback", "import", file, store]) == 1
     assert f"{file}:2: expected 'prompt', 'chosen' and 'rejected'" in capsys.readouterr().err
-    assert main(["feedback", "import", file, store, "--bad-rows", "skip"]) == 0
+    skip = ["--bad-rows", "skip"]
+    assert main(["feedback", "import", file, store, *skip]) == 0
     assert capsys.readouterr().out.endswith("1 bad rows skipped\n")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x"\n')
     assert main(["feedback", "import", str(tmp_path / "broken.jsonl"), store]) == 1
     assert "broken.jsonl:1: broken JSON" in capsys.readouterr().err
+    assert main(["feedback", "import", str(tmp_path / "broken.jsonl"), store, *skip]) == 1
+    assert "broken.jsonl:1: broken JSON" in capsys.readouterr().err  # nothing is left of it
+    lines = [json.dumps(row).encode() for row in pairs(5)]
+    (tmp_path / "broken.jsonl").write_bytes(b"\n".join([b"\xff{", lines[4], lines[3][:-5], b"[]"]))
+    assert main(["feedback", "import", str(tmp_path / "broken.jsonl"), store, *skip]) == 0
+    assert capsys.readouterr().out == "1 new tasks, 1 new judgments; 3 bad rows skipped\n"
+
+
+def test_an_import_says_what_nobody_is_asked(tmp_path, capsys):
+    rows = [*pairs(1), {"prompt": "p", "responses": ["a", "a"], "rankings": [[1, 1]]}]
+    file = write_lines(tmp_path / "in.jsonl", rows)
+    assert main(["feedback", "import", file, str(tmp_path / "feedback.db"), "--slots", "2"]) == 0
+    assert "; 1 asked of nobody: their responses are alike\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("judgment", "message"),
+    [
+        ({"outcome": "maybe"}, "outcome 'maybe'"),
+        ({"outcome": "judged", "ranks": ["first", 2]}, "judgments[0].ranks"),
+        ({"outcome": "judged", "ratings": [1, True]}, "judgments[0].ratings"),
+        ({"outcome": "judged", "ranks": 1}, "judgments[0].ranks"),
+        ({"outcome": "tie", "labeler": 5}, "judgments[0].labeler"),
+        ({"outcome": "tie", "labeler": "a\0"}, "labeler"),
+        ({"outcome": "tie", "submitted_at": float("nan")}, "finite"),
+        ({"outcome": "tie", "id": "x" * 65}, "1 to 64"),
+    ],
+)
+def test_a_bad_judgment_is_named_or_skipped_as_well(tmp_path, capsys, judgment, message):
+    rows = [{"prompt": "p", "responses": ["a", "b"], "judgments": [said]}
+            for said in ({"outcome": "tie"}, judgment)]  # fmt: skip
+    file, store = write_lines(tmp_path / "in.jsonl", rows), str(tmp_path / "feedback.db")
+    assert main(["feedback", "import", file, store]) == 1
+    error = capsys.readouterr().err
+    assert f"{file}:2: " in error
+    assert message in error
+    assert main(["feedback", "import", file, store, "--bad-rows", "skip"]) == 0
+    assert capsys.readouterr().out == "1 new tasks, 1 new judgments; 1 bad rows skipped\n"
 
 
 def test_a_failed_import_leaves_no_store_and_spoils_none(tmp_path):
@@ -130,6 +173,20 @@ def test_a_failed_import_leaves_no_store_and_spoils_none(tmp_path):
     assert main(["feedback", "import", bad, str(store)]) == 1
     with FeedbackStore.open(str(store)) as opened:
         assert opened.counts().judgments == 2
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+    file, store = write_lines(tmp_path / "in.jsonl", pairs(3)), str(tmp_path / "feedback.db")
+    main(["feedback", "import", file, store])
+    full = sqlite3.OperationalError("database or disk is full")
+
+    def insert(*_):
+        raise sa.exc.OperationalError("INSERT", {}, full)
+
+    monkeypatch.setattr(adding, "insert_new", insert)
+    capsys.readouterr()
+    assert main(["feedback", "import", file, store, "--slots", "1"]) == 1
+    assert capsys.readouterr().err.endswith("feedback.db: database or disk is full\n")
 
 
 def test_a_backup_is_a_store(tmp_path):
@@ -175,6 +232,35 @@ def test_training_reads_a_split_and_says_which_judgments(tmp_path):
         open_data(f"store:{tmp_path}/none.db")
     with pytest.raises(DataError, match="has no split 'dev'"):
         open_data(f"store:{path}?split=dev")
+
+
+def test_answers_to_several_questions_are_not_mixed(tmp_path, capsys):
+    path = str(tmp_path / "feedback.db")
+    with FeedbackStore.open(path) as store:
+        for question, ranks in {"helpful": (1, 2), "harmless": (2, 1)}.items():
+            said = (Judgment("judged", ranks, labeler="ana"),)
+            store.add_tasks(
+                JudgedTask(f"p {i}", ("yes", "no"), said, None, {}, question) for i in range(20)
+            )
+    for question, chosen in {"helpful": "yes", "harmless": "no"}.items():
+        records = open_store(f"store:{path}?question={question}&split=train", None)
+        rows = [row.record for row in records.read(records.table[:])]
+        assert {judged_pairs(parse_judged_group(row, "x"))[0].chosen for row in rows} == {
+            ("yes", "no").index(chosen)
+        }
+        assert records.facts["judgments"] == len(rows)
+        out = tmp_path / f"{question}.jsonl"
+        words = ["feedback", "export", path, str(out), "--format", "trl"]
+        assert main([*words, "--question", question]) == 0
+        assert {row["chosen"] for row in read_lines(out)} == {chosen}
+    with pytest.raises(DataError, match="several questions"):
+        open_store(f"store:{path}", "train")
+    with pytest.raises(DataError, match="nobody answered 'honest'"):
+        open_store(f"store:{path}?question=honest", "train")
+    with pytest.raises(DataError, match="unknown 'splt=test'"):
+        open_store(f"store:{path}?splt=test", "train")
+    assert main(words) == 1
+    assert "several questions" in capsys.readouterr().err
 
 
 def test_agreement_by_hand(tmp_path, capsys):

@@ -49,6 +49,16 @@ def read_ledger(path):
     return [tuple(line.split()) for line in lines if line.endswith("\n")]
 
 
+def test_two_imports_of_the_same_rows_in_other_orders_both_end(store):
+    tasks = [
+        JudgedTask(f"{i} {'x' * 500}", ("a", "b"), (Judgment("tie", labeler=f"l {i}"),), None, {})
+        for i in range(400)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        added = list(pool.map(store.add_tasks, [tasks, tasks[::-1]]))
+    assert sum(each.judgments for each in added) == store.counts().judgments == 400
+
+
 def test_threads_claim_each_slot_once_and_no_labeler_twice(store):
     add_comparisons(store, 50, slots=3)
 

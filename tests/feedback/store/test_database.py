@@ -7,13 +7,24 @@ from alembic.migration import MigrationContext
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.database import Database, parse_url
-from lit_rlhf.feedback.schema import metadata
+from lit_rlhf.feedback.schema import judgments, metadata
 from lit_rlhf.feedback.store import FeedbackStore
 
 
 def test_the_migrations_make_the_tables_of_the_schema(store):
     with store.database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_gold_answers_are_found_without_a_look_at_all_judgments(tmp_path):
+    query = sa.select(judgments.c.task_id).where(judgments.c.is_gold)
+    with (
+        FeedbackStore.open(str(tmp_path / "feedback.db")) as store,
+        store.database.reading() as connection,
+    ):
+        sql = query.compile(connection)
+        plan = connection.execute(sa.text(f"EXPLAIN QUERY PLAN {sql}")).all()
+    assert "ix_judgments_gold" in str(plan)
 
 
 def test_opening_again_changes_nothing(store, store_url):

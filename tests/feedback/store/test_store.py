@@ -78,6 +78,7 @@ def test_a_store_of_the_first_version_keeps_its_tasks(store_url):
             connection.exec_driver_sql("ALTER TABLE tasks DROP COLUMN question")
             connection.exec_driver_sql("DROP INDEX ix_judgments_labeler_id_task_id")
             connection.exec_driver_sql("DROP INDEX ix_slots_leased")
+            connection.exec_driver_sql("DROP INDEX ix_judgments_gold")
             for table in ("judgments", "slots"):
                 name = f"ix_{table}_labeler_id"
                 connection.exec_driver_sql(f"CREATE INDEX {name} ON {table} (labeler_id)")
@@ -203,6 +204,17 @@ def test_a_correction_counts_and_the_corrected_one_stays(store):
     assert [said.id for said in only_task(store).judgments] == [second.id]
     assert [said.id for _, said in store.judgments_of("ana")] == [second.id, first.id]
     assert (store.counts().judgments, store.counts().current) == (2, 1)
+
+
+def test_a_correction_that_arrives_first_counts(store):
+    store.add_tasks([task()], slots=1)
+    (claimed,) = store.claim("ana")
+    first = judgment("ana", (1, 2), submitted_at=100.0)
+    # The clock was put back in between, so the browser sends the correction first.
+    second = judgment("ana", (2, 1), submitted_at=50.0, replaces=first.id)
+    store.submit(claimed.id, second)
+    store.submit(claimed.id, first)
+    assert [said.id for said in only_task(store).judgments] == [second.id]
 
 
 def test_of_two_windows_the_later_judgment_counts_whichever_comes_first(store):
