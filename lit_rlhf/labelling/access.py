@@ -11,7 +11,7 @@ import secrets
 import time
 from typing import Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback.adding import labeler_id
@@ -49,11 +49,19 @@ def invite(database: Database, name: str, role: Role) -> str:
     """
     if role not in get_args(Role):
         raise ConfigError(f"role {role!r}: expected one of {', '.join(get_args(Role))}.")
-    if not name.strip() or len(name) > _LONGEST_NAME:
+    has_controls = any(character < " " for character in name.strip())
+    if has_controls or not 0 < len(name.strip()) <= _LONGEST_NAME:
         raise ConfigError(f"a labeler's name has 1 to {_LONGEST_NAME} characters, not {name!r}.")
     with database.writing() as connection:
         owner = labeler_id(connection, name.strip())
         return _issue(connection, owner, "api" if role == "api" else "invitation", role)
+
+
+def is_invitation(database: Database, secret: str) -> bool:
+    """Say whether this is an invitation that `exchange` would take, without a write."""
+    query = select(exists().where(access.c.digest == _digest(secret), *_is_open(time.time())))
+    with database.reading() as connection:
+        return connection.execute(query).scalar_one()
 
 
 def exchange(database: Database, secret: str) -> str | None:
@@ -62,8 +70,7 @@ def exchange(database: Database, secret: str) -> str | None:
     with database.writing() as connection:
         used = (
             update(access)
-            .where(access.c.digest == _digest(secret), access.c.kind == "invitation")
-            .where(access.c.used_at.is_(None), access.c.expires_at > now)
+            .where(access.c.digest == _digest(secret), *_is_open(now))
             .values(used_at=now)
             .returning(access.c.labeler_id, access.c.role)
         )
@@ -108,6 +115,11 @@ def has_admin(database: Database) -> bool:
 def csrf_token(session: str) -> str:
     """Return what the forms of a session must send: another site cannot know it."""
     return _digest(f"csrf:{session}")
+
+
+def _is_open(now: float) -> tuple[ColumnElement[bool], ...]:
+    is_unused = access.c.used_at.is_(None)
+    return access.c.kind == "invitation", is_unused, access.c.expires_at > now
 
 
 def _issue(connection: Connection, owner: int, kind: Kind, role: Role) -> str:

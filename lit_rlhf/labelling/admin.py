@@ -11,11 +11,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response, 
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.feedback.agreement_report import read_agreement
 from lit_rlhf.feedback.exchange import read_tasks_of_file
 from lit_rlhf.labelling.access import invite, revoke
 from lit_rlhf.labelling.guard import TASKS_FILE
-from lit_rlhf.labelling.overview import read_disagreements, read_overview
 from lit_rlhf.labelling.page import Admin, check_form, page_of
 
 router = APIRouter()
@@ -82,12 +80,7 @@ def add_tasks(
 
 def _admin_page(request: Request, name: str, status: int = 200, **values: object) -> Response:
     page = page_of(request)
-    with page.store.database.reading() as connection:
-        values |= {
-            "overview": read_overview(connection),
-            "agreement": read_agreement(connection),
-            "disagreements": read_disagreements(connection),
-        }
+    values |= page.statistics.read(page.store.database)._asdict()
     response = page.render(request, "admin.html", user={"name": name, "role": "admin"}, **values)
     response.status_code = status
     return response

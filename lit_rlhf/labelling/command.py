@@ -71,6 +71,7 @@ def _serve(options: argparse.Namespace) -> None:
     from lit_rlhf.labelling.page import Settings  # noqa: PLC0415
 
     _check_serving(options)
+    _say_if_new(options.store)
     with FeedbackStore.open(options.store) as store:
         url = f"http://{_shown_host(options.host)}:{options.port}"
         if not has_admin(store.database):
@@ -103,6 +104,7 @@ def _invite(options: argparse.Namespace) -> None:
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
     from lit_rlhf.labelling.access import invite  # noqa: PLC0415
 
+    _say_if_new(options.store)
     with FeedbackStore.open(options.store) as store:
         secret = invite(store.database, options.name, options.role)
     if options.role == "api":
@@ -112,9 +114,25 @@ def _invite(options: argparse.Namespace) -> None:
     _say(f"  {options.url.rstrip('/')}/join#{secret}")
 
 
+def _say_if_new(store: str) -> None:
+    """Say that a store is made here: its name may be a slip."""
+    from lit_rlhf.feedback.database import parse_url  # noqa: PLC0415
+
+    url = parse_url(store)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        _say(f"{store}: there was no such store; a new one without tasks is made.")
+
+
 def _check_serving(options: argparse.Namespace) -> None:
     if options.guidelines is not None and not options.guidelines.is_file():
         raise ConfigError(f"--guidelines {options.guidelines}: there is no such file.")
+    if options.guidelines is not None:
+        try:
+            options.guidelines.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(
+                f"--guidelines {options.guidelines}: no UTF-8 text: {error}"
+            ) from error
     if not 2 <= options.rating_scale <= 9:
         raise ConfigError(f"--rating-scale {options.rating_scale}: expected 2 to 9, one key each.")
     if not 0 < options.lease_minutes < float("inf"):

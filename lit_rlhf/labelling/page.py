@@ -19,6 +19,7 @@ from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.labelling.access import User, csrf_token, find_user
 from lit_rlhf.labelling.guard import RateLimit
 from lit_rlhf.labelling.rendering import shown_text
+from lit_rlhf.labelling.statistics import StatisticsReader
 
 COOKIE = "lit_rlhf_session"
 _HERE = Path(__file__).parent
@@ -51,7 +52,8 @@ class Page:
         store: where judgments go.
         settings: of the command.
         requests: how often a user may ask.
-        joins: how often an address may try an invitation.
+        joins: how often an address may try an invitation that opens nothing.
+        statistics: of the project page.
     """
 
     def __init__(self, store: FeedbackStore, settings: Settings) -> None:
@@ -60,6 +62,7 @@ class Page:
         self.settings = settings
         self.requests = RateLimit(settings.requests_per_minute)
         self.joins = RateLimit(20)
+        self.statistics = StatisticsReader()
         self._templates = Jinja2Templates(_HERE / "templates")
         self._templates.env.filters |= {"day": _day, "share": share_text}
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
-from lit_rlhf.labelling.access import end_session, exchange
+from lit_rlhf.labelling.access import end_session, exchange, is_invitation
 from lit_rlhf.labelling.page import COOKIE, Labeler, check_form, page_of, visitor_of
 
 router = APIRouter()
@@ -45,7 +45,9 @@ def join_page(request: Request) -> Response:
 def join(request: Request, invitation: Invitation) -> Response:
     """Exchange an invitation for a session, once."""
     page = page_of(request)
-    page.joins.take(request.client.host if request.client else "")
+    # A whole office may join from one address: only what opens nothing is counted.
+    if not is_invitation(page.store.database, invitation.secret):
+        page.joins.take(request.client.host if request.client else "")
     session = exchange(page.store.database, invitation.secret)
     if session is None:
         raise HTTPException(403, "this invitation was used already, or it has expired; ask for one")

@@ -26,12 +26,16 @@ _MOST_TASKS = 100
 _DAY_S = 86_400
 
 
+# What a database can have as an id.
+Id = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class SentJudgment(BaseModel):
     """A judgment as a browser sends it; see `lit_rlhf.feedback.judgments.Judgment`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    task_id: int
+    task_id: Id
     id: str = Field(min_length=16, max_length=64)
     outcome: Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
     ranks: list[int | None] | None = None
@@ -63,7 +67,7 @@ def next_tasks(
 
 @router.get("/tasks/{task_id}/{part}/{place}")
 def whole_text(
-    request: Request, _: Labeler, task_id: int, part: Literal["prompt", "responses"], place: int
+    request: Request, _: Labeler, task_id: Id, part: Literal["prompt", "responses"], place: int
 ) -> dict[str, str]:
     """Return a whole message of the prompt, or response, as plain text.
 

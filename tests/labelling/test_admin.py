@@ -3,6 +3,7 @@ import json
 import pytest
 
 from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.labelling.statistics import StatisticsReader
 from tests.labelling.conftest import Client, pair
 
 ROWS = [{"prompt": f"p{i}", "responses": ["a", "b"], "ratings": [[1, 2]]} for i in range(3)]
@@ -90,6 +91,20 @@ def test_the_page_shows_quality_and_what_is_worth_discussing(enter, store):
     assert "left \\u202e" in shown
     assert "<li><bdi>ana</bdi>: [1] &gt; [2], " in shown
     assert "&lt;b&gt;sure&lt;/b&gt;" in shown
+
+
+def test_what_takes_long_is_kept_but_people_are_as_they_are(app, enter, store):
+    app.state.page.statistics = StatisticsReader(quick_s=0)  # everything takes long
+    root = enter("root", "admin")
+    store.add_tasks([pair()], slots=1)
+    assert "<dd>0 of 1</dd>" in root.get("/admin").text
+    (task,) = store.claim("ana")
+    store.submit(task.id, Judgment("judged", (1, 2), labeler="ana", id="a" * 16))
+    store.pause("ana")
+    shown = root.get("/admin").text
+    assert "<bdi>ana</bdi> <em>paused</em>" in shown
+    app.state.page.statistics = StatisticsReader()
+    assert "<dd>1 of 1</dd>" in root.get("/admin").text
 
 
 def test_who_is_logged_out_is_out(enter):

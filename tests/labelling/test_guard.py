@@ -1,6 +1,7 @@
 import pytest
 from fastapi import HTTPException
 
+from lit_rlhf.labelling.access import invite
 from lit_rlhf.labelling.guard import RateLimit
 from tests.labelling.conftest import HOST, Client
 
@@ -61,3 +62,11 @@ def test_invitations_cannot_be_guessed_fast(app):
     codes = [Client(app).join("guess").status_code for _ in range(25)]
     assert codes[:20] == [403] * 20
     assert 429 in codes[20:]
+
+
+def test_a_whole_office_joins_from_one_address(app, store):
+    for number in range(25):
+        assert Client(app).join(invite(store.database, f"labeler {number}", "labeler")).is_success
+    for _ in range(25):
+        Client(app).join("guess")
+    assert Client(app).join(invite(store.database, "late", "labeler")).is_success

@@ -1,4 +1,7 @@
+import json
 import uuid
+
+import pytest
 
 from lit_rlhf.feedback.judgments import Judgment
 from lit_rlhf.labelling.access import invite
@@ -65,6 +68,22 @@ def test_what_cannot_be_meant_is_refused_in_one_line(enter, store):
     assert "labeler" in ana.judge(task_id=1, labeler="ben").json()["detail"]
     assert ana.judge(task_id=99).status_code == 422
     assert store.counts().judgments == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"submitted_at": float("nan")}, {"duration_s": float("inf")}, {"task_id": 10**30},
+        {"id": "\0" * 32}, {"replaces": "a\nb"},
+    ],
+)  # fmt: skip
+def test_what_a_database_cannot_hold_is_refused(enter, store, values):
+    store.add_tasks([pair()], slots=1)
+    ana = enter("ana")
+    (task,) = ana.get("/v1/tasks").json()
+    body = {"task_id": task["id"], "id": "0" * 32, "outcome": "tie"} | values
+    headers = {"X-CSRF-Token": ana.csrf(), "Content-Type": "application/json"}
+    assert ana.post("/v1/judgments", content=json.dumps(body), headers=headers).status_code == 422
 
 
 def test_a_judgment_after_its_lease_is_kept_as_a_surplus(enter, store):

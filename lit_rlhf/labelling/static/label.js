@@ -174,8 +174,8 @@ function next() {
   if (tasks.length) show(tasks.shift(), null);
 }
 
-function show(task, replaces, given) {
-  shown = { task, replaces, shownAt: Date.now() / 1000, clock: performance.now() };
+function show(task, replaces, given, after = 0) {
+  shown = { task, replaces, after, shownAt: Date.now() / 1000, clock: performance.now() };
   const draft = given ?? JSON.parse(localStorage.getItem(draftKey(task)));
   const nothing = () => task.responses.map(() => null);
   answer = draft?.answer ?? {
@@ -332,7 +332,7 @@ function uuid() {
 }
 
 async function submit(outcome) {
-  const { task, shownAt, clock, replaces } = shown;
+  const { task, shownAt, clock, replaces, after } = shown;
   const has = (...kinds) => outcome === "judged" && kinds.includes(task.kind);
   const body = {
     task_id: task.id, id: uuid(), outcome, comment: $("comment").value,
@@ -340,9 +340,9 @@ async function submit(outcome) {
     ratings: has("rating") ? inStoreOrder(answer.ratings) : null,
     edit: has("edit") ? answer.edit : null,
     strength: has("comparison") ? answer.strength : null,
-    side_order: task.side_order, shown_at: shownAt, submitted_at: Date.now() / 1000,
-    duration_s: (performance.now() - clock) / 1000,
-    guideline: main.dataset.guideline || null, replaces,
+    side_order: task.side_order, shown_at: shownAt,
+    submitted_at: Math.max(Date.now() / 1000, after), // a clock may be put back: a correction is later
+    duration_s: (performance.now() - clock) / 1000, guideline: main.dataset.guideline || null, replaces,
   };
   judged.add(task.id);
   past.push({ task, body, answer });
@@ -356,7 +356,7 @@ async function submit(outcome) {
 function undo() {
   const { task, body, answer: given } = past.pop();
   if (shown) tasks.unshift(shown.task);
-  show(task, body.id, { answer: given, comment: body.comment });
+  show(task, body.id, { answer: given, comment: body.comment }, body.submitted_at + 0.001);
 }
 
 // ---- keys ------------------------------------------------------------------------------------
