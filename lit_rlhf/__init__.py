@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lit_rlhf.modules import (
         DPOModule,
         NormalizerConfig,
+        OnlineDPOModule,
         OptimizerConfig,
         PPOModule,
         RewardModule,
@@ -80,6 +81,7 @@ __all__ = [
     "LossAggregation",
     "MissingEOS",
     "NormalizerConfig",
+    "OnlineDPOModule",
     "OptimizerConfig",
     "OveroptimizationMonitor",
     "PPOClip",

@@ -28,6 +28,7 @@ phases
   reward    train a reward model on human comparisons
   ppo       optimise the policy against a reward, held near the SFT policy
   dpo       optimise the policy on comparisons directly
+  online-dpo  likewise, on pairs of its own responses that a reward ranks
 
 commands
   demo      fetch a real model and real human ratings, run the whole loop, write a report
@@ -42,7 +43,7 @@ commands
 
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
 """
-PHASES = ("sft", "reward", "ppo", "dpo")
+PHASES = ("sft", "reward", "ppo", "dpo", "online-dpo")
 # By the module of its function NAME_command, which is imported when it is asked for.
 COMMANDS = {
     "demo": "lit_rlhf.demo.command",

@@ -29,7 +29,7 @@ from lit_rlhf.callbacks import (
 from lit_rlhf.config_messages import config_files, explain, key_lines, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
-from lit_rlhf.modules import DPOModule, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
@@ -50,7 +50,7 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
     """Run one phase.
 
     Args:
-        phase: "sft", "reward", "ppo" or "dpo".
+        phase: "sft", "reward", "ppo", "dpo" or "online-dpo".
         arguments: the Trainer's command, `--config` files and options.
 
     Returns:
@@ -104,6 +104,7 @@ def phase_classes(phase: str) -> tuple[type[PhaseModule], type[LightningDataModu
         "reward": (RewardModule, RewardDataModule),
         "ppo": (PPOModule, PPODataModule),
         "dpo": (DPOModule, DPODataModule),
+        "online-dpo": (OnlineDPOModule, PPODataModule),
     }
     return phases[phase]
 
@@ -124,10 +125,11 @@ class PhaseCLI(LightningCLI):
     ) -> None:
         self._source_option = module_class.source_option
         self._parsers: list[LightningArgumentParser] = []  # of the commands
-        of_ppo = {"kl": KLControl, "monitor": OveroptimizationMonitor}
+        has_monitor = module_class in (PPOModule, OnlineDPOModule)
         self._groups: dict[str, type[Callback]] = {
             "self_checks": SelfChecks,
-            **(of_ppo if module_class is PPOModule else {}),
+            **({"kl": KLControl} if module_class is PPOModule else {}),
+            **({"monitor": OveroptimizationMonitor} if has_monitor else {}),
             "save_model": ModelFolder,
             "last_checkpoint": LastCheckpoint,
         }

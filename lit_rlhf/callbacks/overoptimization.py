@@ -1,4 +1,4 @@
-"""Watches PPO for over-optimisation, and does something about it."""
+"""Watches PPO and online DPO for over-optimisation, and does something about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.model_folder import ModelFolder, SavesModel
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.handover import BEST_FOLDER, is_adapter
-from lit_rlhf.objectives import KLPenalty
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.report import write_report
@@ -40,12 +39,17 @@ class HasValidationValues(Protocol):
     """A module that leaves the values of its last validation, of this process's prompts.
 
     `validation_values` has one dictionary a batch: `prompt_id` `[B]` (-1 for stand-ins), and
-    every value by its name, `[B]` each; `reward` and `kl` among them.
+    every value by its name, `[B]` each; `reward` and, where `computes_kl` says so, `kl` among
+    them. `phase` is the group of its metrics.
     """
 
+    phase: str
     validation_values: list[dict[str, Tensor]]
     judges: dict[str, Any]
-    kl_penalty: KLPenalty | None
+
+    @property
+    def computes_kl(self) -> bool:
+        """Whether the KL to a reference is known."""
 
 
 class OveroptimizationMonitor(Callback):
@@ -58,7 +62,7 @@ class OveroptimizationMonitor(Callback):
     `trainer.num_sanity_val_steps: -1` the policy before training is the first validation.
 
     The run's folder gets `overoptimization/` with each prompt's values, the curves against
-    `sqrt(KL)` and a page with the table of each alarm; `val/ppo/overoptimization_p` is logged.
+    `sqrt(KL)` and a page with the table of each alarm; `val/PHASE/overoptimization_p` is logged.
     Weights & Biases gets the picture and the table.
 
     Args:
@@ -97,6 +101,7 @@ class OveroptimizationMonitor(Callback):
         self.min_fall = min_fall
         self.action: Action = action
         self.tighten_factor = tighten_factor
+        self._phase = "ppo"  # of the module that is watched
         self.history = History()
         self.p_values: list[float] = []
         self.alarms: list[Alarm] = []
@@ -108,7 +113,7 @@ class OveroptimizationMonitor(Callback):
     @property
     def metric(self) -> str:
         """The name under which the validation reward is logged."""
-        return f"val/ppo/{self.validation}"
+        return f"val/{self._phase}/{self.validation}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a run that cannot be watched, or on which the action could not be taken.
@@ -125,13 +130,15 @@ class OveroptimizationMonitor(Callback):
         if not isinstance(pl_module, HasValidationValues):
             raise ConfigError(
                 "callbacks: OveroptimizationMonitor reads `validation_values`, but "
-                f"{type(pl_module).__name__} has none; use it with PPOModule only"
+                f"{type(pl_module).__name__} has none; use it with PPOModule "
+                "or OnlineDPOModule only"
             )
-        can_watch = self.validation in pl_module.judges and pl_module.kl_penalty
+        self._phase = pl_module.phase
+        can_watch = self.validation in pl_module.judges and pl_module.computes_kl
         if self._is_default and not can_watch:
             self.is_on = False
             rank_zero_info(
-                "Over-optimisation is not watched: that needs a KL penalty and a reward called "
+                "Over-optimisation is not watched: that needs the KL and a reward called "
                 f"'{JUDGE}' in model.judges, which the policy never trains against; or name "
                 "another judge by --monitor.validation"
             )
@@ -143,10 +150,11 @@ class OveroptimizationMonitor(Callback):
                 f"has {known}; name one of them, or add a reward that the policy never trains "
                 "against"
             )
-        if not pl_module.kl_penalty:
+        if not pl_module.computes_kl:
             raise ConfigError(
-                "monitor: its curves are drawn against the KL, which model.kl_penalty null does "
-                "not compute; set it to true (kl.coefficient may be 0), or monitor.action to off"
+                "monitor: its curves are drawn against the KL, which a run with model.kl_penalty "
+                "null, or a preference loss without reference, does not compute; choose another "
+                "(kl.coefficient may be 0), or set monitor.action to off"
             )
         if self.action == "tighten":
             _kl_control(trainer).check_target()
@@ -189,7 +197,7 @@ class OveroptimizationMonitor(Callback):
             self._tell_if_blind(len(ids))
         self._test(trainer.global_step)
         if not math.isnan(self.p_values[-1]):
-            pl_module.log("val/ppo/overoptimization_p", self.p_values[-1])
+            pl_module.log(f"val/{self._phase}/overoptimization_p", self.p_values[-1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the report, and act on an alarm."""

@@ -23,10 +23,11 @@ from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.weights import weights_digest
 from lit_rlhf.modules.building import build_policy, build_reference
-from lit_rlhf.modules.metrics import NamedMeans, agreement, decided_weight
+from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
+from lit_rlhf.modules.preference import preference_losses
 from lit_rlhf.modules.reference_logprobs import (
     FORMAT,
     ReferenceTable,
@@ -165,22 +166,9 @@ class DPOModule(PhaseModule):
         logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
         reference = self._reference_logprobs(batch)
         pairs = self._pairs(batch, logprobs, reference)
-        output = self.loss(pairs)
         if torch.is_grad_enabled():  # no validation
             self.guard.watch(batch.rows, logprobs=logprobs, reference_logprobs=reference)
-        margin = output.chosen_rewards - output.rejected_rewards
-        values = {
-            "loss": output.losses,
-            "accuracy": agreement(margin, batch.probability),
-            "chosen_rewards": output.chosen_rewards,
-            "rejected_rewards": output.rejected_rewards,
-            "margin": margin,
-            "chosen_logprobs": logprobs[batch.chosen],
-            "rejected_logprobs": logprobs[batch.rejected],
-        }
-        decided = decided_weight(batch.weight, batch.probability)
-        means.update(values, batch.weight, accuracy=decided, loss=pairs.weight)
-        return output.losses
+        return preference_losses(self.loss, pairs, batch, logprobs, means)
 
     def _pairs(
         self, batch: ComparisonBatch, logprobs: Tensor, reference: Tensor | None

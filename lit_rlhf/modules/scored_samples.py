@@ -15,6 +15,7 @@ from lit_rlhf.rewards import ask
 
 if TYPE_CHECKING:
     from lit_rlhf.modules.ppo_models import PPOModels
+    from lit_rlhf.modules.rewarded_policy import RewardedPolicy
 
 
 class ScoredSamples(NamedTuple):
@@ -36,7 +37,7 @@ class ScoredSamples(NamedTuple):
 
 @torch.no_grad()
 def score_samples(
-    module: PPOModels, batch: PromptBatch, *, seed: int, is_greedy: bool = False
+    module: RewardedPolicy, batch: PromptBatch, *, seed: int, is_greedy: bool = False
 ) -> ScoredSamples:
     """Draw responses, and ask the reward about them; call it on all processes.
 
@@ -50,7 +51,7 @@ def score_samples(
         sampling = dataclasses.replace(module.sampling, temperature=0.0)
         samples = module.sample(batch, seed=seed, sampling=sampling)
     else:
-        num_samples = module.advantage.samples_per_prompt
+        num_samples = module.samples_per_prompt
         samples = module.sample(batch, seed=seed, samples_per_prompt=num_samples)
     if not bool((batch.prompt_ids >= 0).any()):
         samples = samples.silenced()

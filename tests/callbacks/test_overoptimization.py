@@ -40,6 +40,7 @@ class Watched(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.num_prompts = num_prompts
         self.healthy = healthy
+        self.phase, self.computes_kl = "ppo", True
         self.kl_penalty, self.kl_coef = True, 1.0
         self.judges = {"validation": None, "other": None}
         self.validation_values = []
@@ -306,7 +307,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path):
             {"judges": {"gold": None}},
             "'validation' is not in .* has gold",
         ),
-        ({"validation": "other"}, {"kl_penalty": None}, "model.kl_penalty null"),
+        ({"validation": "other"}, {"computes_kl": False}, "model.kl_penalty null"),
         ({"action": "roll_back"}, {}, "does not keep by this metric"),
         ({"action": "tighten"}, {}, "the Trainer has none; add one"),
     ],
@@ -319,7 +320,7 @@ def test_what_cannot_be_watched_is_refused(tmp_path, settings, change, message):
         watch(tmp_path, OveroptimizationMonitor(**settings), module)
 
 
-@pytest.mark.parametrize("change", [{"judges": {"gold": None}}, {"kl_penalty": None}])
+@pytest.mark.parametrize("change", [{"judges": {"gold": None}}, {"computes_kl": False}])
 def test_a_run_without_the_default_judge_or_kl_is_not_watched_and_says_so(tmp_path, caplog, change):
     module = Watched()
     for name, value in change.items():

@@ -33,6 +33,7 @@ SIZES = {
     ],
     "dpo": [],
 }
+SIZES["online-dpo"] = [*SIZES["ppo"], "--model.missing_eos.action=keep"]  # all are cut: no pairs
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -56,9 +57,11 @@ class Workplace:
 
     def fit(self, phase, *files, options=()):
         """Train two batches by the phase's own file and others behind it."""
-        for name in ("ppo", "dpo", "lora"):  # of earlier tests
+        for name in ("ppo", "dpo", "online_dpo", "lora"):  # of earlier tests
             shutil.rmtree(self.folder / "runs" / name, ignore_errors=True)
-        files = [f"--config={CONFIGS / name}" for name in (f"{phase}.yaml", *files)]
+        files = [
+            f"--config={CONFIGS / name}" for name in (f"{phase.replace('-', '_')}.yaml", *files)
+        ]
         fast = f"--config={CONFIGS / 'debug' / 'fast.yaml'}"
         with self.entered():
             return run_phase(phase, ["fit", *files, fast, *SIZES[phase], *QUIET, *options])

@@ -26,12 +26,20 @@ from lit_rlhf.objectives import (
     FixedKL,
     WeightedSum,
 )
-from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward
+from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, MathsEqual
 from tests.models.examples import plain_model
 from tests.support import wandb_files
+from tests.support.phases import write_rows
+from tests.support.score_server import score_server
 
 HERE = Path(__file__).parent
-STEPS = {"sft": 2, "reward": 2, "ppo": 8, "dpo": 2}  # PPO: four epochs of one minibatch
+STEPS = {
+    "sft": 2,
+    "reward": 2,
+    "ppo": 8,
+    "dpo": 2,
+    "online-dpo": 2,
+}  # PPO: four epochs of one minibatch
 
 REWARDS_OF_THE_DOCS = """
 def short_and_finished(prompts, responses):
@@ -58,7 +66,7 @@ def callback(cli, kind):
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
     check_run(first_runs[phase] if phase in first_runs else workplace.fit(phase), phase)
-    run = workplace.folder / "runs" / phase
+    run = workplace.folder / "runs" / phase.replace("-", "_")
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     auto_class = AutoModelForSequenceClassification if phase == "reward" else AutoModelForCausalLM
     assert plain_model(run / "model", auto_class).config.architectures == [
@@ -69,8 +77,11 @@ def test_a_phase_runs_as_shipped(workplace, first_runs, phase):
     assert settings["seed_everything"] == 1
     lineage = read_lineage(str(run / "model"))
     assert lineage["config"]["model"] == settings["model"]
-    assert lineage["data"]["train"]["rows"] == 8 if phase in ("sft", "ppo") else 6
-    if phase == "ppo":  # the chain: PPO, its policy and its reward, and the model under both
+    assert lineage["data"]["train"]["rows"] == 6 if phase in ("reward", "dpo") else 8
+    if phase in (
+        "ppo",
+        "online-dpo",
+    ):  # the chain: PPO, its policy and its reward, and the model under both
         origins = lineage["origins"]
         assert origins.keys() == {"policy", "reward", "validation"}
         sft, reward = (origins[role]["lineage"] for role in ("policy", "reward"))
@@ -171,6 +182,23 @@ def test_ppo_by_a_mixture_of_rules_and_a_reward_model(workplace):
     logged = (workplace.folder / "runs" / "ppo" / "metrics.csv").read_text().splitlines()[0]
     for name in ("preference", "format", "length"):
         assert f"train/ppo/reward_{name}," in logged
+
+
+def test_ppo_by_a_server(workplace):
+    with score_server(lambda number, content: list(map(len, content["responses"]))) as server:
+        address = f"--model.reward.init_args.address={server.address}"
+        cli = workplace.fit("ppo", "reward/endpoint.yaml", options=[address])
+    check_run(cli, "ppo")
+    assert server.requests
+
+
+def test_ppo_by_answers(workplace, tmp_path):
+    rows = [{"prompt": f"{number} + 1 = ", "answer": str(number + 1)} for number in range(8)]
+    options = [f"--data.train={write_rows(tmp_path / 'sums.jsonl', rows)}"]
+    options.append("--trainer.limit_val_batches=0")  # whose prompts have no answers
+    cli = workplace.fit("ppo", "reward/maths.yaml", options=options)
+    assert cli.model.reward == MathsEqual()
+    assert "train/ppo/unscored" in cli.trainer.callback_metrics
 
 
 def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):

@@ -22,16 +22,23 @@ PHASES_OF = {
     "kl_penalty": ("ppo",),
     "loss": ("dpo",),
     "reward_loss": ("reward",),
-    "generator": ("ppo",),
+    "generator": ("ppo", "online-dpo"),
     "reward": ("ppo",),
 }
+DEMO_PHASES = ("sft", "reward", "ppo", "dpo")
 FILES = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 PAIRS = [
     (phase, str(file))
     for file in FILES
     if file.stem != "flywheel"  # of a command beside the phases
-    for phase in PHASES_OF.get(file.parts[0], (file.stem,))  # else a phase's own, or the demo's
+    for phase in PHASES_OF.get(
+        file.parts[0], (file.stem.replace("_", "-"),)
+    )  # else a phase's own, or the demo's
 ]
+
+
+def own_file(phase):
+    return f"{phase.replace('-', '_')}.yaml"
 
 
 def parse(phase, *files, options=(), command="fit"):
@@ -68,7 +75,7 @@ def class_names(items):
 
 @pytest.mark.parametrize(("phase", "file"), PAIRS)
 def test_a_file_behind_its_phase_says_what_counts(phase, file):
-    options = parse(phase, f"{phase}.yaml", file)
+    options = parse(phase, own_file(phase), file)
     assert stands_in(yaml.safe_load((CONFIGS / file).read_text()), options)
 
 
@@ -85,11 +92,11 @@ def leaves(tree, prefix=""):
     ("phase", "file"), [pair for pair in PAIRS if not pair[1].startswith(("demo", "debug"))]
 )
 def test_a_file_restates_no_default(phase, file):
-    if file == f"{phase}.yaml":
+    if file == own_file(phase):
         before = vars(phase_cli(phase).fit_parser.get_defaults().as_flat())
     else:
-        assert parse(phase, f"{phase}.yaml", file) != parse(phase, f"{phase}.yaml")
-        before = dict(leaves(parse(phase, f"{phase}.yaml")))
+        assert parse(phase, own_file(phase), file) != parse(phase, own_file(phase))
+        before = dict(leaves(parse(phase, own_file(phase))))
     written = dict(leaves(yaml.safe_load((CONFIGS / file).read_text())))
     assert {name for name, value in written.items() if before.get(name, "absent") == value} == set()
 
@@ -102,17 +109,17 @@ def test_a_file_begins_with_a_comment(file):
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_has_all_it_needs_for_every_command(phase, command):
-    options = parse(phase, f"{phase}.yaml", command=command)
+    options = parse(phase, own_file(phase), command=command)
     assert options["model"]["backbone" if phase == "reward" else "policy"]
     assert all(options["data"][split] for split in ("train", "validation", "test"))
     assert options["trainer"]["use_distributed_sampler"] is False
 
 
 @pytest.mark.parametrize("scale", ["quick", "smoke", "full"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", DEMO_PHASES)
 def test_the_demonstrations_sizes_keep_fragments(phase, scale):
-    files = ["lora/lora.yaml", "logger/wandb.yaml", f"demo/{scale}/{phase}.yaml"]
-    options = parse(phase, f"{phase}.yaml", *files)
+    files = ["lora/lora.yaml", "logger/wandb.yaml", f"demo/{scale}/{own_file(phase)}"]
+    options = parse(phase, own_file(phase), *files)
     assert options["model"]["lora"]["rank"] == 16
     assert class_names([options["trainer"]["logger"]]) == ["WandbAutoLogger"]
 

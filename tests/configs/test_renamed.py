@@ -36,7 +36,9 @@ def test_an_old_option_is_told_its_new_name(old, tmp_path):
     group, _, last = old.rpartition(".")
     file = tmp_path / "old.yaml"
     file.write_text(f"{group}: {{{last}: 1}}" if group else f"{last}: {{some: 1}}")
-    message = complaint(phase, [f"--config={CONFIGS / phase}.yaml", f"--config={file}"])
+    message = complaint(
+        phase, [f"--config={CONFIGS / phase.replace('-', '_')}.yaml", f"--config={file}"]
+    )
     assert now in message
     assert message.startswith(f"{file}:1: ")
 

@@ -136,7 +136,7 @@ def run(request):
             failures.append([f"{name}.py", f"{type(error).__name__}: {error}"])
     commands = list(request["commands"])
     for place, phase, file in request["fragments"]:
-        own = f"--config=configs/{phase}.yaml"
+        own = f"--config=configs/{phase.replace('-', '_')}.yaml"
         commands.append([place, [phase, "fit", own, f"--config={file}"]])
     failures += [[place, message] for place, words in commands if (message := parse(words))]
     defaults = {phase: phase_defaults(phase) for phase in PHASES}

@@ -21,7 +21,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
-PHASES = ("sft", "reward", "ppo", "dpo")
+PHASES = ("sft", "reward", "ppo", "dpo", "online-dpo")
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 FILE_NAME = re.compile(r"# ([\w-]+\.(?:py|yaml))\b")
 OPTION_ROW = re.compile(r"^\| `([\w.]+)` \| (?:`([^`]*)`|(required)) \|", flags=re.MULTILINE)
@@ -147,7 +147,9 @@ def undocumented(options, defaults):
     """List the options of each phase that neither its page nor the shared one names."""
     missing = []
     for phase in PHASES:
-        pages = (DOCS / "methods" / f"{phase}.md", SHARED_OPTIONS, MONITOR_OPTIONS)
+        pages = {DOCS / "methods" / f"{phase}.md", SHARED_OPTIONS, MONITOR_OPTIONS}
+        if phase == "online-dpo":  # which draws responses as PPO does
+            pages.add(DOCS / "methods" / "ppo.md")
         named = {option for page, option, _ in options if page in pages}
         missing += [
             f"{phase}: `{option}` stands on neither page"
@@ -205,9 +207,15 @@ LISTS_OF_NAMES = {
         ("mixing.py", "mix_in"),
         ("sampler_gap.py", "sampler_gap"),
     ],
-    "val/ppo/{name}": [("ppo_metrics.py", "held_out_columns")],
-    "train/dpo/{name}": [("dpo.py", "_compare")],
-    "val/dpo/{name}": [("dpo.py", "_compare")],
+    "val/PHASE/{name}": [("ppo_metrics.py", "held_out_columns")],
+    "train/dpo/{name}": [("preference.py", "preference_losses")],
+    "val/dpo/{name}": [("preference.py", "preference_losses")],
+    "train/online_dpo/{name}": [
+        ("online_dpo.py", "training_step"),
+        ("online_dpo.py", "_compare"),
+        ("online_dpo.py", "_sample_means"),
+        ("preference.py", "preference_losses"),
+    ],
     "val/reward/{name}": [("reward.py", "validation_step")],
 }
 MODULES = ROOT / "lit_rlhf" / "modules"
@@ -221,7 +229,8 @@ def logged_templates():
                 name = node.args[0]
                 if isinstance(name, ast.Constant | ast.JoinedStr):
                     text = ast.unparse(name).removeprefix("f").strip("'\"")
-                    yield text.replace("{self.stage}", "val").replace("{self.phase}", "PHASE")
+                    text = text.replace("{self.stage}", "val").replace("{self._phase}", "ppo")
+                    yield text.replace("{self.phase}", "PHASE")
 
 
 def names_in(file, part):
@@ -264,5 +273,6 @@ def test_every_logged_metric_is_documented():
     for template, parts in LISTS_OF_NAMES.items():
         names = {part: names_in(*part) for part in parts}
         assert all(names.values()), f"no names found: {names}"
-        logged |= {template.format(name=name) for part in names.values() for name in part}
+        shown = template.replace("val/PHASE", "val/ppo")  # whose names online DPO shares
+        logged |= {shown.format(name=name) for part in names.values() for name in part}
     assert sorted(name for name in logged if f"`{name}`" not in page) == []

@@ -16,6 +16,8 @@ CASES = (
     "dpo-cached",
     "ppo",
     "ppo-lora",
+    "online",
+    "online-lora",
     "sft-memory",
     "ppo-memory",
 )

@@ -8,10 +8,11 @@ from tests.support.phase_runs import checkpoints_after, run
 from tests.support.phases import Kill, Killed
 
 WHOLE_BATCHES = ("sft", "reward", "dpo", "ppo", "ppo-lora", "ppo-separate")
-WHOLE_BATCHES += ("ppo-grpo", "ppo-rloo", "ppo-minibatches", "dpo-kto")
+WHOLE_BATCHES += ("ppo-grpo", "ppo-rloo", "ppo-minibatches", "dpo-kto", "online")
 # The last batch has one example or three: a process may have none.
 SHORT_BATCHES = ("sft-short1", "reward-short1", "dpo-short1", "ppo-short1", "ppo-lora-short3")
 SHORT_BATCHES += ("ppo-separate-short1", "ppo-grpo-short1", "ppo-rloo-short3", "dpo-kto-short1")
+SHORT_BATCHES += ("online-short1",)
 CASES = WHOLE_BATCHES + SHORT_BATCHES
 TOLERANCE = 1e-5
 # Whitening divides by the deviation of the advantages, and the rounding with them.

@@ -14,6 +14,7 @@ from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import (
     DPOModule,
     NormalizerConfig,
+    OnlineDPOModule,
     OptimizerConfig,
     PPOModule,
     RewardModule,
@@ -170,6 +171,10 @@ def build(case: str, folder: Path, **changes):
             policy, normalizer=normalizer, loss=BradleyTerryLoss(centering=0.01), **shared
         )
         return module, RewardDataModule(policy, **_data(folder, "groups", 2, *variants))
+    prompt_data = PPODataModule(policy, **_data(folder, "prompts", 4, *variants))
+    if phase == "online":
+        sampling = Sampling(max_new_tokens=10)
+        return OnlineDPOModule(policy, Listener(), sampling=sampling, **shared), prompt_data
     assert phase == "ppo"
     if "separate" in variants:
         # With seed 0 the short batch is one response of one token, and its advantage 0.03 beside a
@@ -192,7 +197,7 @@ def build(case: str, folder: Path, **changes):
         sampling=Sampling(max_new_tokens=10),
         **shared,
     )
-    return module, PPODataModule(policy, **_data(folder, "prompts", 4, *variants))
+    return module, prompt_data
 
 
 def run(
@@ -233,8 +238,8 @@ def run(
         trainer.save_checkpoint(save_as)
     elif save_as is not None:
         module.save_pretrained(save_as)
-    heard = module.reward.heard if is_ppo else []
-    lengths = module.reward.lengths if is_ppo else []
+    heard = module.reward.heard if case.startswith(("ppo", "online")) else []
+    lengths = module.reward.lengths if heard else []
     optimizer = trainer.optimizers[0].state_dict()
     return Run(
         _state(module),

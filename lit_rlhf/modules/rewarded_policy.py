@@ -1,0 +1,201 @@
+"""A policy that answers prompts, and rewards that say how well: shared by PPO and online DPO."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.models.policy import PolicyModel, TokenScores
+from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.metrics import NamedMeans
+from lit_rlhf.modules.padding_gap import rollout_padding_gaps
+from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.ppo_metrics import held_out_columns, sample_records
+from lit_rlhf.modules.sharding import gathered
+from lit_rlhf.modules.stand_ins import score_in_parts
+from lit_rlhf.modules.unscored import abstaining_columns, scored_columns
+from lit_rlhf.objectives import MissingEOS, kl_k1
+from lit_rlhf.ranks import of_all_ranks, world_size
+from lit_rlhf.rewards import RewardSource, origins_of
+from lit_rlhf.rollout import Generator, Sampling, collect_samples
+
+# A validation prompt keeps its random stream whatever the training seed is.
+_VALIDATION_SEED = 20_220_304
+_REWARDS_KEY = "lit_rlhf_rewards"  # in a checkpoint
+
+
+class RewardedPolicy(PhaseModule):
+    """Policy, reference, reward and judges; validation by samples.
+
+    Attributes: see the arguments of `PPOModule`, which sets them.
+    """
+
+    reward: RewardSource
+    judges: dict[str, RewardSource]
+    reference_source: str | None
+    sampling: Sampling
+    generator: Generator
+    missing_eos: MissingEOS
+    policy: PolicyModel | None
+    reference: PolicyModel | None
+    validation_means: NamedMeans
+    validation_samples: list[dict[str, Any]]
+    validation_values: list[dict[str, Tensor]]
+
+    @property
+    @abc.abstractmethod
+    def computes_kl(self) -> bool:
+        """Whether there is a reference, so that the KL to it is known."""
+
+    @property
+    @abc.abstractmethod
+    def samples_per_prompt(self) -> int:
+        """How many responses to each prompt a training batch draws."""
+
+    @property
+    def forward_limits(self) -> dict[str, int | None]:
+        """How many rows and tokens a forward of held-out samples has at most."""
+        return {"max_rows": None, "max_tokens": None}
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """The policy, another reference, and the models behind reward and judges."""
+        named = {} if self.reference_source is None else {"reference": self.reference_source}
+        return {**super().origins, **named, **origins_of(self.sources)}
+
+    @property
+    def sources(self) -> dict[str, RewardSource]:
+        """The reward and the judges by name."""
+        return {"reward": self.reward, **self.judges}
+
+    @property
+    def best_metric(self) -> str | None:
+        """What the judge `validation` says, where there is one."""
+        return f"val/{self.phase}/validation" if "validation" in self.judges else None
+
+    @property
+    def trained_model(self) -> PolicyModel:
+        """The policy, once `configure_model` has loaded it."""
+        assert self.policy is not None
+        return self.policy
+
+    def configure_model(self) -> None:
+        """Load the policy, and the reference where it is a model of its own."""
+        if self.policy is None:
+            self.load_models()
+            self.prepare(self.trained_model)
+
+    def load_models(self, *, value_head: bool = False) -> None:
+        """Load policy and reference; the policy is not prepared yet.
+
+        Args:
+            value_head: on the policy's trunk.
+        """
+        self.policy = build_policy(
+            self.source,
+            self.lora,
+            frozen_dtype=self.frozen_dtype,
+            packing_width=self.packing_width,
+            value_head=value_head,
+        )
+        if self.computes_kl and (self.lora is None or self.reference_source is not None):
+            self.reference = build_reference(
+                self.reference_source or self.source,
+                frozen_dtype=self.frozen_dtype,
+                packing_width=self.packing_width,
+            )
+            self.prepare(self.reference)
+        if self.lora is not None and self.device_mesh is None:
+            # One trunk for all roles; the reference is the adapter switched off.
+            for source in self.sources.values():
+                source.share_trunk(self.policy)
+
+    def sample(
+        self,
+        batch: PromptBatch,
+        *,
+        seed: int,
+        samples_per_prompt: int = 1,
+        sampling: Sampling | None = None,
+    ) -> SampleBatch:
+        """Draw responses from the policy as it is now, by its settings unless others are given."""
+        with gathered(self.trained_model):
+            return collect_samples(
+                self.trained_model,
+                self.generator,
+                batch,
+                self.tokenizer,
+                sampling or self.sampling,
+                samples_per_prompt=samples_per_prompt,
+                seed=seed,
+            )
+
+    def reference_logprobs(self, rows: TokenRows) -> Tensor:
+        """Score response tokens with the reference: its own model, or the adapter switched off."""
+        model, with_adapter = self.reference or self.trained_model, self.reference is not None
+        temperature = self.sampling.temperature
+        scores: TokenScores = model(rows, temperature=temperature, with_adapter=with_adapter)
+        return scores.logprobs
+
+    def policy_logprobs(self, rows: TokenRows) -> Tensor:
+        """Score response tokens with the policy as it is now, at the temperature of its samples."""
+        scores: TokenScores = self.trained_model(rows, temperature=self.sampling.temperature)
+        return scores.logprobs
+
+    def _in_parts(self, rows: TokenRows, compute: Callable[[TokenRows], Tensor]) -> Tensor:
+        """Score held-out samples in forwards no larger than those of the update."""
+        return score_in_parts(rows, compute, **self.forward_limits)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the states of rewards and judges, of each process its own."""
+        super().on_save_checkpoint(checkpoint)
+        states = {name: source.state_dict() for name, source in self.sources.items()}
+        checkpoint[_REWARDS_KEY] = of_all_ranks(
+            {name: state for name, state in states.items() if state}
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Hand the states back; on another number of processes, those of the first."""
+        super().on_load_checkpoint(checkpoint)
+        states = checkpoint.get(_REWARDS_KEY, [{}])
+        own = states[self.global_rank if len(states) == world_size() else 0]
+        for name, state in own.items():
+            if name in self.sources:
+                self.sources[name].load_state_dict(state)
+
+    def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
+        """Return how much the policy's log-probabilities and learned rewards depend on padding."""
+        with self.trainer.precision_plugin.forward_context():
+            return rollout_padding_gaps(self.trained_model, self.sources, batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the samples of the last validation."""
+        self.validation_samples = []
+        self.validation_values = []
+
+    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+        """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
+        samples = self.sample(batch, seed=_VALIDATION_SEED)
+        logprobs = self._in_parts(samples.rows, self.policy_logprobs)
+        token_kl = None
+        if self.computes_kl:
+            token_kl = kl_k1(logprobs, self._in_parts(samples.rows, self.reference_logprobs))
+        columns = held_out_columns(samples, self.sources, logprobs, token_kl)
+        counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
+        scored, weights = scored_columns(columns, abstaining_columns(self.sources), counts)
+        self.validation_means.update(scored, counts, **weights)
+        self.validation_samples += sample_records(samples, columns, counts)
+        self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all held-out prompts."""
+        for name, mean in self.validation_means.compute().items():
+            self.log(f"{self.stage}/{self.phase}/{name}", mean, prog_bar=name == "reward")
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
