@@ -140,7 +140,11 @@ def _export(options: argparse.Namespace) -> None:
                 is_ours = options.format == "ours"
                 yield from [full_row(task)] if is_ours else trl_rows(task, options.store)
 
-        num_rows = write_export(options.file, rows, options.split)
+        try:
+            num_rows = write_export(options.file, rows, options.split)
+        except OSError as error:  # the disk is full or read-only, the folder another's
+            reason = error.strerror or error
+            raise DataError(f"{options.file}: cannot be written: {reason}") from error
     _say(f"{num_rows} rows in {options.file}")
 
 

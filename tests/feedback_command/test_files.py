@@ -129,6 +129,15 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path, capsys):
     assert capsys.readouterr().out == "1 new tasks, 1 new judgments; 3 bad rows skipped\n"
 
 
+def test_an_export_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    file, store = write_lines(tmp_path / "in.jsonl", pairs(3)), str(tmp_path / "feedback.db")
+    main(["feedback", "import", file, store])
+    capsys.readouterr()
+    for name in ("out.jsonl", "out.parquet"):
+        assert main(["feedback", "export", store, f"{file}/{name}"]) == 1
+        assert f"{name}: cannot be written: " in capsys.readouterr().err
+
+
 def test_an_import_says_what_nobody_is_asked(tmp_path, capsys):
     rows = [*pairs(1), {"prompt": "p", "responses": ["a", "a"], "rankings": [[1, 1]]}]
     file = write_lines(tmp_path / "in.jsonl", rows)
