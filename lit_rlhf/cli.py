@@ -41,6 +41,7 @@ commands
   data      show the first rows of a file as tokens, and what of them is learned
   lineage   show what a model folder was made from: data, models, settings, versions
 
+`lit-rlhf PHASE fit --dry-run ...` says what memory and steps a run needs, and trains nothing.
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
 """
 PHASES = ("sft", "reward", "ppo", "dpo", "online-dpo")

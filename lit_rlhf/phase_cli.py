@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentError
@@ -36,6 +37,9 @@ from lit_rlhf.modules.precision import slowness_of
 from lit_rlhf.redaction import redact, redact_all
 from lit_rlhf.shipped import name_shipped_files
 
+if TYPE_CHECKING:
+    from lit_rlhf.dry_run import Plan
+
 # How collectives end when a process is gone: gloo's, and by its documentation NCCL's.
 _OF_LOST_PROCESSES = (
     "Connection closed by peer",
@@ -43,6 +47,7 @@ _OF_LOST_PROCESSES = (
     "remote process exited",
     "remote process exiting",
 )
+_DRY_RUN = "--dry-run"
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
 
@@ -51,7 +56,9 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
 
     Args:
         phase: "sft", "reward", "ppo", "dpo" or "online-dpo".
-        arguments: the Trainer's command, `--config` files and options.
+        arguments: the Trainer's command, `--config` files and options; with `--dry-run` (or
+            `--dry-run=GB` for a device with so much memory) nothing is trained, and what the run
+            would need is printed.
 
     Returns:
         The LightningCLI, with the trainer, module and data module that ran.
@@ -61,8 +68,16 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         TrainingError: another process of the run was lost.
     """
     module_class, data_class = phase_classes(phase)
+    options = [word for word in arguments if word.split("=")[0] != _DRY_RUN]
+    dry_run = [word for word in arguments if word not in options]
     with readable_errors():
-        return PhaseCLI(module_class, data_class, args=arguments, program=f"lit-rlhf {phase}")
+        return PhaseCLI(
+            module_class,
+            data_class,
+            args=options,
+            program=f"lit-rlhf {phase}",
+            dry_run=dry_run[-1] if dry_run else None,
+        )
 
 
 @contextmanager
@@ -114,6 +129,9 @@ class PhaseCLI(LightningCLI):
 
     The tokenizer is the model's; the loaders deal out the data themselves, so that no sampler is
     put around them.
+
+    Attributes:
+        plan: what the run would need, after `--dry-run`.
     """
 
     def __init__(
@@ -122,7 +140,10 @@ class PhaseCLI(LightningCLI):
         data_class: type[LightningDataModule],
         args: list[str],
         program: str = "lit-rlhf",
+        dry_run: str | None = None,
     ) -> None:
+        self._dry_run = dry_run
+        self.plan: Plan | None = None
         self._source_option = module_class.source_option
         self._parsers: list[LightningArgumentParser] = []  # of the commands
         has_monitor = module_class in (PPOModule, OnlineDPOModule)
@@ -198,13 +219,49 @@ class PhaseCLI(LightningCLI):
             raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
 
     def before_fit(self) -> None:
-        """Warn of a precision that this machine is slow in."""
+        """Warn of a precision that this machine is slow in; under `--dry-run`, fit nothing."""
+        if self._dry_run is not None:
+            vars(self.trainer)["fit"] = self._tell_needs  # in place of the method, once
+            return
+        self._warn_of_slowness()
+
+    def _tell_needs(self, model: PhaseModule, datamodule: LightningDataModule, **_: Any) -> None:
+        """Print what the run would need, in place of `Trainer.fit`.
+
+        Raises:
+            ConfigError: what is behind `--dry-run=` is not a number of GB.
+        """
+        from lit_rlhf.dry_run import memory_of, plan_of, render, setup_of  # noqa: PLC0415 - rare
+
+        assert self._dry_run is not None
+        gigabytes = self._dry_run.partition("=")[2]
+        needs = setup_of(self.trainer, model, datamodule)
+        try:
+            available = int(float(gigabytes) * 1e9) if gigabytes else None
+        except ValueError as error:
+            raise ConfigError(f"{self._dry_run}: a number of GB, such as --dry-run=24") from error
+        if available is None:
+            available = memory_of(needs.device, self.trainer.num_devices)
+        self.plan = plan_of(needs)
+        sys.stdout.write(render(self.plan, available))
+
+    def _warn_of_slowness(self) -> None:
         device = self.trainer.strategy.root_device.type
         slowness = slowness_of(self.trainer.precision, device)
         if slowness is not None and self.trainer.is_global_zero:
             warnings.warn(slowness, stacklevel=2)
 
-    before_validate = before_test = before_fit
+    def before_validate(self) -> None:
+        """Warn of a precision that this machine is slow in.
+
+        Raises:
+            ConfigError: `--dry-run`, which is of `fit` alone.
+        """
+        if self._dry_run is not None:
+            raise ConfigError("--dry-run: only `fit` has it")
+        self._warn_of_slowness()
+
+    before_test = before_validate
 
     def instantiate_classes(self) -> None:
         """Make Trainer, module and data module.

@@ -171,6 +171,16 @@ def context_length(source: str | PreTrainedTokenizerBase) -> int | None:
     return int(length * max(1.0, float(factor or 1.0)))
 
 
+def config_of(source: str) -> PretrainedConfig:
+    """Read the configuration of a model; of adapters, that of the model under them.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = resolve_source(source)
+    return _read_config(_base_of(path) if is_adapter(path) else path)
+
+
 def load_causal_lm(source: str, *, keeps_halves: bool = False) -> PreTrainedModel:
     """Load a policy in float32: hub name or Hugging Face folder.
 

@@ -323,7 +323,8 @@ class PhaseModule(SteppingModule):
             checkpoint_activations(model)
         if self.device_mesh is not None:
             methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
-            shard(model, self.device_mesh["data_parallel"], forward_methods=methods)
+            mesh = self.device_mesh["data_parallel"]
+            shard(model, mesh, forward_methods=methods, layer_dtype=self.frozen_dtype)
 
     def _hold_in_bf16(self, model: PolicyModel | ScalarModel) -> None:
         if self._precision != "bf16-mixed":

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -23,7 +24,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.optim import Optimizer
 
 from lit_rlhf.errors import CheckpointError
@@ -88,6 +94,20 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.checkpoint_io.note(str(path), fault)
         elif fault is not None:
             raise CheckpointError(f"{path}: the checkpoint could not be written ({fault})")
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of the module: what trains, and buffers.
+
+        Lightning's own collects all weights on rank zero, the frozen reference's too, which no
+        phase saves.
+        """
+        assert self.model is not None
+        return get_model_state_dict(
+            self.model,
+            options=StateDictOptions(
+                full_state_dict=not self.saves_shards, cpu_offload=True, ignore_frozen_params=True
+            ),
+        )
 
     def _attempt(self, write: Callable[[], None]) -> str | None:
         """Write on all processes; return, on all alike, why rank zero could not, else None.
@@ -162,7 +182,13 @@ StrategyRegistry.register(
 )
 
 
-def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] = ()) -> None:
+def shard(
+    model: nn.Module,
+    mesh: DeviceMesh,
+    *,
+    forward_methods: Sequence[str] = (),
+    layer_dtype: torch.dtype | None = None,
+) -> None:
     """Spread a model's parameters over the processes of a mesh, in place; a second call is idle.
 
     Each transformer layer becomes a unit that is gathered when its forward begins and freed when
@@ -175,14 +201,22 @@ def shard(model: nn.Module, mesh: DeviceMesh, *, forward_methods: Sequence[str] 
         mesh: one-dimensional, `trainer.strategy.device_mesh["data_parallel"]`.
         forward_methods: names of methods of `model`, other than `forward`, that use its
             parameters; they gather the root's unit as `forward` does.
+        layer_dtype: in which the weights of layers are gathered, that of autocast: half of the
+            memory and of the traffic of float32. Their gradients are added up in float32, and what
+            each process keeps stays as it is. None gathers them as they are.
 
     Raises:
         ConfigError: if no stack of layers is found.
     """
     if isinstance(model, FSDPModule):
         return
+    policy = MixedPrecisionPolicy()
+    if layer_dtype is not None:
+        # What flows between layers stays float32, as under autocast.
+        types = {"param_dtype": layer_dtype, "reduce_dtype": torch.float32}
+        policy = MixedPrecisionPolicy(**types, cast_forward_inputs=False)
     for layer in transformer_layers(model):
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     # A unit has one type: a head in float32 on weights in bf16 is a unit of its own.
     if len({parameter.dtype for parameter in model.parameters() if parameter.requires_grad}) > 1:
         for head in [module for module in model.modules() if isinstance(module, ScalarHead)]:

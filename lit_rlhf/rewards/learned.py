@@ -162,6 +162,12 @@ class LearnedReward(RewardSource):
         if isinstance(policy, LearnedReward):
             policy._loaded.lends = True
 
+    def rest(self) -> None:
+        """Wait in the host's memory for the next call; weights that are shared stay."""
+        is_alone = self._loaded.donor is None and not self._loaded.lends
+        if self._loaded.model is not None and is_alone:
+            self._loaded.model.to("cpu")
+
     def unload(self) -> None:
         """Give the model's memory back; the next call loads it again."""
         self._loaded.model = self._loaded.tokenizer = self._loaded.dtype = None

@@ -101,6 +101,9 @@ class RewardSource(abc.ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - likewise
         """Go on from a saved state; called where `state_dict` had something."""
 
+    def rest(self) -> None:  # noqa: B027 - nothing is a fine answer
+        """Give a GPU's memory back until the next call; called on judges after a validation."""
+
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.
 

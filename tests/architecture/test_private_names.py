@@ -30,7 +30,9 @@ ALLOWED = {
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
     "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
+    "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
     "_step_supports_amp_scaling": "modules/optimizers.py: Lightning would refuse to clip",
+    "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
     "_version": "models/weights.py: torch's count of the writes to a tensor",
 }
 # Documented in spite of their underscore: named tuples, SQLAlchemy rows, os.

@@ -203,6 +203,32 @@ class LanguageModule(pl.LightningModule):
         return torch.utils.data.DataLoader(list(rows), batch_size=None, num_workers=0)
 
 
+class WithReference(LanguageModule):
+    """Has a frozen model beside the one that trains, as PPO has."""
+
+    def configure_model(self):
+        self.reference = tiny_model("llama", seed=1).requires_grad_(False)
+        shard(self.reference, self.device_mesh["data_parallel"])
+        super().configure_model()
+
+    def on_train_end(self):
+        self.collected = list(self.trainer.strategy.lightning_module_state_dict())
+
+
+def collect_for_a_checkpoint(folder):
+    module = WithReference()
+    phase_trainer(folder, strategy="fsdp2", devices=2, max_steps=1).fit(module)
+    return module.collected
+
+
+def test_a_frozen_model_is_not_collected_for_a_checkpoint(tmp_path):
+    first, _ = run_in_two_processes(
+        collect_for_a_checkpoint, str(tmp_path), init_process_group=False
+    )
+    assert first
+    assert all(name.startswith("policy.") for name in first)
+
+
 def fit_with_the_flag(folder):
     trainer = phase_trainer(folder, strategy="fsdp2", devices=2)
     module = LanguageModule()

@@ -1,0 +1,223 @@
+"""The memory of a run by part, from its settings and the lengths of its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from lit_rlhf.dry_run.hollow import Hollow, Kind, Rows, Sizes
+from lit_rlhf.models.backbone import LoRAConfig
+
+# Bytes of AdamW's two moments a number; 8 bits have a float32 scale for each 256 of them.
+_MOMENT_BYTES = {"float32": 8.0, "bf16": 4.0, "8bit": 2.0 + 8 / 256}
+# Columns of the cache beyond those that are needed, see `rollout.decoding`.
+_SPARE_COLUMNS = 32
+# A draw holds the logits of each row, their softmax and two passes over it, in float32.
+_DRAW_BYTES = 16
+
+
+class Rollout(NamedTuple):
+    """What is decoded together.
+
+    Attributes:
+        num_rows: sequences.
+        longest: tokens of the longest prompt and response.
+        prefill: prompts computed in one forward.
+        vocabulary: logits of a row.
+    """
+
+    num_rows: int
+    longest: int
+    prefill: Rows
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that the memory of a run depends on.
+
+    Attributes:
+        phase: its name.
+        trained: role -> the models that train.
+        frozen: role -> the models that do not.
+        states: how moments are stored.
+        rows: of the largest micro-batch.
+        num_micro_batches: forwards of a process in an optimizer step.
+        scored: what a reward model reads in one forward, if there is one.
+        rollout: of PPO.
+        device: "cpu" or "cuda".
+        strategy: "ddp" and "fsdp2" are told apart.
+        num_processes: of the run.
+        num_steps: optimizer steps, None for no end.
+        step_tokens: of an optimizer step, over all processes.
+    """
+
+    phase: str
+    trained: dict[str, Kind]
+    frozen: dict[str, Kind]
+    states: Literal["float32", "bf16", "8bit"]
+    rows: Rows
+    num_micro_batches: int
+    scored: Rows | None = None
+    rollout: Rollout | None = None
+    device: str = "cpu"
+    strategy: str = "single"
+    num_processes: int = 1
+    num_steps: int | None = None
+    step_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs.
+
+    Attributes:
+        setup: of the run.
+        sizes: role -> its weights.
+        moments: time of an iteration -> part -> bytes that are in use then, on each process.
+    """
+
+    setup: Setup
+    sizes: dict[str, Sizes]
+    moments: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at any time."""
+        return max(sum(parts.values()) for parts in self.moments.values())
+
+
+@lru_cache(maxsize=64)
+def _hollow(kind: Kind) -> Hollow:
+    return Hollow(kind)
+
+
+def plan_of(setup: Setup) -> Plan:
+    """Work out the memory of a run."""
+    models = {**setup.trained, **setup.frozen}
+    sizes = {role: _hollow(_hashable(kind)).sizes for role, kind in models.items()}
+    always = _weights_and_moments(setup, sizes)
+    plan = Plan(setup, sizes)
+    plan.moments["update"] = {**always, **_update(setup, sizes)}
+    if setup.rollout is not None:
+        plan.moments["rollout"] = {**always, **_rollout(setup, setup.rollout, sizes)}
+    forwards = []
+    for kind in setup.frozen.values():
+        rows = setup.rows if kind.role == "policy" else setup.scored
+        if rows is not None:
+            forwards.append(_hollow(_hashable(kind)).forward_peak(rows))
+    if forwards:
+        plan.moments["scoring"] = {**always, "activations": max(forwards)}
+    return plan
+
+
+def _hashable(kind: Kind) -> Kind:
+    lora = kind.lora
+    if lora is not None and isinstance(lora.target_modules, list):
+        lora = replace(lora, target_modules=tuple(lora.target_modules))  # type: ignore[arg-type]  # peft takes both
+    return kind._replace(lora=lora)
+
+
+def _weights_and_moments(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
+    """Return what is there all the time: each process's share of weights, and moments."""
+    parts = {
+        f"weights of the {role}": _share(setup, size.trained + size.frozen)
+        for role, size in sizes.items()
+    }
+    num_trained = sum(sizes[role].num_trained for role in setup.trained)
+    parts["moments"] = _share(setup, int(_MOMENT_BYTES[setup.states] * num_trained))
+    return parts
+
+
+def _update(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
+    """Return gradients, and the activations that are most beside them."""
+    gradients = activations = 0
+    for role, kind in setup.trained.items():
+        peak = _hollow(_hashable(kind)).step_peak(
+            setup.rows, accumulates=setup.num_micro_batches > 1
+        )
+        gradients += sizes[role].trained
+        activations += peak - sizes[role].trained
+    parts = {"gradients": _share(setup, gradients), "activations": activations}
+    if setup.strategy == "ddp" and setup.num_processes > 1:
+        parts["buckets of gradients"] = gradients
+    if setup.strategy == "fsdp2":
+        parts["gathered layers"] = sum(
+            _hollow(_hashable(kind)).gathered_bytes for kind in setup.trained.values()
+        )
+    return parts
+
+
+def _rollout(setup: Setup, rollout: Rollout, sizes: dict[str, Sizes]) -> dict[str, int]:
+    """Return what decoding needs: the cache, cast weights, prompts or logits."""
+    policy = sizes["policy"]
+    columns = rollout.longest + (_SPARE_COLUMNS if setup.device == "cuda" else 0)
+    prefill = _hollow(_hashable(setup.trained["policy"])).forward_peak(rollout.prefill)
+    parts = {
+        "cache": rollout.num_rows * columns * policy.cached_token,
+        "cast weights": policy.cast,
+        "activations": max(prefill, _DRAW_BYTES * rollout.num_rows * rollout.vocabulary),
+    }
+    if setup.strategy == "fsdp2":
+        parts["gathered weights"] = policy.gathered
+    return parts
+
+
+def _share(setup: Setup, size: int) -> int:
+    return size // setup.num_processes if setup.strategy == "fsdp2" else size
+
+
+class Lever(NamedTuple):
+    """A setting that saves memory.
+
+    Attributes:
+        flag: as on the command line.
+        saved: bytes of the peak.
+        peak: with it.
+    """
+
+    flag: str
+    saved: int
+    peak: int
+
+
+def levers(plan: Plan) -> list[Lever]:
+    """Return the settings that would lower the peak, the one that saves most first."""
+    found = []
+    for flag, setup in _changed(plan.setup).items():
+        peak = plan_of(setup).peak
+        if peak < plan.peak:
+            found.append(Lever(flag, plan.peak - peak, peak))
+    return sorted(found, key=lambda lever: -lever.saved)
+
+
+def _changed(setup: Setup) -> dict[str, Setup]:
+    """Return the run with each of the settings that save memory."""
+    kinds = setup.trained
+    changed = {
+        "--model.activation_checkpointing true": replace(
+            setup, trained={role: kind._replace(checkpointing=True) for role, kind in kinds.items()}
+        ),
+        "--model.optimizer.states bf16": replace(setup, states="bf16"),
+    }
+    if any(kind.precision == "bf16-mixed" for kind in kinds.values()):
+        bf16 = {role: kind._replace(weights="bf16") for role, kind in kinds.items()}
+        flag = "--config configs/memory/bf16.yaml"
+        changed[flag] = replace(setup, trained=bf16, states="bf16")
+    if all(kind.lora is None for kind in kinds.values()):
+        lora = {role: kind._replace(lora=LoRAConfig()) for role, kind in kinds.items()}
+        frozen = {role: kind for role, kind in setup.frozen.items() if role != "reference"}
+        changed["--config configs/lora/lora.yaml"] = replace(setup, trained=lora, frozen=frozen)
+    half = setup.rows._replace(
+        num_rows=max(1, setup.rows.num_rows // 2), num_scored=max(1, setup.rows.num_scored // 2)
+    )
+    if setup.rows.num_rows > 1:
+        flag = (
+            f"--model.update.micro_batch_tokens {half.num_tokens}"
+            if setup.phase == "ppo"
+            else "half of --data.batch_size, twice --trainer.accumulate_grad_batches"
+        )
+        number = 2 * setup.num_micro_batches
+        changed[flag] = replace(setup, rows=half, num_micro_batches=number)
+    return changed

@@ -1,0 +1,53 @@
+"""What a run would need, on the command line."""
+
+import pytest
+
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.phase_cli import run_phase
+from tests.support.phases import demonstrations, prompts, write_rows
+from tests.support.tiny_models import save_tiny_policy
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return str(save_tiny_policy(tmp_path_factory.mktemp("policy")))
+
+
+def arguments(phase, source, folder):
+    rows = {"sft": demonstrations(), "ppo": prompts()}[phase]
+    own = {"sft": [], "ppo": ["--model.reward", "FunctionReward"]}[phase]
+    if own:
+        own += ["--model.reward.function", "tests.support.toy_rewards:length"]
+    return [
+        "fit",
+        *("--model.policy", source, "--data.train", write_rows(folder / "rows.jsonl", rows)),
+        *("--data.batch_size", "4", "--trainer.accelerator", "cpu"),
+        *("--trainer.default_root_dir", str(folder / "run")),
+        *own,
+    ]
+
+
+@pytest.mark.parametrize("phase", ["sft", "ppo"])
+def test_the_command_prints_a_plan_and_trains_nothing(phase, source, tmp_path, capsys):
+    cli = run_phase(phase, [*arguments(phase, source, tmp_path), "--dry-run"])
+    assert cli.trainer.global_step == 0
+    assert cli.plan.setup.num_steps == (2 if phase == "sft" else 8)
+    printed = capsys.readouterr().out
+    assert "fits" in printed
+    assert "NOT" not in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_a_run_does_not_fit_the_levers_are_named(source, tmp_path, capsys):
+    run_phase("sft", [*arguments("sft", source, tmp_path), "--dry-run=0.0001"])
+    printed = capsys.readouterr().out
+    assert "does NOT fit" in printed
+    assert "--model.activation_checkpointing true  saves" in printed
+
+
+def test_a_size_that_is_no_number_and_other_commands_are_refused(source, tmp_path):
+    options = arguments("sft", source, tmp_path)
+    with pytest.raises(ConfigError, match="a number of GB"):
+        run_phase("sft", [*options, "--dry-run=big"])
+    with pytest.raises(ConfigError, match="only `fit`"):
+        run_phase("sft", ["validate", *options[1:], "--dry-run"])

@@ -1,0 +1,99 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lit_rlhf.dry_run import levers, plan_of
+from lit_rlhf.dry_run.hollow import Hollow, Kind, Rows
+from lit_rlhf.dry_run.live_bytes import live_bytes
+from lit_rlhf.dry_run.plan import Rollout, Setup
+from lit_rlhf.models import LoRAConfig
+from lit_rlhf.modules.building import build_policy, build_reference
+from tests.models.examples import random_rows
+from tests.support.tiny_models import save_tiny_policy
+
+ROWS = Rows(2, 24, 20, True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return str(save_tiny_policy(tmp_path_factory.mktemp("policy")))
+
+
+def test_what_is_in_use_at_once_is_counted():
+    kept = torch.zeros(100)
+    with live_bytes(iter([kept])) as live:
+        first = kept + 1
+        view = first.view(10, 10)
+        second = torch.cat([first, first])
+        assert (live.now, live.peak) == (1200, 1200)
+        del first, view
+        assert live.now == 800
+        second.mul_(2)
+        del second
+    assert (live.now, live.peak) == (0, 1200)
+
+
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=4)])
+def test_a_hollow_model_has_the_weights_of_the_real_one(source, lora):
+    real = build_policy(source, lora, frozen_dtype=torch.bfloat16, packing_width=None)
+    sizes = Hollow(Kind(source, "policy", True, lora=lora, precision="bf16-mixed")).sizes
+    trained = [one for one in real.parameters() if one.requires_grad]
+    assert sizes.trained == sum(one.nbytes for one in trained)
+    assert sizes.gathered == sum(one.nbytes for one in real.parameters())
+    reference = build_reference(source, frozen_dtype=torch.bfloat16, packing_width=None)
+    kind = Kind(source, "policy", False, precision="bf16-mixed")
+    assert Hollow(kind).sizes.frozen == sum(one.nbytes for one in reference.parameters())
+
+
+def test_a_step_without_numbers_takes_what_a_real_one_takes(source):
+    policy = build_policy(source, None, frozen_dtype=None, packing_width=None)
+    rows = random_rows([4, 4], [20, 20])
+    with live_bytes(policy.parameters()) as live:
+        policy(rows).logprobs.sum().backward()
+    hollow = Hollow(Kind(source, "policy", True, on_cpu=False))
+    expected = hollow.step_peak(Rows(2, 24, 40, False), accumulates=False)
+    assert expected == pytest.approx(live.peak, rel=0.1)
+
+
+def setup_of(source, **changes):
+    kind = Kind(source, "policy", True)
+    return Setup(
+        **{
+            "phase": "ppo",
+            "trained": {"policy": kind},
+            "frozen": {"reference": kind._replace(trains=False)},
+            "states": "float32",
+            "rows": ROWS,
+            "num_micro_batches": 2,
+            "rollout": Rollout(4, 40, ROWS, 96),
+            **changes,
+        }
+    )
+
+
+def test_each_part_is_as_large_as_its_arithmetic(source):
+    plan = plan_of(setup_of(source))
+    size = plan.sizes["policy"]
+    update = plan.moments["update"]
+    assert update["moments"] == 8 * size.num_parameters
+    assert update["gradients"] == update["weights of the policy"] == 4 * size.num_parameters
+    assert plan.moments["rollout"]["cache"] == 4 * 40 * 2 * 2 * 2 * 8 * 4
+    assert plan.peak == max(sum(parts.values()) for parts in plan.moments.values())
+
+
+def test_sharding_divides_weights_gradients_and_moments(source):
+    whole = plan_of(setup_of(source)).moments["update"]
+    shared = plan_of(setup_of(source, strategy="fsdp2", num_processes=4)).moments["update"]
+    for part in ("weights of the policy", "weights of the reference", "gradients", "moments"):
+        assert shared[part] == whole[part] // 4
+    assert shared["activations"] == whole["activations"]
+
+
+def test_levers_are_sorted_by_what_they_save_and_save_it(source):
+    plan = plan_of(setup_of(source))
+    found = levers(plan)
+    assert [lever.saved for lever in found] == sorted((one.saved for one in found), reverse=True)
+    states = next(lever for lever in found if lever.flag == "--model.optimizer.states bf16")
+    assert states.peak == plan.peak - states.saved
+    assert states.peak == plan_of(replace(plan.setup, states="bf16")).peak
