@@ -12,6 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import PretrainedConfig
 
@@ -25,28 +26,36 @@ def effective_weight(layer: Any) -> Tensor:  # noqa: ANN401 - linear, adapted or
     return total
 
 
-class _OptimizerSteps:
-    """Counts the steps of all optimizers of this process."""
+class _Changes:
+    """Counts the steps of all optimizers of this process, and whatever else is told here."""
 
     def __init__(self) -> None:
         self.count = 0
-        register_optimizer_step_post_hook(self._add_one)
+        register_optimizer_step_post_hook(self.add_one)
 
-    def _add_one(self, *_: object) -> None:
+    def add_one(self, *_: object) -> None:
         self.count += 1
 
 
-_OPTIMIZER_STEPS = _OptimizerSteps()
+_CHANGES = _Changes()
+
+
+def note_changed_weights() -> None:
+    """Say that weights were changed by something that `weight_versions` cannot see."""
+    _CHANGES.add_one()
 
 
 def weight_versions(model: nn.Module) -> Iterator[object]:
     """Yield what changes whenever a weight may have, or an adapter is switched.
 
-    torch counts the writes to each tensor, all but those of fused optimizers.
+    torch counts the writes to each tensor, all but those of fused optimizers. The whole weights of
+    a sharded model are other tensors each time that they are gathered: there steps count alone, and
+    what `note_changed_weights` was told.
     """
-    yield _OPTIMIZER_STEPS.count
+    yield _CHANGES.count
+    is_sharded = any(isinstance(module, FSDPModule) for module in model.modules())
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
+        for parameter in () if is_sharded else module.parameters(recurse=False):
             yield parameter.data_ptr(), parameter._version
         if isinstance(module, BaseTunerLayer):
             yield module.disable_adapters, tuple(module.active_adapters), module.merged

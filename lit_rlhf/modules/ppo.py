@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
+from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.packing import DEFAULT_WIDTH
@@ -209,6 +210,10 @@ class PPOModule(PPOModels):
         tell_max_steps(self.trainer, self.update)
         refuse_unfit_rollouts(self.trainer, self.sampling)
         refuse_idle_mixing(self.trainer, self.update)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+        if isinstance(data, PPODataModule):
+            longest = max(data.longest("train"), data.longest("validation"))
+            self.generator.expect(longest + self.sampling.max_new_tokens)
 
     def on_train_start(self) -> None:
         """Refuse batches that cannot fill the minibatches, before the first of them."""

@@ -35,6 +35,7 @@ from torch.optim import Optimizer
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import transformer_layers
 from lit_rlhf.models.scalar_head import ScalarHead
+from lit_rlhf.models.weights import note_changed_weights
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.whole_files import partial_of, put_in_place
 
@@ -102,12 +103,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         phase saves.
         """
         assert self.model is not None
-        return get_model_state_dict(
-            self.model,
-            options=StateDictOptions(
-                full_state_dict=not self.saves_shards, cpu_offload=True, ignore_frozen_params=True
-            ),
+        options = StateDictOptions(
+            full_state_dict=not self.saves_shards, cpu_offload=True, ignore_frozen_params=True
         )
+        state = get_model_state_dict(self.model, options=options)
+        # torch leaves a tied output in, the second name of frozen embeddings.
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, value in parameters if not value.requires_grad}
+        return {name: value for name, value in state.items() if name not in frozen}
 
     def _attempt(self, write: Callable[[], None]) -> str | None:
         """Write on all processes; return, on all alike, why rank zero could not, else None.
@@ -146,6 +149,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         whole = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(self.model, dict(checkpoint["state_dict"]), options=whole)
+        note_changed_weights()
         states = checkpoint.pop("optimizer_states", [])
         for optimizer, state in zip(self.optimizers, states, strict=bool(self.optimizers)):
             named = _name_states(state, optimizer, self.model)

@@ -71,6 +71,9 @@ class Generator(abc.ABC):
             `B * K` responses.
         """
 
+    def expect(self, longest: int) -> None:  # noqa: B027 - most engines need not know
+        """Be told, before the first call, how many tokens a prompt and its response may have."""
+
 
 @dataclass(frozen=True)
 class TorchGenerator(Generator):

@@ -22,7 +22,7 @@ def arguments(phase, source, folder):
         "fit",
         *("--model.policy", source, "--data.train", write_rows(folder / "rows.jsonl", rows)),
         *("--data.batch_size", "4", "--trainer.accelerator", "cpu"),
-        *("--trainer.default_root_dir", str(folder / "run")),
+        *("--trainer.default_root_dir", str(folder / "run"), "--trainer.logger", "false"),
         *own,
     ]
 

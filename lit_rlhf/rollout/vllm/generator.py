@@ -35,6 +35,7 @@ class _Slot:
         self.engine: Engine | None = None
         self.policy: weakref.ref[PolicyModel] = lambda: None  # type: ignore[assignment]  # none yet
         self.versions: tuple[object, ...] = ()
+        self.longest: int | None = None
 
     def __reduce__(self) -> tuple[type[_Slot], tuple[()]]:
         # A copy, or another process, starts an engine of its own.
@@ -56,11 +57,13 @@ class VLLMGenerator(Generator):
             path; null for a temporary folder of this machine.
         tokenizer: of the policy, for stop strings in this process; a server has its own.
         dtype: in which vLLM computes, and weights are written.
-        max_model_len: most tokens of a prompt and its response, null for the model's own limit; in
-            this process only.
+        max_model_len: most tokens of a prompt and its response; null for those of the longest
+            prompt in the data, else for the model's own limit; in this process only.
         gpu_memory_utilization: share of the device's memory for vLLM; in this process only.
         kv_cache_gib: memory of keys and values instead of that share; in this process only.
         enforce_eager: do not compile the model; in this process only.
+        sleeps: give the memory of weights and cache back between rollouts, and take it again with
+            the weights at the next; on a GPU, in this process only.
         num_connections: requests to the server that are under way together.
         timeout_s: for the server's answer to one request.
     """
@@ -73,6 +76,7 @@ class VLLMGenerator(Generator):
     gpu_memory_utilization: float = 0.3
     kv_cache_gib: float | None = None
     enforce_eager: bool = False
+    sleeps: bool = False
     num_connections: int = 256
     timeout_s: float = 600.0
     _slot: _Slot = field(default_factory=_Slot, init=False, repr=False, compare=False)
@@ -85,6 +89,10 @@ class VLLMGenerator(Generator):
         require("model.generator.kv_cache_gib", self.kv_cache_gib, above=0, is_optional=True)
         require("model.generator.num_connections", self.num_connections, least=1)
         require("model.generator.timeout_s", self.timeout_s, above=0)
+        if self.server is not None and self.sleeps:
+            raise ConfigError(
+                "model.generator.sleeps: a server has its own GPU, or its own share; leave it out"
+            )
         if self.server is not None and not self.server.startswith(("http://", "https://")):
             raise ConfigError(
                 f"generator.server must be an address like http://127.0.0.1:8000, got {self.server}"
@@ -128,7 +136,14 @@ class VLLMGenerator(Generator):
                 for row, length, own in zip(rows, lengths, seeds, strict=True)
             ]
             answers = engine.draw(asks, parameters)
+            if self.sleeps:
+                engine.sleep()
+                self._slot.versions = ()  # weights went with the memory
         return _generation(answers, device, is_greedy=sampling.temperature == 0)
+
+    def expect(self, longest: int) -> None:
+        """Remember the longest prompt and response, for `max_model_len`."""
+        self._slot.longest = max(longest, self._slot.longest or 0)
 
     def _refreshed(self, policy: PolicyModel) -> Engine:
         """Return the engine with the policy's weights as they are now."""
@@ -152,11 +167,13 @@ class VLLMGenerator(Generator):
             kv_cache = None if self.kv_cache_gib is None else int(self.kv_cache_gib * 2**30)
             options: dict[str, Any] = {
                 "dtype": self.dtype,
-                "max_model_len": self.max_model_len,
+                "max_model_len": self.max_model_len or self._slot.longest,
                 "gpu_memory_utilization": self.gpu_memory_utilization,
                 "kv_cache_memory_bytes": kv_cache,
                 "enforce_eager": self.enforce_eager,
             }
+            if self.sleeps:
+                options["enable_sleep_mode"] = True
             return InProcessEngine(without_adapter_wrapper(policy.model), self.tokenizer, options)
         if self.weights_folder is None:
             folder = Path(tempfile.mkdtemp(prefix="lit-rlhf-weights-"))

