@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 # Tests that start processes or build every parser: `make quick` leaves them out.
 UNHURRIED := configs distributed docs resume
 
-.PHONY: help install demo test proofs test-vllm audit newest bench check quick format lint types layers clean
+.PHONY: help install demo test proofs test-vllm gpu audit newest bench check quick format lint types layers clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -49,6 +49,9 @@ proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad 
 
 test-vllm: .venv-vllm/.installed  ## the tests that need the real vLLM, in an environment of their own
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/rollout/vllm/test_real_vllm.py
+
+gpu: $(STAMP)  ## what only a GPU can show, in 12 minutes: docs/gpu.md and benchmarks/results/gpu.json
+	$(BIN)/python -m benchmarks.gpu --minutes 12
 
 # Not the versions of constraints.txt: what a user gets who installs today.
 newest:  ## the quick tests with the newest releases that pyproject.toml allows

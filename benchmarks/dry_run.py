@@ -58,16 +58,20 @@ CASES = {
 }
 
 
-def write_inputs(folder: Path) -> None:
-    """Write models, their tokenizer, and rows of texts of different lengths."""
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of a few words."""
     from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: PLC0415 - here alone
 
     words = {word: index for index, word in enumerate(["<eos>", "<unk>", *_WORDS])}
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain, eos_token="<eos>", unk_token="<unk>"
-    )
+    special = {"eos_token": "<eos>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=plain, **special)
+
+
+def write_inputs(folder: Path) -> None:
+    """Write models, their tokenizer, and rows of texts of different lengths."""
+    tokenizer = word_tokenizer()
     for name, shape in _SHAPES.items():
         config = LlamaConfig(
             vocab_size=8192,

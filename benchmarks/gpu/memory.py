@@ -1,0 +1,107 @@
+"""What PPO of real models needs on one GPU and on eight: a Markdown table, by the dry run.
+
+    python -m benchmarks.gpu.memory
+
+64 prompts of 512 tokens a process, responses of up to 1,024, micro-batches of 12,288 tokens, a
+reward model and a judge of the policy's size, bf16-mixed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+
+from lit_rlhf.dry_run import Setup, plan_of
+from lit_rlhf.dry_run.hollow import Kind, Rows
+from lit_rlhf.dry_run.plan import Rollout
+from lit_rlhf.models import LoRAConfig
+
+_LLAMA = {"num_key_value_heads": 8, "vocab_size": 128_256}
+MODELS: dict[str, PretrainedConfig] = {
+    "Qwen2.5-1.5B": Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ),
+    "Llama-3.2-3B": LlamaConfig(
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=28,
+        num_attention_heads=24,
+        tie_word_embeddings=True,
+        **_LLAMA,
+    ),
+    "Llama-3-8B": LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        **_LLAMA,
+    ),
+}
+
+
+def setups(source: str, vocabulary: int) -> dict[str, Setup]:
+    """Return the runs of a model, by their names."""
+    policy = Kind(source, "policy", True, precision="bf16-mixed", on_cpu=False)
+    fixed = policy._replace(trains=False)
+    judges = {name: fixed._replace(role="reward") for name in ("reward model", "judge")}
+    full = Setup(
+        phase="ppo",
+        trained={"policy": policy},
+        frozen={"reference": fixed, **judges},
+        states="float32",
+        rows=Rows(1, 12_288, 8192, False),
+        num_micro_batches=8,
+        scored=Rows(20, 1537, 20, False),
+        rollout=Rollout(42, 1536, Rows(42, 512, 42, False), vocabulary),
+        device="cuda",
+    )
+    checkpointed = policy._replace(checkpointing=True)
+    bf16 = replace(full, trained={"policy": checkpointed._replace(weights="bf16")}, states="bf16")
+    lora = {"policy": checkpointed._replace(lora=LoRAConfig())}
+    small = Rows(1, 6144, 4096, False)
+    alone = replace(full, trained=lora, frozen={}, scored=None, rows=small)
+    sharded = replace(full, trained={"policy": checkpointed}, strategy="fsdp2", num_processes=8)
+    return {
+        "LoRA, checkpointing, reward by a function": alone,
+        "full": full,
+        "checkpointing, memory/bf16": bf16,
+        "8 GPUs, fsdp2, checkpointing": sharded,
+        "8 GPUs, fsdp2, checkpointing, memory/bf16": replace(
+            bf16, strategy="fsdp2", num_processes=8
+        ),
+    }
+
+
+def main() -> None:
+    """Print a line for each model and run."""
+    sys.stdout.write(
+        "| model | run | update, GB | rollout, GB | peak, GB |\n" + "| --- " * 5 + "|\n"
+    )
+    for name, config in MODELS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
+            config.save_pretrained(Path(folder))
+            for run, setup in setups(folder, config.vocab_size).items():
+                plan = plan_of(setup)
+                update, rollout = (
+                    sum(plan.moments[moment].values()) / 1e9 for moment in ("update", "rollout")
+                )
+                line = (
+                    f"| {name} | {run} | {update:.0f} | {rollout:.0f} | {plan.peak / 1e9:.0f} |\n"
+                )
+                sys.stdout.write(line)
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
