@@ -40,7 +40,7 @@ def setup_of(trainer: Trainer, module: PhaseModule, data: LightningDataModule) -
         ConfigError: the phase has no training data, or no dry run.
     """
     if isinstance(module, OnlineDPOModule):
-        raise ConfigError("--dry-run: online-dpo has none yet; ppo's is near where it samples alike")
+        raise ConfigError("--dry-run: online-dpo has none yet")
     data.prepare_data()
     data.setup("fit")
     loader: Any = data.train_dataloader()
