@@ -68,16 +68,22 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         TrainingError: another process of the run was lost.
     """
     module_class, data_class = phase_classes(phase)
-    options = [word for word in arguments if word.split("=")[0] != _DRY_RUN]
-    dry_run = [word for word in arguments if word not in options]
+    options, dry_run = split_dry_run(arguments)
     with readable_errors():
         return PhaseCLI(
             module_class,
             data_class,
             args=options,
             program=f"lit-rlhf {phase}",
-            dry_run=dry_run[-1] if dry_run else None,
+            dry_run=dry_run,
         )
+
+
+def split_dry_run(arguments: list[str]) -> tuple[list[str], str | None]:
+    """Return a phase's arguments without `--dry-run`, and that word if it is there."""
+    others = [word for word in arguments if word.split("=")[0] != _DRY_RUN]
+    asked = [word for word in arguments if word.split("=")[0] == _DRY_RUN]
+    return others, asked[-1] if asked else None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import sys
 import jsonargparse
 
 from lit_rlhf.cli import PHASES, main
-from lit_rlhf.phase_cli import PhaseCLI, phase_classes
+from lit_rlhf.phase_cli import PhaseCLI, phase_classes, split_dry_run
 
 HOMES = (
     "lit_rlhf.objectives",
@@ -73,7 +73,7 @@ def parse(words):
     try:
         with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(messages):
             if words[0] in PHASES:
-                phase_cli(words[0]).parser.parse_args(words[1:])
+                phase_cli(words[0]).parser.parse_args(split_dry_run(words[1:])[0])
             else:
                 parse_other(words)
     except SystemExit as error:
