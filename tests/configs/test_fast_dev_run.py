@@ -1,7 +1,6 @@
 """Every phase and every fragment that a CPU can run trains two batches and validates one."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import wandb
 import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor, WandbAutoLogger
+from lit_rlhf.callbacks import KLControl, WandbAutoLogger
 from lit_rlhf.cli import PHASES
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.demo.vader import VaderReward
@@ -218,28 +217,6 @@ def test_ppo_with_the_published_controller_in_weights_and_biases(workplace):
     assert {"train/ppo/kl_coef", "val/ppo/reward"} <= logged
 
 
-# Parts of a user's own --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def own_parts(tmp_path, monkeypatch):
-    """Return a module outside of the package, importable while the test runs."""
-    (tmp_path / "own_parts.py").write_text((HERE / "own_parts.py").read_text())
-    monkeypatch.syspath_prepend(tmp_path)
-    yield lambda: sys.modules["own_parts"]
-    sys.modules.pop("own_parts", None)
-
-
-def test_a_loss_from_elsewhere_runs(workplace, own_parts, tmp_path):
-    file = tmp_path / "loss.yaml"
-    file.write_text("model: {loss: {class_path: own_parts.Difference, init_args: {scale: 0.25}}}")
-    cli = workplace.fit("dpo", file)
-    check_run(cli, "dpo")
-    assert cli.model.loss == own_parts().Difference(scale=0.25)
-    assert cli.model.reference is None  # it does not ask for one
-    assert own_parts().CALLS["Difference"] == 3
-
-
 def test_a_sum_of_losses_runs(workplace):
     cli = workplace.fit("dpo", "loss/mpo.yaml")
     check_run(cli, "dpo")
@@ -258,26 +235,6 @@ def test_a_sum_of_losses_runs(workplace):
 def test_the_phases_of_a_round_run(workplace, phase, fragment):
     few = ("--data.batch_size=2",)
     check_run(workplace.fit(phase, fragment, options=few), phase)
-
-
-def test_an_estimator_and_a_reward_from_elsewhere_run(workplace, own_parts, tmp_path):
-    file = tmp_path / "parts.yaml"
-    file.write_text(
-        "model:\n"
-        "  advantage: {class_path: own_parts.Total, init_args: {scale: 2.0}}\n"
-        "  reward: {class_path: own_parts.CountLetter, init_args: {letter: e}}\n"
-        "  judges: null\n"
-    )
-    cli = workplace.fit("ppo", file)
-    check_run(cli, "ppo")
-    assert cli.model.advantage == own_parts().Total(scale=2.0)
-    assert cli.model.reward == own_parts().CountLetter(letter="e")
-    assert cli.model.critic is None
-    assert own_parts().CALLS["Total"] == 2
-    assert own_parts().CALLS["CountLetter"] >= 3
-    # Without a judge nothing is watched, and no best by it is kept.
-    assert not callback(cli, OveroptimizationMonitor).is_on
-    assert not (workplace.folder / "runs" / "ppo" / "best").exists()
 
 
 # ------------------------------------------------------------------------------------------------
