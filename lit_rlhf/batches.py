@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import Prompt, Response
 
 
 class TokenRows(NamedTuple):
@@ -105,6 +105,27 @@ class PromptBatch(NamedTuple):
             lengths=self.lengths.to(device),
             prompt_ids=self.prompt_ids.to(device),
         )
+
+
+class ResponseBatch(NamedTuple):
+    """Responses to score.
+
+    Attributes:
+        rows: the `N` prompt-and-response rows.
+        record_ids: `[N]` int64, the position of each response's record in its data set; -1 for
+            one that does not count.
+        prompts: `N` prompts as the records have them: text, or chat messages.
+        responses: `N` responses, likewise.
+    """
+
+    rows: TokenRows
+    record_ids: Tensor
+    prompts: Sequence[Prompt]
+    responses: Sequence[Response]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch with its tensors on `device`."""
+        return self._replace(rows=self.rows.to(device), record_ids=self.record_ids.to(device))
 
 
 class SampleBatch(NamedTuple):

@@ -16,10 +16,11 @@ from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
 from lit_rlhf.extras import require_extra
 from lit_rlhf.markdown import visible
+from lit_rlhf.quiet import quieten
 from lit_rlhf.redaction import redact
 
 _HELP = """\
-usage: lit-rlhf PHASE {fit,validate,test} [--config FILE ...] [--KEY VALUE ...]
+usage: lit-rlhf PHASE {fit,validate,test,predict} [--config FILE ...] [--KEY VALUE ...]
        lit-rlhf COMMAND ...
        lit-rlhf --version
 
@@ -43,6 +44,7 @@ commands
 
 `lit-rlhf PHASE fit --dry-run ...` says what memory and steps a run needs, and trains nothing.
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
+`lit-rlhf PHASE fit --verbose` shows what other packages say as well.
 """
 PHASES = ("sft", "reward", "ppo", "dpo", "online-dpo")
 # By the module of its function NAME_command, which is imported when it is asked for.
@@ -95,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     if name in PHASES:
+        if "--verbose" not in arguments:
+            quieten()  # before the imports, which have much to say
+        arguments = [word for word in arguments if word != "--verbose"]
         from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports
 
         run_phase(name, arguments)

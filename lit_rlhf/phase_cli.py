@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentError
-from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf import callbacks as _callbacks  # noqa: F401 - named in YAML by their short names
@@ -25,8 +25,11 @@ from lit_rlhf.callbacks import (
     LastCheckpoint,
     ModelFolder,
     OveroptimizationMonitor,
+    PredictionFile,
     SelfChecks,
 )
+from lit_rlhf.callbacks.earlier_parts import go_on_where_it_ended
+from lit_rlhf.callbacks.redacted_config import RedactedConfig
 from lit_rlhf.config_messages import config_files, explain, key_lines, short_message
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
@@ -34,7 +37,8 @@ from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
-from lit_rlhf.redaction import redact, redact_all
+from lit_rlhf.own_classes import find_classes, load_class
+from lit_rlhf.redaction import redact_all
 from lit_rlhf.shipped import name_shipped_files
 
 if TYPE_CHECKING:
@@ -68,7 +72,10 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         TrainingError: another process of the run was lost.
     """
     module_class, data_class = phase_classes(phase)
-    options, dry_run = split_dry_run(arguments)
+    options, dry_run = split_dry_run(name_shipped_files(arguments))
+    paths, options = find_classes(options)
+    module_class = load_class(paths.get("model"), module_class, module_class, "model")
+    data_class = load_class(paths.get("data"), data_class, LightningDataModule, "data")
     with readable_errors():
         return PhaseCLI(
             module_class,
@@ -76,6 +83,7 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
             args=options,
             program=f"lit-rlhf {phase}",
             dry_run=dry_run,
+            class_paths=paths,
         )
 
 
@@ -147,15 +155,18 @@ class PhaseCLI(LightningCLI):
         args: list[str],
         program: str = "lit-rlhf",
         dry_run: str | None = None,
+        class_paths: Mapping[str, str] | None = None,
     ) -> None:
         self._dry_run = dry_run
         self.plan: Plan | None = None
+        self._class_paths = class_paths or {}  # "model", "data" -> the class that is named for it
+        self._takes_tokenizer = "tokenizer" in inspect.signature(data_class).parameters
         self._source_option = module_class.source_option
         self._parsers: list[LightningArgumentParser] = []  # of the commands
-        has_monitor = module_class in (PPOModule, OnlineDPOModule)
+        has_monitor = issubclass(module_class, (PPOModule, OnlineDPOModule))
         self._groups: dict[str, type[Callback]] = {
             "self_checks": SelfChecks,
-            **({"kl": KLControl} if module_class is PPOModule else {}),
+            **({"kl": KLControl} if issubclass(module_class, PPOModule) else {}),
             **({"monitor": OveroptimizationMonitor} if has_monitor else {}),
             "save_model": ModelFolder,
             "last_checkpoint": LastCheckpoint,
@@ -185,7 +196,7 @@ class PhaseCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Name the Trainer's commands that the phases have, with their arguments from elsewhere."""
         commands = LightningCLI.subcommands()
-        return {name: commands[name] for name in ("fit", "validate", "test")}
+        return {name: commands[name] for name in ("fit", "validate", "test", "predict")}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
         """Parse the command line and its files.
@@ -225,10 +236,13 @@ class PhaseCLI(LightningCLI):
             raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
 
     def before_fit(self) -> None:
-        """Warn of a precision that this machine is slow in; under `--dry-run`, fit nothing."""
+        """Find the last part of a run that goes on; under `--dry-run`, fit nothing."""
         if self._dry_run is not None:
             vars(self.trainer)["fit"] = self._tell_needs  # in place of the method, once
             return
+        config = self.config_init[self.subcommand]
+        if config.get("ckpt_path") == "last" and (found := go_on_where_it_ended(self.trainer)):
+            config["ckpt_path"] = str(found)
         self._warn_of_slowness()
 
     def _tell_needs(self, model: PhaseModule, datamodule: LightningDataModule, **_: Any) -> None:
@@ -267,7 +281,7 @@ class PhaseCLI(LightningCLI):
             raise ConfigError("--dry-run: only `fit` has it")
         self._warn_of_slowness()
 
-    before_test = before_validate
+    before_test = before_predict = before_validate
 
     def instantiate_classes(self) -> None:
         """Make Trainer, module and data module.
@@ -275,21 +289,34 @@ class PhaseCLI(LightningCLI):
         Raises:
             ConfigError: one of them, or a part of them, refuses its settings.
         """
+        config = self.config[self.subcommand]
+        for group in self._class_paths:  # no argument of the class; but of the saved settings
+            del config[group]["class_path"]
         try:
             super().instantiate_classes()
         except LitRLHFError:
             raise
         except ValueError as error:
             raise ConfigError(short_message(str(error))) from error
+        finally:
+            for group, path in self._class_paths.items():
+                config[group]["class_path"] = path
         if isinstance(self.model, PhaseModule):
             self.model.run_config = self._settings()
 
     def after_fit(self) -> None:
-        """Do not end as if all was well when a checkpoint is missing.
+        """Do not end as if all was well when nothing was learned or a checkpoint is missing.
 
         Raises:
+            TrainingError: no step was taken.
             CheckpointError: one could not be written, nor later under the same name.
         """
+        if self.trainer.global_step == 0 and self._dry_run is None:
+            raise TrainingError(
+                "the run has ended without an optimizer step: the model is as it was. Look at "
+                "trainer.max_time, max_epochs, max_steps and limit_train_batches, and at warnings "
+                "of skipped steps"
+            )
         checkpoints = self.trainer.strategy.checkpoint_io
         if isinstance(checkpoints, AtomicCheckpointIO) and checkpoints.unwritten:
             unwritten = "; ".join(f"{path}: {why}" for path, why in checkpoints.unwritten.items())
@@ -311,8 +338,16 @@ class PhaseCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model; let every run check itself and be able to go on."""
         self._parsers.append(parser)
-        parser.link_arguments(f"model.{self._source_option}", "data.tokenizer")
-        for name, group in self._groups.items():
+        for part, path in self._class_paths.items():
+            parser.add_argument(
+                f"--{part}.class_path", type=str, default=path, help="the class that is used."
+            )
+        if self._takes_tokenizer:
+            parser.link_arguments(f"model.{self._source_option}", "data.tokenizer")
+        groups = dict(self._groups)
+        if list(self.subcommands())[len(self._parsers) - 1] == "predict":
+            groups["prediction"] = PredictionFile
+        for name, group in groups.items():
             parser.add_class_arguments(group, name, fail_untyped=False, sub_configs=True)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -326,7 +361,10 @@ class PhaseCLI(LightningCLI):
         callbacks = [*callbacks] if isinstance(callbacks, list) else [callbacks]
         # Lightning refuses a checkpoint callback beside `trainer.enable_checkpointing false`.
         keeps_nothing = config["trainer"]["enable_checkpointing"] is False
-        for name, group in self._groups.items():
+        groups = {**self._groups, "prediction": PredictionFile}
+        for name, group in groups.items():
+            if name not in config:
+                continue
             if any(type(one) is group for one in callbacks):
                 raise ConfigError(
                     f"trainer.callbacks: {group.__name__} is there without being listed: "
@@ -335,7 +373,8 @@ class PhaseCLI(LightningCLI):
             if not (keeps_nothing and group in (LastCheckpoint, ModelFolder)):
                 callbacks.append(config[name])
         names = ("max_epochs", "max_steps", "max_time")
-        if [config["trainer"][name] for name in names] == [None, -1, None]:
+        is_endless = [config["trainer"][name] for name in names] == [None, -1, None]
+        if is_endless and self.subcommand == "fit":
             rank_zero_info(
                 "neither trainer.max_epochs nor trainer.max_steps is set: the run ends after one "
                 "epoch (Lightning's own default is 1,000)"
@@ -346,26 +385,3 @@ class PhaseCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Read no hyper-parameters: there are none, and the file has not been verified yet."""
-
-
-class RedactedConfig(SaveConfigCallback):
-    """Saves the run's configuration as Lightning does, without passwords and keys."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet: a run that is refused leaves the file of an earlier one."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `config.yaml` into the run's folder."""
-        if self.already_saved:
-            return
-        folder = trainer.log_dir  # on every rank: Lightning agrees on it by a broadcast
-        assert folder is not None
-        if trainer.is_global_zero:
-            files = get_filesystem(folder)  # which may be remote
-            files.makedirs(folder, exist_ok=True)
-            text = self.parser.dump(self.config, skip_none=False)
-            with files.open(f"{folder}/{self.config_filename}", "w", encoding="utf-8") as file:
-                file.write(redact(text))
-        self.already_saved = True
-
-    on_validation_start = on_test_start = on_fit_start

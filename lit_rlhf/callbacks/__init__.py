@@ -5,6 +5,7 @@ from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.overoptimization import OveroptimizationMonitor
+from lit_rlhf.callbacks.prediction_file import PredictionConfig, PredictionFile
 from lit_rlhf.callbacks.reference_sync import ReferenceSync
 from lit_rlhf.callbacks.samples import SampleTableCallback
 from lit_rlhf.callbacks.self_checks import SelfChecks
@@ -15,6 +16,8 @@ __all__ = [
     "LastCheckpoint",
     "ModelFolder",
     "OveroptimizationMonitor",
+    "PredictionConfig",
+    "PredictionFile",
     "ReferenceSync",
     "ResumableCSVLogger",
     "SampleTableCallback",

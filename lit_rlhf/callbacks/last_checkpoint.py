@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,6 +24,8 @@ from lit_rlhf.callbacks.preemption import SignalWatch
 from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, Preempted, RewardError
 from lit_rlhf.ranges import require
+
+_LOCK = ".lock"  # in the folder of checkpoints, while a run writes there
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -54,6 +57,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_minutes = every_n_minutes
         self.every_n_batches = every_n_batches
         self._watch = SignalWatch()
+        self._lock: BaseFileLock | None = None
         self._file: MetricsFile | None = None
         self._num_rows: int | None = None  # logged before the checkpoint that is resumed
         self._place: dict[str, Any] | None = None  # of loops and data, behind the last batch
@@ -85,6 +89,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._file = loggers[0].experiment if loggers else None
         if stage == "fit":
             _refuse_unwritable(self.path.parent)
+            self._lock_folder()
         elif self._file is not None:
             self._file.resume()  # what is measured goes behind what was trained
 
@@ -178,10 +183,35 @@ class LastCheckpoint(ModelCheckpoint):
                 "the same command and --ckpt_path last"
             )
         self._watch.restore()
+        self._unlock_folder()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
+        """Give the signals back, and the folder free."""
         self._watch.restore()
+        self._unlock_folder()
+
+    def _lock_folder(self) -> None:
+        """Keep the run's folder to this run until it ends, or its process does.
+
+        Raises:
+            ConfigError: another run has it.
+        """
+        self._unlock_folder()  # of an earlier `fit` that was broken off
+        lock = FileLock(self.path.parent / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(
+                f"{self.path.parent.parent}: another run is writing there: wait until it ends, or "
+                "give this one another folder (--trainer.logger.init_args.name)"
+            ) from error
+        self._lock = lock
+
+    def _unlock_folder(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock = None
 
     def _note_place(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -8,29 +8,28 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, get_args
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.given_rows import is_given, without_paths
+from lit_rlhf.data.given_rows import without_paths
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
+from lit_rlhf.data.preparation import describe_source, read_examples
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.source_types import RowSource, TokenizerSource
-from lit_rlhf.data.sources import Source, open_records, source_name
-from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
+from lit_rlhf.data.sources import open_records, source_name
 from lit_rlhf.data.tables import (
     BadRows,
     Examples,
     TokenTable,
     digest_tokenizer,
-    tokenize_records,
 )
 from lit_rlhf.data.tokenization import LengthLimit, Overlong
-from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback.formats import check_format
 from lit_rlhf.feedback.meant_fields import Kind
 from lit_rlhf.ranges import require
@@ -38,7 +37,12 @@ from lit_rlhf.ranges import require
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SOURCES_OF_STAGE = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}
+SOURCES_OF_STAGE = {
+    "fit": ("train", "validation"),
+    "validate": ("validation",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
@@ -48,11 +52,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     loaders deal out the global batches: use it with `Trainer(use_distributed_sampler=False)`.
 
     Attributes:
-        tokenizer: the loaded tokenizer, from `setup` on.
+        tokenizer: the loaded one, from `setup` on.
         renderer: how prompts and responses become text, from `setup` on.
         context_length: tokens that the tokenizer's model can look at, from `setup` on; None where
             it does not say.
-        tokenizer_source: where the tokenizer is loaded from.
         preparation: the settings that `prepare` depends on: a new one gives other tokens.
         overlong: what becomes of a row that is too long.
         kind: of the records, which says what fields they use.
@@ -79,6 +82,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         train: RowSource | None = None,
         validation: RowSource | None = None,
         test: RowSource | None = None,
+        predict: RowSource | None = None,
         template: Template = "auto",
         template_options: dict[str, Any] | None = None,
         thinking: Thinking = "keep",
@@ -108,6 +112,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 meant. In Python also the rows: a list of dictionaries, or a `datasets.Dataset`.
             validation: validation data, likewise. Fitting works without.
             test: test data, likewise.
+            predict: data for `predict`, likewise: prompts to respond to, or of the reward phase
+                responses to score, in rows of any kind.
             template: how prompts become text. "auto" applies the tokenizer's chat template to
                 chats and takes texts as they are; "chat" makes a text a message of the user;
                 "plain" takes texts as they are and refuses chats.
@@ -153,10 +159,10 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         require("data.num_proc", num_proc, least=1, is_optional=True)
         require("data.seed", seed, least=0)
         require("data.length_window", length_window, least=0)
-        if last_batch not in get_args(LastBatch):
-            raise ConfigError(f"data.last_batch={last_batch}: must be drop or keep.")
-        if bad_rows not in get_args(BadRows):
-            raise ConfigError(f"data.bad_rows={bad_rows}: must be refuse or skip.")
+        choices = (("last_batch", last_batch, LastBatch), ("bad_rows", bad_rows, BadRows))
+        for name, value, known in choices:
+            if value not in get_args(known):
+                raise ConfigError(f"data.{name}={value}: must be {' or '.join(get_args(known))}.")
         check_format(format)
         self.format = format
         self.bad_rows: BadRows = bad_rows
@@ -174,11 +180,12 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.streaming = streaming
         self.context_length: int | None = None
         self.tokenizer_source = without_paths(tokenizer)
-        self._tokenizer_digest = ""
-        sources = {"train": train, "validation": validation, "test": test}
-        self._sources = {name: without_paths(source) for name, source in sources.items()}
-        self._limits = {"train": limit_train, "validation": limit_validation}
+        self.tokenizer_digest = ""
+        sources = {"train": train, "validation": validation, "test": test, "predict": predict}
+        self.sources = {name: without_paths(source) for name, source in sources.items()}
+        self.limits = {"train": limit_train, "validation": limit_validation}
         self.columns = columns
+        self._reader: TextDataModule[Any, Any] | None = None
         self._examples: dict[str, Examples[Example]] = {}
         self._provenance: dict[str, dict[str, Any]] = {}
         self._train_loader: TrainingLoader[Example, Batch] | None = None
@@ -187,10 +194,8 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise some records; raise a DataError at the first one that is wrong.
 
-        It may be called in other processes. Rows keep their whole length; the limit comes later.
-
-        Returns:
-            For each record its rows of tokens.
+        It may be called in other processes. Return the rows of each record, whole: the limit comes
+        later.
         """
 
     @abc.abstractmethod
@@ -222,33 +227,43 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Return the records of "train", "validation" or "test" that are used: all, by default."""
         return records
 
+    def prediction_reader(self) -> TextDataModule[Any, Any]:
+        """Return what reads the data of `predict`: this data module, or another one."""
+        return self
+
     def setup(self, stage: str) -> None:
         """Read, check and tokenise what a stage needs, once.
 
         Args:
-            stage: "fit", "validate" or "test".
+            stage: "fit", "validate", "test" or "predict".
 
         Raises:
             ConfigError: the stage has no data.
             DataError: a source or a row is not as expected.
         """
         self._train_loader = None
+        if stage == "predict" and self.sources["predict"] is not None:
+            self._reader = self.prediction_reader()
+            if self._reader is not self:
+                self.load_tokenizer()
+                self._reader.trainer = self.trainer
+                self._reader.setup(stage)
+                return
         for name in SOURCES_OF_STAGE.get(stage, ()):
-            source = self._sources[name]
+            source = self.sources[name]
             if (stage, name, source) == ("fit", "validation", None):
-                # Lightning takes this for "no validation"; of a loader without batches it warns.
+                # "No validation" to Lightning, which warns of a loader without batches.
                 self.val_dataloader = None  # type: ignore[method-assign, assignment] # see above
             elif source is None:
                 raise ConfigError(
-                    f"'{stage}' needs data: set 'data.{name}' to a file, a folder or a hub name "
-                    f"(on the command line: --data.{name} FILE)."
+                    f"'{TrainerFn(stage).value}' needs data: set 'data.{name}' to a file, a folder "
+                    f"or a hub name (on the command line: --data.{name} FILE)."
                 )
             elif name not in self._examples:
-                self.load_tokenizer()
-                self._examples[name] = self._read(name, source)
+                self._examples[name] = self._read(name)
 
     def prepared(self, name: str) -> Sequence[Example]:
-        """Return the examples of "train", "validation" or "test"; none where it is not set up."""
+        """Return the examples of "train" or another source; none where it is not set up."""
         return self._examples.get(name, ())
 
     def longest(self, name: str) -> int:
@@ -265,7 +280,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         return self._provenance
 
     def train_dataloader(self) -> TrainingLoader[Example, Batch]:
-        """Return the training loader, which is the same one until the next `setup`."""
+        """Return the training loader: the same one until the next `setup`."""
         if self._train_loader is None:
             self._train_loader = TrainingLoader(
                 self._examples["train"],
@@ -313,6 +328,11 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Return the test loader."""
         return self._evaluation_loader("test")
 
+    def predict_dataloader(self) -> EvaluationLoader[Any, Any]:
+        """Return the loader of what `predict` reads."""
+        assert self._reader is not None  # `setup` has set it
+        return self._reader._evaluation_loader("predict")
+
     def _evaluation_loader(self, name: str) -> EvaluationLoader[Example, Batch]:
         return EvaluationLoader(
             self._examples[name],
@@ -331,9 +351,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         Raises:
             DataError: the source cannot be opened.
         """
-        source = self._sources[name]
+        source = self.sources[name]
         assert source is not None  # `setup` has checked it
-        limit = self._limits.get(name)
+        limit = self.limits.get(name)
         records = open_records(
             source,
             split=name,
@@ -343,67 +363,16 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             shape=self.format,
         )
         records = self.choose(name, records)
-        if limit is not None:
-            records = records.select(range(min(limit, len(records))))
-        return records
+        return records if limit is None else records.select(range(min(limit, len(records))))
 
-    def _read(self, name: str, source: Source) -> Examples[Example]:
-        records = self.open(name)
-        sha256, shown = records.sha256, source_name(source)
-        self._provenance[name] = {
-            "source": source_name(source) if is_given(source) else source,
-            "sha256": sha256,
-            "rows": len(records),
-            **records.facts,
-        }
-        worker = copy.copy(self)  # other processes need neither trainer nor examples
-        worker.trainer, worker._examples, worker._sources = None, {}, {}
-        table = tokenize_records(
-            records,
-            worker.prepare,
-            self._inputs(name, sha256),
-            id_field=self.id_field,
-            num_proc=self.num_proc,
-            kind=self.kind,
-            used=self.used_fields,
-            bad_rows=self.bad_rows,
-        )
-        examples = TokenTable(table, partial(self.example, records))
-        bad = [error for error in table.with_format("arrow")[:]["error"].to_pylist() if error]
-        bad += map(str, self._fit(examples, records))
-        if not examples:
-            raise DataError(
-                f"{shown}: all {len(records)} rows are too long and were dropped; raise the "
-                "length limit."
-            )
-        if self.kind == "judgment" and name == "train":
-            check_judgments(examples, shown)
-        if self._rank == 0:
-            warn_of_skipped(bad, len(records), shown)
-            warn_of_unused(table, shown, self.kind)
-        rank_zero_info(describe(examples, self.kind, shown, records.shape))
-        return self.completed(examples, shown)
-
-    def _fit(self, examples: TokenTable[Example], records: Records) -> list[DataError]:
-        """Apply the length limit; return why groups were skipped."""
-        return examples.fit(
-            self.length_limit(), self.overlong, lambda index: records[index].where, self.bad_rows
-        )
-
-    def _inputs(self, name: str, sha256: str) -> dict[str, object] | None:
-        """Return all that the tokens depend on."""
-        makers = (type(self).choose, type(self).prepare)
-        # Of a class from elsewhere we do not know when its code changes.
-        if not all(maker.__module__.startswith("lit_rlhf.") for maker in makers):
-            return None
-        return {
-            "source": sha256,
-            "name": name,
-            "limit": self._limits.get(name),
-            "makers": [maker.__qualname__ for maker in makers],
-            "settings": {setting: repr(getattr(self, setting)) for setting in self.preparation},
-            "tokenizer": self._tokenizer_digest,
-        }
+    def _read(self, name: str) -> Examples[Example]:
+        self.load_tokenizer()
+        records, source = self.open(name), self.sources[name]
+        self._provenance[name] = describe_source(source, records)
+        worker = copy.copy(self)  # others need neither trainer nor data
+        worker.trainer, worker._examples, worker.sources, worker._reader = None, {}, {}, None
+        examples = read_examples(self, name, records, worker.prepare)
+        return self.completed(examples, source_name(source))
 
     def load_tokenizer(self) -> None:
         """Load the tokenizer, once; `setup` does it."""
@@ -414,7 +383,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
             self.tokenizer = load_tokenizer(self.tokenizer_source)
             options = self.template_options or {}
             self.renderer = Renderer(self.tokenizer, self.template, options, self.thinking)
-            self._tokenizer_digest = digest_tokenizer(self.tokenizer)
+            self.tokenizer_digest = digest_tokenizer(self.tokenizer)
             self.context_length = context_length(self.tokenizer_source)
 
     def shares_tokenizer(self, source: str) -> bool:

@@ -15,6 +15,7 @@ from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback import parse_prompt
+from lit_rlhf.feedback.records import PromptRecord
 from lit_rlhf.ranges import require
 
 # Settings of prompts that are those of `pretraining`, too.
@@ -100,15 +101,19 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         mine = [examples[index] for index in batch[rank::world_size]]
         return self._mixed.collate(mine or [self._mixed.stand_in(examples[batch[0]])])
 
+    def parse(self, record: SourcedRecord) -> PromptRecord:
+        """Read a prompt with its further fields."""
+        return parse_prompt(*record)
+
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise prompts."""
-        prompts = [parse_prompt(record, where).prompt for record, where in records]
+        prompts = [self.parse(record).prompt for record in records]
         tokens = tokenize_prompts(self.renderer, prompts, [where for _, where in records])
         return [GroupExample((Row(ids, [False] * len(ids)),), ()) for ids in tokens]
 
     def example(self, records: Records, index: int, group: GroupExample) -> PromptExample:
         """Return the prompt; `prompt_id` is the record's place in the data set."""
-        parsed = parse_prompt(*records[index])
+        parsed = self.parse(records[index])
         return PromptExample(group.rows[0].input_ids, index, parsed.prompt, parsed.fields)
 
     def collate(self, examples: Sequence[PromptExample]) -> PromptBatch:

@@ -60,6 +60,12 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
         """Return the most tokens of prompt and response."""
         return limit_of_rows(self.max_length, self.context_length)
 
+    def prediction_reader(self) -> TextDataModule[Any, Any]:
+        """Return the reader of prompts."""
+        from lit_rlhf.data.predicting import prompts_of  # noqa: PLC0415 - it reads PPO's data
+
+        return prompts_of(self)
+
     def refuse_empty(self, responses: Iterable[Response], where: str) -> None:
         """Raise a DataError for a response of white space alone, calling no tool, unless kept."""
         turns = (turn for response in responses for turn in as_messages(response, "assistant"))

@@ -7,6 +7,8 @@ from typing import Any
 
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
+from lit_rlhf.data.datamodule import TextDataModule
+from lit_rlhf.data.predicting import responses_of
 from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.data.source_types import TokenizerSource
 from lit_rlhf.data.stepwise import at_step_ends, mark_steps, step_labels
@@ -42,6 +44,10 @@ class RewardDataModule(ComparisonDataModule):
         """
         super().__init__(tokenizer, **kwargs)
         self.margin = margin
+
+    def prediction_reader(self) -> TextDataModule[Any, Any]:
+        """Return the reader of responses."""
+        return responses_of(self)
 
     @property
     def used_fields(self) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ from lit_rlhf.feedback.records import (
     JudgedGroup,
     PromptRecord,
     Unpaired,
+    parse_any_prompt,
     parse_comparison,
     parse_demonstration,
     parse_judged_group,
     parse_judgment,
     parse_prompt,
+    parse_responses,
     parse_unpaired,
 )
 from lit_rlhf.prompts import Conversation, Message, Prompt
@@ -31,10 +33,12 @@ __all__ = [
     "Unpaired",
     "judged_pairs",
     "mean_ratings",
+    "parse_any_prompt",
     "parse_comparison",
     "parse_demonstration",
     "parse_judged_group",
     "parse_judgment",
     "parse_prompt",
+    "parse_responses",
     "parse_unpaired",
 ]

@@ -29,6 +29,8 @@ from lit_rlhf.prompts import Prompt, Response
 LabelerScores = tuple[float | None, ...]
 # A weight beyond this is a slip: the row would be all that is learned.
 _LARGEST_WEIGHT = 1e6
+# Fields with responses, whose chats may begin with the prompt.
+_ANSWERS = ("responses", "chosen", "rejected", "response", "completion", "messages")
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,38 @@ def parse_prompt(row: Record, where: str) -> PromptRecord:
         prompt = read_chat_prompt(prompt, "prompt", where)
     fields = {key: row[key] for key in row if key != "prompt"}
     return PromptRecord(complete_prompt(prompt, row, where), fields)
+
+
+def parse_any_prompt(row: Record, where: str) -> PromptRecord:
+    """Read the prompt of a row of any kind: of prompts, demonstrations, comparisons or groups.
+
+    Raises:
+        DataError: there is no prompt, or a field is not as expected.
+    """
+    if not is_present(row, "prompt") or any(is_present(row, field) for field in _ANSWERS):
+        prompt, _ = parse_responses(row, where)
+        return PromptRecord(prompt, {key: row[key] for key in row if key != "prompt"})
+    return parse_prompt(row, where)
+
+
+def parse_responses(row: Record, where: str) -> tuple[Prompt, tuple[Response, ...]]:
+    """Read the prompt and the responses of a row of any kind, judged or not.
+
+    Raises:
+        DataError: there is no prompt or response, or a field is not as expected.
+    """
+    if is_present(row, "responses"):
+        items = read_list(row["responses"], "responses", where, "a list of responses")
+        if not items:
+            raise wrong_field(where, "responses", "one response or more", items)
+        values = {f"responses[{index}]": item for index, item in enumerate(items)}
+    elif is_present(row, "chosen") and is_present(row, "rejected"):
+        values = {field: row[field] for field in ("chosen", "rejected")}
+    else:
+        demonstration = parse_demonstration({**row, "label": None}, where)
+        return demonstration.prompt, (demonstration.response,)
+    prompt, responses = split_prompt(row, values, where)
+    return complete_prompt(prompt, row, where), responses
 
 
 def complete_prompt(prompt: Prompt, row: Record, where: str) -> Prompt:

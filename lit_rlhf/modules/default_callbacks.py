@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import re
+
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.self_checks import SelfChecks
+from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
+
+# Callbacks of Lightning that would do something else than they promise, and what to do instead.
+_REFUSED: dict[type[Callback], str] = {
+    StochasticWeightAveraging: "copies the module before its model is loaded, and would average "
+    "nothing; use EMAWeightAveraging",
+    LearningRateFinder: "sets a rate that the schedule replaces at the next step; try some values "
+    "of model.optimizer.learning_rate for 100 steps each (--trainer.max_steps 100)",
+    BatchSizeFinder: "changes data.batch_size, which is the number of examples in an optimizer "
+    "step and changes what is learned; to fit into memory take trainer.accumulate_grad_batches, "
+    "in ppo model.update.micro_batch_size, and data.eval_batch_tokens for validation",
+}
 
 
 def missing_callbacks(trainer: Trainer) -> list[Callback]:
     """Return the callbacks of every run that a Trainer lacks, see `PhaseModule`.
 
     Raises:
-        ConfigError: a callback would average weights that are not there yet.
+        ConfigError: a callback would do something else than it promises.
     """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
-        raise ConfigError(
-            "callbacks: StochasticWeightAveraging copies the module before its model is "
-            "loaded, and would average nothing; use EMAWeightAveraging"
-        )
+    for callback in callbacks:
+        for kind, why in _REFUSED.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"callbacks: {kind.__name__} {why}")
+        if isinstance(callback, ModelCheckpoint):
+            _refuse_folders_of_metrics(callback)
+        if isinstance(callback, EarlyStopping):
+            _look_after_each_validation(callback, trainer)
     if trainer.checkpoint_callback is None:  # it keeps nothing
         return []
     kinds = (SelfChecks, ModelFolder, LastCheckpoint)
@@ -31,6 +54,53 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
     if any(map(_is_set_by_user, callbacks)):
         missing = [kind for kind in missing if kind is not LastCheckpoint]
     return [kind() for kind in missing]
+
+
+def refuse_unreachable_validation(trainer: Trainer) -> None:
+    """Refuse an interval between validations that no epoch reaches, in the words of its data.
+
+    Raises:
+        ConfigError: there is none, or it is longer than an epoch.
+    """
+    interval = trainer.val_check_interval
+    if interval == 0:
+        raise ConfigError(
+            "trainer.val_check_interval 0 is no interval: give a number of batches, or a share of "
+            "an epoch such as 0.5; --trainer.limit_val_batches 0 switches validation off"
+        )
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+    counts_in_epoch = trainer.check_val_every_n_epoch is not None
+    if not isinstance(data, TextDataModule) or not isinstance(interval, int) or not counts_in_epoch:
+        return
+    num_batches = len(data.train_dataloader())
+    if interval > num_batches and trainer.limit_val_batches != 0:
+        raise ConfigError(
+            f"trainer.val_check_interval {interval} is more than the {num_batches} batches of an "
+            "epoch (in ppo: iterations), so that nothing would be validated: give a smaller one, "
+            "or set trainer.check_val_every_n_epoch to null to count on over epochs"
+        )
+
+
+def _refuse_folders_of_metrics(callback: ModelCheckpoint) -> None:
+    """Refuse a file name that the names of its metrics would make folders of."""
+    metrics = re.findall(r"\{([^}:]*/[^}:]*)", callback.filename or "")
+    if metrics and callback.auto_insert_metric_name:
+        short = metrics[0].rpartition("/")[2]
+        raise ConfigError(
+            f"callbacks: ModelCheckpoint.filename would make folders of the name {metrics[0]}: set "
+            f"auto_insert_metric_name to false, and write {short}={{{metrics[0]}}}"
+        )
+
+
+def _look_after_each_validation(callback: EarlyStopping, trainer: Trainer) -> None:
+    """Let a callback stop within an epoch that is validated after every batch.
+
+    Lightning takes the 1 of "every batch" for the 1.0 of "once an epoch", and would look at the end
+    of the epoch alone: of PPO's only one, at the end of the run.
+    """
+    every_batch = isinstance(trainer.val_check_interval, int) and trainer.val_check_interval == 1
+    if every_batch and callback._check_on_train_epoch_end is None:
+        callback._check_on_train_epoch_end = False
 
 
 def _is_set_by_user(callback: Callback) -> bool:

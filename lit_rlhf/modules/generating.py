@@ -1,12 +1,13 @@
-"""Responses of a module's policy to plain prompts: before, between and after training."""
+"""Responses of a module's policy to prompts: before, between and after training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lit_rlhf.batches import PromptBatch, SampleBatch
 from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.tokenization import tokenize_prompts
@@ -14,13 +15,12 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.prompts import Prompt
-from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
+from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples
 
 if TYPE_CHECKING:
     from lit_rlhf.modules.phase import PhaseModule
 
 
-@torch.no_grad()
 def generate_responses(
     module: PhaseModule,
     prompts: Sequence[Prompt],
@@ -34,12 +34,73 @@ def generate_responses(
     Raises:
         ConfigError: the module trains no policy, or `prompts` is a text or empty.
     """
-    if isinstance(prompts, str) or not prompts:
-        raise ConfigError(f"generate: give a list of prompts, got {prompts!r:.60}")
     module.configure_model()
+    batch = _batch_of(module, prompts)
+    samples = _draw(module, batch, TorchGenerator(), sampling, samples_per_prompt, seed)
+    return list(samples.responses)
+
+
+def predict_responses(module: PhaseModule, batch: object) -> list[dict[str, Any]]:
+    """Draw responses, see `PhaseModule.predict_step`.
+
+    Raises:
+        ConfigError: the module trains no policy, or the batch is neither ours nor a list of
+            prompts.
+    """
+    prompts = batch if isinstance(batch, PromptBatch) else _batch_of(module, batch)
+    how = module.prediction
+    sampling = how.sampling or module.sampling
+    samples = _draw(module, prompts, module.generator, sampling, how.samples_per_prompt, how.seed)
+    ids = prompts.prompt_ids[samples.group_ids].tolist()
+    each = zip(
+        ids, samples.prompts, samples.responses, samples.finished.tolist(), samples.fields,
+        strict=True,
+    )  # fmt: skip
+    return [
+        {
+            "row": row,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "response": response,
+            "finished": finished,
+            **({"fields": fields} if fields else {}),
+        }
+        for row, prompt, response, finished, fields in each
+        if row >= 0  # the others only fill up a last batch that is short
+    ]
+
+
+@torch.no_grad()
+def _draw(
+    module: PhaseModule,
+    batch: PromptBatch,
+    generator: Generator,
+    sampling: Sampling,
+    samples_per_prompt: int,
+    seed: int,
+) -> SampleBatch:
     policy = module.trained_model
     if not isinstance(policy, PolicyModel):
         raise ConfigError(f"generate: {type(module).__name__} trains no policy that could respond")
+    with gathered(policy):
+        return collect_samples(
+            policy,
+            generator,
+            batch,
+            module.tokenizer,
+            sampling,
+            samples_per_prompt=samples_per_prompt,
+            seed=seed,
+        )
+
+
+def _batch_of(module: PhaseModule, prompts: object) -> PromptBatch:
+    """Tokenise prompts; their ids are their places.
+
+    Raises:
+        ConfigError: they are no list with prompts.
+    """
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        raise ConfigError(f"generate: give a list of prompts, got {prompts!r:.60}")
     tokenizer = module.tokenizer
     places = [f"prompt {number}" for number in range(len(prompts))]
     tokens = tokenize_prompts(Renderer(tokenizer), prompts, places)
@@ -47,15 +108,4 @@ def generate_responses(
         PromptExample(ids, number, prompt, {})
         for number, (ids, prompt) in enumerate(zip(tokens, prompts, strict=True))
     ]
-    batch = collate_prompts(examples, padding_id(tokenizer)).to(module.device)
-    with gathered(policy):
-        samples = collect_samples(
-            policy,
-            TorchGenerator(),
-            batch,
-            tokenizer,
-            sampling,
-            samples_per_prompt=samples_per_prompt,
-            seed=seed,
-        )
-    return list(samples.responses)
+    return collate_prompts(examples, padding_id(tokenizer)).to(module.device)

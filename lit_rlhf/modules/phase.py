@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lit_rlhf.callbacks.prediction_file import PredictionConfig
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
@@ -26,8 +27,8 @@ from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.arguments import given_arguments
-from lit_rlhf.modules.default_callbacks import missing_callbacks
-from lit_rlhf.modules.generating import generate_responses
+from lit_rlhf.modules.default_callbacks import missing_callbacks, refuse_unreachable_validation
+from lit_rlhf.modules.generating import generate_responses, predict_responses
 from lit_rlhf.modules.handing_over import load_trained, save_trained
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
@@ -36,7 +37,7 @@ from lit_rlhf.modules.sharding import shard
 from lit_rlhf.modules.stepping import SteppingModule
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
-from lit_rlhf.rollout import Sampling
+from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
@@ -65,6 +66,7 @@ class PhaseModule(SteppingModule):
 
     Attributes:
         run_config: all settings of the run, which the command line leaves here for the lineage.
+        prediction: how `predict` draws responses.
         arguments: of the constructor, by name; a model that was given is named by its folder.
     """
 
@@ -72,6 +74,9 @@ class PhaseModule(SteppingModule):
     source_option = "policy"  # the constructor's name for `source`
 
     arguments: dict[str, Any]
+    prediction = PredictionConfig()
+    sampling: Sampling = Sampling()
+    generator: Generator = TorchGenerator()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Keep what the constructor is given, for checkpoints."""
@@ -189,19 +194,15 @@ class PhaseModule(SteppingModule):
             hparams_file: none: the checkpoint has the arguments.
             strict: none: weights are checked by name.
             weights_only: never false: no code of a checkpoint is run.
-            **kwargs: arguments of the constructor that take the place of the saved ones; those of
-                classes that are not of this package must be given, except for reward and judges,
-                which need not be there before they are asked.
+            **kwargs: arguments that take the place of the saved ones. Classes from elsewhere must
+                be given; reward and judges need not be there before they are asked.
 
         Raises:
             CheckpointError: it is not there, damaged, or of another phase.
             ConfigError: an argument is neither in it nor given.
         """
         if hparams_file is not None or strict is not None or weights_only is False:
-            raise ConfigError(
-                "load_from_checkpoint: hparams_file, strict and weights_only=False have no meaning "
-                "here; leave them out"
-            )
+            raise ConfigError("load_from_checkpoint: leave out hparams_file, strict, weights_only")
         return load_module(cls, Path(checkpoint_path), map_location, kwargs)
 
     def generate(
@@ -226,6 +227,19 @@ class PhaseModule(SteppingModule):
         return generate_responses(
             self, prompts, sampling=sampling, samples_per_prompt=samples_per_prompt, seed=seed
         )
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # noqa: ANN401 - the phase's own
+        """Respond to the prompts of a batch, as `prediction` says.
+
+        Args:
+            batch: of a data module, or of any loader a list of prompts.
+            batch_idx: its number.
+
+        Returns:
+            For each response `row` (the place of its prompt in the data), `prompt`, `response`,
+            `finished`, and `fields`, the further fields of the row, if it has any.
+        """
+        return predict_responses(self, batch)
 
     def save_pretrained(
         self, folder: str | Path, *, merge: bool = False, facts: Mapping[str, Any] | None = None
@@ -276,6 +290,7 @@ class PhaseModule(SteppingModule):
         Raises:
             ConfigError: the run has no end that a schedule could lead to.
         """
+        refuse_unreachable_validation(self.trainer)
         num_steps = self.trainer.estimated_stepping_batches
         if math.isinf(num_steps):
             raise ConfigError(

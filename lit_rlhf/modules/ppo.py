@@ -112,6 +112,14 @@ class PPOModule(PPOModels):
         seed: of samples and minibatches.
         reference: the policy that the KL is to, where it is another one than `policy`: hub name or
             folder, with the same vocabulary; null for `policy` as it was.
+
+    Attributes:
+        rollout: of the iteration that has just ended, for callbacks: prompts, responses, fields,
+            scores `[B]`, values and log-probabilities `[B, T]`, see `RolloutBatch`. Of this
+            process. None before the first one, and while the next is drawn.
+        targets: what the update was made with: advantages and returns `[B, T]`, see
+            `UpdateTargets`; likewise. Where nothing but the first step reads the policy's old
+            log-probabilities, only `targets` has them.
     """
 
     phase = "ppo"
@@ -175,6 +183,8 @@ class PPOModule(PPOModels):
             self.reference_source = model_source(reference, "model.reference")
             self.arguments["reference"] = self.reference_source
         self.policy = self.reference = self.critic = None
+        self.rollout: RolloutBatch | None = None
+        self.targets: UpdateTargets | None = None
         self.validation_means = NamedMeans()
         self.validation_samples, self.validation_values = [], []
         # The prompts already answered name the next random streams; saved with the module.
@@ -227,6 +237,7 @@ class PPOModule(PPOModels):
         Returns:
             What callbacks read: the KL, the number of responses, the share that was cut.
         """
+        self.rollout = self.targets = None  # gives their memory back before the next ones
         drawn, plan = self._roll_out(batch)
         first = FirstForward(plan, is_read_before=self._needs_old_logprobs)
         rollout = self.evaluate(drawn, plan, first)
@@ -252,6 +263,7 @@ class PPOModule(PPOModels):
         self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`
         # Behind the rollout: until the weights move, all that is saved is as it was before it.
         self.num_iterations += 1
+        self.rollout, self.targets = rollout, targets
         report = self._report(batch, rollout, targets, statistics)
         # The KL of a policy that does not move is none to steer a coefficient by.
         return report | ({"kl": math.nan} if warms_up and self.kl_penalty else {})

@@ -130,12 +130,14 @@ def refuse_reserved_names(judges: Iterable[str]) -> None:
 
 
 def tell_max_steps(trainer: Trainer, update: UpdateConfig) -> None:
-    """Say in iterations what `max_steps` means beside `max_epochs`, which counts them."""
-    if trainer.max_steps > 0 and (trainer.max_epochs or 0) > 0:
+    """Say in iterations what `max_steps` means, which counts the optimizer's steps."""
+    if trainer.max_steps > 0:
+        epochs = trainer.max_epochs or 0
+        other = f", unless trainer.max_epochs={epochs} ends it before" if epochs > 0 else ""
         rank_zero_info(
             f"trainer.max_steps={trainer.max_steps} counts optimizer steps: the run ends after "
             f"{math.ceil(trainer.max_steps / update.num_steps)} iterations of {update.num_steps} "
-            f"steps, unless trainer.max_epochs={trainer.max_epochs} ends it before"
+            f"steps{other}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_rlhf.batches import ComparisonBatch, TokenRows
+from lit_rlhf.batches import ComparisonBatch, ResponseBatch, TokenRows
 from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
@@ -80,6 +80,7 @@ class RewardModule(PhaseModule):
         self.validation_means = NamedMeans()
         self.calibration_error = CalibrationError()
         self._reference_rows: TokenRows | None = None
+        self._has_fresh_head = True
 
     @property
     def trained_model(self) -> ScalarModel:
@@ -109,6 +110,10 @@ class RewardModule(PhaseModule):
         super().on_fit_start()
         self._check_rows()
         as_classifier(self.trained_model, self.tokenizer)
+        self._draw_reference_rows()
+        self._has_fresh_head = False
+
+    def _draw_reference_rows(self) -> None:
         if self.normalizer is not None:
             with self.trainer.precision_plugin.forward_context():
                 self._reference_rows = draw_reference_samples(
@@ -166,6 +171,52 @@ class RewardModule(PhaseModule):
         super().on_save_checkpoint(checkpoint)
         for name in ("mean", "deviation"):
             checkpoint["state_dict"].pop(f"reward_model.{name}", None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the trained head for what it is."""
+        super().on_load_checkpoint(checkpoint)
+        self._has_fresh_head = False
+
+    def on_predict_start(self) -> None:
+        """Normalise the scores as the model's folder does.
+
+        Raises:
+            ConfigError: there is nothing trained yet, or what is trained does not score responses.
+        """
+        if self._has_fresh_head:
+            raise ConfigError(
+                "predict: the head of this reward model is fresh, and its scores mean nothing: "
+                "give the checkpoint of its run (--ckpt_path); a model folder is read by "
+                "LearnedReward and `lit-rlhf evaluate rewards`"
+            )
+        if self.loss.reads_steps:
+            raise ConfigError(
+                f"predict: model.loss {type(self.loss).__name__} scores steps, not responses"
+            )
+        if self._reference_rows is None:
+            self._draw_reference_rows()
+            self._refresh_normalizer()
+
+    def predict_step(self, batch: ResponseBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Score responses.
+
+        Returns:
+            For each response `row` (the place of its record in the data), `prompt`, `response`
+            and `score`.
+        """
+        model = self.trained_model
+        scores = model.normalize(model(batch.rows).float()).tolist()
+        each = zip(batch.record_ids.tolist(), batch.prompts, batch.responses, scores, strict=True)
+        return [
+            {
+                "row": row,
+                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                "response": response if isinstance(response, str) else list(response),
+                "score": score,
+            }
+            for row, prompt, response, score in each
+            if row >= 0  # the others only fill up a last batch that is short
+        ]
 
     def on_train_end(self) -> None:
         """Leave a normalised model in memory, too."""

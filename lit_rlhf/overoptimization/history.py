@@ -70,7 +70,9 @@ class History:
             if bad := int((~np.isfinite(value)).sum()):
                 raise TrainingError(
                     f"validation at step {step}: `{name}` is not finite for {bad} of "
-                    f"{len(ids)} prompts; look at what these responses are"
+                    f"{len(ids)} prompts. A run is watched on the same prompts each time, so "
+                    "reward and judges must score every response: let yours return a number for "
+                    "those that it cannot score, or train unwatched (--monitor.action off)"
                 )
         self.prompt_ids = ids
         is_new = not self.looks or self.looks[-1].step != step

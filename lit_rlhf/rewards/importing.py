@@ -17,8 +17,15 @@ from lit_rlhf.errors import ConfigError
 HOW = "give my_module:my_function or path/to/file.py:my_function"
 
 
-def import_function(path: str) -> Callable[..., Any]:
+def import_function(
+    path: str, *, what: str = "reward function", how: str = HOW
+) -> Callable[..., Any]:
     """Return what a path names.
+
+    Args:
+        path: `package.module:name` (or `.name`), or `path/to/file.py:name`.
+        what: is looked for, for messages.
+        how: it is named, likewise.
 
     Raises:
         ConfigError: it cannot be imported, or is not a function.
@@ -33,11 +40,11 @@ def import_function(path: str) -> Callable[..., Any]:
         raise
     except Exception as error:  # whatever the user's module does
         raise ConfigError(
-            f"reward function '{path}' cannot be imported ({_describe(error)}); {HOW}"
+            f"{what} '{path}' cannot be imported ({_describe(error)}); {how}"
         ) from error
     if not callable(function):
         raise ConfigError(
-            f"reward function '{path}' is not a function but a {type(function).__name__}; {HOW}"
+            f"{what} '{path}' is not a function but a {type(function).__name__}; {how}"
         )
     return function
 

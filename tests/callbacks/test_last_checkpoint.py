@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from lightning.pytorch import Callback
 
 from lit_rlhf.callbacks import LastCheckpoint, preemption
 from lit_rlhf.callbacks.preemption import SignalWatch
@@ -43,6 +44,24 @@ def test_a_state_is_saved_by_count_and_in_the_end(tmp_path, monkeypatch):
     steps = saved_steps(monkeypatch)
     fit(tmp_path, LastCheckpoint(None, 3), max_epochs=2, limit_val_batches=0)
     assert steps == [3, 4]
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    class Second(Callback):
+        def on_train_start(self, trainer, pl_module):
+            with pytest.raises(ConfigError, match="another run is writing there"):
+                fit(tmp_path, LastCheckpoint(), max_epochs=1, limit_val_batches=0)
+            fit(tmp_path / "other", LastCheckpoint(), max_epochs=1, limit_val_batches=0)
+
+    class Fails(Callback):
+        def on_train_batch_end(self, *_):
+            raise ValueError("broken off")
+
+    options = {"max_epochs": 1, "limit_val_batches": 0}
+    with pytest.raises(ValueError, match="broken off"):
+        fit(tmp_path, LastCheckpoint(), Second(), Fails(), **options)
+    fit(tmp_path, LastCheckpoint(), **options)  # the folder is free again
+    assert list(tmp_path.rglob(".lock")) == []
 
 
 def test_a_state_is_saved_by_time(tmp_path, monkeypatch):

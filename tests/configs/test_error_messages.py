@@ -34,7 +34,7 @@ def failing(workplace, capsys, *words):
     ("words", "named"),
     [
         ((*SFT, "--model.optimizer.lerning_rate=1"), ["lerning_rate", "did you mean"]),
-        (("sft",), ["fit,validate,test"]),
+        (("sft",), ["fit,validate,test,predict"]),
         (("sft", "fit", "--data.train=rows.jsonl"), ["policy"]),
         (("ppo", "fit", "--model.policy=somewhere"), ["reward"]),
         ((*SFT, "--ckpt_path=nowhere.ckpt"), ["ckpt_path", "nowhere.ckpt"]),

@@ -57,6 +57,26 @@ def check_run(cli, phase):
     assert [name for name, value in metrics.items() if not torch.isfinite(value)] == []
 
 
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_predicts_into_a_file(workplace, first_runs, phase):
+    ending = {"reward": ', "response": "b"', "ppo": ', "note": 1'}.get(phase, "")
+    rows = "".join(f'{{"prompt": "{word}"{ending}}}\n' for word in ("a", "the film", "c"))
+    (workplace.folder / "asked.jsonl").write_text(rows)
+    options = ["--data.predict=asked.jsonl", "--prediction.path=answers.jsonl"]
+    if phase == "reward":
+        last = "runs/reward/checkpoints/last.ckpt"
+        options.append(f"--ckpt_path={last}")
+    else:
+        options += ["--prediction.sampling.max_new_tokens=3"]
+    file = f"--config={HERE.parents[1] / 'configs' / phase}.yaml"
+    assert workplace.command(phase, "predict", file, *options) == 0
+    lines = (workplace.folder / "answers.jsonl").read_text("utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [row["prompt"] for row in found] == ["a", "the film", "c"]
+    kinds = {type(row["score" if phase == "reward" else "response"]) for row in found}
+    assert kinds == {float if phase == "reward" else str}
+
+
 def callback(cli, kind):
     (found,) = (one for one in cli.trainer.callbacks if isinstance(one, kind))
     return found

@@ -106,7 +106,7 @@ def test_a_file_begins_with_a_comment(file):
     assert (CONFIGS / file).read_text().startswith("# ")
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_has_all_it_needs_for_every_command(phase, command):
     options = parse(phase, own_file(phase), command=command)

@@ -9,7 +9,7 @@ from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 MODULES = [DPODataModule, PPODataModule, RewardDataModule, SFTDataModule]
 SHARED = {
     "template_options",
-    "thinking", "format", "bad_rows",
+    "thinking", "format", "bad_rows", "predict",
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
     "eval_batch_size", "eval_batch_tokens", "seed", "length_window", "limit_train",
     "limit_validation", "overlong",
@@ -244,7 +244,7 @@ def test_the_config_parser_finds_every_setting_documented(module_class):
     }
     own = {"max_length", "append_eos", "empty_responses"}
     if module_class is PPODataModule:
-        own = {"max_prompt_length"}
+        own = {"max_prompt_length", "pretraining", "pretraining_batch_size"}
     elif module_class is SFTDataModule:
         own |= {"learn"}
     else:

@@ -168,8 +168,8 @@ def test_reward_models_and_dpo_have_tokens_of_their_own(word_folder, write_rows,
 
 # What neither rows nor `prepare` depend on, or only through the rows as read.
 IRRELEVANT = {
-    "tokenizer", "train", "validation", "test", "batch_size", "eval_batch_size",
-    "eval_batch_tokens", "seed",
+    "tokenizer", "train", "validation", "test", "predict", "batch_size", "eval_batch_size", "seed",
+    "eval_batch_tokens",
     "length_window", "limit_train", "limit_validation", "last_batch", "num_proc", "streaming",
     "kwargs", "self", "max_length", "max_prompt_length", "overlong",
 }  # fmt: skip

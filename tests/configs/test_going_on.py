@@ -1,0 +1,35 @@
+"""`--ckpt_path last` finds the run's state with every logger."""
+
+import pytest
+import wandb
+
+VERSIONS = ["--trainer.logger.version=null"]  # a new folder for each part
+LOGGERS = {
+    "none": ["--trainer.logger=false"],
+    "lightning's": [
+        "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+        "--trainer.logger.version=null",
+    ],
+    "wandb": ["--trainer.logger=WandbAutoLogger", "--trainer.logger.version=null"],
+    "ours": ["--trainer.logger=ResumableCSVLogger", "--trainer.logger.name=sft"],
+}
+# Of the first part, which has nothing to go on from.
+pytestmark = pytest.mark.filterwarnings("ignore:.fit.ckpt_path=.last.. is set, but there is no")
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_the_same_command_goes_on(workplace, tmp_path, monkeypatch, logger):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    options = [f"--trainer.default_root_dir={tmp_path}", *LOGGERS[logger], "--ckpt_path=last"]
+    if logger != "none":
+        options.append(f"--trainer.logger.save_dir={tmp_path}")
+    steps, folders = [], []
+    for epochs in (1, 2, 3):
+        words = [*options, f"--trainer.max_epochs={epochs}"]
+        cli = workplace.fit("sft", options=words)
+        wandb.finish()  # as the end of a process would
+        steps.append(cli.trainer.global_step)
+        folders.append({path.parent for path in tmp_path.rglob("last.ckpt")})
+    assert steps == [2, 4, 6]  # one epoch more each time, and not from the beginning
+    assert folders[0] == folders[1] == folders[2]
+    assert len(list(tmp_path.rglob("model/config.json"))) == 1

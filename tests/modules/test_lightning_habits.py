@@ -1,0 +1,154 @@
+"""Callbacks and limits of Lightning: each does what it promises, or is refused in one line."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
+from transformers import AutoModelForCausalLM
+
+from lit_rlhf.errors import ConfigError
+from tests.support.phase_runs import build
+from tests.support.phases import phase_trainer, weights
+
+PHASES = ("sft", "reward", "dpo", "ppo")
+STEPS_A_BATCH = {"ppo": 2}
+
+
+class Rates(pl.Callback):
+    """Keeps the learning rate of each batch."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def fit(path, folder, phase, *callbacks, ckpt_path=None, **options):
+    module, data = build(phase, folder)
+    options = {"max_epochs": 1, "limit_val_batches": 0} | options
+    trainer = phase_trainer(path, callbacks=list(callbacks), **options)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("callback", "remedy"),
+    [
+        (LearningRateFinder(), "model.optimizer.learning_rate"),
+        (BatchSizeFinder(), "accumulate_grad_batches"),
+        (StochasticWeightAveraging(1e-2), "EMAWeightAveraging"),
+    ],
+    ids=["rates", "sizes", "SWA"],
+)
+def test_what_would_not_do_as_it_says_is_refused(tmp_path, folder, phase, callback, remedy):
+    with pytest.raises(ConfigError, match=f"{type(callback).__name__} .*{remedy}"):
+        fit(tmp_path, folder, phase, callback)
+
+
+def test_names_of_metrics_make_no_folders(tmp_path, folder):
+    named = ModelCheckpoint(tmp_path, "{step}-{train/sft/loss:.2f}")
+    with pytest.raises(ConfigError, match=r"folders of the name train/sft/loss: .*loss=\{train"):
+        fit(tmp_path, folder, "sft", named, enable_checkpointing=True)
+    own = ModelCheckpoint(
+        tmp_path, "{step}-loss={train/sft/loss:.2f}", auto_insert_metric_name=False
+    )
+    fit(tmp_path, folder, "sft", own, enable_checkpointing=True)
+    assert [path.name.partition("=")[0] for path in tmp_path.glob("*.ckpt")] == ["3-loss"]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_early_stopping_stops_within_an_epoch_that_is_validated_every_batch(
+    tmp_path, folder, phase
+):
+    metric = {"sft": "loss", "reward": "brier", "dpo": "accuracy", "ppo": "reward"}[phase]
+    stop = EarlyStopping(f"val/{phase}/{metric}", patience=1, min_delta=100, mode="max")
+    options = {"val_check_interval": 1, "limit_val_batches": 1}
+    trainer = fit(tmp_path, folder, phase, stop, **options)
+    assert trainer.global_step == 2 * STEPS_A_BATCH.get(phase, 1)  # of three batches
+    own = EarlyStopping(f"val/{phase}/{metric}", patience=1, min_delta=100, mode="max")
+    once = fit(tmp_path, folder, phase, own, val_check_interval=1.0, limit_val_batches=1)
+    assert once.global_step == 3 * STEPS_A_BATCH.get(phase, 1)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [(0, "val_check_interval 0 is no interval"), (4, "4 is more than the 3 batches .*iterations")],
+)
+def test_an_interval_that_no_epoch_reaches_is_refused(tmp_path, folder, phase, interval, expected):
+    options = {"val_check_interval": interval, "limit_val_batches": 1}
+    with pytest.raises(ConfigError, match=expected):
+        fit(tmp_path, folder, phase, **options)
+    if interval:
+        options |= {"check_val_every_n_epoch": None, "max_epochs": 2}
+        assert fit(tmp_path, folder, phase, **options).current_epoch == 2
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_finished_run_that_is_extended_follows_the_longer_schedule(tmp_path, folder, phase):
+    whole, part, rest = Rates(), Rates(), Rates()
+    fit(tmp_path / "whole", folder, phase, whole, max_epochs=4)
+    trainer = fit(tmp_path / "part", folder, phase, part, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    extended = fit(
+        tmp_path / "part", folder, phase, rest, max_epochs=4, ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert extended.global_step == 12 * STEPS_A_BATCH.get(phase, 1)
+    assert len(part.rates) == len(rest.rates) == 6
+    assert rest.rates[1:] == pytest.approx(whole.rates[7:])  # as if it had always been so long
+    assert sorted(rest.rates[1:], reverse=True) == rest.rates[1:]  # no saw teeth
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_timer_ends_a_run_between_batches(tmp_path, folder, phase):
+    class Late(Timer):
+        def time_elapsed(self, stage="train"):
+            return 4000.0 if trainer_steps() else 0.0
+
+    timer = Late(duration={"hours": 1})
+    module, data = build(phase, folder)
+    trainer = phase_trainer(tmp_path, callbacks=[timer], max_epochs=1, limit_val_batches=0)
+
+    def trainer_steps():
+        return trainer.global_step
+
+    trainer.fit(module, data)
+    assert trainer.global_step == STEPS_A_BATCH.get(phase, 1)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ppo_counts_steps_of_the_optimizer(tmp_path, folder, phase, caplog):
+    caplog.set_level("INFO")
+    trainer = fit(tmp_path, folder, phase, max_steps=2, max_epochs=-1)
+    assert trainer.global_step == 2
+    said = "trainer.max_steps=2 counts optimizer steps: the run ends after 1 iterations of 2 steps"
+    assert (said in caplog.text) == (phase == "ppo")
+
+
+# It averages copies on each process, which is more memory.
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that")
+@pytest.mark.parametrize("phase", ["sft", "dpo", "ppo"])
+def test_averaged_weights_are_those_that_are_handed_over(tmp_path, folder, phase):
+    module, data = build(phase, folder)
+    average = EMAWeightAveraging(decay=0.5)
+    options = {"max_epochs": 1, "limit_val_batches": 0, "enable_checkpointing": True}
+    trainer = phase_trainer(tmp_path, callbacks=[average], **options)
+    trainer.fit(module, data)
+    (saved,) = tmp_path.rglob("model/config.json")
+    handed = AutoModelForCausalLM.from_pretrained(saved.parent)
+    own = weights(module.trained_model.model)
+    assert all(torch.equal(value, own[name]) for name, value in weights(handed).items())
+    plain, _ = build(phase, folder)
+    phase_trainer(tmp_path / "plain", **options).fit(plain, data)
+    last = weights(plain.trained_model.model)
+    assert any(not torch.equal(value, last[name]) for name, value in own.items())
