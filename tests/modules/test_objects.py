@@ -86,7 +86,9 @@ def test_what_is_no_model_is_refused(policy):
         load_reward_model(plain_model(policy))
 
 
-@pytest.mark.parametrize("phase", ["sft", "reward-lora", "dpo", "ppo", "ppo-grpo", "ppo-lora"])
+@pytest.mark.parametrize(
+    "phase", ["sft", "reward-lora", "dpo", "ppo", "ppo-grpo", "ppo-lora", "online"]
+)
 def test_a_checkpoint_alone_gives_its_module(tmp_path, folder, phase):
     module, data = build(phase, folder)
     trainer = fit(tmp_path, module, data)
