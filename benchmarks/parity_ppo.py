@@ -156,7 +156,7 @@ def _measure(policy: PolicyModel, rollout: RolloutBatch, case: Case) -> tuple[fl
     loss = total / case.aggregation.size(targets.response_mask)
     loss.backward()
     gradients = [p.grad for _, p in sorted(policy.model.named_parameters()) if p.grad is not None]
-    return float(loss), torch.cat([gradient.flatten() for gradient in gradients])
+    return float(loss.detach()), torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def compare(folder: Path) -> dict[str, tuple[float, float, float]]:

@@ -62,7 +62,7 @@ def _trainer(kind: Any, args: Any, folder: Path, rollout: dict[str, Any]) -> Any
         processing_class=AutoTokenizer.from_pretrained(folder / "policy"),
     )
     if args.beta:
-        trainer.ref_model = _model(folder, "reference").eval()
+        trainer.ref_model.load_state_dict(_model(folder, "reference").state_dict())
     trainer.current_gradient_accumulation_steps = 1
     return trainer
 

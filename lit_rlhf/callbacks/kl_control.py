@@ -41,7 +41,7 @@ class KLControl(Callback):
         controller: one by `class_path`, such as your own, in place of these three numbers.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: a number is out of its range, or would have no effect.
     """
 
     def __init__(
@@ -51,6 +51,11 @@ class KLControl(Callback):
         horizon: float = 10000.0,
         controller: KLController | None = None,
     ) -> None:
+        if controller is not None and (target, coefficient, horizon) != (6.0, 0.15, 10000.0):
+            raise ConfigError(
+                "kl: target, coefficient and horizon have no effect beside kl.controller, which "
+                "has its own: leave them out"
+            )
         if controller is None and target is None:
             controller = FixedKL(coefficient)
         self.controller = controller or AdaptiveKL(coefficient, cast("float", target), horizon)
@@ -85,12 +90,17 @@ class KLControl(Callback):
         """Hand the coefficient to the module.
 
         Raises:
-            ConfigError: the module has no KL penalty to control.
+            ConfigError: the module has no KL penalty to control, or none with these settings.
         """
         if not isinstance(pl_module, HasKLPenalty):
             raise ConfigError(
                 f"callbacks: KLControl sets `kl_coef`, but {type(pl_module).__name__} has none; "
                 "use it with PPOModule only, and remove it from this phase's configuration"
+            )
+        if not pl_module.kl_penalty and self.controller != AdaptiveKL(0.15, 6.0, 10000.0):
+            raise ConfigError(
+                "kl: its settings have no effect with model.kl_penalty null, which charges no KL: "
+                "leave them out, or model.kl_penalty as it is"
             )
         self._apply(pl_module)
 

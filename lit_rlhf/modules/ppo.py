@@ -176,12 +176,12 @@ class PPOModule(PPOModels):
         self.kl_penalty = kl_penalty
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
-        refuse_idle_settings(self)
         self.seed = seed
         self.reference_source = None
         if reference is not None:
             self.reference_source = model_source(reference, "model.reference")
             self.arguments["reference"] = self.reference_source
+        refuse_idle_settings(self)
         self.policy = self.reference = self.critic = None
         self.rollout: RolloutBatch | None = None
         self.targets: UpdateTargets | None = None

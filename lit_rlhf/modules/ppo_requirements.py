@@ -33,6 +33,12 @@ def refuse_idle_settings(module: PPOModels) -> None:
     """
     advantage = module.advantage
     _refuse_unused_critic(module.critic_kind, module.critic_source, advantage)
+    _refuse_idle_value_loss(module.update, advantage)
+    if module.reference_source is not None and module.kl_penalty is None:
+        raise ConfigError(
+            f"model.reference={module.reference_source} has no effect with model.kl_penalty null, "
+            "which charges no KL to it: leave it out, or set a penalty"
+        )
     _refuse_idle_warmup(module.update, module.critic_kind, advantage)
     _refuse_idle_refills(module.max_refills, advantage)
     _refuse_idle_scale(advantage, is_whitened=module.whiten_advantages)
@@ -58,6 +64,21 @@ def _refuse_unused_critic(
             f"model.critic_source={critic_source} is only read with model.critic separate; set "
             "that, or leave it out"
         )
+
+
+def _refuse_idle_value_loss(update: UpdateConfig, advantage: AdvantageEstimator) -> None:
+    """Refuse settings of the value loss where there are no values.
+
+    Raises:
+        ConfigError: one is set in vain.
+    """
+    for name in ("value_coef", "value_clip_range"):
+        value = getattr(update, name)
+        if not advantage.requires_values and value != getattr(UpdateConfig, name):
+            raise ConfigError(
+                f"model.update.{name}={value} has no effect with {type(advantage).__name__}, which "
+                "reads no values: leave it out, or set model.advantage to GAE"
+            )
 
 
 def _refuse_idle_warmup(update: UpdateConfig, critic: str, advantage: AdvantageEstimator) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a user's own, named by YAML: a loss, an estimator, a reward and a KL controller.
+"""Parts of a user's own, named by YAML: losses, an estimator, a reward and a KL controller.
 
 They are defined here alone, run by the command line, and their numbers are in the log. A part
 that needed a change elsewhere in the package would fail here.
@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 
 from lit_rlhf.objectives import (
-    AdvantageEstimator, Advantages, KLController, PreferenceLoss, PreferenceOutput,
+    AdvantageEstimator, Advantages, ClippedLoss, KLController, LossAggregation, PolicyLoss,
+    PreferenceLoss, PreferenceOutput,
 )
 from lit_rlhf.objectives.kl_control import KLState
 from lit_rlhf.rewards import RewardSource
@@ -63,6 +64,29 @@ class Same(AdvantageEstimator):
     def estimate(self, tokens):
         assert tokens.values is None
         return Advantages(torch.full_like(tokens.token_rewards, self.size), None)
+
+
+@dataclass(frozen=True)
+class Level(PolicyLoss):
+    """`value` at each token, with the gradient of REINFORCE."""
+
+    value: float = 0.0
+
+    def compare(self, tokens):
+        surrogate = -tokens.advantages * tokens.logprobs
+        losses = self.value + surrogate - surrogate.detach()
+        return ClippedLoss(losses, torch.ones_like(losses, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Nothing(LossAggregation):
+    """A sum over tokens, each divided by a number beyond all bounds."""
+
+    def divisors(self, response_mask):
+        return torch.full((len(response_mask), 1), torch.inf)
+
+    def size(self, response_mask):
+        return response_mask.sum()
 
 
 @dataclass(frozen=True)
@@ -156,6 +180,17 @@ def test_an_estimator_a_reward_and_a_controller_of_your_own(fit, workplace):
     # Without a judge nothing is watched, and no best by it is kept.
     run = workplace.folder / "runs" / "own_ppo"
     assert sorted(path.name for path in run.iterdir() if path.is_dir()) == ["checkpoints", "model"]
+
+
+def test_a_policy_loss_and_an_average_of_your_own(fit):
+    update = {"policy_loss": part("Level", value=0.75)}
+    logged = fit("ppo", update=update, advantage=part("Same", size=2.0))
+    assert logged("train/ppo/policy_loss") == [0.75, 0.75]
+    assert logged("train/ppo/clip_fraction") == [1.0, 1.0]
+    assert all(norm > 0 for norm in logged("train/ppo/grad_norm"))
+    logged = fit("ppo", update=update | {"aggregation": part("Nothing")})
+    assert logged("train/ppo/policy_loss") == [0.75, 0.75]
+    assert logged("train/ppo/grad_norm") == [0.0, 0.0]
 
 
 def test_a_loss_and_a_reward_of_your_own_online(fit):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
@@ -9,6 +10,8 @@ from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
 from tests.modules.test_ppo_objectives import LENGTH
 from tests.support.phases import (
+    Kill,
+    Killed,
     Recorder,
     demonstrations,
     largest_difference,
@@ -19,7 +22,10 @@ from tests.support.phases import (
 )
 
 
-def train(talker, folder, coef, *, mixes=True, num_iterations=3, **update):
+def train(
+    talker, folder, coef, *, mixes=True, num_iterations=3, refills=0, callbacks=(), ckpt_path=None,
+    **update,
+):  # fmt: skip
     torch.manual_seed(0)
     files = {"train": write_rows(folder / "prompts.jsonl", prompts(12))}
     if mixes:
@@ -27,6 +33,7 @@ def train(talker, folder, coef, *, mixes=True, num_iterations=3, **update):
     module = PPOModule(
         talker,
         LENGTH,
+        max_refills=refills,
         optimizer=OptimizerConfig(
             learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0
         ),
@@ -38,11 +45,12 @@ def train(talker, folder, coef, *, mixes=True, num_iterations=3, **update):
     module.recorder = Recorder()
     trainer = phase_trainer(
         folder,
-        callbacks=[module.recorder],
+        callbacks=[*callbacks, module.recorder],
         limit_train_batches=num_iterations,
         limit_val_batches=0,
+        enable_checkpointing=bool(callbacks),
     )
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=ckpt_path)
     return module, data
 
 
@@ -91,6 +99,24 @@ def test_the_texts_become_likelier_and_every_step_has_others(talker, tmp_path):
     assert "train/ppo/pretraining_loss" not in plain.recorder.batches[0]
     again, _ = train(talker, tmp_path, 20.0)
     assert largest_difference(weights(module), weights(again)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_draws_the_same_texts_and_refills(talker, tmp_path):
+    """Rows and prompts are named by the iteration: a run that was killed ends alike."""
+    settings = {"refills": 2, "num_iterations": 3}
+    whole, _ = train(talker, tmp_path, 1.0, **settings)
+    saving = ModelCheckpoint(tmp_path / "saved", "last", every_n_train_steps=4)
+    with pytest.raises(Killed):
+        train(talker, tmp_path, 1.0, callbacks=[saving, Kill(2)], **settings)
+    resumed, _ = train(
+        talker, tmp_path, 1.0, ckpt_path=tmp_path / "saved" / "last.ckpt", **settings
+    )
+    assert len(resumed.recorder.batches) == 1
+    assert largest_difference(weights(whole.policy), weights(resumed.policy)) == 0
+    assert whole.recorder.batches[-1] == resumed.recorder.batches[-1]
+    assert sum(whole.recorder.values("train/ppo/refilled_groups")) > 0
 
 
 @pytest.mark.parametrize(

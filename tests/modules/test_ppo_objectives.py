@@ -275,3 +275,12 @@ def test_in_its_warmup_the_critic_trains_alone(run, reward_folder):
 def test_a_warmup_without_a_critic_of_its_own_is_refused(talker, settings):
     with pytest.raises(ConfigError, match="critic_warmup_iterations=1 trains the critic alone"):
         PPOModule(talker, LENGTH, update=UpdateConfig(critic_warmup_iterations=1), **settings)
+
+
+def test_where_every_response_was_cut_and_left_out_the_policy_stays(run):
+    settings = {"sampling": Sampling(max_new_tokens=1), "missing_eos": MissingEOS("filter")}
+    module = run(1, advantage=RLOO(2), **settings)
+    finished = module.recorder.values("train/ppo/finished")[0]
+    moved = largest_difference(weights(module.policy.model), weights(module.reference.model))
+    assert (moved == 0) == (finished < 0.25)
+    assert module.recorder.values("train/ppo/skipped_steps") == [0]

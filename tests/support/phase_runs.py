@@ -191,7 +191,7 @@ def build(case: str, folder: Path, **changes):
             NUM_EPOCHS // 2 if "minibatches" in variants else NUM_EPOCHS,
             num_minibatches=2 if "minibatches" in variants else 1,
             micro_batch_size=1,
-            value_coef=0.5,
+            value_coef=0.1 if {"grpo", "rloo"} & set(variants) else 0.5,
             entropy_coef=0.01,
         ),
         sampling=Sampling(max_new_tokens=10),
