@@ -145,15 +145,29 @@ class Hollow:
             sum(one.numel() for one in parameters),
             self._cast_bytes(),
             2 * config.num_hidden_layers * heads * width * itemsize,
-            sum(one.nbytes for one in parameters),
+            sum(self._layer_bytes) + self._other_bytes,
         )
 
     @property
     def gathered_bytes(self) -> int:
         """Bytes that sharding gathers while layers compute: two of them, and what is in none."""
+        return 2 * max(self._layer_bytes) + self._other_bytes
+
+    @property
+    def _layer_bytes(self) -> list[int]:
+        """Bytes of each layer as it is gathered: in the type of autocast."""
+        is_half = self.kind.precision in _HALF
+        return [
+            sum(one.numel() * 2 if is_half else one.nbytes for one in layer.parameters())
+            for layer in transformer_layers(self.model)
+        ]
+
+    @property
+    def _other_bytes(self) -> int:
+        """Bytes of what is in no layer."""
         layers = transformer_layers(self.model)
-        sizes = [sum(one.nbytes for one in layer.parameters()) for layer in layers]
-        return 2 * max(sizes) + self.sizes.gathered - sum(sizes)
+        inside = {id(one) for layer in layers for one in layer.parameters()}
+        return sum(one.nbytes for one in self.model.parameters() if id(one) not in inside)
 
     def _cast_bytes(self) -> int:
         half = _HALF.get(self.kind.precision)

@@ -121,10 +121,12 @@ def _hashable(kind: Kind) -> Kind:
 
 def _weights_and_moments(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
     """Return what is there all the time: each process's share of weights, and moments."""
-    parts = {
-        f"weights of the {role}": _share(setup, size.trained + size.frozen)
-        for role, size in sizes.items()
-    }
+    parts = {}
+    for role, size in sizes.items():
+        whole = size.trained + size.frozen
+        # Reward models are outside of what is sharded.
+        is_whole = role in setup.frozen and setup.frozen[role].role == "reward"
+        parts[f"weights of the {role}"] = whole if is_whole else _share(setup, whole)
     num_trained = sum(sizes[role].num_trained for role in setup.trained)
     parts["moments"] = _share(setup, int(_MOMENT_BYTES[setup.states] * num_trained))
     return parts
@@ -156,7 +158,8 @@ def _rollout(setup: Setup, rollout: Rollout, sizes: dict[str, Sizes]) -> dict[st
     prefill = _hollow(_hashable(setup.trained["policy"])).forward_peak(rollout.prefill)
     parts = {
         "cache": rollout.num_rows * columns * policy.cached_token,
-        "cast weights": policy.cast,
+        # Gathered layers are in the type of autocast already.
+        "cast weights": 0 if setup.strategy == "fsdp2" else policy.cast,
         "activations": max(prefill, _DRAW_BYTES * rollout.num_rows * rollout.vocabulary),
     }
     if setup.strategy == "fsdp2":

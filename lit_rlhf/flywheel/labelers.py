@@ -189,7 +189,7 @@ def gold_scores(model: str) -> Scores:
     reward = LearnedReward(model, normalize=False)
 
     def scores(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Floats:
-        found: Floats = reward(prompts, responses).double().cpu().numpy()
+        found: Floats = reward(prompts, responses).cpu().double().numpy()
         return found
 
     return scores

@@ -63,7 +63,7 @@ def features_of(reward: str) -> FeaturesOf:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def features(prompts: Sequence[Prompt], responses: Sequence[Response]) -> Floats:
-        found: Floats = source.features(prompts, responses, device).double().cpu().numpy()
+        found: Floats = source.features(prompts, responses, device).cpu().double().numpy()
         return found
 
     return features

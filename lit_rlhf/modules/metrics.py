@@ -20,7 +20,7 @@ from lit_rlhf.ranks import sum_over_ranks
 
 
 class NamedMeans:
-    """Weighted means of named values over batches and processes, summed in float64."""
+    """Weighted means of values by name, over all processes; sums are float64, on MPS float32."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -34,8 +34,9 @@ class NamedMeans:
             **own_weights: by name.
         """
         for name, value in values.items():
-            own = own_weights.get(name, weight).double()
-            sums = torch.stack([(value.detach().double() * own).sum(), own.sum()])
+            exact = torch.float32 if value.device.type == "mps" else torch.float64  # MPS lacks it
+            own = own_weights.get(name, weight).to(exact)
+            sums = torch.stack([(value.detach().to(exact) * own).sum(), own.sum()])
             self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def compute(self) -> dict[str, float]:

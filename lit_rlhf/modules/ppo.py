@@ -335,7 +335,7 @@ class PPOModule(PPOModels):
         if statistics.num_steps == 0 and self.checks_first_ratio:
             # The policy has not moved yet: the ratio must be one, on all ranks.
             statistics.first_log_ratio = largest_over_ranks(
-                statistics.largest_log_ratio, self.device
+                float(statistics.largest_log_ratio), self.device
             )
             check_first_ratio(statistics.first_log_ratio, self.update.max_first_log_ratio)
         optimizer = self.optimizers()

@@ -244,8 +244,11 @@ def minibatch_loss(
         total = total - config.entropy_coef * (entropy * weights).sum()
     seen["approximate_kl"] = kl_k2(new, targets.old_logprobs)
     statistics.means.update(seen, mask)
-    largest = float(((new.detach() - targets.old_logprobs) * mask).abs().max())
-    statistics.largest_log_ratio = max(statistics.largest_log_ratio, largest)
+    largest = ((new.detach() - targets.old_logprobs) * mask).abs().max()
+    # Of a NaN the other one is taken: a broken step is skipped, and is no disagreement.
+    statistics.largest_log_ratio = torch.fmax(
+        statistics.largest_log_ratio.to(largest.device), largest
+    )
     return total
 
 
@@ -256,14 +259,15 @@ class UpdateStatistics:
     Attributes:
         means: over the response tokens of all micro-batches, by the names of their metrics.
         num_steps: optimizer steps so far.
-        largest_log_ratio: largest |log ratio| seen so far.
+        largest_log_ratio: largest |log ratio| seen so far, where it was computed: reading it makes
+            the host wait for a GPU.
         first_log_ratio: the same in the first minibatch, before any step.
         gradient_norms: of each step, before clipping.
     """
 
     means: NamedMeans = field(default_factory=NamedMeans)
     num_steps: int = 0
-    largest_log_ratio: float = 0.0
+    largest_log_ratio: Tensor = field(default_factory=lambda: torch.zeros(()))
     first_log_ratio: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
 

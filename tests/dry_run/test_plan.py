@@ -40,7 +40,7 @@ def test_a_hollow_model_has_the_weights_of_the_real_one(source, lora):
     sizes = Hollow(Kind(source, "policy", True, lora=lora, precision="bf16-mixed")).sizes
     trained = [one for one in real.parameters() if one.requires_grad]
     assert sizes.trained == sum(one.nbytes for one in trained)
-    assert sizes.gathered == sum(one.nbytes for one in real.parameters())
+    assert sizes.trained + sizes.frozen == sum(one.nbytes for one in real.parameters())
     reference = build_reference(source, frozen_dtype=torch.bfloat16, packing_width=None)
     kind = Kind(source, "policy", False, precision="bf16-mixed")
     assert Hollow(kind).sizes.frozen == sum(one.nbytes for one in reference.parameters())
@@ -88,6 +88,21 @@ def test_sharding_divides_weights_gradients_and_moments(source):
     for part in ("weights of the policy", "weights of the reference", "gradients", "moments"):
         assert shared[part] == whole[part] // 4
     assert shared["activations"] == whole["activations"]
+
+
+def test_a_reward_model_is_whole_on_each_process_and_layers_are_gathered_in_bf16(source):
+    kind = Kind(source, "policy", True, precision="bf16-mixed")
+    reward = kind._replace(trains=False, role="reward")
+    setup = setup_of(source, trained={"policy": kind}, frozen={"reward model": reward})
+    alone, shared = (
+        plan_of(one) for one in (setup, replace(setup, strategy="fsdp2", num_processes=4))
+    )
+    name = "weights of the reward model"
+    assert shared.moments["update"][name] == alone.moments["update"][name]
+    policy = build_policy(source, None, frozen_dtype=None, packing_width=None)
+    layers = sum(one.numel() for one in policy.model.model.layers.parameters())
+    others = sum(one.numel() for one in policy.parameters()) - layers
+    assert shared.moments["rollout"]["gathered weights"] == 2 * layers + 4 * others
 
 
 def test_levers_are_sorted_by_what_they_save_and_save_it(source):

@@ -75,7 +75,7 @@ def test_the_loss_and_the_counts_equal_the_oracle_token_by_token():
         sums = [total + float(part) for total, part in zip(sums, counted, strict=True)]
         largest = max(largest, abs(new - old))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
-    assert statistics.largest_log_ratio == pytest.approx(largest, abs=1e-6)
+    assert float(statistics.largest_log_ratio) == pytest.approx(largest, abs=1e-6)
     names = ("policy_loss", "value_loss", "approximate_kl", "clip_fraction", "value_clip_fraction")
     means = {name: total / sums[0] for name, total in zip(names, sums[1:], strict=True)}
     report = statistics.report()
