@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,9 @@ from lit_rlhf.prompts import Prompt, Response, prompt_text, response_text
 from lit_rlhf.ranks import sum_over_ranks
 from lit_rlhf.rewards.importing import place_of
 from lit_rlhf.rewards.source import RewardSource
-from lit_rlhf.rewards.watch import watched
+from lit_rlhf.rewards.watch import TimeLimitError, watched
+
+_log = logging.getLogger(__name__)
 
 _NUM_SHOWN = 2
 _NUM_CHARACTERS = 60
@@ -68,8 +71,15 @@ def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, 
 
 
 def _ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, dict[str, Tensor]]:
-    with watched(name, source.timeout_s):
-        return source.score_in_detail(samples.prompts, samples.responses, samples)
+    try:
+        with watched(name, source.timeout_s):
+            return source.score_in_detail(samples.prompts, samples.responses, samples)
+    except TimeLimitError as error:
+        if not source.leaves_out_failures:
+            raise
+        _log.warning("%s; %d responses are left out", error, len(samples.responses))
+    nothing = torch.full((len(samples.responses),), torch.nan, device=samples.rows.lengths.device)
+    return nothing, {detail: nothing.clone() for detail in source.details}
 
 
 def first_rows(prompts: Sequence[Prompt], responses: Sequence[Response]) -> str:

@@ -72,6 +72,11 @@ class EnsembleReward(RewardSource):
         return any(member.compares_samples for member in self.members)
 
     @property
+    def leaves_out_failures(self) -> bool:
+        """Where every member does."""
+        return all(member.leaves_out_failures for member in self.members)
+
+    @property
     def timeout_s(self) -> float | None:
         """The sum of the members' limits; None where one has none."""
         limits = [member.timeout_s for member in self.members]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from lit_rlhf.rewards.asking import first_rows
 from lit_rlhf.rewards.grouping import rows_by_prompt
 from lit_rlhf.rewards.importing import import_function, place_of
 from lit_rlhf.rewards.source import RewardSource
+
+_log = logging.getLogger(__name__)
 
 RewardFunction = Callable[..., Any]  # of any signature that `_arguments` can serve
 
@@ -45,11 +48,14 @@ class FunctionReward(RewardSource):
         timeout_s: seconds for all responses of a process, null for no limit.
         per_prompt: call it once for each prompt, with all samples of that prompt, so that it can
             compare them; else once for all prompts.
+        failures: what becomes of the responses of a call that raises or takes too long: "error"
+            ends the run, "leave_out" takes them as not to be scored, with a line in the log.
     """
 
     function: str | Callable[..., Any]
     timeout_s: float | None = 600.0
     per_prompt: bool = False
+    failures: Literal["error", "leave_out"] = "error"
 
     abstains = True
 
@@ -62,6 +68,11 @@ class FunctionReward(RewardSource):
     def compares_samples(self) -> bool:
         """With `per_prompt`."""
         return self.per_prompt
+
+    @property
+    def leaves_out_failures(self) -> bool:
+        """As `failures` says."""
+        return self.failures == "leave_out"
 
     @property
     def name(self) -> str:
@@ -112,7 +123,11 @@ class FunctionReward(RewardSource):
             raise self._error(str(misfit), prompts, responses) from None
         except Exception as error:
             fault = f"raised {type(error).__name__}: {error} ({place_of(error)})"
-            raise self._error(fault, prompts, responses) from error
+            told = self._error(fault, prompts, responses)
+            if not self.leaves_out_failures:
+                raise told from error
+            _log.warning("%s; %d responses are left out", told, len(responses))
+            return [math.nan] * len(responses)
 
     def resolve(self) -> RewardFunction:
         """Return the function itself.

@@ -80,6 +80,11 @@ class RewardMixture(RewardSource):
         return self.normalize or any(part.compares_samples for part in self.parts.values())
 
     @property
+    def leaves_out_failures(self) -> bool:
+        """Where every part does."""
+        return all(part.leaves_out_failures for part in self.parts.values())
+
+    @property
     def timeout_s(self) -> float | None:
         """The sum of the parts' limits; None where one has none."""
         limits = [part.timeout_s for part in self.parts.values()]

@@ -63,6 +63,14 @@ class RewardSource(abc.ABC):
         return False
 
     @property
+    def leaves_out_failures(self) -> bool:
+        """Whether a call that takes too long makes NaN of its responses.
+
+        By default False: it ends the run.
+        """
+        return False
+
+    @property
     def timeout_s(self) -> float | None:
         """Seconds that a call may take before the run ends with an error; None for no limit."""
         return None

@@ -20,6 +20,10 @@ _SIGNAL = signal.SIGUSR2  # not SIGALRM, which graders use for limits of their o
 _log = logging.getLogger(__name__)
 
 
+class TimeLimitError(RewardError):
+    """A call took longer than its limit."""
+
+
 class _TimeIsUp(BaseException):
     """Raised inside the call; no Exception, so that `except Exception` there does not keep it."""
 
@@ -37,7 +41,7 @@ def watched(name: str, limit_s: float | None) -> Iterator[None]:
         limit_s: seconds, or None for no limit.
 
     Raises:
-        RewardError: the limit was reached.
+        TimeLimitError: the limit was reached.
     """
     if threading.current_thread() is not threading.main_thread():
         limit_s = None
@@ -53,7 +57,7 @@ def watched(name: str, limit_s: float | None) -> Iterator[None]:
     try:
         yield
     except _TimeIsUp:
-        raise RewardError(
+        raise TimeLimitError(
             f"{name} has not answered within {limit_s:g} s (timeout_s): raise the limit, or see "
             "what it waits for"
         ) from None

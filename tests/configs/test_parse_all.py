@@ -165,7 +165,12 @@ def test_another_class_drops_the_settings_that_it_does_not_have():
     options = parse("ppo", "ppo.yaml", "advantage/grpo.yaml", "advantage/rloo.yaml")
     assert options["model"]["advantage"]["init_args"] == {"k": 4}
     options = parse("ppo", "ppo.yaml", "reward/function.yaml")
-    assert options["model"]["reward"]["init_args"].keys() == {"function", "timeout_s", "per_prompt"}
+    assert options["model"]["reward"]["init_args"].keys() == {
+        "function",
+        "timeout_s",
+        "per_prompt",
+        "failures",
+    }
 
 
 def test_another_class_keeps_the_settings_that_it_has():

@@ -52,6 +52,21 @@ def test_a_function_that_hangs_ends_at_its_limit():
         ask("model.reward", FunctionReward(hang, timeout_s=0.2), SAMPLES)
 
 
+def test_a_function_that_hangs_may_leave_its_responses_out(caplog):
+    def hang(prompts, responses):
+        time.sleep(60)
+
+    source = FunctionReward(hang, timeout_s=0.2, failures="leave_out")
+    mixture = RewardMixture({"hanging": source})
+    for asked in (source, mixture):
+        scores, details = ask("model.reward", asked, SAMPLES)
+        assert scores.isnan().all()
+        assert details.keys() == set(asked.details)
+    assert "has not answered within 0.2 s" in caplog.text
+    both = RewardMixture({"hanging": source, "other": FunctionReward(hang)})
+    assert not both.leaves_out_failures
+
+
 def test_an_ensemble_has_the_time_of_its_members():
     def f(prompts, responses):
         return [0.0] * len(responses)

@@ -290,3 +290,15 @@ def test_a_function_may_see_each_prompts_samples_by_themselves():
     assert FunctionReward(sizes)(list("ppqp"), list("abcd")).tolist() == [4] * 4
     assert (source.compares_samples, FunctionReward(sizes).compares_samples) == (True, False)
     assert EnsembleReward([source, FunctionReward(sizes)]).compares_samples
+
+
+def test_a_call_that_raises_may_leave_its_responses_out(caplog):
+    source = FunctionReward(raising, failures="leave_out", per_prompt=True)
+    scores = source(SAMPLES.prompts, SAMPLES.responses, SAMPLES)
+    assert scores[:2].tolist() == pytest.approx([1.0, 1 / 3])
+    assert scores[2].isnan()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "raised ZeroDivisionError" in told
+    assert told.endswith("1 responses are left out")
+    with pytest.raises(RewardError, match="returned 1 scores for 3 responses"):  # a mistake
+        FunctionReward(too_few, failures="leave_out")(SAMPLES.prompts, SAMPLES.responses)
