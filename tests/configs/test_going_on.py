@@ -3,6 +3,8 @@
 import pytest
 import wandb
 
+from lit_rlhf.errors import TrainingError
+
 VERSIONS = ["--trainer.logger.version=null"]  # a new folder for each part
 LOGGERS = {
     "none": ["--trainer.logger=false"],
@@ -33,3 +35,8 @@ def test_the_same_command_goes_on(workplace, tmp_path, monkeypatch, logger):
     assert steps == [2, 4, 6]  # one epoch more each time, and not from the beginning
     assert folders[0] == folders[1] == folders[2]
     assert len(list(tmp_path.rglob("model/config.json"))) == 1
+
+
+def test_a_run_without_a_step_is_an_error(workplace):
+    with pytest.raises(TrainingError, match=r"without an optimizer step: .*trainer\.max_time"):
+        workplace.fit("sft", options=["--trainer.max_time=00:00:00:00"])
