@@ -21,7 +21,7 @@ from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
 from lit_rlhf.models.freezing import hold_in_bf16
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.gpu_paths import take_gpu_paths
-from lit_rlhf.models.handover import load_tokenizer, require_fitting_tokenizer
+from lit_rlhf.models.handover import require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
@@ -30,6 +30,7 @@ from lit_rlhf.modules.arguments import given_arguments
 from lit_rlhf.modules.default_callbacks import missing_callbacks, refuse_unreachable_validation
 from lit_rlhf.modules.generating import generate_responses, predict_responses
 from lit_rlhf.modules.handing_over import load_trained, save_trained
+from lit_rlhf.modules.model_tokenizer import tokenizer_beside
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
 from lit_rlhf.modules.settings import plain_settings
@@ -150,15 +151,8 @@ class PhaseModule(SteppingModule):
         """The tokenizer of the source, or the one that the data module was given; loaded once."""
         if self._tokenizer is None:
             data = getattr(self.trainer_if_any, "datamodule", None)
-            if isinstance(data, TextDataModule) and data.shares_tokenizer(self._tokenizer_source):
-                self._tokenizer = data.tokenizer
-            elif not self._tokenizer_source:
-                raise ConfigError(
-                    f"model.{self.source_option}: the model says nothing of its tokenizer; give "
-                    "one to the data module, or set the module's `tokenizer`"
-                )
-            else:
-                self._tokenizer = load_tokenizer(self._tokenizer_source)
+            option = f"model.{self.source_option}"
+            self._tokenizer = tokenizer_beside(data, self._tokenizer_source, option)
         return self._tokenizer
 
     @tokenizer.setter

@@ -76,6 +76,18 @@ def test_a_model_from_nowhere_is_asked_for_its_tokenizer(policy):
     assert len(module.generate(["a"])) == 1
 
 
+def test_a_tokenizer_that_writes_other_ids_is_refused(tmp_path, policy, rows):
+    other = tiny_tokenizer()
+    other.add_tokens(["the", "film"])
+    other.save_pretrained(tmp_path / "other")
+    data = SFTDataModule(tmp_path / "other", train=rows, batch_size=2)
+    with pytest.raises(ConfigError, match=r"data\.tokenizer .*other writes other token ids than"):
+        fit(tmp_path, SFTModule(policy), data)
+    load_tokenizer(policy).save_pretrained(tmp_path / "same")
+    data = SFTDataModule(tmp_path / "same", train=rows, batch_size=2)
+    assert fit(tmp_path, SFTModule(policy), data).global_step == 1
+
+
 def test_what_is_no_model_is_refused(policy):
     adapted = get_peft_model(plain_model(policy), LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ConfigError, match=r"model\.policy: .*merge_and_unload"):
