@@ -209,7 +209,8 @@ class Hollow:
 
     def _autocast(self) -> torch.autocast:
         half = _HALF.get(self.kind.precision)
-        return torch.autocast("cpu", dtype=half, enabled=half is not None)
+        # As Lightning's, which keeps no casts: each layer casts its weights again.
+        return torch.autocast("cpu", dtype=half, enabled=half is not None, cache_enabled=False)
 
     def _scores(self, rows: Rows) -> Tensor:
         inner = without_adapter_wrapper(self.model)
