@@ -22,7 +22,7 @@ PHASES_OF = {
     "kl_penalty": ("ppo",),
     "loss": ("dpo",),
     "reward_loss": ("reward",),
-    "generator": ("ppo", "online-dpo"),
+    "generator": ("ppo",),
     "reward": ("ppo",),
 }
 DEMO_PHASES = ("sft", "reward", "ppo", "dpo")
