@@ -107,15 +107,19 @@ def test_a_resumed_run_draws_the_same_texts_and_refills(talker, tmp_path):
     """Rows and prompts are named by the iteration: a run that was killed ends alike."""
     settings = {"refills": 2, "num_iterations": 3}
     whole, _ = train(talker, tmp_path, 1.0, **settings)
-    saving = ModelCheckpoint(tmp_path / "saved", "last", every_n_train_steps=4)
+
+    def saving():
+        folder = tmp_path / "saved"
+        return ModelCheckpoint(folder, "last", every_n_train_steps=4, enable_version_counter=False)
+
     with pytest.raises(Killed):
-        train(talker, tmp_path, 1.0, callbacks=[saving, Kill(2)], **settings)
-    resumed, _ = train(
-        talker, tmp_path, 1.0, ckpt_path=tmp_path / "saved" / "last.ckpt", **settings
-    )
+        train(talker, tmp_path, 1.0, callbacks=[saving(), Kill(2)], **settings)
+    path = tmp_path / "saved" / "last.ckpt"
+    resumed, _ = train(talker, tmp_path, 1.0, callbacks=[saving()], ckpt_path=path, **settings)
     assert len(resumed.recorder.batches) == 1
     assert largest_difference(weights(whole.policy), weights(resumed.policy)) == 0
-    assert whole.recorder.batches[-1] == resumed.recorder.batches[-1]
+    # KLControl logs its coefficient behind the recorder: in the batch that follows.
+    assert resumed.recorder.batches[-1].items() <= whole.recorder.batches[-1].items()
     assert sum(whole.recorder.values("train/ppo/refilled_groups")) > 0
 
 
