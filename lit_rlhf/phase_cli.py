@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -52,6 +53,10 @@ _OF_LOST_PROCESSES = (
     "remote process exiting",
 )
 _DRY_RUN = "--dry-run"
+# Lightning's Timer has this enumeration as a default, which YAML's writer does not know.
+yaml.SafeDumper.add_representer(
+    Interval, lambda dumper, interval: dumper.represent_str(str(interval.value))
+)
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import wandb
+from lightning.pytorch.callbacks import Timer
 
 from lit_rlhf.errors import TrainingError
 
@@ -40,3 +41,12 @@ def test_the_same_command_goes_on(workplace, tmp_path, monkeypatch, logger):
 def test_a_run_without_a_step_is_an_error(workplace):
     with pytest.raises(TrainingError, match=r"without an optimizer step: .*trainer\.max_time"):
         workplace.fit("sft", options=["--trainer.max_time=00:00:00:00"])
+
+
+def test_a_timer_may_be_named_in_a_file(workplace):
+    file = workplace.folder / "timer.yaml"
+    timer = "{class_path: lightning.pytorch.callbacks.Timer, init_args: {duration: {hours: 1}}}"
+    file.write_text(f"trainer: {{callbacks+: [{timer}]}}")
+    cli = workplace.fit("sft", options=[f"--config={file}"])
+    assert any(isinstance(callback, Timer) for callback in cli.trainer.callbacks)
+    assert cli.trainer.global_step == 2
