@@ -193,12 +193,13 @@ class Hollow:
                 has_gradient = accumulates and parameter.requires_grad
                 parameter.grad = torch.zeros_like(parameter) if has_gradient else None
             with live_bytes(self.model.parameters()) as live:
+                for parameter in self.model.parameters():
+                    if parameter.grad is not None:
+                        live.count(parameter.grad)
                 with self._autocast():
                     loss = self._scores(rows).sum()
                 loss.backward()
-                peak = live.peak
-            gradients = self.sizes.trained if accumulates else 0
-            return peak + gradients
+            return live.peak
 
     def forward_peak(self, rows: Rows) -> int:
         """Return the most bytes of activations in a forward without gradients."""

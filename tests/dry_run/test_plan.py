@@ -56,6 +56,12 @@ def test_a_step_without_numbers_takes_what_a_real_one_takes(source):
     assert expected == pytest.approx(live.peak, rel=0.1)
 
 
+def test_gradients_that_are_there_are_counted_once(source):
+    hollow = Hollow(Kind(source, "policy", True))
+    first, later = (hollow.step_peak(ROWS, accumulates=one) for one in (False, True))
+    assert first < later <= first + hollow.sizes.trained
+
+
 def setup_of(source, **changes):
     kind = Kind(source, "policy", True)
     return Setup(
