@@ -170,7 +170,9 @@ class Bench:
     def _sizes(self, entry: Entry) -> list[str]:
         budget = self.budget
         if entry.name == "kto":
-            labels = [f"--data.train={self.folder / 'labels.jsonl'}", "--data.batch_size=32"]
+            file = self.folder / "labels.jsonl"
+            labels = [f"--data.{split}={file}" for split in ("train", "validation")]
+            labels.append("--data.batch_size=32")
             return [*labels, f"--data.limit_train={32 * budget.groups}"]
         if entry.phase == "dpo":
             return [f"--data.limit_train={budget.groups}"]
