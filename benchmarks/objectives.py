@@ -172,7 +172,7 @@ class Bench:
         if entry.name == "kto":
             file = self.folder / "labels.jsonl"
             labels = [f"--data.{split}={file}" for split in ("train", "validation")]
-            labels.append("--data.batch_size=32")
+            labels += ["--data.limit_validation=32", "--data.batch_size=32"]
             return [*labels, f"--data.limit_train={32 * budget.groups}"]
         if entry.phase == "dpo":
             return [f"--data.limit_train={budget.groups}"]
