@@ -261,7 +261,7 @@ CASES = [
     ("a schedule of a run without end", "sft", ["--trainer.max_epochs=-1"],
      ["max_epochs -1", "trainer.max_steps"]),
     ("validation after more batches than there are", "sft", ["--trainer.val_check_interval=99"],
-     ["trainer: `val_check_interval` (99)", "limit_val_batches"]),
+     ["trainer.val_check_interval 99 is more than", "check_val_every_n_epoch"]),
     ("clipping by the Trainer in PPO", "ppo", ["--trainer.gradient_clip_val=1.0"],
      ["gradient_clip_val"]),
     ("accumulating by the Trainer in PPO", "ppo", ["--trainer.accumulate_grad_batches=2"],

@@ -68,8 +68,8 @@ def test_a_phase_predicts_into_a_file(workplace, first_runs, phase):
         options.append(f"--ckpt_path={last}")
     else:
         options += ["--prediction.sampling.max_new_tokens=3"]
-    file = f"--config={HERE.parents[1] / 'configs' / phase}.yaml"
-    assert workplace.command(phase, "predict", file, *options) == 0
+    file = HERE.parents[1] / "configs" / f"{phase.replace('-', '_')}.yaml"
+    assert workplace.command(phase, "predict", f"--config={file}", *options) == 0
     lines = (workplace.folder / "answers.jsonl").read_text("utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     assert [row["prompt"] for row in found] == ["a", "the film", "c"]

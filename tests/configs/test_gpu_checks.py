@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as script
 from benchmarks.gpu.checks import CHECKS, Check, Found
@@ -17,6 +18,7 @@ def test_a_check_runs_and_passes_on_a_cpu(name, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_passes_on_a_gpu(name, tmp_path):

@@ -171,6 +171,7 @@ IRRELEVANT = {
     "tokenizer", "train", "validation", "test", "predict", "batch_size", "eval_batch_size", "seed",
     "eval_batch_tokens",
     "length_window", "limit_train", "limit_validation", "last_batch", "num_proc", "streaming",
+    "pretraining", "pretraining_batch_size",
     "kwargs", "self", "max_length", "max_prompt_length", "overlong",
 }  # fmt: skip
 OTHERS = {

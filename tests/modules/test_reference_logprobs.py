@@ -304,7 +304,8 @@ def test_two_processes_share_the_work_and_agree_with_one(tmp_path, monkeypatch):
     )
     for runs in ranks:
         for (_, case, _), (metrics, held_out) in runs.items():
-            tolerance = 1e-2 if case.endswith("bf16") else 1e-5
+            # fsdp2 gathers whole layers in bf16, with norms that autocast leaves in float32.
+            tolerance = 2e-2 if case.endswith("bf16") else 1e-5
             expected = alone[case]
             assert_close([*metrics, held_out], [*expected.metrics, expected.held_out], tolerance)
     # Rank 0 alone writes, and what it has read reaches the other.

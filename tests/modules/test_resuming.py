@@ -4,7 +4,6 @@ import pytest
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.modules.resuming import changed_inputs, changed_settings
-from lit_rlhf.objectives import RLOO
 from tests.support.phase_runs import build, write_inputs
 from tests.support.phases import demonstrations, phase_trainer, write_rows
 
@@ -62,4 +61,4 @@ def test_a_resumed_run_tells_what_is_new_and_the_learning_rate_is_the_checkpoint
 def test_another_estimator_than_the_checkpoints_is_one_error(inputs):
     run(inputs, "ppo", save=True)
     with pytest.raises(CheckpointError, match=r"weights that this run does not train.*value_head"):
-        run(inputs, "ppo", advantage=RLOO(k=2))
+        run(inputs, "ppo-rloo")
