@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
+from lit_rlhf.rewards.combined import CombinedReward
 from lit_rlhf.rewards.learned import share_among
-from lit_rlhf.rewards.source import RewardSource, origins_of
+from lit_rlhf.rewards.source import RewardSource
 
 Combination = Literal["mean", "minimum", "mean_minus_deviation"]
 
 
 @dataclass(frozen=True)
-class EnsembleReward(RewardSource):
+class EnsembleReward(CombinedReward):
     """Score responses by several rewards, best reward models of other raters, texts and seeds.
 
     `mean`; `minimum` (worst-case optimisation); `mean_minus_deviation`, the mean over the members
@@ -57,44 +58,14 @@ class EnsembleReward(RewardSource):
         share_among(self.members)
 
     @property
-    def origins(self) -> dict[str, str]:
-        """The members' models, by the number of the member."""
-        return origins_of({str(number): member for number, member in enumerate(self.members)})
-
-    @property
-    def abstains(self) -> bool:
-        """Where a member does: what it cannot score, the ensemble cannot."""
-        return any(member.abstains for member in self.members)
-
-    @property
-    def compares_samples(self) -> bool:
-        """Where a member does."""
-        return any(member.compares_samples for member in self.members)
-
-    @property
-    def leaves_out_failures(self) -> bool:
-        """Where every member does."""
-        return all(member.leaves_out_failures for member in self.members)
-
-    @property
-    def timeout_s(self) -> float | None:
-        """The sum of the members' limits; None where one has none."""
-        limits = [member.timeout_s for member in self.members]
-        return None if None in limits else sum(limit for limit in limits if limit is not None)
+    def sources(self) -> dict[str, RewardSource]:
+        """The members by their number."""
+        return {str(number): member for number, member in enumerate(self.members)}
 
     @property
     def details(self) -> tuple[str, ...]:
         """`disagreement`."""
         return ("disagreement",)
-
-    def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        responses: Sequence[Response],
-        batch: SampleBatch | None = None,
-    ) -> Tensor:
-        """Score each response, see `RewardSource`."""
-        return self.score_in_detail(prompts, responses, batch)[0]
 
     def score_in_detail(
         self,
@@ -113,18 +84,3 @@ class EnsembleReward(RewardSource):
             "mean_minus_deviation": mean - self.penalty * deviation,
         }[self.combine]
         return combined, {"disagreement": deviation}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of the members that have one, by their number."""
-        states = {str(number): member.state_dict() for number, member in enumerate(self.members)}
-        return {number: state for number, state in states.items() if state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand the states back to the members."""
-        for number, own in state.items():
-            self.members[int(number)].load_state_dict(own)
-
-    def share_trunk(self, policy: nn.Module) -> None:
-        """Offer the policy's weights to every member."""
-        for member in self.members:
-            member.share_trunk(policy)

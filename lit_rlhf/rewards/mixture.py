@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives.group_scores import standardize_by_group
 from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
+from lit_rlhf.rewards.combined import CombinedReward
 from lit_rlhf.rewards.grouping import group_ids_of
 from lit_rlhf.rewards.learned import share_among
-from lit_rlhf.rewards.source import RewardSource, origins_of
+from lit_rlhf.rewards.source import RewardSource
 
 
 @dataclass(frozen=True)
-class RewardMixture(RewardSource):
+class RewardMixture(CombinedReward):
     """Score responses by the weighted sum of several rewards.
 
     `sum_k weights[k] * scores[k]`. For rewards of the same thing see `EnsembleReward`.
@@ -65,45 +65,20 @@ class RewardMixture(RewardSource):
         share_among(self.parts.values())
 
     @property
-    def origins(self) -> dict[str, str]:
-        """The parts' models, by the name of the part."""
-        return origins_of(self.parts)
-
-    @property
-    def abstains(self) -> bool:
-        """Where a part does."""
-        return any(part.abstains for part in self.parts.values())
+    def sources(self) -> dict[str, RewardSource]:
+        """The parts."""
+        return self.parts
 
     @property
     def compares_samples(self) -> bool:
         """Where it normalises, or a part compares."""
-        return self.normalize or any(part.compares_samples for part in self.parts.values())
-
-    @property
-    def leaves_out_failures(self) -> bool:
-        """Where every part does."""
-        return all(part.leaves_out_failures for part in self.parts.values())
-
-    @property
-    def timeout_s(self) -> float | None:
-        """The sum of the parts' limits; None where one has none."""
-        limits = [part.timeout_s for part in self.parts.values()]
-        return None if None in limits else sum(limit for limit in limits if limit is not None)
+        return self.normalize or super().compares_samples
 
     @property
     def details(self) -> tuple[str, ...]:
         """The parts' names, and their own details as `NAME_DETAIL`."""
         own = [f"{name}_{one}" for name, part in self.parts.items() for one in part.details]
         return (*self.parts, *own)
-
-    def __call__(
-        self,
-        prompts: Sequence[Prompt],
-        responses: Sequence[Response],
-        batch: SampleBatch | None = None,
-    ) -> Tensor:
-        """Score each response, see `RewardSource`."""
-        return self.score_in_detail(prompts, responses, batch)[0]
 
     def score_in_detail(
         self,
@@ -137,18 +112,3 @@ class RewardMixture(RewardSource):
         may_abstain = torch.tensor([part.abstains for part in self.parts.values()], device=device)
         total = terms.masked_fill(is_unscored & may_abstain[:, None], 0.0).sum(0)
         return total.masked_fill(is_unscored.all(0), torch.nan)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the states of the parts that have one, by their name."""
-        states = {name: part.state_dict() for name, part in self.parts.items()}
-        return {name: state for name, state in states.items() if state}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hand the states back to the parts."""
-        for name, own in state.items():
-            self.parts[name].load_state_dict(own)
-
-    def share_trunk(self, policy: nn.Module) -> None:
-        """Offer the policy's weights to every part."""
-        for part in self.parts.values():
-            part.share_trunk(policy)
