@@ -6,19 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, SampleBatch
-from lit_rlhf.callbacks import OveroptimizationMonitor
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
-from lit_rlhf.models.given import ModelSource, model_source
+from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
-from lit_rlhf.modules.ppo_requirements import refuse_reserved_names, refuse_unfit_rollouts
+from lit_rlhf.modules.ppo_requirements import refuse_unfit_rollouts
 from lit_rlhf.modules.preference import preference_losses
 from lit_rlhf.modules.rewarded_policy import RewardedPolicy
 from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples
@@ -26,7 +24,7 @@ from lit_rlhf.modules.unscored import scored_columns
 from lit_rlhf.objectives import MissingEOS
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
 from lit_rlhf.ranges import require
-from lit_rlhf.rewards import RewardSource, as_source
+from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
 
 
@@ -95,26 +93,18 @@ class OnlineDPOModule(RewardedPolicy):
             max_skipped_steps,
         )
         require("model.samples_per_prompt", samples_per_prompt, least=2)
-        refuse_reserved_names(judges or {})
         _refuse_misfits(loss, sampling, reference)
-        self.reward = as_source(reward)
-        self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
+        self.take_parts(
+            reward=reward,
+            judges=judges,
+            sampling=sampling,
+            generator=generator,
+            missing_eos=missing_eos,
+            seed=seed,
+            reference=reference,
+        )
         self.loss = loss
         self.num_samples = samples_per_prompt
-        self.sampling = sampling
-        self.generator = generator
-        self.missing_eos = missing_eos
-        self.seed = seed
-        self.reference_source = (
-            None if reference is None else model_source(reference, "model.reference")
-        )
-        self.policy = self.reference = None
-        self.validation_means = NamedMeans()
-        self.validation_samples, self.validation_values = [], []
-        # Batches so far name the next random streams; saved with the module.
-        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
-
-    num_iterations: Tensor
 
     @property
     def computes_kl(self) -> bool:
@@ -125,15 +115,6 @@ class OnlineDPOModule(RewardedPolicy):
     def samples_per_prompt(self) -> int:
         """As the argument says."""
         return self.num_samples
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Bring the over-optimisation monitor, too, where the Trainer has none."""
-        present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-        has_monitor = any(isinstance(one, OveroptimizationMonitor) for one in present)
-        return [
-            *super().configure_callbacks(),
-            *([] if has_monitor else [OveroptimizationMonitor()]),
-        ]
 
     def on_fit_start(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`.

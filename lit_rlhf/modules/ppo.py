@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
@@ -15,10 +14,9 @@ from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.models.backbone import LoRAConfig
-from lit_rlhf.models.given import ModelSource, model_source
+from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.first_forward import FirstForward
-from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.mixing import mix_in, refuse_idle_mixing
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
@@ -28,7 +26,6 @@ from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
     refuse_idle_settings,
     refuse_lone_samples,
-    refuse_reserved_names,
     refuse_uneven_deal,
     refuse_unfilled_minibatches,
     refuse_unfit_rollouts,
@@ -59,7 +56,7 @@ from lit_rlhf.objectives import (
     whiten,
 )
 from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, sum_over_ranks
-from lit_rlhf.rewards import RewardSource, as_source
+from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import (
     Generator,
     Sampling,
@@ -124,6 +121,7 @@ class PPOModule(PPOModels):
 
     phase = "ppo"
     automatic_optimization = False
+    own_callbacks = (KLControl, OveroptimizationMonitor)
     checks_first_ratio = True  # switched off by the self-checks' one switch
 
     def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
@@ -160,37 +158,29 @@ class PPOModule(PPOModels):
             cpu_paths,
             max_skipped_steps,
         )
-        refuse_reserved_names(judges or {})
-        self.reward = as_source(reward)
+        self.take_parts(
+            reward=reward,
+            judges=judges,
+            sampling=sampling,
+            generator=generator,
+            missing_eos=missing_eos,
+            seed=seed,
+            reference=reference,
+        )
         refuse_lone_samples(self.reward, advantage)
-        self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
         self.critic_kind = critic
         self.critic_source = critic_source
         self.advantage = advantage
         self.update = update
-        self.sampling = sampling
-        self.generator = generator
-        self.missing_eos = missing_eos
         self.overlong_penalty = overlong_penalty
         self.max_refills = max_refills
         self.kl_penalty = kl_penalty
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
-        self.seed = seed
-        self.reference_source = None
-        if reference is not None:
-            self.reference_source = model_source(reference, "model.reference")
-            self.arguments["reference"] = self.reference_source
         refuse_idle_settings(self)
-        self.policy = self.reference = self.critic = None
+        self.critic = None
         self.rollout: RolloutBatch | None = None
         self.targets: UpdateTargets | None = None
-        self.validation_means = NamedMeans()
-        self.validation_samples, self.validation_values = [], []
-        # The prompts already answered name the next random streams; saved with the module.
-        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
-
-    num_iterations: Tensor
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -201,13 +191,6 @@ class PPOModule(PPOModels):
                 num_iterations, math.ceil(self.trainer.max_steps / self.update.num_steps)
             )
         return num_iterations
-
-    def configure_callbacks(self) -> list[Callback]:
-        """Bring KL control and the over-optimisation monitor, too, where the Trainer has none."""
-        present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-        kinds = (KLControl, OveroptimizationMonitor)
-        missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in present)]
-        return [*super().configure_callbacks(), *(kind() for kind in missing)]
 
     def setup(self, stage: str) -> None:
         """Refuse to train on samples that are not the policy's own."""

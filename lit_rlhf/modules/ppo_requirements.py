@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,12 +16,6 @@ from lit_rlhf.objectives import GRPO, AdvantageEstimator
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
-
-# What is reported of held-out samples beside the judges' scores.
-_RESERVED = {
-    *("reward", "kl", "surprisal", "length", "finished", "repetition", "overoptimization_p"),
-    *("step", "prompt", "prompt_id", "response"),
-}
 
 
 def refuse_idle_settings(module: PPOModels) -> None:
@@ -134,19 +127,6 @@ def refuse_lone_samples(reward: RewardSource, advantage: AdvantageEstimator) -> 
             f"model.reward {type(reward).__name__} compares the samples of a prompt, but "
             f"model.advantage {type(advantage).__name__} draws one of each: take an estimator that "
             "draws several, such as RLOO or GRPO"
-        )
-
-
-def refuse_reserved_names(judges: Iterable[str]) -> None:
-    """Refuse judges whose scores would take the place of something else that is reported.
-
-    Raises:
-        ConfigError: a name is taken.
-    """
-    if taken := sorted(_RESERVED.intersection(judges)):
-        raise ConfigError(
-            f"model.judges.{taken[0]}: the reports have another column of this name; call the "
-            f"judge something else than {', '.join(sorted(_RESERVED))}"
         )
 
 

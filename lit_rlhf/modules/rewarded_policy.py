@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
+import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.callbacks import OveroptimizationMonitor
+from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.policy import PolicyModel, TokenScores
 from lit_rlhf.modules.building import build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans
@@ -20,12 +25,17 @@ from lit_rlhf.modules.stand_ins import score_in_parts
 from lit_rlhf.modules.unscored import abstaining_columns, scored_columns
 from lit_rlhf.objectives import MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks, world_size
-from lit_rlhf.rewards import RewardSource, origins_of
+from lit_rlhf.rewards import RewardSource, as_source, origins_of
 from lit_rlhf.rollout import Generator, Sampling, collect_samples
 
 # A validation prompt keeps its random stream whatever the training seed is.
 _VALIDATION_SEED = 20_220_304
 _REWARDS_KEY = "lit_rlhf_rewards"  # in a checkpoint
+# What is reported of held-out samples beside the judges' scores.
+_RESERVED = {
+    *("reward", "kl", "surprisal", "length", "finished", "repetition", "overoptimization_p"),
+    *("step", "prompt", "prompt_id", "response"),
+}
 
 
 class RewardedPolicy(PhaseModule):
@@ -45,6 +55,50 @@ class RewardedPolicy(PhaseModule):
     validation_means: NamedMeans
     validation_samples: list[dict[str, Any]]
     validation_values: list[dict[str, Tensor]]
+    seed: int
+    num_iterations: Tensor
+    own_callbacks: ClassVar[tuple[type[Callback], ...]] = (OveroptimizationMonitor,)
+
+    def take_parts(
+        self,
+        *,
+        reward: RewardSource | Callable[..., Any],
+        judges: dict[str, RewardSource | Callable[..., Any]] | None,
+        sampling: Sampling,
+        generator: Generator,
+        missing_eos: MissingEOS,
+        seed: int,
+        reference: ModelSource | None,
+    ) -> None:
+        """Keep what draws and scores responses; the last part of a constructor.
+
+        Raises:
+            ConfigError: a judge has a name that the log needs.
+        """
+        _refuse_reserved_names(judges or {})
+        self.reward = as_source(reward)
+        self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
+        self.sampling = sampling
+        self.generator = generator
+        self.missing_eos = missing_eos
+        self.seed = seed
+        self.reference_source = None
+        if reference is not None:
+            self.reference_source = model_source(reference, "model.reference")
+            self.arguments["reference"] = self.reference_source
+        self.policy = self.reference = None
+        self.validation_means = NamedMeans()
+        self.validation_samples, self.validation_values = [], []
+        # The batches already answered name the next random streams; saved with the module.
+        self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring `own_callbacks`, too, where the Trainer has none of their kind."""
+        present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+        missing = [
+            kind for kind in self.own_callbacks if not any(isinstance(one, kind) for one in present)
+        ]
+        return [*super().configure_callbacks(), *(kind() for kind in missing)]
 
     @property
     @abc.abstractmethod
@@ -201,3 +255,16 @@ class RewardedPolicy(PhaseModule):
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
+
+
+def _refuse_reserved_names(judges: Iterable[str]) -> None:
+    """Refuse judges whose scores would take the place of something else that is reported.
+
+    Raises:
+        ConfigError: a name is taken.
+    """
+    if taken := sorted(_RESERVED.intersection(judges)):
+        raise ConfigError(
+            f"model.judges.{taken[0]}: the reports have another column of this name; call the "
+            f"judge something else than {', '.join(sorted(_RESERVED))}"
+        )

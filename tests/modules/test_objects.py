@@ -10,7 +10,14 @@ from transformers import AutoModelForCausalLM
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, load_causal_lm, load_reward_model, load_tokenizer
-from lit_rlhf.modules import DPOModule, OptimizerConfig, PPOModule, RewardModule, SFTModule
+from lit_rlhf.modules import (
+    DPOModule,
+    OnlineDPOModule,
+    OptimizerConfig,
+    PPOModule,
+    RewardModule,
+    SFTModule,
+)
 from lit_rlhf.objectives import RLOO
 from tests.models.examples import plain_model
 from tests.support.phase_runs import build
@@ -47,13 +54,15 @@ def test_a_model_object_trains_as_its_folder_does(tmp_path, policy, rows, lora):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_reference_of_an_object_is_the_model_as_it_was_given(policy):
+@pytest.mark.parametrize("module_class", [PPOModule, OnlineDPOModule])
+def test_the_reference_of_an_object_is_the_model_as_it_was_given(policy, module_class):
     model = plain_model(policy)
-    module = PPOModule(model, lambda prompts, responses: [0.0], reference=model)
+    module = module_class(model, lambda prompts, responses: [0.0], reference=model)
     with torch.no_grad():
         model.lm_head.weight.zero_()  # later changes do not count
     module.configure_model()
     assert module.source == module.reference_source
+    assert module.arguments["reference"] == module.reference_source  # what checkpoints keep
     assert largest_difference(weights(module.reference.model), weights(plain_model(policy))) == 0
 
 
