@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_rlhf.batches import SampleBatch
-from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.evaluation.options import read_reward
 from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompts_and_fields
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_in_parts
+from lit_rlhf.evaluation.sampling_options import add_sampling_options, sampling_config
 from lit_rlhf.growing_rows import GrowingRows
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import describe_origin
-from lit_rlhf.modules.precision import choose_precision
 from lit_rlhf.overoptimization import best_of_n_kl
 from lit_rlhf.rewards import RewardSource, ask
 
@@ -61,15 +60,7 @@ def sample_command(arguments: list[str]) -> int:
         raise ConfigError(f"--best-of {options.best_of}: must be 2 or more, or nothing is best")
     check_kind(options.checkpoint, "policy")
     reward = read_reward(options.reward, options)
-    settings = SamplingConfig(
-        samples=options.best_of,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-        template=options.template,
-        template_options=options.template_options,
-        precision=choose_precision() if options.precision == "auto" else options.precision,
-    )
+    settings = sampling_config(options, options.best_of)
     read = read_prompts_and_fields(options.prompts, options.num_prompts)
     if not read:
         raise DataError(f"{options.prompts}: holds no prompts.")
@@ -220,17 +211,8 @@ def _parser() -> argparse.ArgumentParser:
         help="the best and the worst (read by sft, dpo and feedback import), the best alone (sft), "
         "or all with their scores (sft, reward, dpo, feedback import) (default: pairs)",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="another one gives other responses")
-    parser.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
-    parser.add_argument(
-        "--template-options",
-        type=read_template_options,
-        help="variables for the chat template, as a JSON object",
-    )
+    add_sampling_options(parser)
     parser.add_argument("--max-length", type=int, help="tokens that a reward model reads")
-    parser.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
     return parser
 
 

@@ -37,6 +37,7 @@ from lit_rlhf.evaluation.reward_models import (
     score_judged,
 )
 from lit_rlhf.evaluation.sampling import SamplingConfig, perplexity, sample_responses
+from lit_rlhf.evaluation.sampling_options import sampling_config
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
@@ -60,7 +61,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     """
     named = read_named(options.policies, "policies")
     judges = read_judges(options.judge, options)
-    settings = _sampling_config(options)
+    settings = sampling_config(options)
     samples = _samples_of(options.samples, named)
     for _, source in named:
         if not is_response_file(source):
@@ -131,19 +132,6 @@ def evaluate_rewards(options: argparse.Namespace, folder: Path) -> Report:
         pictures=pictures,
         lineage=lineage,
         notes=_cut_notes(rewards, options.max_length),
-    )
-
-
-def _sampling_config(options: argparse.Namespace) -> SamplingConfig:
-    if not options.temperature >= 0:
-        raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
-    return SamplingConfig(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-        template=options.template,
-        template_options=options.template_options,
-        precision=options.precision,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.evaluation.sampling_options import add_sampling_options, sampling_config
 from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.prompts import Prompt
 
@@ -37,16 +38,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", help="what is asked about the responses, such as 'harmless'")
     parser.add_argument("--slots", type=int, default=1, help="labelers to ask about each task")
     parser.add_argument("--name", help="of the policy, which labelers do not see")
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="another one gives other responses")
-    parser.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
-    parser.add_argument(
-        "--template-options",
-        type=_read_template_options,
-        help="variables for the chat template, as a JSON object",
-    )
-    parser.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
+    add_sampling_options(parser)
 
 
 def add_samples(options: argparse.Namespace) -> str:
@@ -70,12 +62,6 @@ def add_samples(options: argparse.Namespace) -> str:
         added, num_alike = _add(store, prompts, options)
     text = f"{added.tasks} new tasks for {len(prompts)} prompts"
     return text + (f"; {num_alike} prompts had one response alone" if num_alike else "")
-
-
-def _read_template_options(text: str) -> dict[str, object]:
-    from lit_rlhf.data.chat_template import read_template_options  # noqa: PLC0415
-
-    return read_template_options(text)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -115,20 +101,11 @@ def _add(
     store: FeedbackStore, prompts: Sequence[SourcedPrompt], options: argparse.Namespace
 ) -> tuple[Added, int]:
     """Add the tasks part by part; return what is new, and prompts without a task."""
-    from lit_rlhf.evaluation.sampling import SamplingConfig, sample_in_parts  # noqa: PLC0415
+    from lit_rlhf.evaluation.sampling import sample_in_parts  # noqa: PLC0415
     from lit_rlhf.feedback.adding import Added, Origin  # noqa: PLC0415
     from lit_rlhf.models.lineage import describe_origin  # noqa: PLC0415
-    from lit_rlhf.modules.precision import choose_precision  # noqa: PLC0415
 
-    settings = SamplingConfig(
-        samples=options.k,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-        template=options.template,
-        template_options=options.template_options,
-        precision=choose_precision() if options.precision == "auto" else options.precision,
-    )
+    settings = sampling_config(options, options.k)
     model = describe_origin(options.checkpoint)
     names = ("temperature", "max_new_tokens", "seed", "template", "template_options")
     sampling = {name: getattr(settings, name) for name in names}

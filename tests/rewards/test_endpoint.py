@@ -34,7 +34,7 @@ def ask(server, **settings):
 def test_rows_go_out_in_batches_and_scores_come_back_in_order():
     with score_server(lengths) as server:
         assert ask(server, batch_size=2).tolist() == LENGTHS
-    sent = sorted((content for _, content in server.requests), key=lambda one: one["prompts"][0])
+    sent = sorted((content for _, _, content in server.requests), key=lambda one: one["prompts"][0])
     assert sent == [
         {"prompts": ["one", "two"], "responses": ["a", "bcd"], "fields": [{"answer": "4"}, {}]},
         {"prompts": ["three"], "responses": [""], "fields": [{"answer": [1, 2]}]},
@@ -45,7 +45,7 @@ def test_chats_are_sent_as_messages_and_texts_need_no_batch():
     chat = ({"role": "user", "content": "hi"},)
     with score_server(lengths) as server:
         assert EndpointReward(server.address)([chat], ["abc"]).tolist() == [3]
-    ((_, content),) = server.requests
+    ((_, _, content),) = server.requests
     assert content == {"prompts": [list(chat)], "responses": ["abc"], "fields": [{}]}
 
 
@@ -154,13 +154,13 @@ def test_a_key_is_sent_and_never_told(monkeypatch):
         with pytest.raises(RewardError, match=r"401 \[key\] is no key; .*SCORE_KEY") as caught:
             source(PROMPTS, RESPONSES)
     assert "secret" not in repr(source) + str(caught.value)
-    assert server.requests[0][0]["authorization"] == "Bearer very-secret"
+    assert server.requests[0][1]["authorization"] == "Bearer very-secret"
 
 
 def test_without_a_key_none_is_sent():
     with score_server(lengths) as server:
         ask(server)
-    assert "authorization" not in server.requests[0][0]
+    assert "authorization" not in server.requests[0][1]
 
 
 def test_a_row_that_json_cannot_hold_is_named():

@@ -1,0 +1,58 @@
+"""How a policy responds, as options of the commands that draw several responses to each prompt."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from lit_rlhf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lit_rlhf.evaluation.sampling import SamplingConfig
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `sampling_config` reads."""
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0, help="another one gives other responses")
+    parser.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
+    parser.add_argument(
+        "--template-options",
+        type=_read_template_options,
+        help="variables for the chat template, as a JSON object",
+    )
+    parser.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
+
+
+def sampling_config(options: argparse.Namespace, samples: int = 1) -> SamplingConfig:
+    """Return the settings that the options give.
+
+    Args:
+        options: the parsed command line; of `--precision auto` this machine's faster one is taken.
+        samples: responses to each prompt.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+    # Seconds of imports, which `--help` can do without.
+    from lit_rlhf.evaluation.sampling import SamplingConfig  # noqa: PLC0415
+    from lit_rlhf.modules.precision import choose_precision  # noqa: PLC0415
+
+    if not options.temperature >= 0:
+        raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
+    return SamplingConfig(
+        samples=samples,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        seed=options.seed,
+        template=options.template,
+        template_options=options.template_options,
+        precision=choose_precision() if options.precision == "auto" else options.precision,
+    )
+
+
+def _read_template_options(text: str) -> dict[str, object]:
+    from lit_rlhf.data.chat_template import read_template_options  # noqa: PLC0415
+
+    return read_template_options(text)
