@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -119,18 +120,30 @@ def _measure(
         pairs = pairs._replace(reference_point=pairs.log_ratios[1].detach().mean())
     mean = loss(pairs).losses.mean()
     mean.backward()
+    return float(mean), gradient_of(policy)
+
+
+def gradient_of(policy: PolicyModel) -> Tensor:
+    """Return the gradient of all weights in one row, in the order of their names."""
     gradients = [p.grad for _, p in sorted(policy.model.named_parameters()) if p.grad is not None]
-    return float(mean), torch.cat([gradient.flatten() for gradient in gradients])
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def compare(folder: Path) -> dict[str, tuple[float, float, float]]:
     """Run both sides; return of each objective the loss, and what differs of loss and gradient."""
     write_inputs(folder)
-    side = [str(PEER), "-m", "benchmarks.parity_theirs", str(folder)]
-    subprocess.run(side, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
+    return differences(ours(folder), "benchmarks.parity_theirs", folder)
+
+
+def differences(
+    own: dict[str, tuple[float, Tensor]], side: str, folder: Path
+) -> dict[str, tuple[float, float, float]]:
+    """Run the peer's module; return of each case our loss, and what differs of it and gradient."""
+    command = [str(PEER), "-m", side, str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
     theirs = torch.load(folder / "theirs.pt", weights_only=True)
     found = {}
-    for name, (loss, gradient) in ours(folder).items():
+    for name, (loss, gradient) in own.items():
         their_loss, their_gradient = theirs[name]
         off = float((gradient - their_gradient).norm() / their_gradient.norm())
         found[name] = loss, abs(loss - their_loss) / abs(their_loss), off
@@ -145,13 +158,13 @@ def print_table(found: dict[str, tuple[float, float, float]]) -> None:
         sys.stdout.write(f"| {name} | {loss:.6f} | {off:.0e} | {gradient_off:.0e} |\n")
 
 
-def main() -> int:
-    """Print the table; return 1 where an objective differs."""
+def report(run: Callable[[Path], dict[str, tuple[float, float, float]]]) -> int:
+    """Print the table of a comparison; return 1 where an objective differs."""
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder))
+        found = run(Path(folder))
     print_table(found)
     return int(max(max(row[1:]) for row in found.values()) > LIMIT)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(compare))

@@ -10,16 +10,14 @@ with 1 where one is above 1e-5. `make .venv-trl/.installed` makes TRL's environm
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.parity import LIMIT, PEER, print_table
+from benchmarks.parity import differences, gradient_of, report
 from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows, response_window
 from lit_rlhf.models import PolicyModel, load_causal_lm
 from lit_rlhf.modules import UpdateConfig
@@ -155,31 +153,14 @@ def _measure(policy: PolicyModel, rollout: RolloutBatch, case: Case) -> tuple[fl
     total = minibatch_loss(targets, policy(targets.rows), update, UpdateStatistics(), kl)
     loss = total / case.aggregation.size(targets.response_mask)
     loss.backward()
-    gradients = [p.grad for _, p in sorted(policy.model.named_parameters()) if p.grad is not None]
-    return float(loss.detach()), torch.cat([gradient.flatten() for gradient in gradients])
+    return float(loss.detach()), gradient_of(policy)
 
 
 def compare(folder: Path) -> dict[str, tuple[float, float, float]]:
     """Run both sides; return of each case the loss, and what differs of loss and gradient."""
     write_inputs(folder)
-    side = [str(PEER), "-m", "benchmarks.parity_ppo_theirs", str(folder)]
-    subprocess.run(side, cwd=Path(__file__).parents[1], check=True, stdout=sys.stderr)
-    theirs = torch.load(folder / "theirs.pt", weights_only=True)
-    found = {}
-    for name, (loss, gradient) in ours(folder).items():
-        their_loss, their_gradient = theirs[name]
-        off = float((gradient - their_gradient).norm() / their_gradient.norm())
-        found[name] = loss, abs(loss - their_loss) / abs(their_loss), off
-    return found
-
-
-def main() -> int:
-    """Print the table; return 1 where an objective differs."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder))
-    print_table(found)
-    return int(max(max(row[1:]) for row in found.values()) > LIMIT)
+    return differences(ours(folder), "benchmarks.parity_ppo_theirs", folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(compare))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.whole_files import partial_of, put_in_place, written_whole
+from lit_rlhf.whole_files import partial_of, put_in_place, write_text_whole
 
 
 class GrowingRows:
@@ -61,8 +61,7 @@ class GrowingRows:
             size = file.tell()
         self.facts = dict(facts)
         state = {"settings": self._settings, "size": size, "facts": self.facts}
-        with written_whole(self._progress) as partial:
-            partial.write_text(json.dumps(state), encoding="utf-8")
+        write_text_whole(self._progress, json.dumps(state))
 
     def finish(self) -> None:
         """Give the file its name."""

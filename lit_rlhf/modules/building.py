@@ -25,12 +25,7 @@ def build_policy(
     value_head: bool = False,
 ) -> PolicyModel:
     """Load a policy that trains: all of its weights, or adapters on frozen ones."""
-    model: nn.Module
-    if lora is None:
-        model = load_causal_lm(source)
-    else:
-        model = apply_lora(load_frozen(load_causal_lm, source, frozen_dtype), lora)
-    freeze_unread(model)
+    model = _load_trained(load_causal_lm, source, lora, frozen_dtype)
     return PolicyModel(model, value_head=value_head, packing_width=packing_width).train()
 
 
@@ -50,12 +45,7 @@ def build_reward_model(
     packing_width: int | None,
 ) -> ScalarModel:
     """Put a fresh scalar head on the trunk of a policy."""
-    trunk: nn.Module
-    if lora is None:
-        trunk = load_trunk(source)
-    else:
-        trunk = apply_lora(load_frozen(load_trunk, source, frozen_dtype), lora)
-    freeze_unread(trunk)
+    trunk = _load_trained(load_trunk, source, lora, frozen_dtype)
     return ScalarModel(trunk, packing_width=packing_width).train()
 
 
@@ -94,4 +84,18 @@ def load_frozen(
         freeze(model, dtype)
     moved: nn.Module = model
     moved.to(device)
+    return model
+
+
+def _load_trained(
+    load: Callable[..., PreTrainedModel],
+    source: str,
+    lora: LoRAConfig | None,
+    frozen_dtype: torch.dtype | None,
+) -> nn.Module:
+    """Load what trains: all weights that texts reach, or adapters on frozen ones."""
+    model = (
+        load(source) if lora is None else apply_lora(load_frozen(load, source, frozen_dtype), lora)
+    )
+    freeze_unread(model)
     return model
