@@ -55,6 +55,7 @@ CASES = {
     "ppo": Case("ppo", _PPO),
     "ppo-micro-batches": Case("ppo", (*_PPO, "--model.update.micro_batch_tokens", "600")),
     "ppo-lora": Case("ppo", (*_PPO, *_LORA)),
+    "online-dpo": Case("online-dpo", _PPO),
 }
 
 
@@ -98,7 +99,7 @@ def write_inputs(folder: Path) -> None:
         ],
         "ppo": [{"prompt": text(20, 40)} for _ in range(64)],
     }
-    rows["dpo"] = rows["reward"]
+    rows["dpo"], rows["online-dpo"] = rows["reward"], rows["ppo"]
     for name, some in rows.items():
         lines = "".join(json.dumps(row) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(lines)
@@ -113,7 +114,7 @@ def arguments(case: Case, folder: Path, model: str) -> list[str]:
     options += ["--trainer.max_steps", "2", "--trainer.logger", "false"]
     options += ["--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"]
     options += ["--self_checks.enabled", "false", "--trainer.default_root_dir", str(folder / "run")]
-    if case.phase == "ppo":
+    if case.phase in ("ppo", "online-dpo"):
         options += ["--model.reward", "FunctionReward"]
         options += ["--model.reward.function", "benchmarks.dry_run:longest"]
     return [*options, *case.options]

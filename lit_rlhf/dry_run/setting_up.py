@@ -16,8 +16,10 @@ from lit_rlhf.dry_run.plan import Rollout, Setup
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.handover import check_kind, config_of, is_adapter
 from lit_rlhf.models.packing import lay_end_to_end, pack_rows
-from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule
+from lit_rlhf.modules import DPOModule, PPOModule, RewardModule
 from lit_rlhf.modules.phase import PhaseModule
+from lit_rlhf.modules.ppo_update import UpdateConfig
+from lit_rlhf.modules.rewarded_policy import RewardedPolicy
 from lit_rlhf.modules.sharding import FSDP2Strategy
 from lit_rlhf.rewards import LearnedReward, origins_of
 from lit_rlhf.rollout import TorchGenerator
@@ -37,10 +39,8 @@ def setup_of(trainer: Trainer, module: PhaseModule, data: LightningDataModule) -
         data: its data module; the data are read and tokenised, as the run would.
 
     Raises:
-        ConfigError: the phase has no training data, or no dry run.
+        ConfigError: the phase has no training data.
     """
-    if isinstance(module, OnlineDPOModule):
-        raise ConfigError("--dry-run: online-dpo has none yet")
     data.prepare_data()
     data.setup("fit")
     loader: Any = data.train_dataloader()
@@ -66,8 +66,8 @@ def setup_of(trainer: Trainer, module: PhaseModule, data: LightningDataModule) -
         "strategy": _strategy_of(trainer),
         "num_processes": trainer.world_size,
     }
-    if isinstance(module, PPOModule):
-        return _setup_of_ppo(trainer, module, trained, batches, num_batches, common)
+    if isinstance(module, RewardedPolicy):
+        return _setup_of_rollouts(trainer, module, trained, batches, num_batches, common)
     shares = [_share(batch, trainer.world_size) for batch in batches]
     scored = isinstance(module, RewardModule)
     packed = [_packed(rows, module, common["device"], scores_rows=scored) for rows in shares]
@@ -89,18 +89,21 @@ def setup_of(trainer: Trainer, module: PhaseModule, data: LightningDataModule) -
     )
 
 
-def _setup_of_ppo(
+def _setup_of_rollouts(
     trainer: Trainer,
-    module: PPOModule,
+    module: RewardedPolicy,
     policy: Kind,
     batches: list[PromptBatch],
     num_batches: int,
     common: dict[str, Any],
 ) -> Setup:
-    update, samples = module.update, module.advantage.samples_per_prompt
+    update, samples = _update_of(module), module.samples_per_prompt
     longest = max(batches, key=lambda batch: int(batch.lengths.sum()))
     own = torch.arange(0, len(longest.lengths), trainer.world_size)
     rows = _full_rows(longest, own, samples, module.sampling.max_new_tokens)
+    drawn = rows.lengths.tolist()
+    if not isinstance(module, PPOModule):  # online DPO learns from two samples of each prompt
+        rows = _full_rows(longest, own, 2, module.sampling.max_new_tokens)
     lengths = rows.lengths.tolist()
     size = -(-len(lengths) // update.num_minibatches)
     parts = cut_by_tokens(
@@ -113,30 +116,43 @@ def _setup_of_ppo(
         _packed(rows.select(torch.arange(part.start, part.stop)), module, common["device"])
         for part in parts
     ]
-    frozen = _frozen_of_ppo(module, policy)
-    scored = _scored_rows(module, lengths)
-    trained = {"policy": policy}
-    if module.advantage.requires_values and module.critic_kind == "separate":
-        assert module.critic_source is not None
-        trained["critic"] = policy._replace(source=module.critic_source, role="reward", lora=None)
+    frozen = _frozen_beside(module, policy)
+    scored = _scored_rows(module, drawn)
+    accumulated = trainer.accumulate_grad_batches
     return Setup(
-        trained=trained,
+        trained={"policy": policy, **_critic_of(module, policy)},
         frozen=frozen,
         rows=max(micro_batches, key=lambda one: one.num_tokens),
-        num_micro_batches=len(parts),
+        num_micro_batches=len(parts) * accumulated,
         scored=scored if any(kind.role == "reward" for kind in frozen.values()) else None,
         rollout=_rollout_of(module, longest.lengths[own], samples, common["device"]),
-        num_steps=_limited(num_batches * update.num_steps, trainer),
-        step_tokens=trainer.world_size * sum(lengths[:size]),
+        num_steps=_limited(math.ceil(num_batches * update.num_steps / accumulated), trainer),
+        step_tokens=accumulated * trainer.world_size * sum(lengths[:size]),
         **common,
     )
 
 
-def _frozen_of_ppo(module: PPOModule, policy: Kind) -> dict[str, Kind]:
+def _update_of(module: RewardedPolicy) -> UpdateConfig:
+    """Return how often an iteration steps; online DPO takes one step with all of its pairs."""
+    if isinstance(module, PPOModule):
+        return module.update
+    return UpdateConfig(num_epochs=1, num_minibatches=1)
+
+
+def _critic_of(module: RewardedPolicy, policy: Kind) -> dict[str, Kind]:
+    """Return PPO's critic, where it is a model of its own."""
+    if not isinstance(module, PPOModule) or module.critic_kind != "separate":
+        return {}
+    if not module.advantage.requires_values or module.critic_source is None:
+        return {}
+    return {"critic": policy._replace(source=module.critic_source, role="reward", lora=None)}
+
+
+def _frozen_beside(module: RewardedPolicy, policy: Kind) -> dict[str, Kind]:
     """Return the reference, and the reward models that are not adapters on the policy's weights."""
     frozen = {}
     fixed = policy._replace(trains=False, lora=None, weights="float32", checkpointing=False)
-    if module.kl_penalty and (module.lora is None or module.reference_source is not None):
+    if module.computes_kl and (module.lora is None or module.reference_source is not None):
         reference = fixed._replace(source=module.reference_source or module.source)
         frozen["reference"] = reference
     for name, source in origins_of(module.sources).items():
@@ -149,7 +165,7 @@ def _frozen_of_ppo(module: PPOModule, policy: Kind) -> dict[str, Kind]:
     return frozen
 
 
-def _scored_rows(module: PPOModule, lengths: list[int]) -> Rows | None:
+def _scored_rows(module: RewardedPolicy, lengths: list[int]) -> Rows | None:
     """Return the largest forward of a reward model, closed by its EOS."""
     learned = [one for one in module.sources.values() if isinstance(one, LearnedReward)]
     if not learned:
@@ -164,7 +180,7 @@ def _scored_rows(module: PPOModule, lengths: list[int]) -> Rows | None:
 
 
 def _rollout_of(
-    module: PPOModule, lengths: torch.Tensor, samples: int, device: str
+    module: RewardedPolicy, lengths: torch.Tensor, samples: int, device: str
 ) -> Rollout | None:
     generator = module.generator
     if not isinstance(generator, TorchGenerator):

@@ -14,9 +14,10 @@ def source(tmp_path_factory):
 
 
 def arguments(phase, source, folder):
-    rows = {"sft": demonstrations(), "ppo": prompts()}[phase]
-    own = {"sft": [], "ppo": ["--model.reward", "FunctionReward"]}[phase]
-    if own:
+    rows, own = demonstrations(), []
+    if phase != "sft":
+        rows = prompts()
+        own = ["--model.reward", "FunctionReward"]
         own += ["--model.reward.function", "tests.support.toy_rewards:length"]
     return [
         "fit",
@@ -27,11 +28,11 @@ def arguments(phase, source, folder):
     ]
 
 
-@pytest.mark.parametrize("phase", ["sft", "ppo"])
-def test_the_command_prints_a_plan_and_trains_nothing(phase, source, tmp_path, capsys):
+@pytest.mark.parametrize(("phase", "num_steps"), [("sft", 2), ("ppo", 8), ("online-dpo", 2)])
+def test_the_command_prints_a_plan_and_trains_nothing(phase, num_steps, source, tmp_path, capsys):
     cli = run_phase(phase, [*arguments(phase, source, tmp_path), "--dry-run"])
     assert cli.trainer.global_step == 0
-    assert cli.plan.setup.num_steps == (2 if phase == "sft" else 8)
+    assert cli.plan.setup.num_steps == num_steps
     printed = capsys.readouterr().out
     assert "fits" in printed
     assert "NOT" not in printed
@@ -51,3 +52,17 @@ def test_a_size_that_is_no_number_and_other_commands_are_refused(source, tmp_pat
         run_phase("sft", [*options, "--dry-run=big"])
     with pytest.raises(ConfigError, match="only `fit`"):
         run_phase("sft", ["validate", *options[1:], "--dry-run"])
+
+
+def test_online_dpo_decodes_all_samples_and_learns_from_two_of_each_prompt(source, tmp_path):
+    options = [*arguments("online-dpo", source, tmp_path), "--dry-run"]
+    two, four = (
+        run_phase("online-dpo", [*options, "--model.samples_per_prompt", number]).plan.setup
+        for number in ("2", "4")
+    )
+    assert (two.rollout.num_rows, four.rollout.num_rows) == (8, 16)
+    assert two.rows == four.rows
+    assert list(two.frozen) == ["reference"]
+    options += ["--trainer.accumulate_grad_batches", "2"]
+    accumulated = run_phase("online-dpo", options).plan.setup
+    assert (accumulated.num_steps, accumulated.step_tokens) == (1, 2 * two.step_tokens)
