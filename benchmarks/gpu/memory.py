@@ -62,6 +62,7 @@ def setups(source: str, vocabulary: int) -> dict[str, Setup]:
         rows=Rows(1, 12_288, 8192, False),
         num_micro_batches=8,
         scored=Rows(20, 1537, 20, False),
+        judges=("judge",),
         rollout=Rollout(42, 1536, Rows(42, 512, 42, False), vocabulary),
         device="cuda",
     )

@@ -41,6 +41,8 @@ class Setup:
         phase: its name.
         trained: role -> the models that train.
         frozen: role -> the models that do not.
+        judges: names of those among them, or of their first parts before a dot, that wait in the
+            host's memory until a validation asks them, one after the other.
         states: how moments are stored.
         rows: of the largest micro-batch.
         num_micro_batches: forwards of a process in an optimizer step.
@@ -61,6 +63,7 @@ class Setup:
     num_micro_batches: int
     scored: Rows | None = None
     rollout: Rollout | None = None
+    judges: tuple[str, ...] = ()
     device: str = "cpu"
     strategy: str = "single"
     num_processes: int = 1
@@ -108,7 +111,8 @@ def plan_of(setup: Setup) -> Plan:
         if rows is not None:
             forwards.append(_hollow(_hashable(kind)).forward_peak(rows))
     if forwards:
-        plan.moments["scoring"] = {**always, "activations": max(forwards)}
+        scoring = {**always, **_largest_judge(setup, sizes), "activations": max(forwards)}
+        plan.moments["scoring"] = scoring
     return plan
 
 
@@ -119,10 +123,27 @@ def _hashable(kind: Kind) -> Kind:
     return kind._replace(lora=lora)
 
 
+def _judge(setup: Setup, role: str) -> str | None:
+    """Return the judge that a model belongs to; of several, a judge's role has parts."""
+    name = role.partition(".")[0]
+    return name if name in setup.judges else None
+
+
+def _largest_judge(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
+    """Return the weights of the largest judge, the only one there while it is asked."""
+    judges = dict.fromkeys(setup.judges, 0)
+    for role, size in sizes.items():
+        if (name := _judge(setup, role)) is not None:
+            judges[name] += size.trained + size.frozen
+    return {"weights of a judge": max(judges.values())} if any(judges.values()) else {}
+
+
 def _weights_and_moments(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
     """Return what is there all the time: each process's share of weights, and moments."""
     parts = {}
     for role, size in sizes.items():
+        if _judge(setup, role) is not None:
+            continue
         whole = size.trained + size.frozen
         # Reward models are outside of what is sharded.
         is_whole = role in setup.frozen and setup.frozen[role].role == "reward"

@@ -126,6 +126,7 @@ def _setup_of_rollouts(
         num_micro_batches=len(parts) * accumulated,
         scored=scored if any(kind.role == "reward" for kind in frozen.values()) else None,
         rollout=_rollout_of(module, longest.lengths[own], samples, common["device"]),
+        judges=() if common["device"] == "cpu" else tuple(module.judges),
         num_steps=_limited(math.ceil(num_batches * update.num_steps / accumulated), trainer),
         step_tokens=accumulated * trainer.world_size * sum(lengths[:size]),
         **common,

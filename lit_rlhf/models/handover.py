@@ -198,13 +198,8 @@ def load_causal_lm(source: str, *, keeps_halves: bool = False) -> PreTrainedMode
     check_kind(source, "policy")
     if is_adapter(path):
         return merge_adapters(_load_adapter(load_causal_lm(_base_of(path)), path))
-    if keeps_halves:
-        model = _from_pretrained(AutoModelForCausalLM, path, _read_config(path), dtype="auto")
-        floats = [buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()]
-        # Where numbers beside the weights were rounded, too, they cannot be had back.
-        if all(dtype == torch.float32 for dtype in floats):
-            return model
-    return _from_pretrained(AutoModelForCausalLM, path, _read_config(path))
+    config = _read_config(path)
+    return _from_pretrained(AutoModelForCausalLM, path, config, keeps_halves=keeps_halves)
 
 
 def load_trunk(source: str, *, keeps_halves: bool = False) -> PreTrainedModel:
@@ -212,12 +207,15 @@ def load_trunk(source: str, *, keeps_halves: bool = False) -> PreTrainedModel:
     return trunk_of(load_causal_lm(source, keeps_halves=keeps_halves))
 
 
-def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
+def load_reward_model(
+    source: str, *, merge: bool = True, keeps_halves: bool = False
+) -> ScalarModel:
     """Load a reward model: a sequence classifier with one label and a linear head `score`.
 
     Args:
         source: the folder or hub name.
         merge: add adapters to the weights under them; False keeps the two apart.
+        keeps_halves: as for `load_causal_lm`; the head is float32 in any case.
 
     Raises:
         CheckpointError: missing, torn, a policy, or with more than one output.
@@ -237,7 +235,8 @@ def load_reward_model(source: str, *, merge: bool = True) -> ScalarModel:
         config = _read_config(path)
         if config.num_labels != 1:
             raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
-        model = _from_pretrained(AutoModelForSequenceClassification, path, config)
+        auto_class = AutoModelForSequenceClassification
+        model = _from_pretrained(auto_class, path, config, keeps_halves=keeps_halves)
     head = getattr(model, HEAD, None)
     if isinstance(head, ModulesToSaveWrapper):
         head = head.modules_to_save[head.active_adapters[0]]
@@ -281,13 +280,18 @@ def _from_pretrained(
     config: PretrainedConfig,
     *,
     without: set[str] | frozenset[str] = frozenset(),
-    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    keeps_halves: bool = False,
 ) -> PreTrainedModel:
     """Load a model without dropout, all of its weights but those named `without`."""
     zero_dropout(config)
     model: PreTrainedModel
     try:
+        dtype: torch.dtype | Literal["auto"] = "auto" if keeps_halves else torch.float32
         model, report = _with_attention(auto_class, path, config, dtype)
+        floats = {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()}
+        if keeps_halves and not floats <= {torch.float32}:
+            # Numbers beside the weights that were rounded, too, cannot be had back.
+            model, report = _with_attention(auto_class, path, config, torch.float32)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no model could be loaded ({error})") from error
     if missing := sorted(set(report["missing_keys"]) - without):

@@ -129,6 +129,8 @@ def score_columns(sources: Mapping[str, RewardSource], samples: SampleBatch) -> 
         scores, details = ask(setting, source, samples)
         columns[name] = scores
         columns |= {f"{name}_{detail}": values.float() for detail, values in details.items()}
+        if name != "reward":
+            source.rest()  # so that a GPU holds one judge at a time
     return columns
 
 

@@ -246,9 +246,7 @@ class RewardedPolicy(PhaseModule):
         self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over all held-out prompts; judges make room for training."""
-        for judge in self.judges.values():
-            judge.rest()
+        """Log the means over all held-out prompts."""
         for name, mean in self.validation_means.compute().items():
             self.log(f"{self.stage}/{self.phase}/{name}", mean, prog_bar=name == "reward")
 

@@ -225,10 +225,11 @@ class LearnedReward(RewardSource):
             donor = self._loaded.donor
             # Apart from their adapters, weights can be told to be those of another model.
             is_merged = donor is None and not self._loaded.lends
-            model = load_reward_model(self.model, merge=is_merged)
             # Under autocast float32 weights would be cast at every call.
             if torch.is_autocast_enabled(device.type):
                 self._loaded.dtype = torch.get_autocast_dtype(device.type)
+            in_halves = self._loaded.dtype is not None
+            model = load_reward_model(self.model, merge=is_merged, keeps_halves=in_halves)
             freeze(model.backbone, self._loaded.dtype)
             freeze(model).to(device)
             take_cpu_paths(model, device)

@@ -110,7 +110,7 @@ class RewardSource(abc.ABC):
         """Go on from a saved state; called where `state_dict` had something."""
 
     def rest(self) -> None:  # noqa: B027 - nothing is a fine answer
-        """Give a GPU's memory back until the next call; called on judges after a validation."""
+        """Give a GPU's memory back until the next call; judges do after each."""
 
     def share_trunk(self, policy: nn.Module) -> None:  # noqa: B027 - nothing is a fine answer
         """Be offered the weights of a policy that trains by adapters, before the first call.

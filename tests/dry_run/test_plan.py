@@ -111,6 +111,18 @@ def test_a_reward_model_is_whole_on_each_process_and_layers_are_gathered_in_bf16
     assert shared.moments["rollout"]["gathered weights"] == 2 * layers + 4 * others
 
 
+def test_judges_come_one_at_a_time_and_only_to_be_asked(source):
+    kind = Kind(source, "policy", True)
+    reward = kind._replace(trains=False, role="reward")
+    frozen = dict.fromkeys(("reward", "one", "two.a", "two.b"), reward)
+    moments = plan_of(setup_of(source, frozen=frozen, judges=("one", "two"), scored=ROWS)).moments
+    whole = Hollow(reward).sizes.frozen
+    for parts in moments.values():
+        assert parts["weights of the reward"] == whole
+    assert moments["scoring"]["weights of a judge"] == 2 * whole
+    assert not any("judge" in part for part in (*moments["update"], *moments["rollout"]))
+
+
 def test_levers_are_sorted_by_what_they_save_and_save_it(source):
     plan = plan_of(setup_of(source))
     found = levers(plan)

@@ -1,10 +1,12 @@
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSequenceClassification
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 from lit_rlhf.models import ScalarModel, load_reward_model, load_trunk
+from lit_rlhf.models.freezing import freeze
 from lit_rlhf.rewards import LearnedReward
 from tests.models.examples import (
     save_policy,
@@ -146,6 +148,25 @@ def test_under_autocast_scores_stay_near_and_in_float32(reward_file):
     torch.testing.assert_close(scores, score(reward_file), rtol=0.1, atol=0.1)
     # The same from a caller that is not under autocast, although the layers are bf16 by now.
     assert torch.equal(source(PROMPTS, RESPONSES, SAMPLES), scores)
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16, torch.float32])
+def test_under_autocast_a_model_is_read_in_the_bits_it_is_stored_in(stored, tmp_path, reward_file):
+    classifier = AutoModelForSequenceClassification.from_pretrained(reward_file, dtype=stored)
+    classifier.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    read = load_reward_model(str(tmp_path), keeps_halves=True)
+    assert read.backbone.layers[0].mlp.up_proj.weight.dtype == stored
+    assert read.head.linear.weight.dtype == torch.float32
+    reward = LearnedReward(str(tmp_path))
+    with torch.autocast("cpu", torch.bfloat16):
+        reward(PROMPTS, RESPONSES, SAMPLES)
+    expected = load_reward_model(str(tmp_path))
+    freeze(expected.backbone, torch.bfloat16)
+    found = reward._loaded.model.state_dict()
+    for name, value in expected.state_dict().items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
 
 
 def test_texts_alone_are_enough_and_the_memory_comes_back(reward_file):
