@@ -62,6 +62,17 @@ def freeze_unread(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
+def hold_in_float32(model: nn.Module) -> None:
+    """Store the weights of a model, or of a part, in float32, in place.
+
+    Args:
+        model: what trains whole, as it was read: float32, or the 16 bits of its file.
+    """
+    for parameter in model.parameters():
+        if parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
 def hold_in_bf16(model: nn.Module) -> None:
     """Store the weights of a model in bf16, in place: embeddings, layers, norms and output.
 

@@ -24,7 +24,10 @@ def build_policy(
     packing_width: int | None,
     value_head: bool = False,
 ) -> PolicyModel:
-    """Load a policy that trains: all of its weights, or adapters on frozen ones."""
+    """Load a policy that trains: all of its weights, or adapters on frozen ones.
+
+    Weights are as their file has them until `PhaseModule.prepare`, which may spread them first.
+    """
     model = _load_trained(load_causal_lm, source, lora, frozen_dtype)
     return PolicyModel(model, value_head=value_head, packing_width=packing_width).train()
 
@@ -94,8 +97,10 @@ def _load_trained(
     frozen_dtype: torch.dtype | None,
 ) -> nn.Module:
     """Load what trains: all weights that texts reach, or adapters on frozen ones."""
-    model = (
-        load(source) if lora is None else apply_lora(load_frozen(load, source, frozen_dtype), lora)
+    model: nn.Module = (
+        load(source, keeps_halves=True)
+        if lora is None
+        else apply_lora(load_frozen(load, source, frozen_dtype), lora)
     )
     freeze_unread(model)
     return model

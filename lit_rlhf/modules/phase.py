@@ -18,7 +18,7 @@ from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
-from lit_rlhf.models.freezing import hold_in_bf16
+from lit_rlhf.models.freezing import hold_in_bf16, hold_in_float32
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import require_fitting_tokenizer
@@ -321,19 +321,29 @@ class PhaseModule(SteppingModule):
                 "bits, and most updates round to nothing: take bf16-mixed, and "
                 "model.optimizer.weights bf16 if memory is short"
             )
+        will_be_sharded = self.device_mesh is not None
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        in_float32 = bool(names) and not any("lora_" in name for name in names)
         if self.optimizer.weights == "bf16":
             self._hold_in_bf16(model)
+            in_float32 = False
+        elif in_float32 and not will_be_sharded:
+            hold_in_float32(model)
         switch_cpu_paths(self.cpu_paths)
-        will_be_sharded = self.device_mesh is not None
         take_cpu_paths(model, self.root_device, will_be_sharded=will_be_sharded)
         take_gpu_paths(model, self.root_device)
-        is_trained = any(parameter.requires_grad for parameter in model.parameters())
-        if self.activation_checkpointing and is_trained:
+        if self.activation_checkpointing and names:
             checkpoint_activations(model)
         if self.device_mesh is not None:
             methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
             mesh = self.device_mesh["data_parallel"]
-            shard(model, mesh, forward_methods=methods, layer_dtype=self.frozen_dtype)
+            shard(
+                model,
+                mesh,
+                forward_methods=methods,
+                layer_dtype=self.frozen_dtype,
+                in_float32=in_float32,
+            )
 
     def _hold_in_bf16(self, model: PolicyModel | ScalarModel) -> None:
         if self._precision != "bf16-mixed":

@@ -34,6 +34,7 @@ from torch.optim import Optimizer
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import transformer_layers
+from lit_rlhf.models.freezing import hold_in_float32
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.models.weights import note_changed_weights
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
@@ -192,6 +193,7 @@ def shard(
     *,
     forward_methods: Sequence[str] = (),
     layer_dtype: torch.dtype | None = None,
+    in_float32: bool = False,
 ) -> None:
     """Spread a model's parameters over the processes of a mesh, in place; a second call is idle.
 
@@ -208,6 +210,8 @@ def shard(
         layer_dtype: in which the weights of layers are gathered, that of autocast: half of the
             memory and of the traffic of float32. Their gradients are added up in float32, and what
             each process keeps stays as it is. None gathers them as they are.
+        in_float32: each process keeps its share in float32. A layer becomes float32 when its turn
+            has come, so that a model read in 16 bits is whole in float32 nowhere.
 
     Raises:
         ConfigError: if no stack of layers is found.
@@ -220,7 +224,11 @@ def shard(
         types = {"param_dtype": layer_dtype, "reduce_dtype": torch.float32}
         policy = MixedPrecisionPolicy(**types, cast_forward_inputs=False)
     for layer in transformer_layers(model):
+        if in_float32:
+            hold_in_float32(layer)
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+    if in_float32:
+        hold_in_float32(model)
     # A unit has one type: a head in float32 on weights in bf16 is a unit of its own.
     if len({parameter.dtype for parameter in model.parameters() if parameter.requires_grad}) > 1:
         for head in [module for module in model.modules() if isinstance(module, ScalarHead)]:

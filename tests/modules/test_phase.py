@@ -184,6 +184,17 @@ def test_no_forward_holds_the_gradients_of_the_last_step(tmp_path, policy, data)
     assert held.counts == [0, len(list(module.parameters())), 0, len(list(module.parameters()))]
 
 
+def test_a_policy_stored_in_16_bits_trains_in_float32(policy, tmp_path):
+    load_causal_lm(policy).to(torch.bfloat16).save_pretrained(tmp_path)
+    load_tokenizer(policy).save_pretrained(tmp_path)
+    module = SFTModule(str(tmp_path))
+    module.configure_model()
+    found = module.trained_model.model.state_dict()
+    for name, value in load_causal_lm(str(tmp_path)).state_dict().items():
+        assert found[name].dtype == torch.float32, name
+        assert torch.equal(found[name], value), name
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
 def test_frozen_layers_are_stored_as_the_precision_computes(policy, precision):
     module = SFTModule(policy, lora=LoRAConfig(rank=2))

@@ -1,10 +1,12 @@
+from unittest import mock
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lit_rlhf.errors import ConfigError
@@ -97,8 +99,25 @@ def score_while_sharded():
     return scores.detach(), scorer.head.weight.grad.full_tensor()
 
 
+def spread_from_16_bits():
+    """Return how many layers were whole in float32 at each turn, and the weights afterwards."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    num_whole = []
+
+    def note_and_shard(module, **options):
+        layers = [next(layer.parameters()) for layer in transformer_layers(model)]
+        whole = [one for one in layers if not isinstance(one, DTensor)]
+        num_whole.append(sum(one.dtype == torch.float32 for one in whole))
+        return fully_shard(module, **options)
+
+    with mock.patch("lit_rlhf.modules.sharding.fully_shard", note_and_shard):
+        shard(model, init_device_mesh("cpu", (2,)), in_float32=True)
+    return num_whole, full_weights(model)
+
+
 def everything_that_needs_two_processes():
     return {
+        "16 bits": spread_from_16_bits(),
         "full": train_sharded("llama", adapter=False),
         "adapter": train_sharded("llama", adapter=True),
         "generation": generate_while_sharded(),
@@ -126,6 +145,15 @@ def test_sharded_training_equals_one_process(sharded, adapter):
         assert weights.keys() == expected.keys()
         for name, weight in expected.items():
             torch.testing.assert_close(weights[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_model_in_16_bits_is_spread_in_float32_layer_by_layer(sharded):
+    expected = full_weights(tiny_model("llama").to(torch.bfloat16))
+    for num_whole, weights in [results["16 bits"] for results in sharded]:
+        assert num_whole == [1, 1, 0]  # two layers, then what is in none
+        for name, weight in expected.items():
+            assert weights[name].dtype == torch.float32
+            assert torch.equal(weights[name], weight.float()), name
 
 
 def test_gathered_lets_each_process_decode_alone_and_leaves_training_as_it_was(sharded):
