@@ -115,8 +115,29 @@ def spread_from_16_bits():
     return num_whole, full_weights(model)
 
 
+def gradient_under_autocast(model, rows):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(input_ids=rows).logits[:, :-1]
+    nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten()).backward()
+    gradient = transformer_layers(model)[0].mlp.up_proj.weight.grad
+    return gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+
+
+def gather_layers_in_bf16():
+    rank = torch.distributed.get_rank()
+    model = tiny_model("llama")
+    shard(model, init_device_mesh("cpu", (2,)), layer_dtype=torch.bfloat16)
+    with torch.no_grad(), gathered(model):
+        layers = {weight.dtype for weight in transformer_layers(model)[0].parameters()}
+        others = model.model.embed_tokens.weight.dtype
+    kept = {weight.dtype for weight in model.parameters()}
+    gradient = gradient_under_autocast(model, batches()[0, 2 * rank : 2 * rank + 2])
+    return layers, others, kept, gradient
+
+
 def everything_that_needs_two_processes():
     return {
+        "layers in bf16": gather_layers_in_bf16(),
         "16 bits": spread_from_16_bits(),
         "full": train_sharded("llama", adapter=False),
         "adapter": train_sharded("llama", adapter=True),
@@ -154,6 +175,17 @@ def test_a_model_in_16_bits_is_spread_in_float32_layer_by_layer(sharded):
         for name, weight in expected.items():
             assert weights[name].dtype == torch.float32
             assert torch.equal(weights[name], weight.float()), name
+
+
+def test_layers_are_gathered_in_bf16_and_their_gradients_added_up_in_float32(sharded):
+    expected = gradient_under_autocast(tiny_model("llama"), batches()[0])
+    for layers, others, kept, gradient in [results["layers in bf16"] for results in sharded]:
+        assert layers == {torch.bfloat16}
+        assert (others, kept) == (torch.float32, {torch.float32})
+        assert (gradient - expected).norm() < 0.05 * expected.norm()
+        # Each process has gradients in bf16; their sum, had it been in bf16, would have no more.
+        is_exact = gradient.bfloat16().float() == gradient
+        assert is_exact.float().mean() < 0.9
 
 
 def test_gathered_lets_each_process_decode_alone_and_leaves_training_as_it_was(sharded):
