@@ -3,7 +3,8 @@
     python -m benchmarks.gpu.memory
 
 64 prompts of 512 tokens a process, responses of up to 1,024, micro-batches of 12,288 tokens, a
-reward model and a judge of the policy's size, bf16-mixed.
+reward model and a judge of the policy's size, bf16-mixed. Each line has the parts of the time that
+takes most: while the policy is updated, while it samples, or while reward and judge are asked.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def setups(source: str, vocabulary: int) -> dict[str, Setup]:
     return {
         "LoRA, checkpointing, reward by a function": alone,
         "full": full,
+        "checkpointing": replace(full, trained={"policy": checkpointed}),
         "checkpointing, memory/bf16": bf16,
         "8 GPUs, fsdp2, checkpointing": sharded,
         "8 GPUs, fsdp2, checkpointing, memory/bf16": replace(
@@ -83,10 +85,25 @@ def setups(source: str, vocabulary: int) -> dict[str, Setup]:
     }
 
 
+# Column -> the parts of a plan that it adds up.
+_PARTS = {
+    "policy": ("weights of the policy", "cast weights"),
+    "reference": ("weights of the reference",),
+    "reward, judge": ("weights of the reward model", "weights of a judge"),
+    "moments": ("moments",),
+    "gradients": ("gradients",),
+    "gathered": ("gathered layers", "gathered weights"),
+    "cache": ("cache",),
+    "activations": ("activations",),
+}
+
+
 def main() -> None:
     """Print a line for each model and run."""
     sys.stdout.write(
-        "| model | run | update, GB | rollout, GB | peak, GB |\n" + "| --- " * 5 + "|\n"
+        f"| model | run | at its most | {' | '.join(_PARTS)} | sum, GB |\n"
+        + "| --- " * (len(_PARTS) + 4)
+        + "|\n"
     )
     for name, config in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -94,13 +111,11 @@ def main() -> None:
             config.save_pretrained(Path(folder))
             for run, setup in setups(folder, config.vocab_size).items():
                 plan = plan_of(setup)
-                update, rollout = (
-                    sum(plan.moments[moment].values()) / 1e9 for moment in ("update", "rollout")
-                )
-                line = (
-                    f"| {name} | {run} | {update:.0f} | {rollout:.0f} | {plan.peak / 1e9:.0f} |\n"
-                )
-                sys.stdout.write(line)
+                time, parts = max(plan.moments.items(), key=lambda item: sum(item[1].values()))
+                sizes = [sum(parts.get(part, 0) for part in column) for column in _PARTS.values()]
+                assert sum(sizes) == plan.peak
+                cells = [name, run, time, *(f"{size / 1e9:.1f}" for size in sizes)]
+                sys.stdout.write(f"| {' | '.join(cells)} | {plan.peak / 1e9:.0f} |\n")
                 sys.stdout.flush()
 
 
