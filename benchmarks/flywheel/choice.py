@@ -85,10 +85,9 @@ def learn(rule: Acquisition, pool: Pool, seed: int) -> list[dict[str, float]]:
     is_held_out = pool.prompts[pairs[:, 0]] >= pool.held_out
     measured, left = pairs[is_held_out], pairs[~is_held_out]
     judged = JudgedPairs(np.zeros((0, 2), np.int64), np.zeros(0), np.zeros(0))
-    rows, spent = [], 0.0
+    rows, spent, start = [], 0.0, time.monotonic()
+    bounds = estimate_bounds(pool.features, pool.prompts, judged, HeadsConfig(seed=seed))
     for batch in range(NUM_BATCHES):
-        start = time.monotonic()
-        bounds = estimate_bounds(pool.features, pool.prompts, judged, HeadsConfig(seed=seed))
         lengths = np.ones(len(names))
         candidates = Candidates(*bounds, pool.features, lengths, pool.prompts, left)
         own = rule if batch else RandomPairs()  # the first is the same for all
@@ -96,9 +95,10 @@ def learn(rule: Acquisition, pool: Pool, seed: int) -> list[dict[str, float]]:
         spent += time.monotonic() - start
         judged = _judge(judged, left[chosen], pool, random)
         left = np.delete(left, chosen, axis=0)
-        after = estimate_bounds(pool.features, pool.prompts, judged, HeadsConfig(seed=seed))
+        start = time.monotonic()  # the next choice rests on the heads that are measured here
+        bounds = estimate_bounds(pool.features, pool.prompts, judged, HeadsConfig(seed=seed))
         seconds = spent + SECONDS_A_JUDGMENT * len(judged.pairs)
-        accuracy = accuracy_of(after.mean, pool.scores, measured)
+        accuracy = accuracy_of(bounds.mean, pool.scores, measured)
         rows.append(
             {"judgments": len(judged.pairs), "accuracy": accuracy, "seconds": round(seconds, 2)}
         )
