@@ -29,6 +29,7 @@ import socket
 
 import hypothesis
 import numpy as np
+import peft  # noqa: F401 - what jaxtyping's hook imports first, it compiles anew at every run
 import pytest
 import torch
 

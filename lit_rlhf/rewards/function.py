@@ -6,9 +6,12 @@ import asyncio
 import inspect
 import logging
 import math
+import multiprocessing
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from typing import Any, Literal
 
 import torch
@@ -24,6 +27,8 @@ from lit_rlhf.rewards.importing import import_function, place_of
 from lit_rlhf.rewards.source import RewardSource
 
 _log = logging.getLogger(__name__)
+
+_SHARE_OF_LIMIT = 0.98  # at the whole limit `ask` ends all calls at once
 
 RewardFunction = Callable[..., Any]  # of any signature that `_arguments` can serve
 
@@ -48,6 +53,9 @@ class FunctionReward(RewardSource):
         timeout_s: seconds for all responses of a process, null for no limit.
         per_prompt: call it once for each prompt, with all samples of that prompt, so that it can
             compare them; else once for all prompts.
+        num_parallel: calls at once, each in a thread, with one response or, with `per_prompt`, one
+            prompt's samples; None makes one call after another. At its limit a call that has not
+            ended is given up, and others keep their scores.
         failures: what becomes of the responses of a call that raises or takes too long: "error"
             ends the run, "leave_out" takes them as not to be scored, with a line in the log.
     """
@@ -55,6 +63,7 @@ class FunctionReward(RewardSource):
     function: str | Callable[..., Any]
     timeout_s: float | None = 600.0
     per_prompt: bool = False
+    num_parallel: int | None = None
     failures: Literal["error", "leave_out"] = "error"
 
     abstains = True
@@ -62,6 +71,7 @@ class FunctionReward(RewardSource):
     def __post_init__(self) -> None:
         """Look the function up at once, so that a misspelt path stops before training."""
         require("FunctionReward.timeout_s", self.timeout_s, above=0, is_optional=True)
+        require("FunctionReward.num_parallel", self.num_parallel, least=1, is_optional=True)
         self.resolve()
 
     @property
@@ -93,17 +103,37 @@ class FunctionReward(RewardSource):
             RewardError: the function raised, or did not return one number for each response.
         """
         fields = [{} for _ in prompts] if batch is None else batch.fields
-        everything = [list(range(len(prompts)))]
-        calls = rows_by_prompt(prompts, batch) if self.per_prompt else everything
+        calls = [list(range(len(prompts)))] if prompts else []
+        if self.per_prompt:
+            calls = rows_by_prompt(prompts, batch)
+        elif self.num_parallel is not None:
+            calls = [[row] for row in range(len(prompts))]
+        given = [
+            tuple([column[row] for row in rows] for column in (prompts, responses, fields))
+            for rows in calls
+        ]
         device = None if batch is None else batch.rows.lengths.device
         scores = torch.empty(len(prompts), device=device)
-        for rows in calls:
-            given = self._score(
-                [prompts[row] for row in rows],
-                [responses[row] for row in rows],
-                [fields[row] for row in rows],
-            )
-            scores[rows] = torch.tensor(given, dtype=torch.float32, device=device)
+        for rows, found in zip(calls, self._score_all(given), strict=True):
+            scores[rows] = torch.tensor(found, dtype=torch.float32, device=device)
+        return scores
+
+    def _score_all(self, calls: Sequence[tuple[Any, ...]]) -> list[list[float]]:
+        """Return the scores of each call, made one after another or at once."""
+        if self.num_parallel is None:
+            return [self._score(*one) for one in calls]
+        limit_s = None if self.timeout_s is None else _SHARE_OF_LIMIT * self.timeout_s
+        start = time.monotonic()
+        scores = []
+        with ThreadPool(self.num_parallel) as threads:  # daemons: one that hangs keeps nobody
+            begun = [(threads.apply_async(self._score, one), one) for one in calls]
+            for result, (prompts, responses, _) in begun:
+                left_s = None if limit_s is None else max(0.0, start + limit_s - time.monotonic())
+                try:
+                    scores.append(result.get(left_s))
+                except multiprocessing.TimeoutError:
+                    fault = f"has not answered within {self.timeout_s:g} s (timeout_s)"
+                    scores.append(self._failed(fault, None, prompts, responses))
         return scores
 
     def _score(
@@ -123,11 +153,21 @@ class FunctionReward(RewardSource):
             raise self._error(str(misfit), prompts, responses) from None
         except Exception as error:
             fault = f"raised {type(error).__name__}: {error} ({place_of(error)})"
-            told = self._error(fault, prompts, responses)
-            if not self.leaves_out_failures:
-                raise told from error
-            _log.warning("%s; %d responses are left out", told, len(responses))
-            return [math.nan] * len(responses)
+            return self._failed(fault, error, prompts, responses)
+
+    def _failed(
+        self,
+        fault: str,
+        error: Exception | None,
+        prompts: Sequence[Prompt],
+        responses: Sequence[Response],
+    ) -> list[float]:
+        """Return NaN for the responses of a call that failed, or raise, as `failures` says."""
+        told = self._error(fault, prompts, responses)
+        if not self.leaves_out_failures:
+            raise told from error
+        _log.warning("%s; %d responses are left out", told, len(responses))
+        return [math.nan] * len(responses)
 
     def resolve(self) -> RewardFunction:
         """Return the function itself.

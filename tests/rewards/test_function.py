@@ -1,6 +1,7 @@
 import asyncio
 import math
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from lit_rlhf.errors import ConfigError, RewardError
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, as_source
+from lit_rlhf.rewards.asking import ask
 from tests.rewards.samples import sample_batch
 
 HERE = "tests.rewards.test_function"
@@ -302,3 +304,46 @@ def test_a_call_that_raises_may_leave_its_responses_out(caplog):
     assert told.endswith("1 responses are left out")
     with pytest.raises(RewardError, match="returned 1 scores for 3 responses"):  # a mistake
         FunctionReward(too_few, failures="leave_out")(SAMPLES.prompts, SAMPLES.responses)
+
+
+def test_calls_run_at_once_and_each_fails_by_itself(caplog):
+    together = threading.Barrier(3, timeout=20)
+
+    def meet(prompts, responses, wanted):  # ends only if three calls run at once
+        together.wait()
+        if responses == ["b"]:
+            raise KeyError("no such thing")
+        return [ord(responses[0]) + wanted[0]]
+
+    samples = sample_batch(list("ppq"), list("abc"))._replace(
+        fields=[{"wanted": number} for number in range(3)]
+    )
+    source = FunctionReward(meet, num_parallel=3, failures="leave_out")
+    scores = source(samples.prompts, samples.responses, samples)
+    assert scores[[0, 2]].tolist() == [97, 101]
+    assert scores[1].isnan()
+    assert "raised KeyError" in caplog.text
+    with pytest.raises(RewardError, match="raised KeyError"):
+        FunctionReward(meet, num_parallel=3)(samples.prompts, samples.responses, samples)
+
+
+def test_of_parallel_calls_only_one_that_hangs_is_given_up(caplog):
+    async def hang(prompts, responses):
+        await asyncio.sleep(60 if responses == ["slow"] else 0)
+        return [float(len(responses))]
+
+    source = FunctionReward(hang, num_parallel=2, timeout_s=2.0, failures="leave_out")
+    scores, _ = ask("model.reward", source, sample_batch(list("ppq"), ["a", "slow", "c"]))
+    assert scores[[0, 2]].tolist() == [1, 1]
+    assert scores[1].isnan()
+    assert "has not answered within 2 s" in caplog.text
+
+
+def test_parallel_calls_may_have_a_prompts_samples_each():
+    samples = sample_batch(["p", "p", "q", "p"], ["aaa", "a", "bb", "b"])._replace(
+        fields=[{"wanted": 0}] * 4, group_ids=torch.tensor([5, 5, 2, 3])
+    )
+    source = FunctionReward(rank_in_prompt, per_prompt=True, num_parallel=2)
+    assert source(samples.prompts, samples.responses, samples).tolist() == [1, 0, 0, 0]
+    with pytest.raises(ConfigError, match="num_parallel"):
+        FunctionReward(rank_in_prompt, num_parallel=0)
