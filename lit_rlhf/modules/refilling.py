@@ -66,7 +66,11 @@ def refill(module: PPOModels, drawn: ScoredSamples, *, counts: Tensor, seed: int
 
 
 def are_alike(module: PPOModels, drawn: ScoredSamples) -> Tensor:
-    """Tell of which groups all responses score alike, behind the missing-EOS rule: `[G]` bool."""
+    """Tell of which groups all responses score alike, behind the missing-EOS rule: `[G]` bool.
+
+    The penalty for length is left aside, as in the source (eq. 11): responses that are all wrong
+    are alike, however long each is.
+    """
     scores = module.missing_eos.apply(drawn.scores, drawn.samples.finished)
     scores = scores.view(-1, module.advantage.samples_per_prompt)  # [G, k]
     is_scored = ~torch.isnan(scores)
