@@ -17,8 +17,8 @@ from tests.flywheel.tiny_run import write_inputs
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("LIT_RLHF_KILL_SEED", "7"))
 NUM_KILLS = 10
-# Of the time of a whole run: long enough to come to the next step, short enough for ten kills.
-SHORTEST, LONGEST = 0.05, 0.3
+NUM_STEPS = 16  # of both rounds
+LONGEST_S = 4.0  # behind the end of a step: most steps of tiny models take longer
 
 
 def start(folder, words):
@@ -66,16 +66,16 @@ def test_ten_kills_change_nothing(tmp_path):
     choose = random.Random(SEED)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = write_inputs(whole)
-    begun = time.monotonic()
     finish(whole, words)
-    seconds = time.monotonic() - begun
     assert write_inputs(killed) == words
     steps = []
-    while len(steps) < NUM_KILLS:
+    # The last step takes no time: it could be over before a kill arrives.
+    for step in sorted(choose.sample(range(NUM_STEPS - 1), NUM_KILLS)):
         process = start(killed, words)
-        time.sleep(seconds * choose.uniform(SHORTEST, LONGEST))
-        if process.poll() is not None:
-            break  # it came to its end before all kills: the machine is fast
+        while num_finished(killed) < step and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(choose.uniform(0, LONGEST_S))
+        assert process.poll() is None, (killed / "log.txt").read_text()[-4000:]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         steps.append(num_finished(killed))
@@ -88,4 +88,5 @@ def test_ten_kills_change_nothing(tmp_path):
     assert len(judged) == 16
     # What is compared says something, and the kills came at different steps.
     assert sum(name.endswith("model.safetensors") for name in files) == 4
-    assert len(set(steps)) > 2
+    assert num_finished(killed) == NUM_STEPS
+    assert len(set(steps)) > 5
