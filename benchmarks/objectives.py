@@ -58,7 +58,7 @@ class Budget(NamedTuple):
 
 BUDGETS = {
     "smoke": Budget("smoke", groups=4, batches=3, responses=16, prompts=12),
-    "quick": Budget("quick", groups=40, batches=18, responses=64, prompts=128),
+    "quick": Budget("quick", groups=20, batches=9, responses=64, prompts=128),
     "full": Budget("full", groups=160, batches=72, responses=64, prompts=256),
 }
 
