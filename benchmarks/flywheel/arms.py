@@ -1,6 +1,6 @@
 """The arms of the proof: the same judgments and policy steps, differently spent.
 
-    rounds   four rounds, pairs by DeltaUCB, samples of the newest promoted policy
+    rounds   four rounds, pairs by InfoMax, samples of the newest promoted policy
     one      one round with all judgments and all policy steps
     random   four rounds, pairs at random
     sft      four rounds, pairs of what the SFT policy says
@@ -54,7 +54,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "tiny": Scale(20, 16, 1, 16, 12),
-    "small": Scale(100, 96, 6, 48, 96),
+    "small": Scale(60, 48, 4, 48, 64),
     "full": Scale(200, 192, 16, 64, 192),
 }
 
@@ -112,7 +112,7 @@ class Proof:
             f"--folder={self.folder / arm / f'seed-{seed}'}",
             f"--rounds={1 if arm == 'one' else NUM_ROUNDS}",
             f"--choice.num_tasks={times * scale.num_tasks}",
-            f"--choice.acquisition={'DeltaUCB' if arm in ('rounds', 'sft') else 'RandomPairs'}",
+            f"--choice.acquisition={'InfoMax' if arm in ('rounds', 'sft') else 'RandomPairs'}",
             f"--samples.num_prompts={times * scale.num_prompts}",
             f"--samples.policy={'sft' if arm == 'sft' else 'newest'}",
             f"--policy.options={json.dumps(self._policy_options(times))}",

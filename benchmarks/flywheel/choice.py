@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import product
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,7 @@ RULES: tuple[Acquisition, ...] = (RandomPairs(), DeltaUCB(), DRTS(), InfoMax(), 
 BATCH, NUM_BATCHES = 40, 6
 NUM_PROMPTS, NUM_RESPONSES, NUM_HELD_OUT = 240, 5, 100
 SECONDS_A_JUDGMENT = 10.0
+NUM_PLANTED = 12  # seeds of the planted case, which costs no model
 
 
 class Pool(NamedTuple):
@@ -62,13 +63,12 @@ class Pool(NamedTuple):
 
 
 def measure(proof: Proof, seeds: list[int]) -> list[dict[str, Any]]:
-    """Return a row for each case, rule, seed and batch."""
-    pools: dict[str, Callable[[int], Pool]] = {
-        "real": lambda seed: real_pool(proof, seed),
-        "planted": planted_pool,
-    }
+    """Return a row for each case, rule, seed and batch; `seeds` are those of the real model."""
+    runs: list[tuple[str, Callable[[int], Pool], int]]
+    runs = [("real", partial(real_pool, proof), seed) for seed in seeds]
+    runs += [("planted", planted_pool, seed) for seed in range(1, NUM_PLANTED + 1)]
     rows = []
-    for (case, make), seed in product(pools.items(), seeds):
+    for case, make, seed in runs:
         pool = make(seed)
         for rule in RULES:
             name = type(rule).__name__

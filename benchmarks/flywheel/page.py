@@ -39,6 +39,14 @@ the raters' measured noise. No arm learns from the gold scores, the gate's judge
   responses, by a few points.
 - Choice on its own: no difference on the real model; in the planted case `DOptimal` ahead, as it
   asks once about near-duplicates, and `DeltaUCB` ahead of random.
+
+## What came out
+
+- Choice on its own: `InfoMax`, which asks about the pair whose preference is known worst, is ahead
+  of random choice by three points in both cases, `DOptimal` in the planted one. `DeltaUCB` and
+  `DRTS` are no better than random: they look for the best response, and accuracy counts all pairs.
+  So `InfoMax` is the default, which we had not expected.
+- Rounds: not measured yet.
 """
 
 

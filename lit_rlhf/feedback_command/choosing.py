@@ -11,7 +11,7 @@ def add_choose_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="JSON lines of prompts, each with two 'responses' or more")
     parser.add_argument("store")
     parser.add_argument("--reward", help="reward model that the bounds of the scores come from")
-    parser.add_argument("--acquisition", default="DeltaUCB", help="class of lit_rlhf.flywheel")
+    parser.add_argument("--acquisition", default="InfoMax", help="class of lit_rlhf.flywheel")
     parser.add_argument("--num-tasks", type=int, default=200, help="pairs to ask about")
     parser.add_argument("--slots", type=int, default=3, help="labelers to ask about each pair")
     parser.add_argument("--random-share", type=float, default=0.2, help="drawn at random")

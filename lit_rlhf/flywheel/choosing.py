@@ -22,8 +22,8 @@ from lit_rlhf.feedback.records import complete_prompt, parse_judged_group
 from lit_rlhf.flywheel.selection import (
     Acquisition,
     Candidates,
-    DeltaUCB,
     Floats,
+    InfoMax,
     Integers,
     RandomPairs,
     pairs_within,
@@ -52,7 +52,7 @@ class Choice:
         heads: what the bounds of the scores come from.
     """
 
-    acquisition: Acquisition = DeltaUCB()
+    acquisition: Acquisition = InfoMax()
     num_tasks: int = 200
     random_share: float = 0.2
     max_length_gap: float | None = None
