@@ -37,7 +37,8 @@ Span = tuple[int, int]
 
 _PROBE = "lit-rlhf-probe"
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_THINKING = re.compile(r"\s*(?:<think>)?(.*)</think>\s*(.*)", re.DOTALL)
+# At the beginning; a <think> further on is a part of the answer.
+_THINKING = re.compile(r"\s*(?:<think>)?((?:(?!<think>).)*)</think>\s*(.*)", re.DOTALL)
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TRAINING_KEYS = ("train", "weight")  # ours, about a turn; no template reads them
 
@@ -260,7 +261,9 @@ class Renderer:
                     "Use a tokenizer whose template takes tools, or leave out the field 'tools'."
                 )
         found = _squeeze(text)
-        for role in ("system", "user"):
+        for role in dict.fromkeys(message["role"] for message in chat.messages):
+            if role == "assistant":  # what it said earlier may lose its thinking
+                continue
             said = [content_text(message) for message in chat.messages if message["role"] == role]
             if any(_squeeze(content) not in found for content in said):
                 warn_once(

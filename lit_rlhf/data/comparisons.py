@@ -145,7 +145,8 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
         if len(texts) > 1:
             raise DataError(
                 f"{where}: the chat template renders an earlier turn of the response differently "
-                "once a later one follows, so that they make no single row. Compare single turns."
+                "once a later one follows, so that they make no single row. Compare single turns; "
+                "or, where it drops earlier thinking, set data.thinking to drop."
             )
         return texts[0]
 

@@ -9,7 +9,7 @@ from lit_rlhf.data.unpaired import WithUnrelated, all_labelled
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback import JudgedPair, parse_unpaired
 from lit_rlhf.feedback.aggregation import BetaMean
-from lit_rlhf.feedback.records import is_unpaired
+from lit_rlhf.feedback.meant_fields import is_unpaired
 from lit_rlhf.objectives.preference.loss import soft_labels_refused
 
 

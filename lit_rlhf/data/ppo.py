@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lit_rlhf.batches import PromptBatch, TokenRows
+from lit_rlhf.data.chat_template import warn_once
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.mixing import EndlessOrder
@@ -16,6 +17,7 @@ from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.feedback.records import PromptRecord
+from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
 
 # Settings of prompts that are those of `pretraining`, too.
@@ -108,6 +110,9 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
     def prepare(self, records: Sequence[SourcedRecord]) -> list[GroupExample]:
         """Check and tokenise prompts."""
         prompts = [self.parse(record).prompt for record in records]
+        if self.template == "auto":
+            for prompt, (row, _) in zip(prompts, records, strict=True):
+                _tell_if_plain(prompt, row)
         tokens = tokenize_prompts(self.renderer, prompts, [where for _, where in records])
         return [GroupExample((Row(ids, [False] * len(ids)),), ()) for ids in tokens]
 
@@ -134,3 +139,15 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
             remedy = "Use a model with a longer context"
         remedy += ", or set 'overlong' to 'drop'."
         return LengthLimit(most, name, remedy, subject="the prompt ", noun="prompts")
+
+
+def _tell_if_plain(prompt: Prompt, row: Mapping[str, Any]) -> None:
+    """Warn of a text that is continued as it is, although chats stand beside it."""
+    for field in ("chosen", "messages"):
+        turns = row.get(field)
+        has_chat = isinstance(turns, list) and bool(turns) and isinstance(turns[0], Mapping)
+        if isinstance(prompt, str) and has_chat:
+            warn_once(
+                f"prompts are texts that the policy goes on with as they are, but '{field}' beside "
+                "them has chats: if the policy answers chats, set data.template to chat"
+            )

@@ -85,9 +85,7 @@ def tokenize_rows(
             row = _join(encoded, text, leading)
             if append_eos and text.takes_eos:
                 row = _close(row, tokenizer.eos_token_id)
-            if not row.response_mask or row.response_mask[0]:  # nothing would predict the first
-                row = Row([start_token(tokenizer), *row.input_ids], [False, *row.response_mask])
-            rows.append(row)
+            rows.append(_start(row, tokenizer))
     return rows
 
 
@@ -308,10 +306,18 @@ def _join(encoded: _Encoded, text: RenderedText, leading: list[int]) -> Row:
     for piece in text.pieces:
         row.input_ids.extend(encoded.ids(piece.text))
         row.response_mask.extend(encoded.mask(piece))
-    first = encoded.ids(text.pieces[0].text)
-    if text.is_chat or first[: len(leading)] == leading:
+    if text.is_chat or row.input_ids[: len(leading)] == leading:
         return row
     return Row([*leading, *row.input_ids], [False] * len(leading) + row.response_mask)
+
+
+def _start(row: Row, tokenizer: PreTrainedTokenizerBase) -> Row:
+    """Begin a row with a token that is not learned: nothing would predict it."""
+    if row.response_mask and not row.response_mask[0]:
+        return row
+    if row.input_ids[:1] == [tokenizer.bos_token_id] and len(row.input_ids) > 1:  # written by hand
+        return Row(row.input_ids, [False, *row.response_mask[1:]])
+    return Row([start_token(tokenizer), *row.input_ids], [False, *row.response_mask])
 
 
 def _close(row: Row, eos: int | None) -> Row:

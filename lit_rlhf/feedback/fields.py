@@ -6,7 +6,9 @@ row does not have with null.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -14,6 +16,13 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Conversation, Message
 
 Record = Mapping[str, object]
+
+# Keys of a message that say what of it is learned: axolotl's, ms-swift's and OpenAI's names.
+_TRAINS = ("train", "training", "trainable", "loss")
+_WEIGHTS = ("weight", "loss_weight")
+_ABOUT_LEARNING = re.compile("weight|loss|train|mask")
+# A chat that was written as text, by JSON or by Python.
+_WRITTEN_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 
 
 def wrong_field(where: str, field: str, expected: str, found: object) -> DataError:
@@ -58,6 +67,14 @@ def read_text(value: object, field: str, where: str) -> str:
     return value
 
 
+def read_plain_text(value: object, field: str, where: str) -> str:
+    """Return a text that is no list of chat messages written as text."""
+    if isinstance(value, str) and _WRITTEN_CHAT.match(value):
+        expected = "a list of chat messages, not such a list written as text"
+        raise wrong_field(where, field, expected, value)
+    return read_text(value, field, where)
+
+
 def read_number(
     value: object, field: str, where: str, *, low: float = -math.inf, high: float = math.inf
 ) -> float:
@@ -98,12 +115,47 @@ def _read_message(value: object, field: str, where: str) -> Message:
         raise wrong_field(where, field, "a chat message with 'role' and 'content'", value)
     kept = {str(key): item for key, item in value.items() if item is not None}
     read_text(kept.get("role"), f"{field}.role", where)
+    if (call := kept.pop("function_call", None)) is not None:  # OpenAI's older form
+        kept["tool_calls"] = [{"type": "function", "function": call}]
+    if kept.get("tool_calls"):
+        kept["tool_calls"] = _read_calls(kept["tool_calls"], f"{field}.tool_calls", where)
     if not kept.get("tool_calls"):
         _read_content(kept.get("content"), f"{field}.content", where)
     elif kept.get("content"):
         _read_content(kept["content"], f"{field}.content", where)
     _read_training(kept, field, where)
     return cast("Message", kept)
+
+
+def _read_calls(value: object, field: str, where: str) -> list[object]:
+    """Return calls whose arguments are an object, as templates write it: OpenAI has them as JSON.
+
+    Tables fill the arguments that a call does not have with null.
+    """
+    expected = 'calls: [{"type": "function", "function": {"name": ..., "arguments": {...}}}]'
+    calls = []
+    for item in read_list(value, field, where, expected):
+        is_bare = not isinstance(item, Mapping) or "function" not in item
+        call = {"type": "function", "function": item} if is_bare else dict(cast("Record", item))
+        called = call["function"]
+        if not isinstance(called, Mapping) or not isinstance(called.get("name"), str):
+            raise wrong_field(where, field, expected, value)
+        arguments = called.get("arguments")
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError) as error:
+                raise wrong_field(where, f"{field}.arguments", "JSON", arguments) from error
+        call["function"] = {**called, "arguments": arguments or {}}
+        calls.append(without_nulls(call))
+    return calls
+
+
+def without_nulls(value: object) -> object:
+    """Return a JSON value without the keys that are null, as which tables write absent ones."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_content(value: object, field: str, where: str) -> None:
@@ -117,17 +169,26 @@ def _read_content(value: object, field: str, where: str) -> None:
         read_text(part.get("text"), f"{field}[{i}].text", where)
 
 
-def _read_training(message: Record, field: str, where: str) -> None:
-    """Check what says whether a turn is learned."""
-    if not isinstance(message.get("train", True), bool):
-        raise wrong_field(where, f"{field}.train", "true or false", message["train"])
-    if message.get("weight", 1) not in (0, 1):
-        expected = "0 or 1 (a turn is learned or not; the loss has no other weights)"
-        raise wrong_field(where, f"{field}.weight", expected, message["weight"])
+def _read_training(message: dict[str, object], field: str, where: str) -> None:
+    """Check what says whether a turn is learned, and call it `train` and `weight` in place."""
+    for key in [key for key in message if _ABOUT_LEARNING.match(key)]:
+        place = f"{field}.{key}"
+        if key in _WEIGHTS:
+            if message[key] not in (0, 1):
+                expected = "0 or 1 (a turn is learned or not; the loss has no other weights)"
+                raise wrong_field(where, place, expected, message[key])
+            message["weight"] = message.pop(key) and message.get("weight", 1)
+        elif key not in _TRAINS:
+            expected = "'train' (true or false) to say whether a turn is learned; this is not used"
+            raise wrong_field(where, place, expected, message[key])
+        elif not isinstance(message[key], bool):
+            raise wrong_field(where, place, "true or false", message[key])
+        else:
+            message["train"] = message.pop(key) and message.get("train", True)
 
 
 def read_text_or_conversation(value: object, field: str, where: str) -> str | Conversation:
-    """Return a text as it is, or a list of chat messages."""
+    """Return a text as it is, or a list of chat messages; refuse such a list written as text."""
     if isinstance(value, str):
-        return read_text(value, field, where)
+        return read_plain_text(value, field, where)
     return read_conversation(value, field, where)

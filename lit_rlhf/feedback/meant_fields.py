@@ -6,8 +6,8 @@ silence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from itertools import chain
 from typing import Literal
 
 from lit_rlhf.errors import DataError
@@ -17,28 +17,30 @@ from lit_rlhf.prompts import Conversation, Message, Prompt
 Kind = Literal["demonstration", "judgment", "prompt"]
 
 _SYSTEM = ("system", "system_prompt")
-# Names for the ratings of `chosen` and `rejected`, in the public data sets that have them.
-_SCORES = (
-    ("score_chosen", "score_rejected"),
-    ("chosen_score", "rejected_score"),
-    ("chosen_rating", "rejected_rating"),
-    ("chosen-rating", "rejected-rating"),
-    ("chosen_avg_rating", "rejected_avg_rating"),
-)
-_MEANT = (
-    "margin", "label", *_SYSTEM, "tools", "weight", "train", "input", "history", "probability",
-    "rating", "ratings", "rankings", "score", "strengths",
-)  # fmt: skip
+# Words that make a field the rating of `chosen`: `score_chosen`, `chosen-rating`,
+# `chosen_avg_rating`, `reward_chosen`.
+_RATES = frozenset({"score", "rating", "reward"})
+_RATES_OR_TELLS_HOW = _RATES | {"chosen", "avg", "mean", "overall"}
+# Words in the names of fields that say how good an answer is, how much a row counts, or what else
+# the model reads: `is_correct`, `human_rating`, `better_response_id`.
+_MEANT = frozenset({
+    "margin", "label", "kto", "system", "tools", "functions", "weight", "train", "input",
+    "instruction", "context", "history", "documents", "probability", "rating", "ratings", "rank",
+    "rankings", "score", "scores", "strengths", "reward", "rewards", "preference", "preferred",
+    "better", "winner", "good", "bad", "correct", "desirable", "accepted", "quality", "upvoted",
+    "thumbs",
+})  # fmt: skip
+_WORD = re.compile("[a-z]+")
 _USED: dict[Kind, tuple[str, ...]] = {
-    "demonstration": (*_SYSTEM, "tools", "label"),
+    "demonstration": (*_SYSTEM, "tools", "functions"),
     "judgment": (
         *_SYSTEM,
         "tools",
+        "functions",
         "weight",
         "probability",
         "ratings",
         "rankings",
-        *chain(*_SCORES),
     ),
 }
 
@@ -50,20 +52,25 @@ def unused_fields(row: Record, kind: Kind, used: Collection[str] = ()) -> list[s
     """
     if kind == "prompt":
         return []
+    ratings = _rating_fields(row) or () if kind == "judgment" else ()
     return [
         str(field)
         for field in row
         if is_present(row, field)
-        and (field in _MEANT or field.startswith("score_"))
+        and not _MEANT.isdisjoint(_WORD.findall(str(field).lower()))
         and field not in _USED[kind]
-        and not (field == "label" and kind == "judgment" and _is_labelled(row))
+        and not (field == "label" and is_unpaired(row))
         and field not in used
+        and field not in ratings
     ]
 
 
-def _is_labelled(row: Record) -> bool:
-    """Say whether a row has a label on its one response, which KTO learns from."""
-    return not any(is_present(row, field) for field in ("chosen", "rejected", "responses"))
+def is_unpaired(row: Record) -> bool:
+    """Say whether a row is one response with a label: true or false, or 1 or 0."""
+    # Tables write 0.0 and 1.0 in columns with gaps.
+    is_label = isinstance(row.get("label"), (bool, int, float)) and row["label"] in (0, 1)
+    is_answered = is_present(row, "response") or is_present(row, "completion")
+    return is_label and ((is_answered and "prompt" in row) or is_present(row, "messages"))
 
 
 def with_system(prompt: Prompt, row: Record, where: str) -> Prompt:
@@ -104,9 +111,7 @@ def read_probability(row: Record, where: str) -> float:
     """
     if is_present(row, "probability"):
         return read_number(row["probability"], "probability", where, low=0, high=1)
-    for fields in _SCORES:
-        if not all(is_present(row, field) for field in fields):
-            continue
+    if (fields := _rating_fields(row)) is not None:
         chosen, rejected = (read_number(row[field], field, where) for field in fields)
         if chosen < rejected:
             raise DataError(
@@ -116,3 +121,15 @@ def read_probability(row: Record, where: str) -> float:
             )
         return 0.5 if chosen == rejected else 1.0
     return 1.0
+
+
+def _rating_fields(row: Record) -> tuple[str, str] | None:
+    """Return the names of the fields that rate `chosen` and `rejected`, if a row has both."""
+    for field in map(str, row):
+        words = set(_WORD.findall(field))
+        if "chosen" not in words or not words & _RATES or not words <= _RATES_OR_TELLS_HOW:
+            continue
+        other = field.replace("chosen", "rejected")
+        if is_present(row, field) and is_present(row, other):
+            return field, other
+    return None

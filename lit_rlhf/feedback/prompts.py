@@ -18,6 +18,7 @@ from lit_rlhf.feedback.fields import (
     missing_fields,
     read_list,
     read_text_or_conversation,
+    without_nulls,
     wrong_field,
 )
 from lit_rlhf.prompts import ChatWithTools, Conversation, Message, Prompt, Response
@@ -65,10 +66,12 @@ def split_prompt(
 def with_tools(prompt: Prompt, row: Record, where: str) -> Prompt:
     """Return a prompt with the tools that its row names, if any.
 
+    They are `tools`, or OpenAI's older `functions`.
+
     Raises:
         DataError: `tools` is no list of JSON schemas, or the prompt is text, which has none.
     """
-    tools = row.get("tools")
+    tools = row.get("tools") or row.get("functions")
     if isinstance(tools, str):  # tables hold schemas of different forms as JSON
         try:
             tools = json.loads(tools)
@@ -82,7 +85,9 @@ def with_tools(prompt: Prompt, row: Record, where: str) -> Prompt:
     for i, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise wrong_field(where, f"tools[{i}]", "the JSON schema of a function", item)
-    return ChatWithTools(prompt, cast("list[Mapping[str, Any]]", items))
+        if "name" in item and "function" not in item:  # a function alone
+            items[i] = {"type": "function", "function": item}
+    return ChatWithTools(prompt, cast("list[Mapping[str, Any]]", without_nulls(items)))
 
 
 def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversation:

@@ -18,11 +18,12 @@ from lit_rlhf.feedback.fields import (
     read_conversation,
     read_list,
     read_number,
+    read_plain_text,
     read_text,
     read_text_or_conversation,
     wrong_field,
 )
-from lit_rlhf.feedback.meant_fields import read_probability, with_system
+from lit_rlhf.feedback.meant_fields import is_unpaired, read_probability, with_system
 from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt, with_tools
 from lit_rlhf.prompts import Prompt, Response
 
@@ -124,7 +125,8 @@ def parse_demonstration(row: Record, where: str) -> Demonstration:
         first = [message["role"] for message in messages].index("assistant")
         return Demonstration(complete_prompt(messages[:first], row, where), messages[first:])
     if is_present(row, "text"):
-        return Demonstration(prompt="", response=read_text(row["text"], "text", where))
+        text = read_plain_text(row["text"], "text", where)
+        return Demonstration(prompt="", response=text)
     raise missing_fields(row, where, "'prompt' and 'response', or 'messages', or 'text'")
 
 
@@ -185,13 +187,6 @@ def parse_judgment(row: Record, where: str) -> Comparison | JudgedGroup:
     raise missing_fields(
         row, where, "'prompt' with 'chosen' and 'rejected', or with 'responses' and their judgments"
     )
-
-
-def is_unpaired(row: Record) -> bool:
-    """Say whether a row is one response with a label: true or false, or 1 or 0."""
-    is_label = isinstance(row.get("label"), (bool, int)) and row["label"] in (0, 1)
-    is_answered = is_present(row, "response") or is_present(row, "completion")
-    return is_label and ((is_answered and "prompt" in row) or is_present(row, "messages"))
 
 
 def parse_unpaired(row: Record, where: str) -> Unpaired:

@@ -170,3 +170,10 @@ def test_a_template_that_leaves_out_a_prompts_messages_is_named_once(caplog):
     for _ in range(2):
         render(tokenizer, ({"role": "system", "content": "be kind"}, *HI), "yes")
     assert caplog.text.count("leaves out messages of the system") == 1
+    tokenizer = word_tokenizer(
+        chat_template="{% for m in messages if m.role in ('user', 'assistant') %}"
+        "{{ m.content }} {% endfor %}"
+    )
+    for role in ("tool", "developer"):
+        render(tokenizer, (*HI, assistant("look"), {"role": role, "content": "30"}), "yes")
+        assert caplog.text.count(f"leaves out messages of the {role}") == 1

@@ -8,7 +8,7 @@ from lit_rlhf.data.subset import Subset
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback.aggregation import OneCoinDawidSkene
 from tests.data.word_tokenizer import ids, word_tokenizer
-from tests.support.tokenizer import save_tiny_tokenizer
+from tests.support.tokenizer import save_tiny_tokenizer, tiny_tokenizer
 
 COMPARISON = {"prompt": "one", "chosen": "yes", "rejected": "no no", "probability": 0.25}
 GROUP = {
@@ -189,3 +189,33 @@ def test_a_subset_of_labelers_keeps_their_names():
     record = Subset(raters=0.5)(SourcedRecord(row, "x:1")).record
     assert record["labelers"] == [str(rating) for (rating,) in record["ratings"]]
     assert len(record["labelers"]) == 2
+
+
+# It drops the thinking of all turns but the last.
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role + '\n' }}"
+    "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
+    "{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}{% endif %}<|im_end|>{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\n' }}{% endif %}"
+)
+
+
+def test_a_response_whose_turns_make_no_single_row_is_refused(write_rows):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = FORGETFUL
+    call = {"type": "function", "function": {"name": "add", "arguments": {}}}
+    said = "<think>hm</think>look"
+    chosen = [
+        {"role": "assistant", "content": said, "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "four"},
+    ]
+    rejected = [{"role": "assistant", "content": "no"}]
+    prompt = [{"role": "user", "content": "hi"}]
+    file = write_rows("x.jsonl", [{"prompt": prompt, "chosen": chosen, "rejected": rejected}])
+    with pytest.raises(DataError, match=r"x\.jsonl:1: .*no single row.*set data\.thinking to drop"):
+        DPODataModule(tokenizer, test=file).setup("test")
+    batch = only_batch(DPODataModule(tokenizer, test=file, thinking="drop"))
+    ids, counts = batch.rows.input_ids[0], batch.rows.response_mask[0]
+    learned = tokenizer.decode(ids[counts])
+    assert learned == "lookadd<|im_end|>four<|im_end|>"

@@ -56,6 +56,16 @@ def test_a_bad_prompt_names_its_place(word_folder, write_rows):
         PPODataModule(word_folder, train=file).setup("fit")
 
 
+def test_texts_beside_chats_are_told(word_folder, write_rows, caplog):
+    caplog.set_level(logging.WARNING)
+    chat = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "yes"}]
+    rows = [{"prompt": "one", "chosen": chat, "rejected": chat}]
+    for number, template in enumerate(("auto", "auto", "chat")):
+        file = write_rows(f"{number}.jsonl", rows)
+        only_batch(PPODataModule(word_folder, test=file, template=template))
+    assert caplog.text.count("'chosen' beside them has chats") == 1
+
+
 def test_a_stand_in_is_known_by_its_id(word_folder, write_rows):
     data = PPODataModule(word_folder, test=write_rows("x.jsonl", ROWS))
     data.setup("test")

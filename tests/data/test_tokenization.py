@@ -56,6 +56,14 @@ def test_a_row_is_the_prompt_then_the_response_with_one_eos(prompt, response, ki
         assert written == response
 
 
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+def test_a_text_that_begins_with_bos_by_hand_has_it_once(kind):
+    tokenizer = TOKENIZERS[kind]
+    row = row_of(tokenizer, "", f"{tokenizer.bos_token}no")
+    assert row == row_of(tokenizer, "", "no")
+    assert row.input_ids.count(tokenizer.bos_token_id) == 1
+
+
 @given(st.lists(st.tuples(WORDS, WORDS), max_size=4), st.sampled_from(list(TOKENIZERS)))
 def test_a_batch_of_texts_is_each_text_alone(pairs, kind):
     tokenizer = TOKENIZERS[kind]

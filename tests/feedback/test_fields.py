@@ -11,8 +11,11 @@ from lit_rlhf.feedback.fields import (
     read_list,
     read_number,
     read_text,
+    read_text_or_conversation,
     wrong_field,
 )
+
+CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 
 
 def test_an_error_names_place_field_expectation_and_finding():
@@ -87,7 +90,16 @@ def test_further_keys_of_a_message_are_kept_and_nulls_dropped():
         ([{"role": "user", "content": [{"type": "text"}]}], r"prompt\[0\]\.content\[0\]\.text"),
         ([{"role": "assistant", "content": "a", "train": 0}], r"prompt\[0\]\.train"),
         ([{"role": "assistant", "content": "a", "weight": 0.5}], r"prompt\[0\]\.weight"),
-        ([{"role": "assistant", "content": 3, "tool_calls": [{}]}], r"prompt\[0\]\.content"),
+        ([{"role": "assistant", "content": "a", "loss": 1}], r"prompt\[0\]\.loss"),
+        ([{"role": "assistant", "content": "a", "mask": True}], r"prompt\[0\]\.mask"),
+        ([{"role": "assistant", "content": "a", "train_detail": []}], r"prompt\[0\]\.train_detail"),
+        ([{"role": "assistant", "content": 3, "tool_calls": [CALL]}], r"prompt\[0\]\.content"),
+        ([{"role": "assistant", "tool_calls": [{}]}], r"prompt\[0\]\.tool_calls"),
+        ([{"role": "assistant", "tool_calls": "f()"}], r"prompt\[0\]\.tool_calls"),
+        (
+            [{"role": "assistant", "function_call": {**CALL["function"], "arguments": "x = 1"}}],
+            r"prompt\[0\]\.tool_calls\.arguments",
+        ),
         (3, "prompt"),
     ],
 )
@@ -98,9 +110,48 @@ def test_a_broken_chat_names_the_message(value, place):
 
 @pytest.mark.parametrize("content", [None, "", "I look."])
 def test_a_call_of_a_tool_needs_no_content(content):
-    message = {"role": "assistant", "content": content, "tool_calls": [{"function": {}}]}
+    message = {"role": "assistant", "content": content, "tool_calls": [CALL]}
     (read,) = read_conversation([message], "prompt", "here")
     assert read == {key: value for key, value in message.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"tool_calls": [{"id": "1", **CALL}]},
+        {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}}]},
+        {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"x": 1, "y": None}}}]},
+        {"tool_calls": [CALL["function"]]},
+        {"function_call": {"name": "f", "arguments": '{"x": 1}'}, "content": None},
+    ],
+    ids=["as templates take it", "arguments as JSON", "nulls of a table", "bare", "older form"],
+)
+def test_each_form_of_a_call_is_what_templates_take(written):
+    (read,) = read_conversation([{"role": "assistant", **written}], "prompt", "here")
+    (call,) = read["tool_calls"]
+    assert call["function"] == CALL["function"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"training": False}, {"train": False}),
+        ({"trainable": False, "train": True}, {"train": False}),
+        ({"loss": True}, {"train": True}),
+        ({"loss_weight": 0.0, "weight": 1}, {"weight": 0.0}),
+    ],
+)
+def test_what_is_learned_has_several_names(keys, expected):
+    message = {"role": "assistant", "content": "a"}
+    assert read_conversation([message | keys], "p", "here") == (message | expected,)
+
+
+@pytest.mark.parametrize("text", ['[{"role": "user", "content": "hi"}]', " [{'from': 'human'}]"])
+def test_a_chat_that_was_written_as_text_is_refused(text):
+    with pytest.raises(DataError, match=r"field 'prompt': expected .*not such a list written as"):
+        read_text_or_conversation(text, "prompt", "here")
+    pasted = {"role": "user", "content": text}  # what somebody says may be that
+    assert read_conversation([pasted], "prompt", "here") == (pasted,)
 
 
 def test_content_may_be_parts_of_text():

@@ -101,8 +101,14 @@ def test_a_response_keeps_what_it_says_beside_its_content(key):
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
-@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL])])
+# A table has the fields of all tools in each, null where a tool lacks them.
+FILLED = {**TOOL, "function": {**TOOL["function"], "strict": None}}
+
+
+@pytest.mark.parametrize("tools", [[TOOL], json.dumps([TOOL]), [TOOL["function"]], [FILLED]])
 def test_tools_go_with_the_chat(tools):
+    row = {"prompt": [user("hi")], "functions": tools}  # OpenAI's older name
+    assert with_tools([user("hi")], row, "x").tools == (TOOL,)
     row = {"prompt": [user("hi")], "tools": tools}
     prompt = with_tools([user("hi")], row, "x")
     assert prompt == (user("hi"),)

@@ -157,7 +157,9 @@ def test_a_system_text_beside_the_prompt_is_its_first_turn():
 
 
 @pytest.mark.parametrize("names", [("score_chosen", "score_rejected"),
-                                   ("chosen-rating", "rejected-rating")])  # fmt: skip
+                                   ("chosen-rating", "rejected-rating"),
+                                   ("reward_chosen", "reward_rejected"),
+                                   ("chosen_overall_score", "rejected_overall_score")])  # fmt: skip
 def test_scores_beside_a_comparison_make_ties_and_show_contradictions(names):
     def scored(chosen, rejected, **beside):
         row = {**PAIR, names[0]: chosen, names[1]: rejected, **beside}
@@ -183,6 +185,10 @@ def test_labels_are_unpaired_judgments():
         parse_demonstration({**row, "label": False}, "x")
     with pytest.raises(DataError, match="expected 'prompt', 'completion' and 'label'"):
         parse_unpaired({**row, "label": "good"}, "x")
+    for label in (0.0, 1.0):  # as tables have it that have gaps
+        assert parse_unpaired({**row, "label": label}, "x").is_good is bool(label)
+    with pytest.raises(DataError, match=r"field 'text': .* not such a list written as text"):
+        parse_demonstration({"text": '[{"role": "user", "content": "hi"}]'}, "x")
     # Another meaning of the word: a class of the text.
     assert parse_demonstration({"text": "t", "label": 0}, "x").response == "t"
 
@@ -194,3 +200,13 @@ def test_fields_that_look_meant_are_named_where_nothing_uses_them():
         "margin", "score_gpt", "weight"
     ]  # fmt: skip
     assert unused_fields(row, "prompt") == []
+    said = {"prompt": "p", "response": "r"}
+    for field in ("label", "kto_tag", "is_correct", "human_rating", "reward", "context", "good"):
+        assert unused_fields({**said, field: -1}, "demonstration") == [field]
+    for field in ("score_a", "chosen_rank", "better_response_id", "label"):
+        assert unused_fields({**PAIR, field: 2}, "judgment") == [field]
+    for field in ("source", "id", "language", "tools", "functions", "system"):
+        assert unused_fields({**said, field: "x"}, "demonstration") == []
+    assert unused_fields({**said, "label": True}, "demonstration") == []
+    rated = {**PAIR, "reward_chosen": 2, "reward_rejected": 1}
+    assert unused_fields(rated, "judgment") == []

@@ -9,6 +9,7 @@ from lit_rlhf.feedback.fields import Record, is_present, wrong_field
 from lit_rlhf.feedback.formats.parts import Better, compared, rest
 from lit_rlhf.feedback.formats.row_format import OurRow
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, rankings_of
+from lit_rlhf.feedback.meant_fields import is_unpaired
 from lit_rlhf.feedback.records import (
     Comparison,
     Demonstration,
@@ -16,7 +17,6 @@ from lit_rlhf.feedback.records import (
     LabelerScores,
     PromptRecord,
     Unpaired,
-    is_unpaired,
     parse_demonstration,
     parse_judged_group,
     parse_judgment,
