@@ -210,6 +210,10 @@ def as_source(reward: object) -> RewardSource:
     return FunctionReward(reward)
 
 
+# What a function may call its first two parameters, although records have such fields.
+_ANSWERED = frozenset({"prompt", "prompts", "response", "completion"})
+
+
 class _MisfitError(Exception):
     """What a function takes or returns that does not fit, as a message goes on behind its name."""
 
@@ -219,19 +223,26 @@ def _arguments(
     prompts: Sequence[Prompt],
     responses: Sequence[Response],
     fields: Sequence[Mapping[str, Any]],
-) -> tuple[tuple[Any, ...], dict[str, list[Any]]]:
+) -> tuple[tuple[Any, ...], dict[str, Sequence[Any]]]:
     """Return what a function is called with: positional, and by name."""
     names = dict.fromkeys(name for row in fields for name in row)
-    columns = {name: [row.get(name) for row in fields] for name in names}
+    columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in fields] for name in names}
     columns.setdefault("messages", list(map(_whole_chat, prompts, responses)))
     parameters = _parameters(function)
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     positional: tuple[Any, ...] = ()
     if "completions" in parameters:  # TRL's
         columns |= {"prompts": list(prompts), "completions": _completions(prompts, responses)}
+    elif _takes_by_name(parameters):
+        columns |= {"prompts": prompts, "responses": responses}
     else:
         positional = (prompts, responses)
         for name in list(parameters)[:2]:
+            if name in columns and name not in _ANSWERED:
+                raise _MisfitError(
+                    f"has `{name}` where prompts and responses are handed on, and the records have "
+                    "such a field: call its parameters `prompts` and `responses`"
+                )
             del parameters[name]
             columns.pop(name, None)
     named = {name: column for name, column in columns.items() if takes_all or name in parameters}
@@ -253,6 +264,14 @@ def _parameters(function: RewardFunction) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(function).parameters)
     except ValueError:  # of a builtin
         return {}
+
+
+def _takes_by_name(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Say whether a function has `responses`, and not as its second parameter."""
+    own = parameters.get("responses")
+    return own is not None and (
+        own.kind is own.KEYWORD_ONLY or list(parameters).index("responses") != 1
+    )
 
 
 def _whole_chat(prompt: Prompt, response: Response) -> list[Message]:

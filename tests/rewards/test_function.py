@@ -30,6 +30,18 @@ def lazily(prompts, responses):
     return (0.5 for _ in responses)
 
 
+def turned_round(responses, prompts):
+    return both(prompts, responses)
+
+
+def without_prompts(responses, wanted):
+    return [float(want in said) for want, said in zip(wanted, responses, strict=True)]
+
+
+def by_name(*, prompts, wanted, responses):
+    return both(prompts, responses)
+
+
 def too_few(prompts, responses):
     return [1.0]
 
@@ -50,6 +62,9 @@ def score(name):
     [
         ("length", [1, 3, 0]),
         ("both", [2, 0, 5]),
+        ("turned_round", [2, 0, 5]),
+        ("without_prompts", [1, 0, 1]),
+        ("by_name", [2, 0, 5]),
         ("lazily", [0.5, 0.5, 0.5]),
         ("as_tensor", [0, 1, 2]),
     ],
@@ -109,9 +124,14 @@ def of_another_field(prompts, responses, answer):
     return [0.0] * len(responses)
 
 
+def a_field_for_responses(texts, wanted):
+    return [0.0] * len(texts)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
+        ("a_field_for_responses", ["has `wanted` where prompts and responses are handed on"]),
         ("nested", ["returned [1.0, 2.0] as score 0", "one number for each response"]),
         ("missing", ["returned None", "one number for each response"]),
         ("text", ["returned '123'"]),
