@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
@@ -40,12 +41,17 @@ class HasValidationValues(Protocol):
 
     `validation_values` has one dictionary a batch: `prompt_id` `[B]` (-1 for stand-ins), and
     every value by its name, `[B]` each; `reward` and, where `computes_kl` says so, `kl` among
-    them. `phase` is the group of its metrics.
+    them. In `abstaining_values` a NaN says that a response cannot be scored. `phase` is the group
+    of its metrics.
     """
 
     phase: str
     validation_values: list[dict[str, Tensor]]
     judges: dict[str, Any]
+
+    @property
+    def abstaining_values(self) -> list[str]:
+        """Names of values that may be NaN."""
 
     @property
     def computes_kl(self) -> bool:
@@ -190,7 +196,8 @@ class OveroptimizationMonitor(Callback):
         assert isinstance(pl_module, HasValidationValues)  # seen in `setup`
         values = _gather(pl_module)
         ids = values.pop("prompt_id").astype(int).tolist()
-        if self.history.add(trainer.global_step, ids, values):
+        abstaining = pl_module.abstaining_values
+        if self.history.add(trainer.global_step, ids, values, abstaining):
             self._num_tests += self._has_reference
             self.p_values.append(math.nan)
         if len(self.history.looks) == 1:
@@ -252,7 +259,7 @@ class OveroptimizationMonitor(Callback):
         if not self._has_reference:
             return
         validation, proxy = self.history.values(self.validation), self.history.values(PROXY)
-        deviation = float(validation[0].std(ddof=1)) if validation.shape[1] > 1 else 0.0
+        deviation = float(np.nanstd(validation[0], ddof=1)) if validation.shape[1] > 1 else 0.0
         test = DivergenceTest(self.false_alarm_rate, self.min_fall * deviation)
         contrast = test.examine(
             validation, proxy, number=self._num_tests, start=self._first_reference

@@ -127,6 +127,11 @@ class RewardedPolicy(PhaseModule):
         return {"reward": self.reward, **self.judges}
 
     @property
+    def abstaining_values(self) -> list[str]:
+        """What NaN says of a held-out response: that it cannot be scored."""
+        return abstaining_columns(self.sources)
+
+    @property
     def best_metric(self) -> str | None:
         """What the judge `validation` says, where there is one."""
         return f"val/{self.phase}/validation" if "validation" in self.judges else None
@@ -240,7 +245,7 @@ class RewardedPolicy(PhaseModule):
             token_kl = kl_k1(logprobs, self._in_parts(samples.rows, self.reference_logprobs))
         columns = held_out_columns(samples, self.sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
-        scored, weights = scored_columns(columns, abstaining_columns(self.sources), counts)
+        scored, weights = scored_columns(columns, self.abstaining_values, counts)
         self.validation_means.update(scored, counts, **weights)
         self.validation_samples += sample_records(samples, columns, counts)
         self.validation_values.append({"prompt_id": batch.prompt_ids, **columns})

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization.history import History
 from lit_rlhf.overoptimization.sequential_test import Contrast
@@ -112,10 +114,11 @@ def explain(history: History, contrast: Contrast, names: Sequence[str]) -> tuple
         before = values[contrast.reference - contrast.window + 1 : contrast.reference + 1]
         now = values[-contrast.window :]
         change = now.mean(axis=0) - before.mean(axis=0)  # [n]
+        change = change[~np.isnan(change)]  # some cannot be scored
         error = float(change.std(ddof=1)) / math.sqrt(change.size) if change.size > 1 else math.nan
-        mean = float(change.mean())
-        half = 1.96 * error
-        rows.append(Row(name, float(before.mean()), float(now.mean()), mean - half, mean + half))
+        mean = float(change.mean()) if change.size else math.nan
+        low, high = mean - 1.96 * error, mean + 1.96 * error
+        rows.append(Row(name, float(np.nanmean(before)), float(np.nanmean(now)), low, high))
     return tuple(rows)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ class Look(NamedTuple):
 
     Attributes:
         step: optimizer steps before it.
-        values: name -> `[n]`, one value a prompt, in the order of the prompts' ids.
+        values: name -> `[n]`, one value a prompt, in the order of the prompts' ids; NaN where a
+            judge could not score the response.
     """
 
     step: int
@@ -41,7 +43,11 @@ class History:
     looks: list[Look] = field(default_factory=list)
 
     def add(
-        self, step: int, prompt_ids: Sequence[int], values: Mapping[str, npt.ArrayLike]
+        self,
+        step: int,
+        prompt_ids: Sequence[int],
+        values: Mapping[str, npt.ArrayLike],
+        abstaining: Collection[str] = (),
     ) -> bool:
         """Add a validation, or put it in the place of the last one where that was at the same step.
 
@@ -49,13 +55,14 @@ class History:
             step: optimizer steps so far.
             prompt_ids: `[n]` in any order, each once.
             values: name -> `[n]` in the same order.
+            abstaining: names of which a NaN says that a response cannot be scored.
 
         Returns:
             Whether the validation is a new one.
 
         Raises:
             DataError: the prompts or the names are not those of the validations before.
-            TrainingError: a value is not finite.
+            TrainingError: a value is not finite, or all of a name's responses cannot be scored.
         """
         order = np.argsort(prompt_ids)
         ids = [int(prompt_ids[place]) for place in order]
@@ -67,12 +74,14 @@ class History:
             )
         ordered = {name: np.asarray(value, np.float64)[order] for name, value in values.items()}
         for name, value in ordered.items():
-            if bad := int((~np.isfinite(value)).sum()):
+            is_bad = ~np.isfinite(value)
+            if name in abstaining and not is_bad.all():
+                is_bad = np.isinf(value)
+            if bad := int(is_bad.sum()):
                 raise TrainingError(
                     f"validation at step {step}: `{name}` is not finite for {bad} of "
-                    f"{len(ids)} prompts. A run is watched on the same prompts each time, so "
-                    "reward and judges must score every response: let yours return a number for "
-                    "those that it cannot score, or train unwatched (--monitor.action off)"
+                    f"{len(ids)} prompts, so that the run cannot be watched: let it return a "
+                    "number, or train unwatched (--monitor.action off)"
                 )
         self.prompt_ids = ids
         is_new = not self.looks or self.looks[-1].step != step
@@ -91,8 +100,8 @@ class History:
         return np.stack([look.values[name] for look in self.looks])
 
     def means(self, name: str) -> Floats:
-        """Return `[K]`: the curve of a value."""
-        means: Floats = self.values(name).mean(axis=1)
+        """Return `[K]`: the curve of a value, over the prompts that have one."""
+        means: Floats = np.nanmean(self.values(name), axis=1)
         return means
 
     def distances(self) -> Floats:
@@ -105,7 +114,7 @@ class History:
         with path.open("w", encoding="utf-8") as file:
             for look in self.looks:
                 rounded = {
-                    name: [round(float(value), 6) for value in values]
+                    name: [None if isnan(value) else round(float(value), 6) for value in values]
                     for name, values in look.values.items()
                 }
                 row = {"step": look.step, "prompt_ids": self.prompt_ids, **rounded}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lit_rlhf.overoptimization.alarm import Alarm
 from lit_rlhf.overoptimization.history import Floats, History
 
@@ -59,10 +61,10 @@ def draw(
 def _curve(
     panel: Axes, distances: Floats, values: Floats, history: History, alarms: Sequence[Alarm]
 ) -> None:
-    means = values.mean(axis=1)
+    means = np.nanmean(values, axis=1)
     panel.plot(distances, means, marker="o", markersize=3, linewidth=1)
     if values.shape[1] > 1:
-        half = 1.96 * values.std(axis=1, ddof=1) / math.sqrt(values.shape[1])
+        half = 1.96 * np.nanstd(values, axis=1) / math.sqrt(values.shape[1] - 1)
         panel.errorbar(distances, means, half, fmt="none", alpha=0.3, color="tab:blue")
     place = {look.step: d for look, d in zip(history.looks, distances, strict=True)}
     for alarm in alarms:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lit_rlhf.extras import can_draw
 from lit_rlhf.markdown import markdown_table
 from lit_rlhf.overoptimization.alarm import Alarm
@@ -46,7 +48,7 @@ def write_report(
         draw(picture, history, p_values, alarms, proxy=proxy, validation=validation)
     curves = []
     for look, distance, p_value in zip(history.looks, history.distances(), p_values, strict=True):
-        means = [f"{values.mean():.4g}" for values in look.values.values()]
+        means = [f"{np.nanmean(values):.4g}" for values in look.values.values()]
         curves.append([str(look.step), f"{distance:.3f}", *means, f"{p_value:.2g}"])
     sections = [
         "# Over-optimisation",

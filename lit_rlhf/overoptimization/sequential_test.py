@@ -32,6 +32,10 @@ falls and the optimised reward rises. The hypothesis that is rejected is "the on
 the other does not rise", and a test that asks both at one level keeps this level (Berger,
 Technometrics 24, 1982).
 
+**Responses without a score.** Where a judge scores no response of a prompt in a contrast, the
+prompt is not in it. The level holds for the prompts that are left, so a judge should fall silent
+for reasons that have nothing to do with how good a response is.
+
 So over a whole run, of any length, the probability of an alarm at a policy that is not worse by
 the validation reward than any before it is at most `rate`. After an alarm the references begin
 again at that validation, and the numbering of the tests goes on: the bound is for all alarms of a
@@ -126,8 +130,9 @@ class DivergenceTest:
         """Compare the last validation with all before it.
 
         Args:
-            validation: `[..., K, n]` validation rewards of `K` validations and `n` prompts.
-            proxy: `[..., K, n]` optimised rewards.
+            validation: `[..., K, n]` validation rewards of `K` validations and `n` prompts, NaN
+                where a response has none. A contrast leaves out the prompts of these.
+            proxy: `[..., K, n]` optimised rewards, likewise.
             start: index of the first validation that may be a reference.
 
         Returns:
@@ -157,8 +162,8 @@ class DivergenceTest:
         """Test the last validation.
 
         Args:
-            validation: `[K, n]` validation rewards.
-            proxy: `[K, n]` optimised rewards.
+            validation: `[K, n]` validation rewards, NaN where a response has none.
+            proxy: `[K, n]` optimised rewards, likewise.
             number: of this test in the run, from 1.
             start: index of the first validation that may be a reference.
 
@@ -173,10 +178,10 @@ class DivergenceTest:
         window, reference = int(scores.windows[best]), int(scores.references[best])
         paid = self.false_alarm_rate / self.level(number) * scores.windows.size
         tail = 0.5 * math.erfc(float(loudest[best]) / math.sqrt(2))
-        fall = self._differences(validation, -1, window, reference).mean() + self.min_fall
-        rise = self._differences(proxy, 1, window, reference).mean()
+        fall = _mean(self._differences(validation, -1, window, reference)) + self.min_fall
+        rise = _mean(self._differences(proxy, 1, window, reference))
         p_value = min(1.0, SIGNS_CONSTANT * tail * paid)
-        return Contrast(window, reference, float(fall), float(rise), p_value)
+        return Contrast(window, reference, fall, rise, p_value)
 
     def _differences(self, values: Floats, sign: int, window: int, reference: int) -> Floats:
         """`[..., n]`: the last validations' mean minus that of the earlier ones, times the sign."""
@@ -186,16 +191,26 @@ class DivergenceTest:
         return differences
 
 
+def _mean(differences: Floats) -> float:
+    known = differences[~np.isnan(differences)]
+    return float(known.mean()) if known.size else 0.0
+
+
 def _z(differences: Floats) -> Floats:
-    """`[..., n]` to `[...]`: the sum over its norm, less for skewness; 0 where nothing differs."""
-    squares = np.square(differences)
-    norm = np.sqrt(squares.sum(axis=-1))
-    z = differences.sum(axis=-1) / np.where(norm > 0, norm, 1.0)
-    n = differences.shape[-1]
-    centred = differences - differences.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt(np.square(centred).mean(axis=-1))
+    """`[..., n]` to `[...]`: the sum over its norm, less for skewness; 0 where nothing differs.
+
+    Differences that are NaN are left out.
+    """
+    is_known = ~np.isnan(differences)
+    n = np.maximum(is_known.sum(axis=-1), 1)
+    known = np.where(is_known, differences, 0.0)
+    norm = np.sqrt(np.square(known).sum(axis=-1))
+    z = known.sum(axis=-1) / np.where(norm > 0, norm, 1.0)
+    mean = known.sum(axis=-1) / n
+    centred = np.where(is_known, known - mean[..., None], 0.0)
+    deviation = np.sqrt(np.square(centred).sum(axis=-1) / n)
     # Equal differences have no skewness, and no deviation to divide by.
-    third = (centred * np.square(centred)).mean(axis=-1)
+    third = (centred * np.square(centred)).sum(axis=-1) / n
     skewness = third / np.where(deviation > 0, deviation, 1.0) ** 3
-    corrected: Floats = z + np.minimum(skewness, 0.0) * (1 + 2 * z * z) / (6 * math.sqrt(n))
+    corrected: Floats = z + np.minimum(skewness, 0.0) * (1 + 2 * z * z) / (6 * np.sqrt(n))
     return corrected

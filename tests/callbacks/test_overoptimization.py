@@ -40,7 +40,7 @@ class Watched(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.num_prompts = num_prompts
         self.healthy = healthy
-        self.phase, self.computes_kl = "ppo", True
+        self.phase, self.computes_kl, self.abstaining_values = "ppo", True, ["validation"]
         self.kl_penalty, self.kl_coef = True, 1.0
         self.judges = {"validation": None, "other": None}
         self.validation_values = []
@@ -282,6 +282,36 @@ def test_other_prompts_after_a_resume_are_refused(tmp_path):
     watch(tmp_path, callbacks=[save], max_epochs=2)
     with pytest.raises(DataError, match=r"60 prompts with .* before had 61"):
         watch(tmp_path, module=Watched(60), ckpt_path=tmp_path / "last.ckpt")
+
+
+class Silent(Watched):
+    """Its judge has no score for another fifth of the prompts at each validation."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        step = int(self.weight.detach().round())
+        self.validation_values[-1]["validation"][(batch + step) % 5 == 0] = math.nan
+
+
+def test_responses_that_a_judge_cannot_score_are_left_out(tmp_path):
+    monitor, module = watch(tmp_path, module=Silent())
+    assert module.weight.item() == NUM_LOOKS - 1
+    first = monitor.alarms[0]
+    assert PEAK < first.step <= PEAK + 4
+    values = monitor.history.values("validation")[: first.step + 1]
+    w, at = first.window, first.reference_step
+    change = values[-w:].mean(0) - values[at - w + 1 : at + 1].mean(0)
+    change = change[~np.isnan(change)]
+    assert 0 < len(change) < NUM_PROMPTS
+    half = 1.96 * change.std(ddof=1) / math.sqrt(len(change))
+    (row, *_) = first.rows
+    assert (row.low, row.high) == pytest.approx((change.mean() - half, change.mean() + half))
+    lines = (tmp_path / "overoptimization" / "values.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["validation"][0] is None
+    silent = Silent()
+    silent.abstaining_values = []  # there a NaN says that something is broken
+    with pytest.raises(TrainingError, match="`validation` is not finite for 13 of 61 prompts"):
+        watch(tmp_path, module=silent)
 
 
 def test_a_reward_that_is_no_number_is_refused(tmp_path):

@@ -144,6 +144,22 @@ def test_windows_find_a_slow_fall_sooner():
     assert with_windows.mean() > without.mean() + 0.1
 
 
+def test_a_prompt_without_a_score_is_as_one_that_is_not_there():
+    draw = np.random.default_rng(3)
+    validation, proxy = draw.normal(size=(2, 6, 12)) + np.arange(6)[:, None] * [[[-1]], [[1]]]
+    gap = validation.copy()
+    gap[:, 4] = np.nan
+    without = (np.delete(values, 4, axis=1) for values in (validation, proxy))
+    scores, expected = TEST.scores(gap, proxy), TEST.scores(*without)
+    assert np.allclose(scores.fall, expected.fall, atol=1e-12)
+    gap = validation.copy()
+    gap[2, 4] = np.nan  # in this validation alone: contrasts without it are as before
+    is_in = TEST.scores(gap, proxy).fall != TEST.scores(validation, proxy).fall
+    whole = TEST.scores(validation, proxy)
+    first = whole.references - whole.windows + 1
+    assert (is_in == ((first <= 2) & (whole.references >= 2))).all()
+
+
 def test_nothing_to_compare_with():
     looks = np.zeros((1, 4))
     assert TEST.examine(looks, looks, number=1) is None
