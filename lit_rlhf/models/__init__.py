@@ -1,6 +1,7 @@
 """Policies, reward models and critics, and how they pass from phase to phase."""
 
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora
+from lit_rlhf.models.classifiers import ensure_classifier
 from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.handover import (
     load_causal_lm,
@@ -19,6 +20,7 @@ __all__ = [
     "ScalarModel",
     "TokenScores",
     "apply_lora",
+    "ensure_classifier",
     "freeze",
     "load_causal_lm",
     "load_reward_model",

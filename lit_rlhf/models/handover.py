@@ -38,6 +38,7 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import forget_padding_token, trunk_of, zero_dropout
+from lit_rlhf.models.classifiers import HEAD, ensure_classifier
 from lit_rlhf.models.scalar_head import ScalarModel
 
 # What a run leaves in its folder: the model it ends with, and the best at a validation.
@@ -45,7 +46,6 @@ MODEL_FOLDER = "model"
 BEST_FOLDER = "best"
 NORMALIZER_KEY = "lit_rlhf_normalizer"
 CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
-HEAD = "score"  # transformers' name of the classifiers' linear layer
 ModelKind = Literal["policy", "reward"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -226,6 +226,7 @@ def load_reward_model(
         base = _base_of(path)
         config = _read_config(base)
         config.num_labels = 1
+        ensure_classifier(config)
         is_saved = HEAD in (_adapter_config(path).modules_to_save or [])
         without = {f"{HEAD}.weight", f"{HEAD}.bias"} if is_saved else set()
         plain = _from_pretrained(AutoModelForSequenceClassification, base, config, without=without)
@@ -235,6 +236,7 @@ def load_reward_model(
         config = _read_config(path)
         if config.num_labels != 1:
             raise CheckpointError(f"{path}: a reward model has one output, not {config.num_labels}")
+        ensure_classifier(config)
         auto_class = AutoModelForSequenceClassification
         model = _from_pretrained(auto_class, path, config, keeps_halves=keeps_halves)
     head = getattr(model, HEAD, None)

@@ -27,9 +27,9 @@ from transformers import (
 from transformers.utils import logging
 
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.models.classifiers import HEAD, ensure_classifier
 from lit_rlhf.models.handover import (
     CLASSIFICATION,
-    HEAD,
     NORMALIZER_KEY,
     adapt,
     is_adapter,
@@ -167,6 +167,7 @@ def as_classifier(
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     # Learned positions (GPT-2) count from the row's first column, padding or not.
     tokenizer.padding_side = "right"
+    ensure_classifier(config)
     try:
         with torch.device("meta"):
             classifier = AutoModelForSequenceClassification.from_config(config)
