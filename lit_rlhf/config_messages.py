@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -92,6 +93,23 @@ def config_files(arguments: Sequence[str]) -> list[Path]:
         if name in {"--config", "-c"}:
             files.append(Path(value or following))
     return [path for path in files if path.is_file()]
+
+
+def untouched_seeds(words: Sequence[str], settings: Mapping[str, Any]) -> str | None:
+    """Return a line about the seeds that `--seed_everything` does not set, or None.
+
+    Args:
+        words: of the command line.
+        settings: of the command.
+    """
+    names = [word.partition("=")[0] for word in words]
+    if "--seed_everything" not in names:
+        return None
+    seeds = {f"{group}.seed": settings[group].get("seed") for group in ("model", "data")}
+    stay = [f"{name} is {seed}" for name, seed in seeds.items() if seed is not None]
+    if not stay or any(f"--{name}" in names for name in seeds):
+        return None
+    return f"--seed_everything seeds fresh heads and adapters alone; {' and '.join(stay)}"
 
 
 def key_lines(path: Path) -> dict[str, int]:

@@ -31,7 +31,13 @@ from lit_rlhf.callbacks import (
 )
 from lit_rlhf.callbacks.earlier_parts import go_on_where_it_ended
 from lit_rlhf.callbacks.redacted_config import RedactedConfig
-from lit_rlhf.config_messages import config_files, explain, key_lines, short_message
+from lit_rlhf.config_messages import (
+    config_files,
+    explain,
+    key_lines,
+    short_message,
+    untouched_seeds,
+)
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule, SFTModule
@@ -216,6 +222,8 @@ class PhaseCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise ConfigError(explain(str(error), self.options(), args)) from error
+        if seeds := untouched_seeds(args, self.config[self.config["subcommand"]]):
+            rank_zero_info(seeds)
 
     def options(self) -> list[str]:
         """Return the dotted names of all options of the commands."""

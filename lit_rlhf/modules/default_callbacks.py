@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     ModelCheckpoint,
     StochasticWeightAveraging,
+    Timer,
 )
 
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
@@ -79,6 +80,29 @@ def refuse_unreachable_validation(trainer: Trainer) -> None:
             "epoch (in ppo: iterations), so that nothing would be validated: give a smaller one, "
             "or set trainer.check_val_every_n_epoch to null to count on over epochs"
         )
+
+
+def steps_by_time(trainer: Trainer, schedule: str) -> int:
+    """Return the steps that the warm-up of a run is a share of whose end is a time: an epoch's.
+
+    Raises:
+        ConfigError: the run has no end, or its schedule leads to one that nobody knows.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(one, Timer) for one in callbacks):
+        raise ConfigError(
+            "trainer: max_epochs -1 has no end, but the learning rate's schedule needs one; "
+            "set trainer.max_epochs or trainer.max_steps"
+        )
+    if schedule != "constant":
+        raise ConfigError(
+            "trainer.max_time alone says when the run ends, not after how many steps, to which "
+            f"model.optimizer.schedule {schedule} leads: set it to constant, or set "
+            "trainer.max_epochs or trainer.max_steps, too (what comes first ends the run)"
+        )
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+    num_batches = len(data.train_dataloader()) if isinstance(data, TextDataModule) else 1
+    return max(1, num_batches // trainer.accumulate_grad_batches)
 
 
 def _refuse_folders_of_metrics(callback: ModelCheckpoint) -> None:

@@ -27,7 +27,11 @@ from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.arguments import given_arguments
-from lit_rlhf.modules.default_callbacks import missing_callbacks, refuse_unreachable_validation
+from lit_rlhf.modules.default_callbacks import (
+    missing_callbacks,
+    refuse_unreachable_validation,
+    steps_by_time,
+)
 from lit_rlhf.modules.generating import generate_responses, predict_responses
 from lit_rlhf.modules.handing_over import load_trained, save_trained
 from lit_rlhf.modules.model_tokenizer import tokenizer_beside
@@ -287,10 +291,7 @@ class PhaseModule(SteppingModule):
         refuse_unreachable_validation(self.trainer)
         num_steps = self.trainer.estimated_stepping_batches
         if math.isinf(num_steps):
-            raise ConfigError(
-                "trainer: max_epochs -1 has no end, but the learning rate's schedule needs one; "
-                "set trainer.max_epochs or trainer.max_steps"
-            )
+            return steps_by_time(self.trainer, self.optimizer.schedule)
         return int(num_steps)
 
     @property

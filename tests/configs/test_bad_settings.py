@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 
+from lit_rlhf.config_messages import untouched_seeds
 from lit_rlhf.errors import LitRLHFError
 from lit_rlhf.phase_cli import PhaseCLI, phase_classes, readable_errors
 from tests.configs.conftest import CONFIGS, QUIET
@@ -405,10 +406,22 @@ def test_what_stands_before_the_bad_setting_is_sound(clis, place, tmp_path, phas
     assert cli.trainer.global_step > 0
 
 
+def test_seeds_that_stay_are_named():
+    settings = {"model": {"seed": 0}, "data": {"seed": 3}}
+    words = ["fit", "--seed_everything", "2"]
+    assert untouched_seeds(words, settings) == (
+        "--seed_everything seeds fresh heads and adapters alone; model.seed is 0 and data.seed is 3"
+    )
+    assert untouched_seeds([*words, "--model.seed=2"], settings) is None
+    assert untouched_seeds(["fit", "--config=seed_everything.yaml"], settings) is None
+
+
 def test_a_run_that_names_no_end_has_one_epoch(clis, place, tmp_path, caplog):
     cli = clis("sft")
     words = words_of("sft", ["--trainer.max_epochs=null"], tmp_path)
     with place.entered():
-        cli.run([*words, "--trainer.limit_train_batches=1", "--trainer.callbacks=[]"])
+        fast = ["--trainer.limit_train_batches=1", "--trainer.callbacks=[]"]
+        cli.run([*words, *fast, "--seed_everything=2"])
+    assert "data.seed is 0" in caplog.text
     assert cli.trainer.current_epoch == cli.trainer.max_epochs == 1
     assert "ends after one epoch" in caplog.text

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
 from transformers import AutoModelForCausalLM
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.modules.optimizers import OptimizerConfig
 from tests.support.phase_runs import build
 from tests.support.phases import phase_trainer, weights
 
@@ -124,6 +125,28 @@ def test_a_timer_ends_a_run_between_batches(tmp_path, folder, phase):
 
     trainer.fit(module, data)
     assert trainer.global_step == STEPS_A_BATCH.get(phase, 1)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_run_may_end_by_time_alone(tmp_path, folder, phase):
+    class Soon(Timer):
+        def time_elapsed(self, stage="train"):
+            return 4000.0 if len(rates.rates) > 7 else 0.0
+
+    rates = Rates()
+    options = {"max_epochs": -1, "limit_val_batches": 0}
+    module, data = build(phase, folder)
+    module.optimizer = OptimizerConfig(schedule="constant", learning_rate=1e-3, warmup_fraction=0.5)
+    trainer = phase_trainer(tmp_path, callbacks=[rates, Soon(duration={"hours": 1})], **options)
+    trainer.fit(module, data)
+    assert rates.rates[2:] == pytest.approx([1e-3] * 6)  # warmed up in half of an epoch of three
+    assert sorted(rates.rates[:3]) == rates.rates[:3]
+    for schedule, message in (("linear", "max_time alone .*schedule linear"), ("constant", None)):
+        module, data = build(phase, folder)
+        module.optimizer = OptimizerConfig(schedule=schedule)
+        timers = [Soon(duration={"hours": 1})] if message else []
+        with pytest.raises(ConfigError, match=message or "max_epochs -1 has no end"):
+            phase_trainer(tmp_path, callbacks=timers, **options).fit(module, data)
 
 
 @pytest.mark.parametrize("phase", PHASES)
