@@ -19,8 +19,12 @@ def require_address(name: str, address: str, key_variable: str | None) -> None:
     Raises:
         ConfigError: it is no http(s) address, or has a password.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # half of an IPv6 address, a port that is no number
+        is_address = False
+    if not is_address:
         raise ConfigError(
             f"{name}: '{address}' is no http(s) address such as http://127.0.0.1:8000/v1"
         )

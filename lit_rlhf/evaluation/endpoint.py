@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,10 @@ class Endpoint:
         """Refuse an address that is none, and credentials inside of it."""
         require_extra("endpoint", "a judge behind an endpoint")
         require_address("endpoint", self.address, self.key_variable)
-        if self.num_attempts < 1 or not self.timeout_s > 0:
-            raise ConfigError("endpoint: at least one attempt, and a timeout above 0 seconds")
+        if self.num_attempts < 1 or not 0 < self.timeout_s < math.inf:
+            raise ConfigError(
+                "endpoint: at least one attempt, and a finite timeout above 0 seconds"
+            )
 
     def chat(self, messages: list[dict[str, str]], *, max_tokens: int) -> str:
         """Return the text of one completion, at temperature 0.

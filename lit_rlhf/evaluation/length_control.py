@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import NUM_RESAMPLES, Estimate, Floats, Statistic, bootstrap
+from lit_rlhf.evaluation.bootstrap import (
+    NUM_RESAMPLES,
+    Estimate,
+    Floats,
+    Statistic,
+    bootstrap,
+    share,
+)
 
 # A weak pull of both coefficients to 0, in pseudo-observations: it keeps the fit finite where one
 # side always wins, or always wins when it is the longer one, and moves others by under 0.1 %.
@@ -48,7 +55,8 @@ def length_controlled_win_rate(
     (Dubois et al., Length-Controlled AlpacaEval, 2024, equation 2) without its term for the
     difficulty of each instruction, which needs the results of many other models. A judge's honest
     preference for what only long responses can say is removed as well: it is the rate at equal
-    length, no more.
+    length, no more. Where one side wins every time, the interval is that of the plain rate, see
+    `share`.
 
     Args:
         outcomes: `[P]` in [0, 1]: 1 a win, 0.5 a tie, 0 a loss.
@@ -78,7 +86,11 @@ def length_controlled_win_rate(
     def estimate(statistic: Statistic) -> Estimate:
         return bootstrap(statistic, outcome.size, num_resamples=num_resamples, seed=seed)
 
-    return LengthControl(estimate(controlled), estimate(effect))
+    rate = estimate(controlled)
+    if outcome.min() == outcome.max() and outcome[0] in {0.0, 1.0}:
+        plain = share(outcome)  # resamples of one side's wins are all alike
+        rate = rate._replace(low=plain.low, high=plain.high)
+    return LengthControl(rate, estimate(effect))
 
 
 def _fit(outcome: Floats, feature: Floats, counts: Floats) -> tuple[Floats, Floats]:

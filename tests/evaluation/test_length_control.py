@@ -68,6 +68,13 @@ def test_intervals_hold_the_truth_at_the_nominal_rate():
 def test_a_policy_that_always_wins_has_a_finite_fit():
     result = length_controlled_win_rate(np.ones(30), np.arange(30), np.zeros(30))
     assert 0.95 < result.win_rate.value < 1
+    draw = np.random.default_rng(0)
+    for always in (0.0, 1.0):  # resamples would all agree; Wilson's interval, as published
+        lengths = draw.integers(10, 200, (2, 20))
+        rate = length_controlled_win_rate(np.full(20, always), *lengths).win_rate
+        assert abs(always - rate.low) == pytest.approx(0.1611 if always else 0, abs=1e-4)
+        assert abs(always - rate.high) == pytest.approx(0 if always else 0.1611, abs=1e-4)
+        assert rate.low <= rate.value <= rate.high
     # Only the longer one ever wins: the slope goes far, but stays a number.
     lengths = np.tile([10, 90], 20)
     result = length_controlled_win_rate(lengths > 50, lengths, np.full(40, 50))

@@ -210,6 +210,8 @@ def test_a_redirect_does_not_carry_the_key_away(monkeypatch):
     [
         ("file:///etc/passwd", "no http"),
         ("localhost:8000", "no http"),
+        ("http://[::1", "no http"),
+        ("http://host:port/v1", "no http"),
         ("http://user:pass@host/v1", "leave user and password out"),
     ],
 )
