@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import takewhile
@@ -254,7 +254,7 @@ class Renderer:
     def _opened(self, chat: _Chat) -> str:
         """Render a prompt up to where the response begins, and check that it is all there."""
         text = self._render(chat, opens_turn=True)
-        for tool in chat.tools:
+        for tool in (*chat.tools, *_tools_inside(chat.messages)):
             if function_name(tool) not in text:
                 raise DataError(
                     f"{chat.where}: the chat template leaves out the tool {function_name(tool)!r}. "
@@ -385,6 +385,16 @@ def part_thinking(message: Message) -> tuple[str, str]:
 def function_name(tool: Mapping[str, Any]) -> str:
     """Return the name of a tool or of a call."""
     return str(tool.get("function", tool).get("name", ""))
+
+
+def _tools_inside(messages: list[Message]) -> Iterator[Mapping[str, Any]]:
+    """Yield the tools that messages name themselves, which few templates read."""
+    for message in messages:
+        tools = message.get("tools")
+        if isinstance(tools, str):
+            yield {"name": tools}
+        elif isinstance(tools, list):
+            yield from (tool for tool in tools if isinstance(tool, Mapping))
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -15,6 +15,7 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -134,7 +135,10 @@ def save_reward_model(
         if not merge and not is_adapter(base):
             targets = model.backbone.get_base_model().named_modules()
             config.target_modules = [
-                own_name + name for name, module in targets if isinstance(module, BaseTunerLayer)
+                own_name + name
+                for name, module in targets
+                # Experts, whose weights lie in one, are named by config.target_parameters.
+                if isinstance(module, BaseTunerLayer) and not isinstance(module, ParamWrapper)
             ]
             config.task_type, config.modules_to_save = CLASSIFICATION, [HEAD]
             adapter = _part(adapter, _ADAPTED, _ADAPTED + own_name) | _part(head, "", _ADAPTED)

@@ -214,6 +214,10 @@ def as_source(reward: object) -> RewardSource:
 _ANSWERED = frozenset({"prompt", "prompts", "response", "completion"})
 
 
+# Not one number for each response, or nobody knows for which one.
+_WITHOUT_ORDER = (str, bytes, Mapping, set, frozenset)
+
+
 class _MisfitError(Exception):
     """What a function takes or returns that does not fit, as a message goes on behind its name."""
 
@@ -321,7 +325,7 @@ def _as_numbers(returned: Any, num_responses: int) -> list[float]:  # noqa: ANN4
         raise _MisfitError(
             f"returned an array of shape {list(shape)}; {expected}: [{num_responses}]"
         )
-    if not isinstance(returned, Iterable) or isinstance(returned, (str, bytes, Mapping)):
+    if not isinstance(returned, Iterable) or isinstance(returned, _WITHOUT_ORDER):
         raise _MisfitError(f"returned {returned!r:.80}; {expected}")
     scores = []
     for score in returned:

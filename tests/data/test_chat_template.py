@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 from hypothesis import given
@@ -154,6 +155,9 @@ CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city"
 
 def test_what_a_template_has_no_place_for_is_refused():
     assert "leaves out the tool 'weather'" in refused(tiny_tokenizer(), ChatWithTools(HI, [TOOL]))
+    for tools, name in (([TOOL], "weather"), ("weather()", r"weather\(\)")):
+        inside = ({"role": "system", "content": "be kind", "tools": tools}, *HI)
+        assert re.search(f"leaves out the tool '{name}'", refused(tiny_tokenizer(), inside))
     call = (assistant("", tool_calls=[CALL]),)
     assert "leaves out a part of the assistant's turn: 'weather'" in refused(
         tiny_tokenizer(), HI, call

@@ -100,6 +100,10 @@ def missing(prompts, responses):
     return None
 
 
+def without_order(prompts, responses):
+    return set(range(len(responses)))
+
+
 def text(prompts, responses):
     return "123"
 
@@ -135,6 +139,7 @@ def a_field_for_responses(texts, wanted):
         ("nested", ["returned [1.0, 2.0] as score 0", "one number for each response"]),
         ("missing", ["returned None", "one number for each response"]),
         ("text", ["returned '123'"]),
+        ("without_order", ["returned {0, 1, 2}"]),
         ("column", ["shape [3, 1]", "[3]"]),
         ("with_gradient", ["requires grad", "detach"]),
         ("too_few", ["returned 1 scores for 3 responses"]),
