@@ -1,155 +1,38 @@
 """The formulas of the package, as pure functions of tensors.
 
 No module, trainer, configuration file, rank or logging is known here. Results are element
-by element or row by row; the caller reduces, and says over which tokens and ranks.
+by element or row by row; the caller reduces, and says over which tokens and ranks. Each of the four
+families (`advantage`, `policy`, `preference`, `reward`) lists its own names.
 """
 
-from lit_rlhf.objectives.advantage import (
-    GAE,
-    GRPO,
-    RLOO,
-    AdvantageEstimator,
-    Advantages,
-    LengthAdaptiveGAE,
-    ReinforcePlusPlus,
-    ReinforcePlusPlusBaseline,
-    ReMax,
-    RewardedTokens,
-)
+from lit_rlhf.objectives import advantage, policy, preference, reward
+from lit_rlhf.objectives.advantage import *
 from lit_rlhf.objectives.bradley_terry import bradley_terry_loss, centering_penalty
 from lit_rlhf.objectives.importance import TruncatedWeights, truncated_importance_weights
-from lit_rlhf.objectives.kl import (
-    kl_k1,
-    kl_k2,
-    kl_k3,
-    kl_k3_straight_through,
-    kl_per_response,
-)
+from lit_rlhf.objectives.kl import kl_k1, kl_k2, kl_k3, kl_k3_straight_through, kl_per_response
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
 from lit_rlhf.objectives.kl_penalty import KLPenalty
 from lit_rlhf.objectives.language_modeling import response_nll
-from lit_rlhf.objectives.logprobs import (
-    VocabularyScores,
-    chunked_logprobs,
-)
+from lit_rlhf.objectives.logprobs import VocabularyScores, chunked_logprobs
 from lit_rlhf.objectives.masking import Moments, masked_moments, whiten
 from lit_rlhf.objectives.overlong import OverlongPenalty
-from lit_rlhf.objectives.policy import (
-    CISPO,
-    GSPO,
-    ClippedLoss,
-    ConstantLength,
-    LossAggregation,
-    PolicyLoss,
-    PolicyTokens,
-    PPOClip,
-    SequenceMean,
-    TokenMean,
-)
-from lit_rlhf.objectives.preference import (
-    AOT,
-    BCO,
-    CPO,
-    DPO,
-    EXO,
-    IPO,
-    KTO,
-    NCA,
-    ORPO,
-    AlphaDivergence,
-    APODown,
-    APOZero,
-    ChosenNLL,
-    DiscoPOP,
-    Divergence,
-    ForwardKL,
-    Hinge,
-    JensenShannon,
-    PreferenceLoss,
-    PreferenceOutput,
-    PreferencePairs,
-    ReverseKL,
-    RobustDPO,
-    SimPO,
-    SPPOHard,
-    WeightedSum,
-)
-from lit_rlhf.objectives.reward import (
-    BradleyTerryLoss,
-    PlackettLuceLoss,
-    RatingRegression,
-    RewardLoss,
-    ScoredResponses,
-    StepLoss,
-    WeightedLosses,
-)
+from lit_rlhf.objectives.policy import *
+from lit_rlhf.objectives.preference import *
+from lit_rlhf.objectives.reward import *
 from lit_rlhf.objectives.shaping import MissingEOS, token_rewards
 from lit_rlhf.objectives.value import clipped_value_loss
 
 __all__ = [
-    "AOT",
-    "BCO",
-    "CISPO",
-    "CPO",
-    "DPO",
-    "EXO",
-    "GAE",
-    "GRPO",
-    "GSPO",
-    "IPO",
-    "KTO",
-    "NCA",
-    "ORPO",
-    "RLOO",
-    "APODown",
-    "APOZero",
     "AdaptiveKL",
-    "AdvantageEstimator",
-    "Advantages",
-    "AlphaDivergence",
-    "BradleyTerryLoss",
-    "ChosenNLL",
-    "ClippedLoss",
-    "ConstantLength",
-    "DiscoPOP",
-    "Divergence",
     "FixedKL",
-    "ForwardKL",
-    "Hinge",
-    "JensenShannon",
     "KLController",
     "KLPenalty",
     "KLState",
-    "LengthAdaptiveGAE",
-    "LossAggregation",
     "MissingEOS",
     "Moments",
     "OverlongPenalty",
-    "PPOClip",
-    "PlackettLuceLoss",
-    "PolicyLoss",
-    "PolicyTokens",
-    "PreferenceLoss",
-    "PreferenceOutput",
-    "PreferencePairs",
-    "RatingRegression",
-    "ReMax",
-    "ReinforcePlusPlus",
-    "ReinforcePlusPlusBaseline",
-    "ReverseKL",
-    "RewardLoss",
-    "RewardedTokens",
-    "RobustDPO",
-    "SPPOHard",
-    "ScoredResponses",
-    "SequenceMean",
-    "SimPO",
-    "StepLoss",
-    "TokenMean",
     "TruncatedWeights",
     "VocabularyScores",
-    "WeightedLosses",
-    "WeightedSum",
     "bradley_terry_loss",
     "centering_penalty",
     "chunked_logprobs",
@@ -165,3 +48,4 @@ __all__ = [
     "truncated_importance_weights",
     "whiten",
 ]
+__all__ += advantage.__all__ + policy.__all__ + preference.__all__ + reward.__all__
