@@ -139,14 +139,17 @@ def agreement_by_week(connection: Connection) -> list[WeekAgreement]:
 
 def judges_and_people(connection: Connection) -> list[JudgeAgreement]:
     """Return each model's agreement with people, beside that of the people there, by name."""
+    models = select(labelers.c.id, labelers.c.name).where(labelers.c.kind == "model")
+    known = connection.execute(models.order_by(labelers.c.name)).all()
+    if not known:  # all answers would be read for nothing
+        return []
     answers = read_answers(connection)
     codes = _codes(answers)
     fresh = ~answers.is_gold & ~answers.is_repeat
     share = _share(answers, codes, fresh & ~answers.is_model, fresh)
     people = fresh & ~answers.is_model & ~np.isnan(share)
-    models = select(labelers.c.id, labelers.c.name).where(labelers.c.kind == "model")
     found = []
-    for labeler_id, name in connection.execute(models.order_by(labelers.c.name)):
+    for labeler_id, name in known:
         judged = (answers.labeler == labeler_id) & fresh
         judged &= np.isin(answers.unit, answers.unit[people])
         there = people & np.isin(answers.unit, answers.unit[judged])
