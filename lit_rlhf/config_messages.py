@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import SequenceMatcher
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.renamed import GONE, RENAMED, new_name
+from lit_rlhf.shipped import name_shipped_files
 
 # What the parser says about the alternatives of a type that were not meant, and its lists.
 _NOISE = re.compile(
@@ -50,6 +53,42 @@ def short_message(message: str) -> str:
     kept = re.sub(r'Parser key "([^"]*)":', r"\1:", kept)
     kept = re.sub(r"<class '([\w.]+)'>", r"\1", kept)
     return re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", kept) or message
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse a command line and its `--config` files.
+
+    Args:
+        parser: with `exit_on_error` false.
+        arguments: of the command line; `configs/...` are the shipped files.
+
+    Raises:
+        ConfigError: an option is unknown, missing, twice in a file or has the wrong type.
+    """
+    words = name_shipped_files(arguments)
+    with in_plain_words(words, lambda: parser.get_defaults().keys(branches=True)):
+        return parser.parse_args(words)
+
+
+@contextmanager
+def in_plain_words(
+    arguments: Sequence[str], options: Callable[[], Iterable[str]]
+) -> Iterator[None]:
+    """Tell what the parser complains about inside as an error of the settings.
+
+    Args:
+        arguments: of the command line.
+        options: returns the dotted names of all options that there are.
+
+    Raises:
+        ConfigError: the parser refuses something, or a key is twice in a file.
+    """
+    for path in config_files(arguments):
+        key_lines(path)  # refuses a key that is there twice
+    try:
+        yield
+    except ArgumentError as error:
+        raise ConfigError(explain(str(error), options(), arguments)) from error
 
 
 def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> str:

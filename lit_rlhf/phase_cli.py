@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks.timer import Interval
@@ -31,13 +30,7 @@ from lit_rlhf.callbacks import (
 )
 from lit_rlhf.callbacks.earlier_parts import go_on_where_it_ended
 from lit_rlhf.callbacks.redacted_config import RedactedConfig
-from lit_rlhf.config_messages import (
-    config_files,
-    explain,
-    key_lines,
-    short_message,
-    untouched_seeds,
-)
+from lit_rlhf.config_messages import in_plain_words, short_message, untouched_seeds
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule, SFTModule
@@ -216,12 +209,8 @@ class PhaseCLI(LightningCLI):
             ConfigError: an option is unknown, is twice in a file or has the wrong type.
         """
         args = name_shipped_files(args)
-        for path in config_files(args):
-            key_lines(path)  # refuses a key that is there twice
-        try:
+        with in_plain_words(args, self.options):
             super().parse_arguments(parser, args)
-        except ArgumentError as error:
-            raise ConfigError(explain(str(error), self.options(), args)) from error
         if seeds := untouched_seeds(args, self.config[self.config["subcommand"]]):
             rank_zero_info(seeds)
 

@@ -6,19 +6,22 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from lit_rlhf.data.chat_template import read_template_options
+from jsonargparse import ArgumentParser, Namespace, set_loader
+
+from lit_rlhf.config_messages import parse
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.evaluation.options import with_config
+from lit_rlhf.evaluation.options import read_option_file
 from lit_rlhf.evaluation.report import Report, as_markdown, write_report
 from lit_rlhf.evaluation.runs import evaluate_policies, evaluate_rewards
+from lit_rlhf.evaluation.sampling_options import add_forward_options, add_sampling_options
 from lit_rlhf.evaluation.tracking import log_to_wandb
 from lit_rlhf.modules.precision import choose_precision
 
-_RUNS: dict[str, Callable[[argparse.Namespace, Path], Report]] = {
-    "policies": evaluate_policies,
-    "rewards": evaluate_rewards,
-}
+# Of the files of options: keys with dashes, and names with sources.
+_PARSER_MODE = "lit_rlhf_options"
+set_loader(_PARSER_MODE, read_option_file)
 _POLICIES = """\
 Compare policies on the same prompts. A policy is [NAME=]SOURCE: a Hugging Face folder
 or hub name, or a .jsonl file of responses (prompt, response). A judge is
@@ -45,28 +48,16 @@ def evaluate_command(arguments: list[str]) -> int:
         prog="lit-rlhf evaluate",
         description="Judge policies or reward models, and write a report.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{policies,rewards}")
-    parsers = {
-        "policies": commands.add_parser(
-            "policies", help="policies against each other", description=_POLICIES
-        ),
-        "rewards": commands.add_parser(
-            "rewards", help="reward models against people", description=_REWARDS
-        ),
-    }
-    _add_policies_options(parsers["policies"])
-    _add_rewards_options(parsers["rewards"])
-    name = arguments[0] if arguments else ""
-    words = arguments[1:]
-    if name in parsers:
-        words = with_config(parsers[name], words)
-    options = parser.parse_args([*arguments[:1], *words])
+    text = "policies against each other, or reward models against people"
+    parser.add_argument("command", choices=tuple(_COMMANDS), help=text)
+    command = _COMMANDS[parser.parse_args(arguments[:1]).command]
+    options = parse(command.parser(), arguments[1:])
     _check(options)
     if options.precision == "auto":
         options.precision = choose_precision()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    report = _RUNS[options.command](options, folder)
+    report = command.run(options, folder)
     files = write_report(report, folder, options.page_samples)
     if options.wandb:
         log_to_wandb(report, folder, options.wandb)
@@ -75,7 +66,7 @@ def evaluate_command(arguments: list[str]) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: Namespace) -> None:
     numbers = ("max_length", "page_samples", "num_prompts", "num_rows", "perplexity_rows")
     for name in (*numbers, "endpoint_connections"):
         value = getattr(options, name, None)
@@ -83,7 +74,8 @@ def _check(options: argparse.Namespace) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
-def _add_policies_options(parser: argparse.ArgumentParser) -> None:
+def _policies_parser() -> ArgumentParser:
+    parser = _new_parser("policies", _POLICIES)
     parser.add_argument("policies", nargs="+", metavar="[NAME=]SOURCE", help="two or more, or one")
     for option, form, text in (
         ("--judge", "[NAME=]KIND:WHERE", "may be repeated"),
@@ -97,18 +89,18 @@ def _add_policies_options(parser: argparse.ArgumentParser) -> None:
         ("--reference", str, None, "policy that the KL of sampled policies is to"),
         ("--perplexity-data", str, None, "held-out demonstrations or texts"),
         ("--perplexity-rows", int, None, "take the first so many of them"),
-        ("--max-new-tokens", int, 128, "a response that reaches it is truncated"),
-        ("--temperature", float, 1.0, "of the samples; at 0 there is no KL and no entropy"),
-        ("--seed", int, 0, "of the samples"),
         ("--tie-margin", float, 0.0, "scores at most this far apart are a tie"),
         ("--endpoint-key-variable", str, "OPENAI_API_KEY", "environment variable with the key"),
         ("--endpoint-connections", int, 4, "requests under way together"),
         ("--endpoint-timeout", float, 60.0, "in seconds"),
     )
-    _add_shared(parser, "runs/evaluate/policies")
+    add_sampling_options(parser)
+    _add_report_options(parser, "runs/evaluate/policies")
+    return parser
 
 
-def _add_rewards_options(parser: argparse.ArgumentParser) -> None:
+def _rewards_parser() -> ArgumentParser:
+    parser = _new_parser("rewards", _REWARDS)
     parser.add_argument("models", nargs="+", metavar="[NAME=]SOURCE", help="one or more")
     parser.add_argument("--data", required=True, help="judged pairs or groups")
     _add(
@@ -117,24 +109,25 @@ def _add_rewards_options(parser: argparse.ArgumentParser) -> None:
         ("--rating-gap", float, None, "accuracy of pairs whose mean ratings are further apart"),
         ("--domain-field", str, "subset", "field with a row's domain"),
     )
-    _add_shared(parser, "runs/evaluate/rewards")
+    add_forward_options(parser)
+    _add_report_options(parser, "runs/evaluate/rewards")
+    return parser
 
 
-def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of these options")
-    for option, choices, text in (
-        ("--template", ("auto", "chat", "plain"), "how prompts become text, as in training"),
-        ("--precision", ("auto", "32-true", "bf16-mixed"), "auto: the faster of this machine"),
-    ):
-        parser.add_argument(option, choices=choices, default="auto", help=text)
+def _new_parser(command: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=f"lit-rlhf evaluate {command}",
+        description=description,
+        exit_on_error=False,
+        parser_mode=_PARSER_MODE,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    return parser
+
+
+def _add_report_options(parser: ArgumentParser, output: str) -> None:
     _add(
         parser,
-        (
-            "--template-options",
-            read_template_options,
-            None,
-            "variables for chat templates, as a JSON object",
-        ),
         ("--max-length", int, 1024, "tokens that are scored; longer rows are cut"),
         ("--output", Path, Path(output), "folder of the report"),
         ("--page-samples", int, 500, "samples on the HTML page"),
@@ -142,10 +135,19 @@ def _add_shared(parser: argparse.ArgumentParser, output: str) -> None:
     )
 
 
-def _add(
-    parser: argparse.ArgumentParser, *options: tuple[str, Callable[[str], object], object, str]
-) -> None:
-    """Add options by name, type, default and help; the help names the default."""
+def _add(parser: ArgumentParser, *options: tuple[str, type, object, str]) -> None:
     for name, kind, default, text in options:
-        shown = text if default is None else f"{text} (default: {default})"
-        parser.add_argument(name, type=kind, default=default, help=shown)
+        parser.add_argument(name, type=kind, default=default, help=text)
+
+
+class _Command(NamedTuple):
+    """What is behind a word of the command line."""
+
+    parser: Callable[[], ArgumentParser]
+    run: Callable[[Namespace, Path], Report]
+
+
+_COMMANDS = {
+    "policies": _Command(_policies_parser, evaluate_policies),
+    "rewards": _Command(_rewards_parser, evaluate_rewards),
+}

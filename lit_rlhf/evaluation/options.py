@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
-from lit_rlhf.data.chat_template import read_template_options
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.endpoint import Endpoint
 from lit_rlhf.evaluation.pairwise import PairJudge
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.rewards import FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.shipped import name_shipped_files
+
+# Options that take several words, each of which may have a name.
+_SEVERAL = ("policies", "models", "judge", "samples")
 
 
 class Named(NamedTuple):
@@ -115,12 +117,15 @@ def read_reward(word: str, options: argparse.Namespace) -> RewardSource:
 
 
 def _reward_of_file(path: str) -> RewardSource:
-    from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415 - for this alone
-
     (path,) = name_shipped_files([path])
-    content = _read_yaml(Path(path))
-    settings = content.get("model", content)
-    settings = settings.get("reward", settings) if isinstance(settings, Mapping) else settings
+    try:
+        settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--reward {path}: cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--reward {path}: expected options as KEY: VALUE")
+    settings = settings.get("model", settings)
+    settings = settings.get("reward", settings) if isinstance(settings, dict) else settings
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--reward", type=RewardSource, required=True)
     try:
@@ -131,30 +136,27 @@ def _reward_of_file(path: str) -> RewardSource:
     return reward
 
 
-def with_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
-    """Replace `--config FILE` by the options that the file holds; those of the line come last.
+def read_option_file(text: str) -> object:
+    """Read a file of options, and what the parser takes for YAML on the command line.
 
-    The file's keys are the long options without dashes in front (`max-new-tokens` or
-    `max_new_tokens`) and the positional ones (`policies`, `models`), as a list or name -> source.
-
-    Raises:
-        ConfigError: the file is not there, is not a mapping, or has a key that is not an option.
+    Keys may have dashes as on the command line. Where several words may stand, a mapping of names
+    to sources stands for `NAME=SOURCE` each.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config", action="append", default=[])
-    found, rest = finder.parse_known_args(list(words))
-    options: list[str] = []
-    positionals: list[str] = []
-    for name in found.config:
-        for key, value in _read_yaml(Path(name)).items():
-            action = _action_of(parser, str(key), name)
-            if action.type is read_template_options and isinstance(value, Mapping):
-                value = json.dumps(value)  # noqa: PLW2901 - as the command line has it
-            if action.option_strings:
-                options += [f"{action.option_strings[-1]}={word}" for word in _as_words(value)]
-            else:
-                positionals += _as_words(value)
-    return [*options, *positionals, *rest]
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        return content
+    named = {str(key).replace("-", "_"): value for key, value in content.items()}
+    return {
+        key: _as_words(value) if key in _SEVERAL else value
+        for key, value in named.items()
+        if value is not None
+    }
+
+
+def _as_words(value: object) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{name}={source}" for name, source in value.items()]
+    return [str(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _split_kind(source: str, kinds: Sequence[str]) -> tuple[str, str]:
@@ -191,31 +193,3 @@ def _pair_judge(where: str, options: argparse.Namespace) -> PairJudge:
         timeout_s=options.endpoint_timeout,
     )
     return PairJudge(endpoint, num_connections=options.endpoint_connections)
-
-
-def _read_yaml(path: Path) -> Mapping[str, object]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"--config {path}: expected options as KEY: VALUE")
-    return content
-
-
-def _action_of(parser: argparse.ArgumentParser, key: str, file: str) -> argparse.Action:
-    # argparse has no public list of them.
-    actions = {action.dest: action for action in parser._actions}
-    actions = {name: actions[name] for name in actions if name not in ("help", "config")}
-    wanted = key.replace("-", "_")
-    if wanted not in actions:
-        raise ConfigError(f"--config {file}: no option '{key}'; there are: {', '.join(actions)}")
-    return actions[wanted]
-
-
-def _as_words(value: object) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{name}={source}" for name, source in value.items()]
-    if isinstance(value, list):
-        return [str(item) for item in value]
-    return [] if value is None else [str(value)]

@@ -13,16 +13,35 @@ if TYPE_CHECKING:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `sampling_config` reads."""
-    parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=128, help="a response that reaches it is truncated"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=1.0, help="at 0 there is no KL and no entropy"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another one gives other responses")
-    parser.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
+    add_forward_options(parser)
+
+
+def add_forward_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every forward: how prompts become text, and the precision."""
+    parser.add_argument(
+        "--template",
+        choices=("auto", "chat", "plain"),
+        default="auto",
+        help="how prompts become text, as in training",
+    )
     parser.add_argument(
         "--template-options",
-        type=_read_template_options,
-        help="variables for the chat template, as a JSON object",
+        type=_json_object,
+        help="variables for chat templates, as a JSON object",
     )
-    parser.add_argument("--precision", choices=("auto", "32-true", "bf16-mixed"), default="auto")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "32-true", "bf16-mixed"),
+        default="auto",
+        help="auto: the faster of this machine",
+    )
 
 
 def sampling_config(options: argparse.Namespace, samples: int = 1) -> SamplingConfig:
@@ -52,7 +71,8 @@ def sampling_config(options: argparse.Namespace, samples: int = 1) -> SamplingCo
     )
 
 
-def _read_template_options(text: str) -> dict[str, object]:
+def _json_object(given: str | dict[str, object]) -> dict[str, object]:
+    """Read a text of the command line; in a file it may be a mapping."""
     from lit_rlhf.data.chat_template import read_template_options  # noqa: PLC0415
 
-    return read_template_options(text)
+    return given if isinstance(given, dict) else read_template_options(given)

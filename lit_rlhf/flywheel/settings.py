@@ -209,16 +209,14 @@ def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:
         ConfigError: an option is unknown, missing or out of range.
     """
     # Half a second of imports.
-    from jsonargparse import ArgumentError, ArgumentParser  # noqa: PLC0415
+    from jsonargparse import ArgumentParser  # noqa: PLC0415
+
+    from lit_rlhf.config_messages import parse  # noqa: PLC0415
 
     parser = ArgumentParser(prog=program, exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(FlywheelSettings, None, sub_configs=True)
-    try:
-        found = parser.parse_args(name_shipped_files(arguments))
-        made = parser.instantiate(found)
-    except ArgumentError as error:
-        raise ConfigError(str(error)) from error
+    made = parser.instantiate(parse(parser, arguments))
     values = {name: made[name] for name in FlywheelSettings.__dataclass_fields__}
     return FlywheelSettings(**values)
 

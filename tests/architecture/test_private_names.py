@@ -23,7 +23,6 @@ from tests.support.tiny_models import tiny_model
 
 PACKAGE = Path(lit_rlhf.__file__).parent
 ALLOWED = {
-    "_actions": "evaluation/options.py: argparse has no public list of its options",
     "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
     "_check_on_train_epoch_end": "modules/default_callbacks.py: has no public name, and is wrong",
     "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
