@@ -14,9 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
-from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.figures import Figure, find_figure, read_figures
 from lit_rlhf.markdown import markdown_cell, markdown_table
 from lit_rlhf.whole_files import write_text_whole
 
@@ -58,30 +57,6 @@ class Finding(NamedTuple):
         return self._replace(target=words, is_met=self.value >= target)
 
 
-class Evaluation:
-    """The figures of an evaluation's `report.json`.
-
-    Args:
-        folder: of the evaluation.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "report.json"
-        content = json.loads(self.file.read_text(encoding="utf-8"))
-        self.figures = [Figure.from_json(row) for row in content["figures"]]
-
-    def find(self, name: str, **wanted: str) -> Finding:
-        """Return the only figure whose fields are these, under the name that it gets.
-
-        Raises:
-            DataError: there is none, or more than one.
-        """
-        found = [row for row in self.figures if wanted.items() <= row._asdict().items()]
-        if len(found) != 1:
-            raise DataError(f"{self.file}: {len(found)} figures with {wanted}, expected one")
-        return Finding(name, found[0])
-
-
 def read_findings(folder: Path, *, is_full: bool) -> list[Finding]:
     """Read what the commands left, and compare it with what is asked.
 
@@ -92,7 +67,9 @@ def read_findings(folder: Path, *, is_full: bool) -> list[Finding]:
     Raises:
         DataError: an evaluation lacks a figure.
     """
-    rewards, policies = (Evaluation(folder / "evaluate" / name) for name in ("rewards", "policies"))
+    rewards, policies = (
+        read_figures(folder / "evaluate" / name / "report.json") for name in ("rewards", "policies")
+    )
     with (folder / "ppo" / "metrics.csv").open(encoding="utf-8", newline="") as stream:
         metrics = list(csv.DictReader(stream))
     return [
@@ -124,33 +101,37 @@ def write_report(run: Mapping[str, Any], findings: Sequence[Finding], folder: Pa
 
 
 def _phases_findings(
-    rewards: Evaluation, policies: Evaluation, *, is_full: bool
+    rewards: Sequence[Figure], policies: Sequence[Figure], *, is_full: bool
 ) -> Iterator[Finding]:
     """Yield what is asked of SFT, the reward model and DPO."""
     perplexity = {"metric": "perplexity"}
-    before = policies.find("SFT: held-out perplexity before", subject="base", **perplexity)
-    after = policies.find("SFT: held-out perplexity after", subject="sft", **perplexity)
+    before = _find(policies, "SFT: held-out perplexity before", subject="base", **perplexity)
+    after = _find(policies, "SFT: held-out perplexity after", subject="sft", **perplexity)
     yield from (before, after)
     yield _computed(PERPLEXITY_FALL, 1 - after.value / before.value, "%").at_least(0.25)
     name = "Reward model: held-out pairs in people's order"
-    ordered = rewards.find(name, section="Accuracy", metric="accuracy")
+    ordered = _find(rewards, name, section="Accuracy", metric="accuracy")
     yield ordered.at_least(0.83 if is_full else 0.76)
-    apart = rewards.find("Reward model: the same, pairs more than 1 apart", against="over 1 apart")
+    apart = _find(
+        rewards, "Reward model: the same, pairs more than 1 apart", against="over 1 apart"
+    )
     yield apart.at_least(0.93 if is_full else 0.86)
     name = "DPO: win rate against SFT by the validation reward"
     by = {"metric": "win_rate", "judge": "validation"}
-    yield policies.find(name, subject="dpo", against="sft", **by).at_least(0.65)
+    yield _find(policies, name, subject="dpo", against="sft", **by).at_least(0.65)
 
 
-def _ppo_findings(policies: Evaluation, metrics: Sequence[Mapping[str, str]]) -> Iterator[Finding]:
+def _ppo_findings(
+    policies: Sequence[Figure], metrics: Sequence[Mapping[str, str]]
+) -> Iterator[Finding]:
     pair = {"subject": "ppo", "against": "sft"}
     gain = {"metric": "standardized_difference", "judge": "validation"}
-    yield policies.find("PPO: gain in validation reward over SFT", **pair, **gain).at_least(0.8)
+    yield _find(policies, "PPO: gain in validation reward over SFT", **pair, **gain).at_least(0.8)
     gain = {"metric": "score_difference", "judge": "vader"}
-    vader = policies.find("PPO: gain in VADER score over SFT", **pair, **gain)
+    vader = _find(policies, "PPO: gain in VADER score over SFT", **pair, **gain)
     is_sure = vader.value >= 0.15 and vader.figure.estimate.low > 0
     yield vader._replace(target="at least 0.15, interval above 0", is_met=is_sure)
-    kl = policies.find("PPO: KL to SFT at the end", subject="ppo", metric="kl")
+    kl = _find(policies, "PPO: KL to SFT at the end", subject="ppo", metric="kl")
     is_near = abs(kl.value - KL_TARGET) <= 0.3 * KL_TARGET
     yield kl._replace(target=f"within 30 % of {KL_TARGET:g}", is_met=is_near)
     coefficients = _curve(metrics, "train/ppo/kl_coef")
@@ -159,7 +140,7 @@ def _ppo_findings(policies: Evaluation, metrics: Sequence[Mapping[str, str]]) ->
     yield _computed("PPO: iterations that raised the KL coefficient", rises).at_least(1)
     yield _computed("PPO: iterations that lowered the KL coefficient", falls).at_least(1)
     own, before = (
-        policies.find("", subject=name, metric="distinct_2").value for name in ("ppo", "sft")
+        _find(policies, "", subject=name, metric="distinct_2").value for name in ("ppo", "sft")
     )
     kept = own / before if before else math.nan
     yield _computed("PPO: distinct-2 against SFT's", kept, "%").at_least(0.8)
@@ -171,6 +152,11 @@ def _ppo_findings(policies: Evaluation, metrics: Sequence[Mapping[str, str]]) ->
 def _curve(metrics: Sequence[Mapping[str, str]], name: str) -> list[float]:
     """Return a metric over PPO's iterations."""
     return [float(row[name]) for row in metrics if row[name]]
+
+
+def _find(figures: Sequence[Figure], name: str, **wanted: str) -> Finding:
+    """Return the only figure whose fields are these, under the name that it gets."""
+    return Finding(name, find_figure(figures, **wanted))
 
 
 def _computed(name: str, value: float, unit: str = "") -> Finding:

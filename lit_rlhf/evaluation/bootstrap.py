@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,16 @@ class Estimate(NamedTuple):
     low: float
     high: float
     n: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values; what is not a number becomes null."""
+        ends = {name: finite_or_none(getattr(self, name)) for name in ("value", "low", "high")}
+        return {**ends, "n": self.n}
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return a value that JSON has."""
+    return float(value) if math.isfinite(value) else None
 
 
 def bootstrap(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
 
 
@@ -38,17 +41,13 @@ class Figure(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; what is not a number becomes null."""
-        value, low, high, n = self.estimate
         return {
             "section": self.section,
             "subject": self.subject,
             "against": self.against or None,
             "judge": self.judge or None,
             "metric": self.metric,
-            "value": finite_or_none(value),
-            "low": finite_or_none(low),
-            "high": finite_or_none(high),
-            "n": n,
+            **self.estimate.as_json(),
             "unit": self.unit or None,
         }
 
@@ -90,6 +89,19 @@ def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
     return tables
 
 
-def finite_or_none(value: float) -> float | None:
-    """Return a value that JSON has."""
-    return float(value) if math.isfinite(value) else None
+def read_figures(file: Path) -> list[Figure]:
+    """Return the figures that an evaluation left in its `report.json`."""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    return [Figure.from_json(row) for row in report["figures"]]
+
+
+def find_figure(figures: Sequence[Figure], **wanted: str) -> Figure:
+    """Return the only figure whose fields are these.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    found = [figure for figure in figures if wanted.items() <= figure._asdict().items()]
+    if len(found) != 1:
+        raise DataError(f"the evaluation has {len(found)} figures with {wanted}, expected one")
+    return found[0]

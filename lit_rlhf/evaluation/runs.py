@@ -11,8 +11,8 @@ from typing import Any
 from lit_rlhf.cache import digest_file
 from lit_rlhf.data.sources import open_records
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.evaluation.bootstrap import Floats
-from lit_rlhf.evaluation.figures import Figure, finite_or_none
+from lit_rlhf.evaluation.bootstrap import Floats, finite_or_none
+from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.options import (
     Named,
     read_judges,

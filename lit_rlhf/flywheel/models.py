@@ -13,8 +13,7 @@ import torch
 
 from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.bootstrap import Estimate, share
-from lit_rlhf.evaluation.figures import finite_or_none
+from lit_rlhf.evaluation.bootstrap import share
 from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompts
 from lit_rlhf.evaluation.reward_models import ACCURACY, read_judged, reward_figures, score_judged
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_responses
@@ -108,7 +107,7 @@ def accuracy_on(rows: Sequence[dict[str, object]], reward: str) -> dict[str, flo
     scores = score_judged(judged, {"reward": LearnedReward(reward, normalize=False)})
     figures, _ = reward_figures(judged, scores)
     (found,) = [figure for figure in figures if figure.section == ACCURACY]
-    return _plain(found.estimate)
+    return found.estimate.as_json()
 
 
 def accuracy_against_gold(
@@ -146,12 +145,7 @@ def accuracy_against_gold(
     counts = np.bincount(numbers[a], minlength=len(texts))
     held = counts > 0
     shares = np.bincount(numbers[a], right, len(texts))[held] / counts[held]
-    return _plain(share(shares, counts[held], n=len(a)))
-
-
-def _plain(estimate: Estimate) -> dict[str, float | None]:
-    values = estimate._asdict()
-    return {name: finite_or_none(value) for name, value in values.items()} | {"n": estimate.n}
+    return share(shares, counts[held], n=len(a)).as_json()
 
 
 def raters_right(tasks: Sequence[JudgedTask], gold: str) -> dict[str, float | None] | None:
@@ -175,7 +169,7 @@ def raters_right(tasks: Sequence[JudgedTask], gold: str) -> dict[str, float | No
     held = counts > 0
     if not held.any():
         return None
-    return _plain(share(right[held] / counts[held], counts[held], n=int(counts.sum())))
+    return share(right[held] / counts[held], counts[held], n=int(counts.sum())).as_json()
 
 
 def _sample(

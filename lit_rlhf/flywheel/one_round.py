@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_rlhf.child_command import run_command
-from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.figures import read_figures
 from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.early_stop import SHARE
 from lit_rlhf.feedback.exchange import full_row, task_of_row, training_row
@@ -314,8 +314,7 @@ class Round:
         inputs = {"report": digest_source(report), "gate": self.settings.gate, "opponent": opponent}
 
         def make() -> None:
-            figures = [Figure.from_json(row) for row in read_json(report)["figures"]]
-            promotion = decide(figures, self.settings.gate, opponent)
+            promotion = decide(read_figures(report), self.settings.gate, opponent)
             write_json(output, {**promotion._asdict(), "opponent": opponent, **self._record()})
 
         self._step("promote", output, inputs, make)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.figures import Figure, finite_or_none
+from lit_rlhf.evaluation.figures import Figure, find_figure
 from lit_rlhf.flywheel.settings import GateConfig
 
 NEW, PROMOTED, SFT = "new", "promoted", "sft"  # names of the policies in a round's evaluation
@@ -46,8 +45,10 @@ def decide(figures: Sequence[Figure], gate: GateConfig, opponent: str) -> Promot
     Raises:
         DataError: a figure is missing.
     """
-    gain = find(figures, "score_difference", NEW, against=opponent, judge=GATE).estimate
-    kl = find(figures, "kl", NEW).estimate.value
+    gain = find_figure(
+        figures, metric="score_difference", subject=NEW, against=opponent, judge=GATE
+    ).estimate
+    kl = find_figure(figures, metric="kl", subject=NEW).estimate.value
     length = _ratio(figures, "length")
     perplexity = None if gate.perplexity_data is None else _ratio(figures, "perplexity")
     reasons = []
@@ -59,29 +60,11 @@ def decide(figures: Sequence[Figure], gate: GateConfig, opponent: str) -> Promot
         reasons.append(f"responses are {length:.2f} times as long as SFT's")
     if perplexity is not None and not perplexity <= gate.max_perplexity_ratio:
         reasons.append(f"the perplexity on held-out text is {perplexity:.2f} times SFT's")
-    values = {name: finite_or_none(value) for name, value in gain._asdict().items()}
-    return Promotion(not reasons, values, kl, length, perplexity, reasons)
-
-
-def find(
-    figures: Sequence[Figure], metric: str, subject: str, *, against: str = "", judge: str = ""
-) -> Figure:
-    """Return the only figure of this name.
-
-    Raises:
-        DataError: there is none, or more than one.
-    """
-    wanted = (subject, metric, against, judge)
-    found = [
-        figure
-        for figure in figures
-        if (figure.subject, figure.metric, figure.against, figure.judge) == wanted
-    ]
-    if len(found) != 1:
-        raise DataError(f"the evaluation has {len(found)} figures {wanted}, expected one")
-    return found[0]
+    return Promotion(not reasons, gain.as_json(), kl, length, perplexity, reasons)
 
 
 def _ratio(figures: Sequence[Figure], metric: str) -> float:
-    new, sft = (find(figures, metric, name).estimate.value for name in (NEW, SFT))
+    new, sft = (
+        find_figure(figures, metric=metric, subject=name).estimate.value for name in (NEW, SFT)
+    )
     return new / sft if sft else math.inf

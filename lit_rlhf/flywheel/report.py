@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.figures import find_figure, read_figures
 from lit_rlhf.extras import can_draw
 from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.flywheel.one_round import MEASURES, read_tasks, record_path
-from lit_rlhf.flywheel.promotion import GATE, NEW, SFT, find
+from lit_rlhf.flywheel.promotion import GATE, NEW, SFT
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.markdown import markdown_cell, markdown_table
@@ -90,9 +90,12 @@ def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
     """Read what a finished round left."""
     folder = settings.round_folder(number)
     promotion, measures = (read_json(folder / f"{name}.json") for name in ("promotion", "measures"))
-    report = read_json(folder / "judge" / "report.json")
-    figures = [Figure.from_json(row) for row in report["figures"]]
+    figures = read_figures(folder / "judge" / "report.json")
     judges = [GATE, *settings.gate.final_judges]
+
+    def figure(metric: str, **wanted: str) -> dict[str, float]:
+        return find_figure(figures, metric=metric, subject=NEW, **wanted).estimate.as_json()
+
     judged = read_tasks(folder / "judged" / "full.jsonl")
     own = [task for task in judged if task.metadata.get("round") == number]
     said = [judgment for task in own for judgment in task.judgments]
@@ -102,11 +105,8 @@ def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
         is_promoted=promotion["is_promoted"],
         promotion=promotion,
         measures=measures,
-        scores={name: _plain(find(figures, "score", NEW, judge=name)) for name in judges},
-        gains={
-            name: _plain(find(figures, "score_difference", NEW, against=SFT, judge=name))
-            for name in judges
-        },
+        scores={name: figure("score", judge=name) for name in judges},
+        gains={name: figure("score_difference", against=SFT, judge=name) for name in judges},
         judgments=len(said),
         all_judgments=sum(len(task.judgments) for task in judged),
         tasks=len(own),
@@ -260,11 +260,6 @@ def _line(
     )
     reach = np.abs(ends.T - values)
     panel.errorbar(places, values, yerr=reach, marker="o", capsize=3, label=label)
-
-
-def _plain(figure: Figure) -> dict[str, float]:
-    row = figure.as_json()
-    return {name: row[name] for name in ("value", "low", "high", "n")}
 
 
 def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:

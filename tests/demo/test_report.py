@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lit_rlhf.cli import main
-from lit_rlhf.demo.report import Evaluation, read_findings, write_report
+from lit_rlhf.demo.report import read_findings, write_report
 from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation.figures import find_figure, read_figures
 from lit_rlhf.models import ScalarModel, load_trunk
 from tests.models.examples import save_policy, write_reward_model
 from tests.support.phases import demonstrations, judged_groups, prompts, write_rows
@@ -100,12 +101,12 @@ def table_with(text, header):
 
 
 def test_figures_are_those_of_the_evaluations(folder):
-    policies = Evaluation(folder / "evaluate" / "policies")
+    policies = read_figures(folder / "evaluate" / "policies" / "report.json")
     found = findings(folder)
     rate = found["DPO: win rate against SFT by the validation reward"]
     (row,) = [
         row
-        for row in policies.figures
+        for row in policies
         if (row.subject, row.against, row.judge) == ("dpo", "sft", "validation")
         and row.metric == "win_rate"
     ]
@@ -119,7 +120,7 @@ def test_figures_are_those_of_the_evaluations(folder):
     log_ratio = found["PPO: largest absolute log ratio of a first minibatch"]
     assert (log_ratio.value, log_ratio.is_met) == (1e-4, True)
     with pytest.raises(DataError, match="0 figures with"):
-        policies.find("", metric="no such metric")
+        find_figure(policies, metric="no such metric")
 
 
 @pytest.mark.parametrize(
