@@ -24,6 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
+from lit_rlhf.feedback.schema import metadata
 
 _BUSY_TIMEOUT_S = 60
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -123,6 +124,10 @@ class Database:
             if not self.is_sqlite:
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
             config.attributes["connection"] = connection
+            if _version(connection) is None:
+                metadata.create_all(connection, checkfirst=False)
+                command.stamp(config, "head")
+                return
             try:
                 command.upgrade(config, "head")
             except CommandError as error:  # its version is none that this package knows

@@ -8,7 +8,8 @@ judgments of one task, the newest by (`valid_from`, `seq`) counts (`current_judg
 labelers a task still needs is no count but its open `slots`, so two who ask at once cannot both
 get the last one.
 
-Every change here needs a migration in `migrations/versions/`; a test compares the two.
+A new store is made of these tables. Every change here needs a step in `migrations/versions/` as
+well, for the stores that are there; a test compares what the two lead to.
 """
 
 from __future__ import annotations

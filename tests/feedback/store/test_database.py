@@ -4,16 +4,48 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.schema import judgments, metadata
 from lit_rlhf.feedback.store import FeedbackStore
+from tests.feedback.store.first_tables import create_first_tables
 
 
-def test_the_migrations_make_the_tables_of_the_schema(store):
+def tables_of(store):
+    """Return the columns and the indexes of all tables by name, and what SQLite says of indexes."""
     with store.database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        found = sa.inspect(connection)
+        tables = {
+            name: (
+                sorted((column["name"], str(column["type"])) for column in found.get_columns(name)),
+                sorted(map(str, found.get_indexes(name))),
+            )
+            for name in metadata.tables
+        }
+        sql = "SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name"
+        return tables, connection.execute(sa.text(sql)).all() if store.database.is_sqlite else []
+
+
+def test_a_store_of_the_first_version_becomes_what_a_new_one_is(store, store_url):
+    new = tables_of(store)
+    with store.database.writing() as connection:
+        metadata.drop_all(connection)
+        connection.execute(sa.text("DROP TABLE alembic_version"))
+        with Operations.context(MigrationContext.configure(connection)):
+            create_first_tables()
+    with FeedbackStore.open(store_url, create=False) as old:
+        assert tables_of(old) == new
+        old.add_labeler("ana")
+
+
+def test_another_programs_tables_are_not_taken_for_a_store(tmp_path):
+    with sqlite3.connect(tmp_path / "other.db") as other:
+        other.execute("CREATE TABLE prompts (id INTEGER)")
+    with pytest.raises(DataError, match="cannot be opened as a feedback store"):
+        FeedbackStore.open(str(tmp_path / "other.db"))
 
 
 def test_gold_answers_are_found_without_a_look_at_all_judgments(tmp_path):
