@@ -73,7 +73,7 @@ def _measure(judged: str, answers: Answers) -> list[Agreement]:
     }
     for level in _LEVELS[judged]:
         measures[f"Krippendorff's alpha, {level}"] = partial(
-            krippendorff_alpha, values=values, level=level
+            krippendorff_alpha, values=values.tolist(), level=level
         )
     num_units = int(patterns.number.sum())
     return [

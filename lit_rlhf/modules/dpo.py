@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,14 +19,13 @@ from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.weights import weights_digest
 from lit_rlhf.modules.building import build_policy, build_reference
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
+from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.preference import preference_losses
 from lit_rlhf.modules.reference_logprobs import (
     FORMAT,
@@ -52,40 +51,24 @@ class DPOModule(PhaseModule):
         lora: train low-rank adapters; then no second model is held.
         optimizer: AdamW and its schedule.
         loss: the preference loss, by `class_path` or short name.
-        packing_width: tokens in a packed row of the trunk, null for padded rows.
         reference_logprobs: when the reference computes. "cached": before training, and later runs
             on the same data find it on disk. "precomputed": before training, again in each run.
             "on_the_fly": with each batch; then it is held in memory throughout.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping
-            their activations.
-        cpu_paths: on CPUs, faster layers and attention; false: those of transformers and peft.
-        max_skipped_steps: a step with a number that is not finite (loss, gradient,
-            log-probability) is left out; the run stops when more than so many were.
+        **kwargs: the settings of `PhaseModule`.
     """
 
     phase = "dpo"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
+    def __init__(
         self,
         policy: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),
-        packing_width: int | None = DEFAULT_WIDTH,
         reference_logprobs: ReferenceLogprobs = "cached",
-        activation_checkpointing: bool = False,
-        cpu_paths: bool = True,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        super().__init__(
-            policy,
-            lora,
-            optimizer,
-            packing_width,
-            activation_checkpointing,
-            cpu_paths,
-            max_skipped_steps,
-        )
+        super().__init__(policy, lora=lora, optimizer=optimizer, **kwargs)
         if not loss.requires_reference and reference_logprobs != "cached":
             raise ConfigError(
                 f"model.reference_logprobs={reference_logprobs} has no effect: model.loss "

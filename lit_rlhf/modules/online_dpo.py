@@ -10,22 +10,18 @@ from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, SampleBatch
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
 from lit_rlhf.modules.ppo_requirements import refuse_unfit_rollouts
 from lit_rlhf.modules.preference import preference_losses
 from lit_rlhf.modules.rewarded_policy import RewardedPolicy
 from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples
 from lit_rlhf.modules.unscored import scored_columns
-from lit_rlhf.objectives import MissingEOS
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
-from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
+from lit_rlhf.rollout import Sampling
 
 
 class OnlineDPOModule(RewardedPolicy):
@@ -42,67 +38,27 @@ class OnlineDPOModule(RewardedPolicy):
             `reference` names another one.
         reward: what ranks responses, by `class_path`; in Python also a function, see
             `FunctionReward`.
-        judges: further rewards that are asked at validation alone, by name.
-        lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule, stepped once a batch.
         loss: the preference loss, by `class_path` or short name.
         samples_per_prompt: responses to each prompt, of which two become a pair.
-        sampling: length, temperature and truncation of responses.
-        generator: the engine that draws responses.
-        missing_eos: what a response scores that did not end by itself.
-        packing_width: tokens in a packed row of the trunk, null for padded rows.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping
-            their activations.
-        cpu_paths: on CPUs, faster layers and attention, in reward models and judges as well; false:
-            those of transformers and peft.
-        max_skipped_steps: a step with a number that is not finite is left out; the run stops when
-            more than so many were.
-        seed: of samples.
-        reference: the policy that the loss and the KL are relative to, where it is another one than
-            `policy`; null for `policy` as it was.
+        **kwargs: the settings of `RewardedPolicy`.
     """
 
     phase = "online_dpo"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
+    def __init__(
         self,
         policy: ModelSource,
         reward: RewardSource | Callable[..., Any],
-        judges: dict[str, RewardSource | Callable[..., Any]] | None = None,
-        lora: LoRAConfig | None = None,
+        *,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),
         samples_per_prompt: int = 2,
-        sampling: Sampling = Sampling(),
-        generator: Generator = TorchGenerator(),
-        missing_eos: MissingEOS = MissingEOS(),
-        packing_width: int | None = DEFAULT_WIDTH,
-        activation_checkpointing: bool = False,
-        cpu_paths: bool = True,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
-        seed: int = 0,
-        reference: ModelSource | None = None,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        super().__init__(
-            policy,
-            lora,
-            optimizer,
-            packing_width,
-            activation_checkpointing,
-            cpu_paths,
-            max_skipped_steps,
-        )
+        super().__init__(policy, reward, optimizer=optimizer, **kwargs)
         require("model.samples_per_prompt", samples_per_prompt, least=2)
-        _refuse_misfits(loss, sampling, reference)
-        self.take_parts(
-            reward=reward,
-            judges=judges,
-            sampling=sampling,
-            generator=generator,
-            missing_eos=missing_eos,
-            seed=seed,
-            reference=reference,
-        )
+        _refuse_misfits(loss, self.sampling, self.reference_source)
         self.loss = loss
         self.num_samples = samples_per_prompt
 
@@ -225,9 +181,7 @@ def pairs_of(
     )
 
 
-def _refuse_misfits(
-    loss: PreferenceLoss, sampling: Sampling, reference: ModelSource | None
-) -> None:
+def _refuse_misfits(loss: PreferenceLoss, sampling: Sampling, reference: str | None) -> None:
     if loss.is_unpaired:
         raise ConfigError(
             f"model.loss {type(loss).__name__} reads responses with labels, and a reward ranks "

@@ -23,6 +23,7 @@ from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import require_fitting_tokenizer
 from lit_rlhf.models.lineage import Lineage, make_lineage
+from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
@@ -46,7 +47,6 @@ from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
 
 # Methods beside `forward` that compute with a model's weights.
 _FORWARD_METHODS = ("next_logits", "token_values")
-DEFAULT_MAX_SKIPPED_STEPS = 10
 
 
 class PhaseModule(SteppingModule):
@@ -62,12 +62,13 @@ class PhaseModule(SteppingModule):
             transformers.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
-        packing_width: tokens in a packed row of the trunk, None for padded rows.
+        packing_width: tokens in a packed row of the trunk, null for padded rows.
         activation_checkpointing: recompute the layers in the backward pass instead of keeping
             their activations.
-        cpu_paths: on CPUs, layers and attention made for them, see `lit_rlhf.cpu`.
-        max_skipped_steps: the run stops when more steps than these had a number that was not
-            finite; up to then such a step is left out.
+        cpu_paths: on CPUs, faster layers and attention, in reward models and judges as well; false:
+            those of transformers and peft.
+        max_skipped_steps: a step with a number that is not finite (loss, gradient, score,
+            log-probability) is left out; the run stops when more than so many were.
 
     Attributes:
         run_config: all settings of the run, which the command line leaves here for the lineage.
@@ -93,12 +94,13 @@ class PhaseModule(SteppingModule):
     def __init__(
         self,
         source: ModelSource,
-        lora: LoRAConfig | None,
-        optimizer: OptimizerConfig,
-        packing_width: int | None,
-        activation_checkpointing: bool,
-        cpu_paths: bool,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
+        *,
+        lora: LoRAConfig | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        packing_width: int | None = DEFAULT_WIDTH,
+        activation_checkpointing: bool = False,
+        cpu_paths: bool = True,
+        max_skipped_steps: int = 10,
     ) -> None:
         super().__init__(max_skipped_steps)
         self.source = model_source(source, f"model.{self.source_option}")

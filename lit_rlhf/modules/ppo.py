@@ -13,13 +13,10 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data.ppo import PPODataModule
-from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.mixing import mix_in, refuse_idle_mixing
 from lit_rlhf.modules.optimizers import OptimizerConfig
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS
 from lit_rlhf.modules.ppo_metrics import iteration_means
 from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
@@ -49,7 +46,6 @@ from lit_rlhf.objectives import (
     GAE,
     AdvantageEstimator,
     KLPenalty,
-    MissingEOS,
     Moments,
     OverlongPenalty,
     masked_moments,
@@ -58,10 +54,7 @@ from lit_rlhf.objectives import (
 from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import (
-    Generator,
-    Sampling,
     TokenLimit,
-    TorchGenerator,
     UpdatePlan,
     plan_update,
 )
@@ -75,40 +68,24 @@ class PPOModule(PPOModels):
     the KL penalty inside the reward.
 
     Args:
-        policy: the SFT policy: hub name or Hugging Face folder. The reference is this
-            same model, frozen: a copy, or with LoRA the policy with its adapter switched off;
-            unless `reference` names another one.
+        policy: the SFT policy: hub name or Hugging Face folder. The reference is this same model,
+            frozen: a copy, or with LoRA the policy with its adapter switched off; unless
+            `reference` names another one.
         reward: the reward that is optimised, by `class_path`; in Python also a function, see
             `FunctionReward`.
-        judges: further rewards that are asked at validation alone, by name: a reward model that the
-            policy never trains against, a rule, a function.
-        lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule, stepped once an iteration.
         critic: "shared" puts a value head on the policy's trunk, "separate" trains a model of its
             own; only built when the estimator needs values.
         critic_source: the reward model that a separate critic starts from.
         advantage: the advantage estimator, by `class_path` or short name.
         update: epochs, minibatches, clipping and coefficients of the update.
-        sampling: length, temperature and truncation of responses.
-        generator: the engine that draws responses.
-        missing_eos: what a response scores that did not end by itself.
         overlong_penalty: what a response costs that comes near the length limit; null for nothing.
         max_refills: how often the groups of an iteration are drawn anew, from other prompts, whose
             responses all score alike.
         kl_penalty: charge the KL to the reference in rewards or loss, with the coefficient of
             `KLControl`; null for none, and then no reference computes and no KL is logged.
         whiten_advantages: scale advantages to mean 0, deviation 1 over all ranks.
-        packing_width: tokens in a packed row of the trunk, null for padded rows.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping
-            their activations.
-        cpu_paths: on CPUs, faster layers and attention, in reward models and judges as well; false:
-            those of transformers and peft.
-        max_skipped_steps: a step with a number that is not finite (loss, gradient, reward,
-            ratio) is left out, and an iteration whose rollout has one; the run stops when more
-            than so many were.
-        seed: of samples and minibatches.
-        reference: the policy that the KL is to, where it is another one than `policy`: hub name or
-            folder, with the same vocabulary; null for `policy` as it was.
+        **kwargs: the settings of `RewardedPolicy`.
 
     Attributes:
         rollout: of the iteration that has just ended, for callbacks: prompts, responses, fields,
@@ -124,49 +101,23 @@ class PPOModule(PPOModels):
     own_callbacks = (KLControl, OveroptimizationMonitor)
     checks_first_ratio = True  # switched off by the self-checks' one switch
 
-    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
+    def __init__(  # noqa: PLR0913 - settings, given by keyword from YAML
         self,
         policy: ModelSource,
         reward: RewardSource | Callable[..., Any],
-        judges: dict[str, RewardSource | Callable[..., Any]] | None = None,
-        lora: LoRAConfig | None = None,
+        *,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-5, eps=1e-5),
         critic: Literal["shared", "separate"] = "shared",
         critic_source: str | None = None,
         advantage: AdvantageEstimator = GAE(),
         update: UpdateConfig = UpdateConfig(),
-        sampling: Sampling = Sampling(),
-        generator: Generator = TorchGenerator(),
-        missing_eos: MissingEOS = MissingEOS(),
         overlong_penalty: OverlongPenalty | None = None,
         max_refills: int = 0,
         kl_penalty: KLPenalty | None = KLPenalty(),
         whiten_advantages: bool = True,
-        packing_width: int | None = DEFAULT_WIDTH,
-        activation_checkpointing: bool = False,
-        cpu_paths: bool = True,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
-        seed: int = 0,
-        reference: ModelSource | None = None,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        super().__init__(
-            policy,
-            lora,
-            optimizer,
-            packing_width,
-            activation_checkpointing,
-            cpu_paths,
-            max_skipped_steps,
-        )
-        self.take_parts(
-            reward=reward,
-            judges=judges,
-            sampling=sampling,
-            generator=generator,
-            missing_eos=missing_eos,
-            seed=seed,
-            reference=reference,
-        )
+        super().__init__(policy, reward, optimizer=optimizer, **kwargs)
         refuse_lone_samples(self.reward, advantage)
         self.critic_kind = critic
         self.critic_source = critic_source

@@ -13,7 +13,6 @@ from lit_rlhf.data.reward import RewardDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.saving import as_classifier
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.building import build_reward_model
@@ -25,7 +24,7 @@ from lit_rlhf.modules.normalizing import (
 )
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
+from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.objectives.reward import BradleyTerryLoss, RewardLoss, ScoredResponses
 
 
@@ -42,38 +41,22 @@ class RewardModule(PhaseModule):
         optimizer: AdamW and its schedule.
         loss: by `class_path` or short name.
         normalizer: normalise the scores on the reference policy's samples; null leaves them raw.
-        packing_width: tokens in a packed row of the trunk, null for padded rows.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping
-            their activations.
-        cpu_paths: on CPUs, faster layers and attention; false: those of transformers and peft.
-        max_skipped_steps: a step with a number that is not finite (loss, gradient, score)
-            is left out; the run stops when more than so many were.
+        **kwargs: the settings of `PhaseModule`.
     """
 
     phase = "reward"
     source_option = "backbone"
 
-    def __init__(  # noqa: PLR0913, PLR0917 - settings, given by keyword from YAML
+    def __init__(
         self,
         backbone: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
         loss: RewardLoss = BradleyTerryLoss(),
         normalizer: NormalizerConfig | None = None,
-        packing_width: int | None = DEFAULT_WIDTH,
-        activation_checkpointing: bool = False,
-        cpu_paths: bool = True,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        super().__init__(
-            backbone,
-            lora,
-            optimizer,
-            packing_width,
-            activation_checkpointing,
-            cpu_paths,
-            max_skipped_steps,
-        )
+        super().__init__(backbone, lora=lora, optimizer=optimizer, **kwargs)
         self.loss = loss
         self.normalizer = normalizer
         self.reward_model: ScalarModel | None = None

@@ -26,7 +26,7 @@ from lit_rlhf.modules.unscored import abstaining_columns, scored_columns
 from lit_rlhf.objectives import MissingEOS, kl_k1
 from lit_rlhf.ranks import of_all_ranks, world_size
 from lit_rlhf.rewards import RewardSource, as_source, origins_of
-from lit_rlhf.rollout import Generator, Sampling, collect_samples
+from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples
 
 # A validation prompt keeps its random stream whatever the training seed is.
 _VALIDATION_SEED = 20_220_304
@@ -41,40 +41,41 @@ _RESERVED = {
 class RewardedPolicy(PhaseModule):
     """Policy, reference, reward and judges; validation by samples.
 
-    Attributes: see the arguments of `PPOModule`, which sets them.
+    Args:
+        policy: the SFT policy: hub name or Hugging Face folder.
+        reward: what is optimised, by `class_path`; in Python also a function, see
+            `FunctionReward`.
+        judges: further rewards that are asked at validation alone, by name: a reward model that the
+            policy never trains against, a rule, a function.
+        sampling: length, temperature and truncation of responses.
+        generator: the engine that draws responses.
+        missing_eos: what a response scores that did not end by itself.
+        seed: of all that is drawn.
+        reference: the policy that KL and loss are relative to, where it is another one than
+            `policy`: hub name or folder, with the same vocabulary; null for `policy` as it was.
+        **kwargs: the settings of `PhaseModule`.
+
+    Raises:
+        ConfigError: a judge has a name that the log needs.
     """
 
-    reward: RewardSource
-    judges: dict[str, RewardSource]
-    reference_source: str | None
-    sampling: Sampling
-    generator: Generator
-    missing_eos: MissingEOS
-    policy: PolicyModel | None
-    reference: PolicyModel | None
-    validation_means: NamedMeans
-    validation_samples: list[dict[str, Any]]
-    validation_values: list[dict[str, Tensor]]
-    seed: int
     num_iterations: Tensor
     own_callbacks: ClassVar[tuple[type[Callback], ...]] = (OveroptimizationMonitor,)
 
-    def take_parts(
+    def __init__(
         self,
-        *,
+        policy: ModelSource,
         reward: RewardSource | Callable[..., Any],
-        judges: dict[str, RewardSource | Callable[..., Any]] | None,
-        sampling: Sampling,
-        generator: Generator,
-        missing_eos: MissingEOS,
-        seed: int,
-        reference: ModelSource | None,
+        *,
+        judges: dict[str, RewardSource | Callable[..., Any]] | None = None,
+        sampling: Sampling = Sampling(),
+        generator: Generator = TorchGenerator(),
+        missing_eos: MissingEOS = MissingEOS(),
+        seed: int = 0,
+        reference: ModelSource | None = None,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        """Keep what draws and scores responses; the last part of a constructor.
-
-        Raises:
-            ConfigError: a judge has a name that the log needs.
-        """
+        super().__init__(policy, **kwargs)
         _refuse_reserved_names(judges or {})
         self.reward = as_source(reward)
         self.judges = {name: as_source(judge) for name, judge in (judges or {}).items()}
@@ -82,13 +83,15 @@ class RewardedPolicy(PhaseModule):
         self.generator = generator
         self.missing_eos = missing_eos
         self.seed = seed
-        self.reference_source = None
+        self.reference_source: str | None = None
         if reference is not None:
             self.reference_source = model_source(reference, "model.reference")
             self.arguments["reference"] = self.reference_source
-        self.policy = self.reference = None
+        self.policy: PolicyModel | None = None
+        self.reference: PolicyModel | None = None
         self.validation_means = NamedMeans()
-        self.validation_samples, self.validation_values = [], []
+        self.validation_samples: list[dict[str, Any]] = []
+        self.validation_values: list[dict[str, Tensor]] = []
         # The batches already answered name the next random streams; saved with the module.
         self.register_buffer("num_iterations", torch.zeros((), dtype=torch.long))
 

@@ -11,12 +11,19 @@ from torch import nn
 
 
 def plain_settings(module: nn.Module) -> dict[str, Any]:
-    """Return the constructor's arguments of a module that keeps them as attributes.
+    """Return the constructors' settings of a module that keeps them as attributes.
 
-    A dataclass becomes its fields, with `class` where several could stand in its place; what has
+    Of classes above it these are what `**kwargs` stands for: what is given by keyword alone. A
+    dataclass becomes its fields, with `class` where several could stand in its place; what has
     no plain form is its name.
     """
-    names = inspect.signature(type(module).__init__).parameters
+    own, *others = (
+        inspect.signature(vars(cls)["__init__"]).parameters.values()
+        for cls in type(module).__mro__
+        if "__init__" in vars(cls)
+    )
+    further = (one for parameters in others for one in parameters if one.kind is one.KEYWORD_ONLY)
+    names = [parameter.name for parameter in (*own, *further)]
     values = {name: getattr(module, name) for name in names if hasattr(module, name)}
     return {name: _plain(one) for name, one in values.items() if not isinstance(one, nn.Module)}
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.building import build_policy
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
-from lit_rlhf.modules.phase import DEFAULT_MAX_SKIPPED_STEPS, PhaseModule
+from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.objectives.language_modeling import response_nll
 
 
@@ -25,12 +26,7 @@ class SFTModule(PhaseModule):
         policy: the base model: hub name or Hugging Face folder.
         lora: train low-rank adapters instead of all weights.
         optimizer: AdamW and its schedule.
-        packing_width: tokens in a packed row of the trunk, null for padded rows.
-        activation_checkpointing: recompute the layers in the backward pass instead of keeping
-            their activations.
-        cpu_paths: on CPUs, faster layers and attention; false: those of transformers and peft.
-        max_skipped_steps: a step with a number that is not finite (loss, gradient,
-            log-probability) is left out; the run stops when more than so many were.
+        **kwargs: the settings of `PhaseModule`.
     """
 
     phase = "sft"
@@ -40,20 +36,9 @@ class SFTModule(PhaseModule):
         policy: ModelSource,
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(),
-        packing_width: int | None = DEFAULT_WIDTH,
-        activation_checkpointing: bool = False,
-        cpu_paths: bool = True,
-        max_skipped_steps: int = DEFAULT_MAX_SKIPPED_STEPS,
+        **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
-        super().__init__(
-            policy,
-            lora,
-            optimizer,
-            packing_width,
-            activation_checkpointing,
-            cpu_paths,
-            max_skipped_steps,
-        )
+        super().__init__(policy, lora=lora, optimizer=optimizer, **kwargs)
         self.policy: PolicyModel | None = None
         self.validation_means = NamedMeans()
 
