@@ -28,7 +28,7 @@ from lit_rlhf.callbacks import (
     PredictionFile,
     SelfChecks,
 )
-from lit_rlhf.callbacks.earlier_parts import go_on_where_it_ended
+from lit_rlhf.callbacks.last_checkpoint import go_on_where_it_ended
 from lit_rlhf.callbacks.redacted_config import RedactedConfig
 from lit_rlhf.config_messages import in_plain_words, short_message, untouched_seeds
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
+from difflib import get_close_matches
 from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from lit_rlhf.callbacks.monitors import refuse_unknown_monitors
 from lit_rlhf.callbacks.ranks import any_rank
-from lit_rlhf.errors import TrainingError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.ranges import require
 
 # If the samples are the policy's own, the KL summed over the responses of an iteration is below
@@ -225,6 +226,29 @@ class SelfChecks(Callback):
         if name not in self._warned:
             self._warned.add(name)
             rank_zero_warn(message)
+
+
+def refuse_unknown_monitors(trainer: Trainer) -> None:
+    """Refuse a callback whose `monitor` is not among the metrics of the first validation.
+
+    Metrics of training are not known yet, and left alone.
+
+    Raises:
+        ConfigError: a callback watches a metric that there is not.
+    """
+    known = sorted(trainer.callback_metrics)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if not isinstance(callback, EarlyStopping | ModelCheckpoint):
+            continue
+        monitor = callback.monitor
+        if monitor is None or monitor in known or monitor.startswith("train/"):
+            continue
+        near = get_close_matches(monitor, known, n=1)
+        meant = f"did you mean '{near[0]}'" if near else f"there are: {', '.join(known)}"
+        raise ConfigError(
+            f"trainer.callbacks: {type(callback).__name__} monitors '{monitor}', and validation "
+            f"has no such metric; {meant}"
+        )
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import (
@@ -36,6 +37,7 @@ from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, slo
 _HANDED_ON = ("skip", "cannot_judge")
 # What the server adds; all other columns come from the client, and are equal when it sends twice.
 _BY_SERVER = ("received_at", "valid_from")
+_BATCH = 500  # ids in one statement
 
 
 class Receipt(NamedTuple):
@@ -137,6 +139,34 @@ def store_judgment(
         elif was_handed_on and not is_handed_on:
             _remove_slot(connection, task_id)
     return Receipt(is_new=True, is_surplus=is_surplus)
+
+
+def open_slots(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Return how many judgments each task still waits for; tasks that wait for none are left out.
+
+    Args:
+        connection: of `Database.reading`.
+        ids: of the tasks.
+    """
+    waiting: dict[int, int] = {}
+    for start in range(0, len(ids), _BATCH):
+        query = (
+            select(slots.c.task_id, func.count().label("number"))
+            .where(slots.c.task_id.in_(ids[start : start + _BATCH]), slots.c.judgment_id.is_(None))
+            .group_by(slots.c.task_id)
+            .order_by(slots.c.task_id)
+        )
+        waiting |= {row.task_id: row.number for row in connection.execute(query)}
+    return waiting
+
+
+def close_task(connection: Connection, task_id: int) -> int:
+    """Take away the slots of a task that nobody has judged yet; return how many there were.
+
+    A judgment that is still on its way is stored as surplus, as any that comes late.
+    """
+    unjudged = slots.c.judgment_id.is_(None)
+    return connection.execute(delete(slots).where(slots.c.task_id == task_id, unjudged)).rowcount
 
 
 def lock_labeler(connection: Connection, labeler_id: int) -> None:

@@ -31,12 +31,17 @@ from sqlalchemy import func, select, update
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.adding import Added, Adder, Kind, LabelerKind, Origin, labeler_id, task_ids
-from lit_rlhf.feedback.closing import close_task, open_slots
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
-from lit_rlhf.feedback.queue import Receipt, claim_slots, store_judgment
+from lit_rlhf.feedback.queue import (
+    Receipt,
+    claim_slots,
+    close_task,
+    open_slots,
+    store_judgment,
+)
 from lit_rlhf.feedback.reading import (
     Lineage,
     StoredTask,

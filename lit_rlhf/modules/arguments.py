@@ -1,7 +1,8 @@
-"""A constructor's arguments inside a checkpoint, so that `load_from_checkpoint(path)` is enough.
+"""A constructor's arguments: inside a checkpoint, and as plain values for loggers.
 
-They are plain values: classes of this package are named and made again, and no other code is
-imported for a checkpoint. What is not of this package is left out and asked for.
+Those of a checkpoint make `load_from_checkpoint(path)` enough. They are plain values: classes of
+this package are named and made again, and no other code is imported for a checkpoint. What is not
+of this package is left out and asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import CheckpointError, ConfigError
@@ -81,6 +82,26 @@ def unpacked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _unpacked(value, name) for name, value in arguments.items()}
 
 
+def plain_settings(module: nn.Module) -> dict[str, Any]:
+    """Return the constructors' settings of a module that keeps them as attributes.
+
+    Of classes above it these are what `**kwargs` stands for: what is given by keyword alone. A
+    dataclass becomes its fields, with `class` where several could stand in its place; what has
+    no plain form is its name.
+    """
+    own, *others = (
+        inspect.signature(vars(cls)["__init__"]).parameters.values()
+        for cls in type(module).__mro__
+        if "__init__" in vars(cls)
+    )
+    further = (one for parameters in others for one in parameters if one.kind is one.KEYWORD_ONLY)
+    names = [parameter.name for parameter in (*own, *further)]
+    values = {name: getattr(module, name) for name in names if hasattr(module, name)}
+    return {
+        name: _plain_value(one) for name, one in values.items() if not isinstance(one, nn.Module)
+    }
+
+
 def _packed(value: Any, mark: str) -> Any:  # noqa: ANN401 - any argument
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -134,3 +155,17 @@ def _own_class(path: str) -> type:
     if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
         raise CheckpointError(f"the checkpoint names {path}, which lit_rlhf does not have")
     return cls
+
+
+def _plain_value(value: Any) -> Any:  # noqa: ANN401 - any argument
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(one) for one in value]
+    if dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        own = {name: _plain_value(getattr(value, name)) for name in fields}
+        return {"class": type(value).__name__, **own}
+    return str(getattr(value, "__qualname__", type(value).__qualname__))

@@ -27,7 +27,7 @@ from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
-from lit_rlhf.modules.arguments import given_arguments
+from lit_rlhf.modules.arguments import given_arguments, plain_settings
 from lit_rlhf.modules.default_callbacks import (
     missing_callbacks,
     refuse_unreachable_validation,
@@ -38,7 +38,6 @@ from lit_rlhf.modules.handing_over import load_trained, save_trained
 from lit_rlhf.modules.model_tokenizer import tokenizer_beside
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
-from lit_rlhf.modules.settings import plain_settings
 from lit_rlhf.modules.sharding import shard
 from lit_rlhf.modules.stepping import SteppingModule
 from lit_rlhf.prompts import Prompt

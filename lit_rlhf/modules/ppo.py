@@ -37,8 +37,8 @@ from lit_rlhf.modules.ppo_update import (
     rewarded_tokens,
 )
 from lit_rlhf.modules.reduction import reduces_gradients
-from lit_rlhf.modules.rollouts import roll_out
-from lit_rlhf.modules.scored_samples import ScoredSamples
+from lit_rlhf.modules.refilling import refill
+from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples, with_greedy
 from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.modules.unscored import without_unscored
@@ -209,7 +209,11 @@ class PPOModule(PPOModels):
         num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
-        scored = roll_out(self, batch, seed=seed)
+        scored = score_samples(self, batch, seed=seed)
+        if self.max_refills:
+            scored = refill(self, scored, counts=batch.prompt_ids >= 0, seed=seed)
+        if self.advantage.requires_greedy:
+            scored = with_greedy(self, batch, scored)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,

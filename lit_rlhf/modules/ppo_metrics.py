@@ -13,9 +13,8 @@ from torch import Tensor
 from lit_rlhf.batches import RolloutBatch, SampleBatch, TokenRows
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.ppo_update import UpdateStatistics, UpdateTargets
-from lit_rlhf.modules.sampler_gap import sampler_gap
 from lit_rlhf.modules.unscored import scored_columns
-from lit_rlhf.objectives import kl_k1, kl_per_response
+from lit_rlhf.objectives import kl_k1, kl_k3, kl_per_response, truncated_importance_weights
 from lit_rlhf.prompts import prompt_text
 from lit_rlhf.ranks import largest_over_ranks
 from lit_rlhf.rewards import RewardSource, ask
@@ -70,6 +69,24 @@ def rollout_metrics(rollout: RolloutBatch) -> dict[str, Tensor]:
     metrics["finished"] = rollout.samples.finished.float()
     metrics["surprisal"] = -(rollout.old_logprobs * mask).sum(1)
     return metrics
+
+
+def sampler_gap(rollout: RolloutBatch, cap: float | None) -> dict[str, Tensor]:
+    """Say how far the engine that drew the responses is from the policy that trains on them.
+
+    Args:
+        rollout: samples with old log-probabilities, `[B, T]`.
+        cap: of the importance weights on the loss, or None without a correction.
+
+    Returns:
+        `[B, T]` by the names under which their means over response tokens are logged.
+    """
+    old, sampler = rollout.old_logprobs, rollout.samples.sampler_logprobs
+    gap = {"sampler_difference": (old - sampler).abs(), "sampler_kl": kl_k3(sampler, old)}
+    if cap is not None:
+        weights = truncated_importance_weights(old, sampler, cap=cap)
+        gap["sampler_weight"], gap["sampler_truncated"] = weights
+    return gap
 
 
 def held_out_columns(

@@ -25,7 +25,7 @@ from lit_rlhf.modules import (
     SFTModule,
     UpdateConfig,
 )
-from lit_rlhf.modules.settings import plain_settings
+from lit_rlhf.modules.arguments import plain_settings
 from lit_rlhf.objectives import RLOO
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model

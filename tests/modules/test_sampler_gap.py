@@ -3,7 +3,7 @@ import torch
 
 from lit_rlhf.batches import RolloutBatch
 from lit_rlhf.modules.metrics import NamedMeans
-from lit_rlhf.modules.sampler_gap import sampler_gap
+from lit_rlhf.modules.ppo_metrics import sampler_gap
 from tests.oracles.importance import weight
 from tests.oracles.kl import k3
 from tests.rewards.samples import sample_batch
