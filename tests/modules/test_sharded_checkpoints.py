@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
 
-from lit_rlhf.checkpoints import read_verified
-from lit_rlhf.checkpoints.folders import read_index
+from lit_rlhf.checkpoints import read_index, read_verified
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
