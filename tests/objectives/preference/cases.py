@@ -3,6 +3,7 @@
 A new loss is a row here: the tests of test_losses.py and docs/reference/objectives.md need no more.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -132,6 +133,20 @@ def make_pairs(logprobs, loss, *, probability=None, lengths=None):
         if loss.is_unpaired
         else None,
     )
+
+
+# For losses by hand: one pair with the log-ratios x = 1 and y = -2.
+PAIR = torch.tensor([[-3.0], [-5.0], [-4.0], [-3.0]], dtype=torch.float64)
+
+
+def losses_of(loss, **settings):
+    """Return what a loss says of `PAIR`, with a certain label unless another one is given."""
+    settings = {"probability": torch.ones(1), **settings}
+    return loss(make_pairs(PAIR, loss, **settings)).losses
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def random_logprobs(count, dtype=torch.float64):

@@ -4,15 +4,7 @@ import torch
 
 from lit_rlhf.objectives import ORPO
 from tests.objectives.agreement import assert_agrees
-from tests.objectives.preference.cases import make_pairs
-
-# x = 1, y = -2
-PAIR = torch.tensor([[-3.0], [-5.0], [-4.0], [-3.0]], dtype=torch.float64)
-
-
-def losses_of(loss, **settings):
-    settings = {"probability": torch.ones(1), **settings}
-    return loss(make_pairs(PAIR, loss, **settings)).losses
+from tests.objectives.preference.cases import losses_of, make_pairs
 
 
 def test_one_pair_by_hand():

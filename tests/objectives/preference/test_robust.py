@@ -4,19 +4,7 @@ import torch
 
 from lit_rlhf.objectives import DPO, RobustDPO
 from tests.objectives.agreement import assert_agrees
-from tests.objectives.preference.cases import make_pairs
-
-# x = 1, y = -2
-PAIR = torch.tensor([[-3.0], [-5.0], [-4.0], [-3.0]], dtype=torch.float64)
-
-
-def losses_of(loss, **settings):
-    settings = {"probability": torch.ones(1), **settings}
-    return loss(make_pairs(PAIR, loss, **settings)).losses
-
-
-def sigmoid(x):
-    return 1 / (1 + math.exp(-x))
+from tests.objectives.preference.cases import losses_of, sigmoid
 
 
 def test_the_mean_over_flips_is_dpo_on_the_true_label():
