@@ -15,9 +15,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.chat_template import Renderer, read_template_options
+from lit_rlhf.data.collation import batch_prompts
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.evaluation.responses import SourcedPrompt
-from lit_rlhf.evaluation.sampling import load_policy, prompt_batch
+from lit_rlhf.evaluation.sampling import load_policy
 from lit_rlhf.feedback import Conversation, Message
 from lit_rlhf.markdown import visible
 from lit_rlhf.models import PolicyModel, load_tokenizer
@@ -82,8 +82,8 @@ class Speaker:
         """
         turns = (*self.conversation, Message(role="user", content=message))
         prompt: Prompt = turns if self.uses_chat_template else message
-        row = SourcedPrompt(prompt, f"chat with {self.name}")
-        batch = prompt_batch(Renderer(self._tokenizer, options=self.template_options), [row])
+        renderer = Renderer(self._tokenizer, options=self.template_options)
+        batch = batch_prompts(renderer, [prompt], [f"chat with {self.name}"])
         with torch.no_grad(), autocast(self.precision):
             samples = collect_samples(
                 self._policy,

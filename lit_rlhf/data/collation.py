@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from lit_rlhf.batches import ComparisonBatch, PromptBatch, TokenRows
-from lit_rlhf.data.tokenization import Row
+from lit_rlhf.data.tokenization import Row, tokenize_prompts
 from lit_rlhf.feedback import JudgedPair
 from lit_rlhf.prompts import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from lit_rlhf.data.chat_template import Renderer
 
 
 class GroupExample(NamedTuple):
@@ -103,3 +105,32 @@ def collate_prompts(prompts: Sequence[PromptExample], pad_id: int) -> PromptBatc
         prompts=[prompt.prompt for prompt in prompts],
         fields=[prompt.fields for prompt in prompts],
     )
+
+
+def batch_prompts(
+    renderer: Renderer,
+    prompts: Sequence[Prompt],
+    places: Sequence[str],
+    *,
+    first_id: int = 0,
+    fields: Sequence[dict[str, Any]] | None = None,
+) -> PromptBatch:
+    """Render and tokenise prompts for a policy, as the data module of PPO does.
+
+    Args:
+        renderer: of the policy's tokenizer.
+        prompts: one or more.
+        places: of each, for errors.
+        first_id: of the first prompt; an id names a prompt's random stream.
+        fields: of each prompt's record, for rewards.
+
+    Raises:
+        DataError: a chat that the tokenizer has no template for, with its place.
+    """
+    tokens = tokenize_prompts(renderer, prompts, places)
+    each = zip(tokens, prompts, fields or [{}] * len(prompts), strict=True)
+    examples = [
+        PromptExample(ids, id_, prompt, own)
+        for id_, (ids, prompt, own) in enumerate(each, first_id)
+    ]
+    return collate_prompts(examples, padding_id(renderer.tokenizer))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.batches import SampleBatch, TokenRows
 from lit_rlhf.data import SFTDataModule
 from lit_rlhf.data.chat_template import Renderer, Template
-from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
-from lit_rlhf.data.tokenization import tokenize_prompts
+from lit_rlhf.data.collation import batch_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, ratio
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
@@ -67,34 +66,6 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     take_cpu_paths(policy, device)
     take_gpu_paths(policy, device)
     return policy
-
-
-def prompt_batch(
-    renderer: Renderer,
-    prompts: Sequence[SourcedPrompt],
-    first_id: int = 0,
-    fields: Sequence[dict[str, Any]] | None = None,
-) -> PromptBatch:
-    """Render and tokenise prompts for a policy, as the data module of PPO does.
-
-    Args:
-        renderer: of the policy's tokenizer.
-        prompts: one or more.
-        first_id: of the first prompt; an id names a prompt's random stream.
-        fields: of each prompt's record, for rewards.
-
-    Raises:
-        DataError: a chat that the tokenizer has no template for, with its place.
-    """
-    texts, places = zip(*prompts, strict=True)
-    tokens = tokenize_prompts(renderer, texts, places)
-    examples = [
-        PromptExample(ids, index, prompt, own)
-        for index, (ids, prompt, own) in enumerate(
-            zip(tokens, texts, fields or [{}] * len(prompts), strict=True), first_id
-        )
-    ]
-    return collate_prompts(examples, padding_id(renderer.tokenizer))
 
 
 @torch.no_grad()
@@ -236,12 +207,13 @@ def _draw(
     fields: Sequence[dict[str, Any]] | None = None,
 ) -> SampleBatch:
     renderer = Renderer(tokenizer, settings.template, settings.template_options or {})
-    device = next(policy.parameters()).device
+    texts, places = zip(*prompts, strict=True)
+    batch = batch_prompts(renderer, texts, places, first_id=first_id, fields=fields)
     with autocast(settings.precision):
         return collect_samples(
             policy,
             TorchGenerator(max_rows=BATCH_ROWS),
-            prompt_batch(renderer, prompts, first_id, fields).to(device),
+            batch.to(next(policy.parameters()).device),
             tokenizer,
             Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
             samples_per_prompt=settings.samples,

@@ -9,8 +9,7 @@ import torch
 
 from lit_rlhf.batches import PromptBatch, SampleBatch
 from lit_rlhf.data.chat_template import Renderer
-from lit_rlhf.data.collation import PromptExample, collate_prompts, padding_id
-from lit_rlhf.data.tokenization import tokenize_prompts
+from lit_rlhf.data.collation import batch_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.sharding import gathered
@@ -101,11 +100,5 @@ def _batch_of(module: PhaseModule, prompts: object) -> PromptBatch:
     """
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ConfigError(f"generate: give a list of prompts, got {prompts!r:.60}")
-    tokenizer = module.tokenizer
     places = [f"prompt {number}" for number in range(len(prompts))]
-    tokens = tokenize_prompts(Renderer(tokenizer), prompts, places)
-    examples = [
-        PromptExample(ids, number, prompt, {})
-        for number, (ids, prompt) in enumerate(zip(tokens, prompts, strict=True))
-    ]
-    return collate_prompts(examples, padding_id(tokenizer)).to(module.device)
+    return batch_prompts(Renderer(module.tokenizer), prompts, places).to(module.device)
