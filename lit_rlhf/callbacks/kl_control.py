@@ -109,12 +109,7 @@ class KLControl(Callback):
         self._apply(pl_module)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,  # a mapping, as the class says; Lightning allows tensors and None, too
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object
     ) -> None:
         """Update the coefficient from the KL of the batch that has just been trained on.
 

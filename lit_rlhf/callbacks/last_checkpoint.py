@@ -139,14 +139,7 @@ class LastCheckpoint(ModelCheckpoint):
                 self._watch.status if trainer.is_global_zero else 0,
             )
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Note the place behind this batch."""
         self._num_batches += 1
         self._note_place(trainer)

@@ -93,9 +93,7 @@ class PredictionFile(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,  # noqa: ANN401 - Lightning's signature
-        batch: Any,  # noqa: ANN401 - likewise
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *_: object,
     ) -> None:
         """Append the rows of all processes."""
         rows = [row for of_rank in of_all_ranks(list(outputs or ())) for row in of_rank]

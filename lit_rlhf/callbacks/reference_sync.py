@@ -58,14 +58,7 @@ class ReferenceSync(Callback):
         self._models(pl_module)
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Move the reference, if as many steps are done."""
         step = trainer.global_step
         if step == self._last_step or step % self.every_n_steps:

@@ -133,12 +133,7 @@ class SelfChecks(Callback):
             )
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, *_: object
     ) -> None:
         """Look at the KL, the truncated responses and the gradient of the batch.
 

@@ -13,7 +13,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -35,15 +35,7 @@ Scores = Callable[[Sequence[Prompt], Sequence[Response]], "Floats"]
 
 
 class Labeler(abc.ABC):
-    """Judges the comparisons of a round.
-
-    Attributes:
-        waits: people judge, on the page or by another tool, and the round waits for them.
-        kind: of the labelers in the store.
-    """
-
-    waits: ClassVar[bool] = False
-    kind: ClassVar[str] = "model"
+    """Judges the comparisons of a round."""
 
     @abc.abstractmethod
     def judge(
@@ -67,8 +59,6 @@ class People(Labeler):
     """
 
     poll_s: float = 10.0
-    waits: ClassVar[bool] = True
-    kind: ClassVar[str] = "person"
 
     def judge(
         self, tasks: Sequence[StoredTask], num_judgments: int

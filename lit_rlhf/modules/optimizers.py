@@ -97,24 +97,18 @@ class OptimizerConfig:
     def _build_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
         """Choose the class: torch's own fused one wherever nothing is rounded."""
         betas = (self.beta1, self.beta2)
-        dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
+        rounded: dict[str, Any] = {
+            "learning_rate": self.learning_rate,
+            "betas": betas,
+            "eps": self.eps,
+            "seed": self.rounding_seed,
+        }
         if self.states == "8bit":
-            return _eight_bit(
-                groups,
-                learning_rate=self.learning_rate,
-                betas=betas,
-                eps=self.eps,
-                seed=self.rounding_seed,
-            )
+            return _eight_bit(groups, **rounded)
+        dtypes = {parameter.dtype for group in groups for parameter in group["params"]}
         if self.states == "bf16" or torch.bfloat16 in dtypes:
-            return BF16AdamW(
-                groups,
-                learning_rate=self.learning_rate,
-                betas=betas,
-                eps=self.eps,
-                moment_dtype=torch.bfloat16 if self.states == "bf16" else torch.float32,
-                seed=self.rounding_seed,
-            )
+            moment_dtype = torch.bfloat16 if self.states == "bf16" else torch.float32
+            return BF16AdamW(groups, moment_dtype=moment_dtype, **rounded)
         optimizer = AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)
         # Fused AdamW can undo a gradient scaler's scaling by itself, and Lightning then refuses to
         # clip. Without the offer the scaler undoes it before the step (bf16 has none at all).
