@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompt
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_in_parts
 from lit_rlhf.evaluation.sampling_options import add_sampling_options, sampling_config
 from lit_rlhf.growing_rows import GrowingRows
+from lit_rlhf.markdown import say
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.overoptimization import best_of_n_kl
@@ -67,10 +67,10 @@ def sample_command(arguments: list[str]) -> int:
     prompts, fields = zip(*read, strict=True)
     file = GrowingRows(options.output, _what_rows_depend_on(options, settings, reward, read))
     if not file.is_new:
-        _say(f"{options.output}: goes on behind {file.facts['prompts']} of {len(prompts)} prompts")
+        say(f"{options.output}: goes on behind {file.facts['prompts']} of {len(prompts)} prompts")
     _write(file, prompts, fields, settings, reward, options)
     file.finish()
-    _say(_summary(file.facts, options))
+    say(_summary(file.facts, options))
     return 0
 
 
@@ -214,7 +214,3 @@ def _parser() -> argparse.ArgumentParser:
     add_sampling_options(parser)
     parser.add_argument("--max-length", type=int, help="tokens that a reward model reads")
     return parser
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 # C0 but tab and line feed, DEL, C1; soft hyphen; zero-width and direction marks, line and
@@ -11,6 +12,12 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+
+def say(line: str) -> None:
+    """Print a line at once, though the output be a file."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def visible(text: str) -> str:

@@ -7,7 +7,6 @@ texts and the other raters; the final judge is VADER's rules, which saw neither.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lit_rlhf.flywheel.report import write_report
 from lit_rlhf.flywheel.rounds import run_rounds, with_precision
 from lit_rlhf.flywheel.settings import FlywheelSettings, read_settings
 from lit_rlhf.flywheel.steps import run_step
+from lit_rlhf.markdown import say
 from lit_rlhf.shipped import configs_folder
 
 # What the rounds stand on, by place in COMMANDS: the SFT policy, the raters' gold reward model and
@@ -45,7 +45,7 @@ def run_flywheel(size: str, folder: Path, data: Path, seed: int) -> Path:
     """
     settings = with_precision(demo_settings(size, folder, data, seed))
     prepare_models(size, folder, seed, settings.precision)
-    run_rounds(settings, _say, run_command, waits=False)
+    run_rounds(settings, say, run_command, waits=False)
     return write_report(settings)
 
 
@@ -90,12 +90,7 @@ def demo_settings(
 
 def _run_unfinished(folder: Path, name: str, title: str, words: list[str]) -> None:
     def make() -> None:
-        _say(f"{title}: lit-rlhf {' '.join(words)}")
+        say(f"{title}: lit-rlhf {' '.join(words)}")
         run_command(title, words)
 
     run_step(folder / f"{name}.json", Path(model_of(folder, name)), {"command": words}, make)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +16,7 @@ from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
 from lit_rlhf.feedback_command.exporting import write_export
 from lit_rlhf.feedback_command.reports import agreement, show
 from lit_rlhf.feedback_command.sampling import add_sample_options, add_samples
+from lit_rlhf.markdown import say
 from lit_rlhf.whole_files import written_whole
 
 
@@ -121,11 +121,11 @@ def _import(options: argparse.Namespace) -> None:
     said = f"{added.tasks} new tasks, {added.judgments} new judgments"
     said += f"; {num_skipped} bad rows skipped" if num_skipped else ""
     said += f"; {added.unasked} asked of nobody: their responses are alike" if added.unasked else ""
-    _say(said)
+    say(said)
 
 
 def _sample(options: argparse.Namespace) -> None:
-    _say(add_samples(options))
+    say(add_samples(options))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -145,21 +145,21 @@ def _export(options: argparse.Namespace) -> None:
         except OSError as error:  # the disk is full or read-only, the folder another's
             reason = error.strerror or error
             raise DataError(f"{options.file}: cannot be written: {reason}") from error
-    _say(f"{num_rows} rows in {options.file}")
+    say(f"{num_rows} rows in {options.file}")
 
 
 def _show(options: argparse.Namespace) -> None:
     for line in show(options):
-        _say(line)
+        say(line)
 
 
 def _agreement(options: argparse.Namespace) -> None:
     for line in agreement(options):
-        _say(line)
+        say(line)
 
 
 def _choose(options: argparse.Namespace) -> None:
-    _say(add_chosen(options))
+    say(add_chosen(options))
 
 
 def _backup(options: argparse.Namespace) -> None:
@@ -182,8 +182,4 @@ def _backup(options: argparse.Namespace) -> None:
             live.backup(copy)
     except sqlite3.Error as error:
         raise DataError(f"{source}: cannot be copied to {options.file}: {error}") from error
-    _say(f"{source} is copied to {options.file}")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+    say(f"{source} is copied to {options.file}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.extras import require_extra
+from lit_rlhf.markdown import say
 
 if TYPE_CHECKING:
     from lit_rlhf.flywheel.settings import FlywheelSettings
@@ -57,10 +58,10 @@ def flywheel_command(arguments: list[str]) -> int:
         from lit_rlhf.child_command import run_command  # noqa: PLC0415
         from lit_rlhf.flywheel.rounds import run_rounds  # noqa: PLC0415
 
-        run_rounds(settings, _say, run_command, waits=waits)
+        run_rounds(settings, say, run_command, waits=waits)
     from lit_rlhf.flywheel.report import write_report  # noqa: PLC0415
 
-    _say(str(write_report(settings)))
+    say(str(write_report(settings)))
     return 0
 
 
@@ -70,12 +71,7 @@ def _show_status(settings: FlywheelSettings) -> None:
 
     for number, steps in groupby(read_status(settings), lambda one: one.round):
         said = ", ".join(f"{step.step} {step.state}" for step in steps)
-        _say(f"round {number}: {said}")
+        say(f"round {number}: {said}")
     with FeedbackStore.open(settings.store_address, create=False) as store:
         counts = store.counts()
-    _say(f"wanted: {counts.open_slots + counts.leased_slots} judgments; made: {counts.current}")
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    say(f"wanted: {counts.open_slots + counts.leased_slots} judgments; made: {counts.current}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import sys
 from pathlib import Path
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.extras import require_extra
+from lit_rlhf.markdown import say
 
 
 def label_command(arguments: list[str]) -> int:
@@ -81,9 +81,9 @@ def _serve(options: argparse.Namespace) -> None:
                     "machine alone; first run: "
                     f"lit-rlhf label invite {options.store} YOUR_NAME --role admin --url {url}"
                 )
-            _say("Open this link once to administer the page:")
-            _say(f"  {url}/join#{invite(store.database, 'admin', 'admin')}")
-        _say(f"The labeling page is at {url}  (Ctrl+C ends it)")
+            say("Open this link once to administer the page:")
+            say(f"  {url}/join#{invite(store.database, 'admin', 'admin')}")
+        say(f"The labeling page is at {url}  (Ctrl+C ends it)")
         settings = Settings(
             options.guidelines,
             options.rating_scale,
@@ -108,10 +108,10 @@ def _invite(options: argparse.Namespace) -> None:
     with FeedbackStore.open(options.store) as store:
         secret = invite(store.database, options.name, options.role)
     if options.role == "api":
-        _say(f"Send this with each request, as `Authorization: Bearer {secret}`")
+        say(f"Send this with each request, as `Authorization: Bearer {secret}`")
         return
-    _say(f"This link works once, within 14 days, for {options.name}:")
-    _say(f"  {options.url.rstrip('/')}/join#{secret}")
+    say(f"This link works once, within 14 days, for {options.name}:")
+    say(f"  {options.url.rstrip('/')}/join#{secret}")
 
 
 def _say_if_new(store: str) -> None:
@@ -120,7 +120,7 @@ def _say_if_new(store: str) -> None:
 
     url = parse_url(store)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
-        _say(f"{store}: there was no such store; a new one without tasks is made.")
+        say(f"{store}: there was no such store; a new one without tasks is made.")
 
 
 def _check_serving(options: argparse.Namespace) -> None:
@@ -148,8 +148,3 @@ def _is_loopback(host: str) -> bool:
 
 def _shown_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
