@@ -195,6 +195,13 @@ def test_every_page_stands_in_the_index():
         assert path == "index.md" or f"]({path})" in index, f"{path} is not in docs/index.md"
 
 
+def test_the_walks_name_files_that_are_there():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([a-z_/]+\.py)` \|", page, re.MULTILINE)
+    assert named
+    assert [name for name in named if not (DOCS.parent / "lit_rlhf" / name).is_file()] == []
+
+
 # Metrics -----------------------------------------------------------------------------------
 
 # Names that the code puts together: template -> (file, part of it that lists the names).
