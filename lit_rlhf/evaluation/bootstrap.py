@@ -7,7 +7,7 @@ prompts and several samples or pairs of one prompt do not pass for independent o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,14 @@ class Estimate(NamedTuple):
         """Return plain values; what is not a number becomes null."""
         ends = {name: finite_or_none(getattr(self, name)) for name in ("value", "low", "high")}
         return {**ends, "n": self.n}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Estimate:
+        """Read what `as_json` returned; null becomes no number again."""
+        value, low, high = (
+            math.nan if row[name] is None else row[name] for name in ("value", "low", "high")
+        )
+        return cls(value, low, high, row["n"])
 
 
 def finite_or_none(value: float) -> float | None:

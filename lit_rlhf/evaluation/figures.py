@@ -54,13 +54,10 @@ class Figure(NamedTuple):
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Figure:
         """Read what `as_json` returned; null becomes no number again."""
-        value, low, high = (
-            math.nan if row[name] is None else row[name] for name in ("value", "low", "high")
-        )
         texts = {
             name: row[name] or "" for name in ("section", "subject", "metric", "unit", "against")
         }
-        return cls(**texts, judge=row["judge"] or "", estimate=Estimate(value, low, high, row["n"]))
+        return cls(**texts, judge=row["judge"] or "", estimate=Estimate.from_json(row))
 
     def shown(self) -> tuple[str, str]:
         """Return value and interval as a reader wants them, such as `61.5 %`, `52.0 to 70.1`."""

@@ -27,7 +27,7 @@ def draw_reliability(tables: Mapping[str, Sequence[ReliabilityBin]], path: Path)
     panel.plot([0, 1], [0, 1], color="grey", linestyle="--", label="perfect")
     for name, bins in tables.items():
         places = [row.predicted for row in bins]
-        _with_intervals(panel, places, [row.human for row in bins], name)
+        plot_with_intervals(panel, places, [row.human for row in bins], name)
     panel.set(xlim=(0, 1), ylim=(0, 1))
     panel.set(xlabel="predicted probability of being preferred", ylabel="share of people")
     panel.legend(fontsize=8)
@@ -50,7 +50,7 @@ def draw_best_of_n(figures: Sequence[Figure], path: Path) -> bool:
     canvas, panel = _panel()
     for name, points in curves.items():
         sizes = [int(point.metric.removeprefix("best_of_")) for point in points]
-        _with_intervals(panel, sizes, [point.estimate for point in points], name)
+        plot_with_intervals(panel, sizes, [point.estimate for point in points], name)
     panel.set_xscale("log", base=2)
     panel.set(xlabel="n: the best of n samples", ylabel="score")
     panel.legend(fontsize=8)
@@ -94,9 +94,10 @@ def _panel(height: float = 4.5) -> tuple[Canvas, Axes]:
     return canvas, panel
 
 
-def _with_intervals(
+def plot_with_intervals(
     panel: Axes, places: Sequence[float], estimates: Sequence[Estimate], name: str
 ) -> None:
+    """Draw values against places, each with its interval, and a name for the legend."""
     # matplotlib would set what is between two dollars as a formula.
     label = name.replace("$", r"\$")
     values, lows, highs, _ = zip(*estimates, strict=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lit_rlhf.errors import DataError
+from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import find_figure, read_figures
+from lit_rlhf.evaluation.pictures import plot_with_intervals
 from lit_rlhf.extras import can_draw
 from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
@@ -20,6 +22,9 @@ from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.markdown import markdown_cell, markdown_table
 from lit_rlhf.whole_files import write_text_whole
+
+if TYPE_CHECKING:  # matplotlib is optional
+    from matplotlib.axes import Axes
 
 PICTURE = "rounds.png"
 Column = Callable[["RoundReport"], str]
@@ -242,24 +247,15 @@ def _draw(rounds: Sequence[RoundReport], path: Path) -> bool:
 
 
 def _line(
-    panel: Any,  # noqa: ANN401 - matplotlib is optional
+    panel: Axes,
     rounds: Sequence[RoundReport],
-    points: Sequence[Mapping[str, float] | None],
+    points: Sequence[Mapping[str, Any] | None],
     label: str,
 ) -> None:
     held = [(row.round, point) for row, point in zip(rounds, points, strict=True) if point]
-    if not held:
-        return
-    places, found = zip(*held, strict=True)
-    values = np.array([point["value"] for point in found])
-    ends = np.array(
-        [
-            [_or(point["low"], v), _or(point["high"], v)]
-            for point, v in zip(found, values, strict=True)
-        ]
-    )
-    reach = np.abs(ends.T - values)
-    panel.errorbar(places, values, yerr=reach, marker="o", capsize=3, label=label)
+    if held:
+        estimates = [Estimate.from_json(point) for _, point in held]
+        plot_with_intervals(panel, [number for number, _ in held], estimates, label)
 
 
 def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:
@@ -271,10 +267,6 @@ def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:
     if point["low"] is None:
         return value
     return f"{value} ({scale * point['low']:.{digits}f} to {scale * point['high']:.{digits}f})"
-
-
-def _or(value: float | None, other: float) -> float:
-    return other if value is None else value
 
 
 def _side(judgment: Judgment) -> int | None:
