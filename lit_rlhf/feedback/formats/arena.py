@@ -10,6 +10,7 @@ from lit_rlhf.feedback.formats.parts import (
     Better,
     compared,
     has,
+    known_by,
     last_answers,
     read_chat,
     read_labeler,
@@ -76,10 +77,6 @@ _ONE_HOT: dict[str, Better] = {
 _TEXTS = ("prompt", "response_a", "response_b")
 
 
-def _detects_kaggle(row: Record) -> bool:
-    return has(row, *_ONE_HOT, *_TEXTS)
-
-
 def _read_kaggle(row: Record, where: str) -> ReadResult:
     prompt, first, second = (_only_turn(row.get(field), field, where) for field in _TEXTS)
     won = [field for field in _ONE_HOT if read_number(row[field], field, where, low=0, high=1)]
@@ -108,4 +105,4 @@ def _only_turn(value: object, field: str, where: str) -> str:
 
 ARENA = RowFormat("arena", _detects, _read)
 MTBENCH = RowFormat("mtbench", _detects_mtbench, _read)
-ARENA_KAGGLE = RowFormat("arena_kaggle", _detects_kaggle, _read_kaggle)
+ARENA_KAGGLE = RowFormat("arena_kaggle", known_by(*_ONE_HOT, *_TEXTS), _read_kaggle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_rlhf.feedback.fields import Record, is_present, read_text, wrong_field
-from lit_rlhf.feedback.formats.parts import has, read_labeler, rest, user_turn
+from lit_rlhf.feedback.formats.parts import known_by, read_labeler, rest, user_turn
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message
@@ -11,10 +11,6 @@ from lit_rlhf.prompts import Conversation, Message
 _TURNS = ("first", "second", "third", "fourth")
 _SLOTS = ("response_a", "response_b", "response_c", "response_d")
 _END = "<|end_of_text|>"
-
-
-def _detects(row: Record) -> bool:
-    return has(row, "first_turn_prompt", "first_turn_response_a", "first_turn_response_b")
 
 
 def _read(row: Record, where: str) -> ReadResult:
@@ -65,4 +61,8 @@ def _read_turn(
     return JudgedTask(chat, responses, (judgment,), None, {**about, "turn": turn}), chosen
 
 
-COMMUNITY_ALIGNMENT = RowFormat("community_alignment", _detects, _read)
+COMMUNITY_ALIGNMENT = RowFormat(
+    "community_alignment",
+    known_by("first_turn_prompt", "first_turn_response_a", "first_turn_response_b"),
+    _read,
+)

@@ -7,7 +7,7 @@ import re
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, read_number, read_text
 from lit_rlhf.feedback.formats.parts import (
-    has,
+    known_by,
     read_chat,
     read_objects,
     rest,
@@ -19,12 +19,10 @@ from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message, content_text
 
+_ANSWERS_2 = ("response_1", "response_2")
+_ANSWERS_3 = ("response1", "response2")
 # Between the turns of a prompt: `Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nWhy?`.
 _TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
-
-
-def _detects_2(row: Record) -> bool:
-    return has(row, "prompt", "response", "helpfulness", "correctness", "coherence")
 
 
 def _read_2(row: Record, where: str) -> ReadResult:
@@ -33,10 +31,6 @@ def _read_2(row: Record, where: str) -> ReadResult:
     judgment = Judgment("judged", ratings=(rating,))
     prompt = _read_prompt(row.get("prompt"), where)
     return [JudgedTask(prompt, (response,), (judgment,), None, rest(row, "prompt", "response"))]
-
-
-def _detects_2_preference(row: Record) -> bool:
-    return has(row, "prompt", "response_1", "response_2", "preference_strength")
 
 
 def _read_2_preference(row: Record, where: str) -> ReadResult:
@@ -50,9 +44,7 @@ def _read_2_preference(row: Record, where: str) -> ReadResult:
     if not judgments:
         judgments = [second_better_by(row.get("preference_strength"), "preference_strength", where)]
     prompt = _read_prompt(row.get("prompt"), where)
-    task = two_responses(row, prompt, ("response_1", "response_2"), where)
-    metadata = rest(row, "prompt", "response_1", "response_2")
-    return [task._replace(judgments=tuple(judgments), metadata=metadata)]
+    return [two_responses(row, prompt, _ANSWERS_2, judgments, where, "prompt")]
 
 
 def _read_prompt(value: object, where: str) -> Conversation:
@@ -67,10 +59,6 @@ def _read_prompt(value: object, where: str) -> Conversation:
     return turns if turns[-1]["role"] == "user" else turns[:-1]
 
 
-def _detects_3(row: Record) -> bool:
-    return has(row, "context", "response1", "response2", "overall_preference")
-
-
 def _read_3(row: Record, where: str) -> ReadResult:
     labelers = row.get("individual_preference") or []
     judgments = [
@@ -83,13 +71,20 @@ def _read_3(row: Record, where: str) -> ReadResult:
     if not judgments:
         judgments = [second_better_by(row.get("overall_preference"), "overall_preference", where)]
     prompt = read_chat(row.get("context"), "context", where)
-    task = two_responses(row, prompt, ("response1", "response2"), where)
-    metadata = rest(row, "context", "response1", "response2")
-    return [task._replace(judgments=tuple(judgments), metadata=metadata)]
+    return [two_responses(row, prompt, _ANSWERS_3, judgments, where, "context")]
 
 
-HELPSTEER2 = RowFormat("helpsteer2", _detects_2, _read_2, joins_rows=True)
-HELPSTEER2_PREFERENCE = RowFormat(
-    "helpsteer2_preference", _detects_2_preference, _read_2_preference
+HELPSTEER2 = RowFormat(
+    "helpsteer2",
+    known_by("prompt", "response", "helpfulness", "correctness", "coherence"),
+    _read_2,
+    joins_rows=True,
 )
-HELPSTEER3 = RowFormat("helpsteer3", _detects_3, _read_3)
+HELPSTEER2_PREFERENCE = RowFormat(
+    "helpsteer2_preference",
+    known_by("prompt", *_ANSWERS_2, "preference_strength"),
+    _read_2_preference,
+)
+HELPSTEER3 = RowFormat(
+    "helpsteer3", known_by("context", *_ANSWERS_3, "overall_preference"), _read_3
+)

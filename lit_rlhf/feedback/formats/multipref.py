@@ -6,11 +6,10 @@ from lit_rlhf.feedback.fields import Record, wrong_field
 from lit_rlhf.feedback.formats.parts import (
     Better,
     compared,
-    has,
+    known_by,
     read_duration,
     read_labeler,
     read_objects,
-    rest,
     two_responses,
     user_turn,
 )
@@ -28,10 +27,6 @@ _PREFERENCES: dict[str, tuple[Better, int | None]] = {
 }
 
 
-def _detects(row: Record) -> bool:
-    return has(row, "text", *_ANSWERS, _LABELERS[0])
-
-
 def _read(row: Record, where: str) -> ReadResult:
     judgments = [
         _judgment(annotation, where)
@@ -41,9 +36,8 @@ def _read(row: Record, where: str) -> ReadResult:
     prompt = user_turn(row.get("text"), "text", where)
     models = (read_labeler(row.get("model_a")), read_labeler(row.get("model_b")))
     # The labelers' other answers (helpful, truthful, harmless) stay in the metadata.
-    metadata = rest(row, "text", *_ANSWERS, "model_a", "model_b")
-    task = two_responses(row, prompt, _ANSWERS, where)
-    return [task._replace(judgments=tuple(judgments), models=models, metadata=metadata)]
+    task = two_responses(row, prompt, _ANSWERS, judgments, where, "text", "model_a", "model_b")
+    return [task._replace(models=models)]
 
 
 def _judgment(annotation: Record, where: str) -> Judgment:
@@ -59,4 +53,4 @@ def _judgment(annotation: Record, where: str) -> Judgment:
     return compared(better, strength=strength, labeler=labeler, duration_s=duration_s)
 
 
-MULTIPREF = RowFormat("multipref", _detects, _read)
+MULTIPREF = RowFormat("multipref", known_by("text", *_ANSWERS, _LABELERS[0]), _read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from lit_rlhf.errors import DataError
@@ -36,6 +36,11 @@ _RANKS: dict[Better, tuple[int, int]] = {"first": (1, 2), "second": (2, 1), "nei
 def has(row: Record, *fields: str) -> bool:
     """Say whether a row has all of these fields with a value other than null."""
     return all(is_present(row, field) for field in fields)
+
+
+def known_by(*fields: str) -> Callable[[Record], bool]:
+    """Return the check of a shape that rows have where they have all of these fields."""
+    return lambda row: has(row, *fields)
 
 
 def rest(row: Record, *used: str) -> dict[str, object]:
@@ -195,8 +200,13 @@ def second_better_by(
 
 
 def two_responses(
-    row: Record, prompt: Conversation, fields: tuple[str, str], where: str
+    row: Record,
+    prompt: Conversation,
+    fields: tuple[str, str],
+    judgments: Sequence[Judgment],
+    where: str,
+    *used: str,
 ) -> JudgedTask:
-    """Return a task of the responses in two fields, with no judgment and no metadata yet."""
+    """Return the task of the responses in two fields; `used` are the others that were read."""
     first, second = (read_text(row.get(field), field, where) for field in fields)
-    return JudgedTask(prompt, (first, second), (), None, {})
+    return JudgedTask(prompt, (first, second), tuple(judgments), None, rest(row, *fields, *used))

@@ -6,14 +6,10 @@ from itertools import groupby
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_number, read_text
-from lit_rlhf.feedback.formats.parts import has, read_labeler, read_objects, rest, user_turn
+from lit_rlhf.feedback.formats.parts import known_by, read_labeler, read_objects, rest, user_turn
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message
-
-
-def _detects(row: Record) -> bool:
-    return has(row, "conversation_id", "conversation_history", "conversation_type")
 
 
 def _read(row: Record, where: str) -> ReadResult:
@@ -43,10 +39,6 @@ def _read(row: Record, where: str) -> ReadResult:
     return [*tasks]
 
 
-def _detects_utterance(row: Record) -> bool:
-    return has(row, "interaction_id", "user_prompt", "model_response")
-
-
 def _read_utterance(row: Record, where: str) -> ReadResult:
     if row.get("turn"):
         raise DataError(
@@ -69,7 +61,12 @@ def _score(value: object, where: str) -> float | None:
     return None if value is None else read_number(value, "score", where, low=0, high=100)
 
 
-PRISM = RowFormat("prism", _detects, _read)
+PRISM = RowFormat(
+    "prism", known_by("conversation_id", "conversation_history", "conversation_type"), _read
+)
 PRISM_UTTERANCES = RowFormat(
-    "prism_utterances", _detects_utterance, _read_utterance, joins_rows=True
+    "prism_utterances",
+    known_by("interaction_id", "user_prompt", "model_response"),
+    _read_utterance,
+    joins_rows=True,
 )

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from lit_rlhf.feedback.fields import Record, read_number, wrong_field
-from lit_rlhf.feedback.formats.parts import compared, has, rest, two_responses, user_turn
+from lit_rlhf.feedback.formats.parts import compared, known_by, two_responses, user_turn
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 
 _ANSWERS = ("human_ref_A", "human_ref_B")
-
-
-def _detects(row: Record) -> bool:
-    return has(row, "history", "labels", *_ANSWERS)
 
 
 def _read(row: Record, where: str) -> ReadResult:
@@ -19,12 +15,8 @@ def _read(row: Record, where: str) -> ReadResult:
         raise wrong_field(where, "labels", "1 (A is better) or 0 (B is better)", label)
     prompt = user_turn(row.get("history"), "history", where)
     judgment = compared("first" if label == 1 else "second")
-    metadata = {**rest(row, "history", "labels", *_ANSWERS), "weight": _weight(row, where)}
-    return [
-        two_responses(row, prompt, _ANSWERS, where)._replace(
-            judgments=(judgment,), metadata=metadata
-        )
-    ]
+    task = two_responses(row, prompt, _ANSWERS, [judgment], where, "history", "labels")
+    return [task._replace(metadata={**task.metadata, "weight": _weight(row, where)})]
 
 
 def _weight(row: Record, where: str) -> float:
@@ -39,4 +31,4 @@ def _weight(row: Record, where: str) -> float:
 
 
 # Its authors train on at most five pairs of a post: some posts have hundreds.
-SHP = RowFormat("shp", _detects, _read, most_per_prompt=5)
+SHP = RowFormat("shp", known_by("history", "labels", *_ANSWERS), _read, most_per_prompt=5)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record
-from lit_rlhf.feedback.formats.parts import has
+from lit_rlhf.feedback.formats.parts import known_by
 from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
-
-
-def _detects(row: Record) -> bool:
-    return has(row, "query", "sample0", "sample1", "best")
 
 
 def _read(row: Record, where: str) -> ReadResult:
@@ -19,4 +15,4 @@ def _read(row: Record, where: str) -> ReadResult:
     )
 
 
-BEST_OF_4 = RowFormat("best_of_4", _detects, _read)
+BEST_OF_4 = RowFormat("best_of_4", known_by("query", "sample0", "sample1", "best"), _read)
