@@ -21,12 +21,18 @@ def tables_of(store):
         tables = {
             name: (
                 sorted((column["name"], str(column["type"])) for column in found.get_columns(name)),
-                sorted(map(str, found.get_indexes(name))),
+                sorted(map(described, found.get_indexes(name))),
             )
             for name in metadata.tables
         }
         sql = "SELECT name, sql FROM sqlite_master WHERE type = 'index' ORDER BY name"
         return tables, connection.execute(sa.text(sql)).all() if store.database.is_sqlite else []
+
+
+def described(index):
+    """Return an index with its conditions as texts."""
+    options = {name: str(value) for name, value in index["dialect_options"].items()}
+    return index["name"], index["column_names"], bool(index["unique"]), sorted(options.items())
 
 
 def test_a_store_of_the_first_version_becomes_what_a_new_one_is(store, store_url):
