@@ -4,11 +4,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules import PPOModule, UpdateConfig
 from lit_rlhf.objectives import RLOO
-from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
-from tests.modules.test_ppo_objectives import LENGTH
 from tests.support.phases import (
     Kill,
     Killed,
@@ -20,6 +18,7 @@ from tests.support.phases import (
     weights,
     write_rows,
 )
+from tests.support.rewarded_runs import FAST, LENGTH, SHORT
 
 
 def train(
@@ -34,10 +33,8 @@ def train(
         talker,
         LENGTH,
         max_refills=refills,
-        optimizer=OptimizerConfig(
-            learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0
-        ),
-        sampling=Sampling(max_new_tokens=6),
+        optimizer=FAST,
+        sampling=SHORT,
         update=UpdateConfig(num_epochs=2, pretraining_coef=coef, **update),
         advantage=RLOO(2),
     )

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from lit_rlhf.callbacks import OveroptimizationMonitor
-from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import OnlineDPOModule, OptimizerConfig
@@ -15,21 +14,8 @@ from lit_rlhf.rewards import FunctionReward, RewardMixture
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import save_policy
 from tests.rewards.samples import sample_batch
-from tests.support.phases import (
-    Recorder,
-    largest_difference,
-    phase_trainer,
-    prompts,
-    weights,
-    write_rows,
-)
-
-FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
-SETTINGS = {
-    "optimizer": FAST,
-    "sampling": Sampling(max_new_tokens=6),
-    "missing_eos": MissingEOS("keep"),
-}
+from tests.support.phases import largest_difference, weights
+from tests.support.rewarded_runs import fit_rewarded
 
 
 def vowels(prompts, responses):
@@ -42,26 +28,16 @@ def alike(prompts, responses):
 
 @pytest.fixture
 def run(talker, tmp_path):
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(12))
-
-    def run(reward=vowels, num_batches=2, trainer=None, callbacks=(), batch_size=4, **settings):
-        torch.manual_seed(0)
-        module = OnlineDPOModule(talker, reward, **SETTINGS | settings)
-        module.recorder = Recorder()
-        options = {"limit_train_batches": num_batches, "limit_val_batches": 0} | (trainer or {})
-        data = PPODataModule(
-            talker, train=path, validation=path, batch_size=batch_size, eval_batch_size=5
-        )
-        own = phase_trainer(tmp_path, callbacks=[*callbacks, module.recorder], **options)
-        own.fit(module, data)
-        return module
+    def run(reward=vowels, num_iterations=2, callbacks=(), **settings):
+        settings = {"missing_eos": MissingEOS("keep"), "num_iterations": num_iterations} | settings
+        return fit_rewarded(OnlineDPOModule, talker, reward, tmp_path, *callbacks, **settings)
 
     return run
 
 
 def test_the_reward_rises(run):
     module = run(
-        num_batches=3,
+        num_iterations=3,
         trainer={"max_epochs": 16},
         batch_size=12,
         samples_per_prompt=8,
@@ -93,7 +69,7 @@ def test_the_best_and_the_worst_of_each_prompt_are_a_pair():
 
 
 def test_before_the_first_step_policy_and_reference_agree(run):
-    module = run(num_batches=1)
+    module = run(num_iterations=1)
     (batch,) = module.recorder.batches
     assert batch["train/online_dpo/kl"] == pytest.approx(0, abs=1e-6)
     if batch["train/online_dpo/pairs"]:
@@ -112,7 +88,7 @@ def test_rewards_that_tell_nothing_apart_change_nothing(run):
 
 
 def test_accumulated_batches_are_one_step_and_draw_from_streams_of_their_own(run):
-    module = run(num_batches=2, trainer={"accumulate_grad_batches": 2})
+    module = run(num_iterations=2, trainer={"accumulate_grad_batches": 2})
     assert module.trainer.global_step == 1
     assert int(module.num_iterations) == 2
 
@@ -121,7 +97,7 @@ def test_unscored_responses_make_no_pair_and_are_counted(run):
     def half(prompts, responses):
         return [None if row % 2 else float(len(text)) for row, text in enumerate(responses)]
 
-    module = run(RewardMixture({"half": FunctionReward(half)}), num_batches=1)
+    module = run(RewardMixture({"half": FunctionReward(half)}), num_iterations=1)
     (batch,) = module.recorder.batches
     assert batch["train/online_dpo/reward_unscored"] == 0.5
     assert batch["train/online_dpo/reward_half_unscored"] == 0.5
@@ -133,7 +109,7 @@ def test_an_infinite_score_skips_the_step(run):
     def broken(prompts, responses):
         return [math.inf, *vowels(prompts, responses)[1:]]
 
-    assert run(broken, num_batches=1).guard.num_skipped == 1
+    assert run(broken, num_iterations=1).guard.num_skipped == 1
 
 
 def test_a_loss_without_reference_needs_none(run):
@@ -149,7 +125,7 @@ def test_an_adapter_needs_no_second_model_and_another_reference_is_one(run, tmp_
     lora = LoRAConfig(rank=2)
     assert run(lora=lora).reference is None
     other = str(save_policy(tmp_path / "other", seed=7))
-    module = run(num_batches=1, lora=lora, reference=other)
+    module = run(num_iterations=1, lora=lora, reference=other)
     assert module.recorder.batches[0]["train/online_dpo/kl"] != pytest.approx(0, abs=1e-3)
     assert module.origins["reference"] == other
 
@@ -157,7 +133,7 @@ def test_an_adapter_needs_no_second_model_and_another_reference_is_one(run, tmp_
 def test_validation_samples_ask_judges_and_are_watched(run, tmp_path):
     judges = {"validation": alike}
     module = run(
-        num_batches=1,
+        num_iterations=1,
         judges=judges,
         loss=IPO(),
         trainer={"limit_val_batches": 1, "num_sanity_val_steps": -1},

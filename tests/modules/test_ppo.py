@@ -11,7 +11,6 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
-from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models import LoRAConfig, ScalarModel, load_causal_lm, load_reward_model, load_trunk
 from lit_rlhf.models.backbone import apply_lora
@@ -23,7 +22,7 @@ from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.ppo_metrics import repetition
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
-from lit_rlhf.rollout import Sampling, TorchGenerator, UpdatePlan
+from lit_rlhf.rollout import TorchGenerator, UpdatePlan
 from tests.models.examples import (
     plain_model,
     random_rows,
@@ -31,19 +30,9 @@ from tests.models.examples import (
     shake,
     write_reward_model,
 )
-from tests.support.phases import (
-    Recorder,
-    largest_difference,
-    phase_trainer,
-    prompts,
-    weights,
-    write_rows,
-)
+from tests.support.phases import largest_difference, prompts, weights
+from tests.support.rewarded_runs import LENGTH, fit_rewarded
 
-LENGTH = FunctionReward("tests.support.toy_rewards.length")
-# A large eps: AdamW must not divide the rounding error of a tiny gradient by itself.
-FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
-SHORT = Sampling(max_new_tokens=6)
 LORA = LoRAConfig(rank=2)
 precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 
@@ -51,23 +40,12 @@ precisions = pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.fixture
 def run(talker, tmp_path):
     """Return a function that trains a module for some iterations of four prompts."""
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(12))
 
     def run(num_iterations=3, *, trainer=None, reward=LENGTH, module_class=PPOModule, **settings):
-        batch_size = settings.pop("batch_size", 4)
-        torch.manual_seed(0)  # of adapters
-        settings = {"optimizer": FAST, "sampling": SHORT} | settings
-        module = module_class(talker, reward, **settings)
-        recorder = Recorder()
-        options = {"limit_train_batches": num_iterations, "limit_val_batches": 0} | (trainer or {})
-        callbacks = [*options.pop("callbacks", []), recorder]
-        data = PPODataModule(
-            talker, train=path, validation=path, batch_size=batch_size, eval_batch_size=5
-        )
-        trainer = phase_trainer(tmp_path, callbacks=callbacks, **options)
-        trainer.fit(module, data)
-        module.recorder = recorder
-        return module
+        trainer = dict(trainer or {})
+        settings |= {"num_iterations": num_iterations, "trainer": trainer}
+        own = trainer.pop("callbacks", [])
+        return fit_rewarded(module_class, talker, reward, tmp_path, *own, **settings)
 
     return run
 
@@ -387,7 +365,7 @@ def test_a_response_without_end_is_scored_by_the_rule(run, rule, torn):
     """In the first iteration the KL is zero: a row's rewards are its score, on its last token."""
     watching, reward = Watching(), Counting()
     reward_of_five = FunctionReward("tests.support.toy_rewards.five")
-    run(1, reward=reward, advantage=watching, missing_eos=MissingEOS("keep"), optimizer=FAST)
+    run(1, reward=reward, advantage=watching, missing_eos=MissingEOS("keep"))
     (samples,) = reward.batches
     watching.seen.clear()
     module = run(1, reward=reward_of_five, advantage=watching, missing_eos=rule)
@@ -589,5 +567,5 @@ def test_any_estimator_of_ones_own_is_used(run):
             assert tokens.values is None
             return Advantages(torch.zeros_like(tokens.token_rewards), None)
 
-    before = run(1, advantage=Nothing(), optimizer=FAST)
+    before = run(1, advantage=Nothing())
     assert largest_difference(weights(before.policy), weights(before.reference)) == 0

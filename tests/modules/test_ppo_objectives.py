@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from lit_rlhf.callbacks import KLControl
-from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import ScalarModel, load_trunk
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules import PPOModule, UpdateConfig
 from lit_rlhf.objectives import (
     CISPO,
     GAE,
@@ -28,40 +27,21 @@ from lit_rlhf.objectives import (
     ReMax,
     SequenceMean,
 )
-from lit_rlhf.rewards import FunctionReward, RewardSource
+from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import write_reward_model
-from tests.support.phases import (
-    Recorder,
-    largest_difference,
-    phase_trainer,
-    prompts,
-    weights,
-    write_rows,
-)
-
-LENGTH = FunctionReward("tests.support.toy_rewards.length")
-FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
+from tests.support.phases import largest_difference, weights
+from tests.support.rewarded_runs import LENGTH, fit_rewarded
 
 
 @pytest.fixture
 def run(talker, tmp_path):
     """Return a function that trains a module for some iterations of four prompts."""
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(16))
 
     def run(num_iterations=2, *, reward=LENGTH, callbacks=(), **settings):
-        torch.manual_seed(0)
-        settings = {
-            "optimizer": FAST,
-            "sampling": Sampling(max_new_tokens=6),
-            "update": UpdateConfig(num_epochs=2),
-        } | settings
-        module = PPOModule(talker, reward, **settings)
-        module.recorder = Recorder()
-        options = {"limit_train_batches": num_iterations, "limit_val_batches": 0}
-        trainer = phase_trainer(tmp_path, callbacks=[*callbacks, module.recorder], **options)
-        trainer.fit(module, PPODataModule(talker, train=path, batch_size=4))
-        return module
+        settings = {"update": UpdateConfig(num_epochs=2), "num_prompts": 16} | settings
+        settings["num_iterations"] = num_iterations
+        return fit_rewarded(PPOModule, talker, reward, tmp_path, *callbacks, **settings)
 
     return run
 

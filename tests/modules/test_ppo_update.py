@@ -7,9 +7,8 @@ from torch import nn
 
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.callbacks import KLControl
-from lit_rlhf.data import PPODataModule
 from lit_rlhf.models import TokenScores
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules import PPOModule, UpdateConfig
 from lit_rlhf.modules.ppo_update import (
     UpdateStatistics,
     UpdateTargets,
@@ -17,13 +16,13 @@ from lit_rlhf.modules.ppo_update import (
 )
 from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import GAE, KLPenalty, PPOClip, SequenceMean
-from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
 from tests.oracles.advantages import gae
 from tests.oracles.kl import k3
 from tests.oracles.policy_gradient import approximate_kl, policy_loss, value_loss
-from tests.support.phases import Recorder, phase_trainer, prompts, weights, write_rows
+from tests.support.phases import weights
+from tests.support.rewarded_runs import LENGTH, fit_rewarded
 
 
 def random_targets(with_critic=True):
@@ -254,30 +253,24 @@ def test_iterations_equal_ppo_written_from_the_paper(talker, tmp_path, monkeypat
     monkeypatch.setattr(
         PPOModule, "_targets", lambda self, rollout: rollouts.append(rollout) or keep(self, rollout)
     )
-    settings = {"schedule": "constant", "warmup_fraction": 0.0}
-    module = PPOModule(
+    module = fit_rewarded(
+        PPOModule,
         talker,
-        FunctionReward("tests.support.toy_rewards.length"),
-        optimizer=OptimizerConfig(learning_rate=1e-2, eps=1e-3, **settings),
+        LENGTH,
+        tmp_path,
+        KLControl(target=None, coefficient=PlainPPO.KL_COEF),
+        num_iterations=2,
+        num_prompts=8,
+        trainer={"max_epochs": 2},
         advantage=GAE(gamma=PlainPPO.GAMMA, gae_lambda=PlainPPO.LAMBDA),
         update=UpdateConfig(num_epochs=2, micro_batch_size=3, value_coef=0.5),
         sampling=Sampling(max_new_tokens=6, temperature=0.8),
     )
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(8))
-    recorder, control = Recorder(), KLControl(target=None, coefficient=PlainPPO.KL_COEF)
-    trainer = phase_trainer(
-        tmp_path,
-        max_epochs=2,
-        limit_train_batches=2,
-        limit_val_batches=0,
-        callbacks=[recorder, control],
-    )
-    trainer.fit(module, PPODataModule(talker, train=path, batch_size=4))
     plain = PlainPPO(talker)
     for rollout in rollouts:
         plain.iterate(rollout.samples, rollout.scores)
     assert len(rollouts) == 4
-    assert abs(recorder.values("train/ppo/kl")[-1]) > 0.05
+    assert abs(module.recorder.values("train/ppo/kl")[-1]) > 0.05
     trained = weights(module.policy)
     for name, weight in plain.model.named_parameters():
         torch.testing.assert_close(trained[f"model.{name}"], weight, atol=2e-5, rtol=0, msg=name)

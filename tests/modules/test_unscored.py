@@ -7,26 +7,18 @@ import pytest
 import torch
 
 from lit_rlhf.callbacks import LastCheckpoint
-from lit_rlhf.data import PPODataModule
 from lit_rlhf.errors import ConfigError, RewardError
-from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
+from lit_rlhf.modules import PPOModule, UpdateConfig
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.unscored import scored_columns
 from lit_rlhf.objectives import GAE, RLOO, MissingEOS
 from lit_rlhf.rewards import FunctionReward, RewardMixture
 from lit_rlhf.rollout import Sampling
-from tests.support.phases import (
-    Recorder,
-    largest_difference,
-    phase_trainer,
-    prompts,
-    weights,
-    write_rows,
-)
+from tests.support.phases import largest_difference, weights
+from tests.support.rewarded_runs import fit_rewarded
 
 # Of an iteration that is skipped before the first step.
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
 KEEP = MissingEOS("keep")
 
 
@@ -52,20 +44,9 @@ class Scorer:
 
 @pytest.fixture
 def run(talker, tmp_path):
-    path = write_rows(tmp_path / "prompts.jsonl", prompts(12))
-
-    def run(reward, *callbacks, num_iterations=1, trainer=None, ckpt_path=None, **settings):
-        module_class = settings.pop("module_class", PPOModule)
-        torch.manual_seed(0)
-        settings = {"optimizer": FAST, "sampling": Sampling(max_new_tokens=6)} | settings
+    def run(reward, *callbacks, module_class=PPOModule, **settings):
         settings = {"missing_eos": KEEP, "update": UpdateConfig(2)} | settings
-        module = module_class(talker, reward, **settings)
-        module.recorder = Recorder()
-        options = {"limit_train_batches": num_iterations, "limit_val_batches": 0} | (trainer or {})
-        data = PPODataModule(talker, train=path, validation=path, batch_size=4, eval_batch_size=5)
-        own = phase_trainer(tmp_path, callbacks=[*callbacks, module.recorder], **options)
-        own.fit(module, data, ckpt_path=ckpt_path)
-        return module
+        return fit_rewarded(module_class, talker, reward, tmp_path, *callbacks, **settings)
 
     return run
 
