@@ -27,7 +27,9 @@ _NOISE = re.compile(
 )
 # How it names what it does not know: an option of a file, of the command line, of a class.
 _UNKNOWN_OPTION = re.compile(
-    r"does not accept (?:option|nested key) '([\w.+-]+)'|unrecognized arguments: --([\w.+-]+)", re.I
+    r"does not accept (?:option|nested key) '([\w.+-]+)'|unrecognized arguments: --([\w.+-]+)|"
+    r"Option '([\w.+-]+)' is not accepted",
+    re.I,
 )
 _UNKNOWN_ARGUMENT = re.compile(
     r"Problem with given class_path '([\w.]+)':.*?Option '([\w.+]+)' is not accepted", re.S
@@ -117,7 +119,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
             "dotted path"
         )
     if match := _UNKNOWN_OPTION.search(message):
-        name = (match[1] or match[2]).partition("=")[0]
+        name = (match[1] or match[2] or match[3]).partition("=")[0]
         return (
             f"{_place_of(name, files)}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
         )

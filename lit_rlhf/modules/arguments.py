@@ -12,7 +12,7 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -53,15 +53,29 @@ class UnsavedReward(RewardSource):
         )
 
 
-def given_arguments(cls: type, *args: object, **kwargs: object) -> dict[str, Any]:
-    """Return what a constructor is given, by the names of its parameters."""
-    signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
-    given = dict(signature.bind_partial(None, *args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            given.update(given.pop(name, {}))
-    given.pop("self", None)
-    return given
+class KeepsArguments:
+    """Keeps what its constructor is given, for checkpoints.
+
+    A class of its own: of one that has `__new__` itself, the config parser would not read the
+    constructor's options.
+
+    Attributes:
+        arguments: by the names of the parameters.
+    """
+
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep them before the constructor of `nn.Module`, which leaves the dictionary as it is."""
+        made = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)  # of this very class
+        given = dict(signature.bind_partial(None, *args, **kwargs).arguments)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                given.update(given.pop(name, {}))
+        given.pop("self", None)
+        made.__dict__["arguments"] = given
+        return made
 
 
 def packed(arguments: Mapping[str, Any]) -> dict[str, Any]:

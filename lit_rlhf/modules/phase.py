@@ -27,7 +27,7 @@ from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
-from lit_rlhf.modules.arguments import given_arguments, plain_settings
+from lit_rlhf.modules.arguments import KeepsArguments, plain_settings
 from lit_rlhf.modules.default_callbacks import (
     missing_callbacks,
     refuse_unreachable_validation,
@@ -48,7 +48,7 @@ from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
 _FORWARD_METHODS = ("next_logits", "token_values")
 
 
-class PhaseModule(SteppingModule):
+class PhaseModule(KeepsArguments, SteppingModule):
     """One phase of RLHF.
 
     Models are built in `configure_model`, once the Trainer knows precision and strategy. A
@@ -78,17 +78,9 @@ class PhaseModule(SteppingModule):
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     source_option = "policy"  # the constructor's name for `source`
 
-    arguments: dict[str, Any]
     prediction = PredictionConfig()
     sampling: Sampling = Sampling()
     generator: Generator = TorchGenerator()
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep what the constructor is given, for checkpoints."""
-        module = super().__new__(cls)
-        # Before the constructor of `nn.Module`, which leaves the dictionary as it is.
-        module.__dict__["arguments"] = given_arguments(cls, *args, **kwargs)
-        return module
 
     def __init__(
         self,
