@@ -10,7 +10,11 @@ def create_first_tables() -> None:
     _create_tasks()
     _create_judgments()
     _create_slots()
-    op.create_table("alembic_version", sa.Column("version_num", sa.String(32), nullable=False))
+    op.create_table(
+        "alembic_version",
+        sa.Column("version_num", sa.String(32), nullable=False),
+        sa.PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),  # as alembic makes it
+    )
     op.execute("INSERT INTO alembic_version VALUES ('0001')")
 
 
