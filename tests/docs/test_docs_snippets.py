@@ -212,7 +212,7 @@ LISTS_OF_NAMES = {
         ("ppo_update.py", "minibatch_loss"),
         ("ppo_update.py", "report"),
         ("mixing.py", "mix_in"),
-        ("sampler_gap.py", "sampler_gap"),
+        ("ppo_metrics.py", "sampler_gap"),
     ],
     "val/PHASE/{name}": [("ppo_metrics.py", "held_out_columns")],
     "train/dpo/{name}": [("preference.py", "preference_losses")],
