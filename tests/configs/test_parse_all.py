@@ -168,6 +168,7 @@ def test_another_class_drops_the_settings_that_it_does_not_have():
     assert options["model"]["reward"]["init_args"].keys() == {
         "function",
         "timeout_s",
+        "num_parallel",
         "per_prompt",
         "failures",
     }
