@@ -31,6 +31,7 @@ _MODULES: dict[str, type[TextDataModule[Any, Any]]] = {
     "reward": RewardDataModule,
     "dpo": DPODataModule,
     "ppo": PPODataModule,
+    "online-dpo": PPODataModule,
 }
 _AT_ONCE = 500
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
@@ -161,8 +162,9 @@ def _said(pair: JudgedPair) -> str:
     """Write a judgment; a row paired with itself has a label."""
     if pair.chosen == pair.rejected:
         return f"row {pair.chosen + 1} has the label {pair.probability:g}, weight {pair.weight:g}\n"
-    return (
-        f"row {pair.chosen + 1} is better than row {pair.rejected + 1} with probability "
-        f"{pair.probability:g}, weight {pair.weight:g}"
-        + (f", margin {pair.margin:g}\n" if pair.margin else "\n")
+    said = f"row {pair.chosen + 1} is better than row {pair.rejected + 1} with probability "
+    if pair.probability == 0.5:
+        said = f"rows {pair.chosen + 1} and {pair.rejected + 1} are a tie: probability "
+    return f"{said}{pair.probability:g}, weight {pair.weight:g}" + (
+        f", margin {pair.margin:g}\n" if pair.margin else "\n"
     )

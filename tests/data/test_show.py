@@ -14,12 +14,14 @@ ROWS = {
     "dpo": {"prompt": CHAT[:1], "chosen": "c", "rejected": "d", "probability": 0.75},
     "reward": {"prompt": "a", "chosen": "c", "rejected": "d"},
     "ppo": {"prompt": "a b"},
+    "online-dpo": {"prompt": "a b"},
 }
 SHOWN = {
     "sft": ["[c] [<|im_end|>] \\n", "1 records, 1 rows,"],
     "dpo": ["row 2 of 2", "row 1 is better than row 2 with probability 0.75, weight 1"],
     "reward": ["a [c] [<|im_end|>]", "a [d] [<|im_end|>]"],
     "ppo": ["a _ b", "3 tokens, 0 learned (0%)"],
+    "online-dpo": ["a _ b", "3 tokens, 0 learned (0%)"],
 }
 
 
@@ -46,6 +48,13 @@ def test_labels_are_shown_as_such(tokenizer, write_rows, capsys):
     out = capsys.readouterr().out
     assert "a b [\\n] c [<|im_end|>]" in out
     assert "row 1 has the label 1, weight 1\nrow 1 has the label 0.25, weight 1\n" in out
+
+
+def test_a_tie_is_shown_as_one(tokenizer, write_rows, capsys):
+    row = {"prompt": "a", "chosen": "c", "rejected": "d", "probability": 0.5}
+    file = write_rows("x.jsonl", [row])
+    assert main(["data", "show", file, "--tokenizer", tokenizer, "--phase", "dpo"]) == 0
+    assert "rows 1 and 2 are a tie: probability 0.5, weight 1" in capsys.readouterr().out
 
 
 def test_all_are_counted_and_few_are_shown(tokenizer, write_rows, capsys):
