@@ -58,7 +58,7 @@ def end_state(folder):
 
 
 def num_finished(folder):
-    return len(list((folder / "run").glob("round-*/*.json")))
+    return len(list((folder / "run").glob("round-*/[0-9]*-*.json")))
 
 
 @pytest.mark.slow
