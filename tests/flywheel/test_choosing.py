@@ -46,7 +46,7 @@ def test_a_share_is_random_and_the_rest_is_chosen():
     tasks = choose_tasks(
         SAMPLED, judged(), length_features, Choice(num_tasks=20, heads=HEADS), seed=1
     )
-    assert shares(tasks) == {("random", "RandomPairs"): 4, ("chosen", "DeltaUCB"): 16}
+    assert shares(tasks) == {("random", "RandomPairs"): 4, ("chosen", "InfoMax"): 16}
     asked = [(task.prompt, frozenset(task.responses)) for task in tasks]
     assert len(set(asked)) == 20
     for task in tasks:
@@ -56,7 +56,7 @@ def test_a_share_is_random_and_the_rest_is_chosen():
 
 
 def test_the_heads_learn_from_what_was_judged():
-    choice = Choice(num_tasks=16, random_share=0.05, heads=HEADS)
+    choice = Choice(DeltaUCB(), num_tasks=16, random_share=0.05, heads=HEADS)
     tasks = choose_tasks(SAMPLED, judged(), length_features, choice, seed=1)
     chosen = [task for task in tasks if task.metadata["share"] == "chosen"]
     means = [

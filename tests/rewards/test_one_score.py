@@ -102,7 +102,7 @@ class Recorded(RewardSource):
 
 def run_ppo(policy, folder, reward, judges=None, num_iterations=1):
     path = write_rows(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in PROMPTS])
-    module = PPOModule(policy, reward, judges, optimizer=FAST, sampling=SHORT)
+    module = PPOModule(policy, reward, judges=judges, optimizer=FAST, sampling=SHORT)
     data = PPODataModule(policy, train=path, validation=path, batch_size=2)
     trainer = phase_trainer(folder, limit_train_batches=num_iterations)
     trainer.fit(module, data)

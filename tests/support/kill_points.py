@@ -105,7 +105,7 @@ def _row(countdown):
 
 def _write(countdown):
     """Die in the middle of what `torch.save` hands over at one time."""
-    from lit_rlhf.checkpoints import files  # noqa: PLC0415
+    from lit_rlhf import checkpoints  # noqa: PLC0415
 
     class Torn:
         def __init__(self, file):
@@ -127,7 +127,7 @@ def _write(countdown):
         # With options it is a tensor on its way to another process, and no checkpoint.
         return save(content, file if options else Torn(file), **options)
 
-    files.torch.save = torn_save
+    checkpoints.torch.save = torn_save
 
 
 def _rename(countdown):
