@@ -1,8 +1,9 @@
 """How far labelers agree, beyond what chance would give.
 
 Judgments come as value counts: `counts[u, v]` says how many labelers gave unit `u` (a task, or one
-response of it) the value `values[v]`. That is all that these measures need, and units with the same
-counts can be put together (`Patterns`), so a million judgments cost what a few hundred do.
+response of it) the value `values[v]`. That is all that these measures need, it is what one GROUP BY
+of the store gives, and units with the same counts can be put together (`Patterns`), so a million
+judgments cost what a few hundred do.
 
 A measure that is not defined says why. It is never 1 because all judged alike, nor NaN.
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Level = Literal["nominal", "ordinal", "interval"]
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
 
 NO_OVERLAP = "no two labelers judged the same task"
 ALL_ALIKE = "all judged alike, so chance would give the same"
@@ -120,7 +121,7 @@ def krippendorff_alpha(units: Patterns, values: Sequence[float], level: Level) -
     Args:
         units: value counts.
         values: `[V]`, ascending; of a nominal scale any numbers.
-        level: which differences count: any alike, of ranks, or of numbers.
+        level: which differences count: any alike, of ranks, of numbers, or of ratios.
     """
     if not units.number.sum():
         return Undefined(NO_OVERLAP)
@@ -136,6 +137,53 @@ def krippendorff_alpha(units: Patterns, values: Sequence[float], level: Level) -
     expected = float(totals @ differences @ totals) / (totals.sum() - 1)
     alpha: float = 1 - observed / expected
     return alpha
+
+
+def cohen_kappa(
+    table: npt.NDArray[np.integer], weights: Literal["none", "linear", "quadratic"] = "none"
+) -> float | Undefined:
+    """Return Cohen's kappa of two labelers, `1 - sum(w * observed) / sum(w * expected)`.
+
+    Source: Cohen (1960), and (1968) for weights: disagreements count by how far values are apart.
+
+    Args:
+        table: `[V, V]` units by the first labeler's value and the second's.
+        weights: of disagreements: all alike, by distance, or by its square.
+    """
+    total = table.sum()
+    if not total:
+        return Undefined(NO_OVERLAP)
+    shares = table / total
+    index = np.arange(len(table))
+    distance = np.abs(index[:, None] - index[None, :])
+    power = {"none": 0, "linear": 1, "quadratic": 2}[weights]
+    disagreement = np.where(distance > 0, distance.astype(np.float64) ** power, 0)
+    expected = float(shares.sum(axis=1) @ disagreement @ shares.sum(axis=0))
+    if not expected:
+        return Undefined(ALL_ALIKE)
+    return 1 - float((shares * disagreement).sum()) / expected
+
+
+def kendall_w(ranks: npt.NDArray[np.floating]) -> float | Undefined:
+    """Return Kendall's coefficient of concordance of complete rankings, corrected for ties.
+
+    `W = (12 sum R_i^2 - 3 m^2 n (n+1)^2) / (m^2 n (n^2-1) - m sum T_j)`, with `R_i` the sum of an
+    item's ranks and `T_j = sum (t^3 - t)` over a labeler's groups of ties. Source: Kendall and
+    Gibbons (1990), chapter 6.
+
+    Args:
+        ranks: `[m, n]` positions that each of m labelers gave n items; equal ones are a tie.
+    """
+    num_labelers, num_items = ranks.shape
+    if num_labelers < 2:
+        return Undefined(NO_OVERLAP)
+    smaller = (ranks[:, None, :] < ranks[:, :, None]).sum(axis=2)
+    equal = (ranks[:, None, :] == ranks[:, :, None]).sum(axis=2)
+    sums = (smaller + (equal + 1) / 2).sum(axis=0)
+    ties = float((equal.astype(np.float64) ** 2 - 1).sum())  # each of t ties adds t^2 - 1
+    spread = 12 * float(sums @ sums) - 3 * num_labelers**2 * num_items * (num_items + 1) ** 2
+    largest = num_labelers**2 * num_items * (num_items**2 - 1) - num_labelers * ties
+    return spread / largest if largest > 0 else Undefined("everybody saw ties alone")
 
 
 def with_interval(
@@ -179,6 +227,10 @@ def _squared_differences(values: Floats, totals: Floats, level: Level) -> Floats
     if level == "interval":
         squared: Floats = np.square(first - second)
         return squared
+    if level == "ratio":
+        sums = first + second
+        ratios: Floats = np.square((first - second) / np.where(sums == 0, np.inf, sums))
+        return ratios
     # Ranks: the judgments between the middles of the two values.
     middles = np.cumsum(totals) - totals / 2
     ranks: Floats = np.square(middles[:, None] - middles[None, :])

@@ -1,12 +1,13 @@
-"""How far the labelers of a store agree."""
+"""How far the labelers of a store agree, from one GROUP BY over its judgments."""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, Text, func, or_, type_coerce
 
 from lit_rlhf.feedback.agreement import (
     Estimate,
@@ -19,11 +20,12 @@ from lit_rlhf.feedback.agreement import (
     percent_agreement,
     with_interval,
 )
-from lit_rlhf.feedback.answers import Answers, read_answers
-from lit_rlhf.feedback.schema import tasks
+from lit_rlhf.feedback.answers import SAID_NOTHING, num_responses_of_task, values_of
+from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, tasks
 
 # Of pairs no value is nearer to another; ratings are numbers.
 _LEVELS: dict[str, tuple[Level, ...]] = {"pairs": ("nominal",), "ratings": ("ordinal", "interval")}
+_Unit = tuple[int, int, int]  # a task, and two of its responses (or one, twice)
 
 
 class Agreement(NamedTuple):
@@ -49,23 +51,43 @@ def read_agreement(connection: Connection, kind: str | None = None) -> list[Agre
         connection: of `Database.reading`.
         kind: of the tasks; None for all.
     """
-    answers = read_answers(connection, *([] if kind is None else [tasks.c.kind == kind]))
-    answers = answers.where(~answers.is_gold & ~answers.is_repeat & ~answers.is_model)
-    rows_of = {"pairs": ~answers.is_rating, "ratings": answers.is_rating}
-    return [
-        measured
-        for judged, rows in rows_of.items()
-        for measured in _measure(judged, answers.where(rows))
-    ]
+    found: dict[str, dict[_Unit, Counter[float]]] = {name: defaultdict(Counter) for name in _LEVELS}
+    for task_id, num_responses, outcome, ranks, ratings, number in connection.execute(_query(kind)):
+        for (a, b), value in values_of(outcome, ranks, ratings, num_responses):
+            found["ratings" if a == b else "pairs"][task_id, a, b][value] += number
+    return [measured for name, units in found.items() for measured in _measure(name, units)]
 
 
-def _measure(judged: str, answers: Answers) -> list[Agreement]:
-    if not len(answers.unit):
+def _query(kind: str | None) -> Select[Any]:
+    columns = (
+        judgments.c.task_id,
+        num_responses_of_task().label("num_responses"),
+        judgments.c.outcome,
+        type_coerce(judgments.c.ranks, Text).label("ranks"),
+        type_coerce(judgments.c.ratings, Text).label("ratings"),
+    )
+    is_person = or_(labelers.c.kind.is_(None), labelers.c.kind == "person")
+    return (
+        current_judgments(*columns, func.count())
+        .join_from(judgments, tasks)
+        .join(labelers, isouter=True)
+        .where(tasks.c.repeats.is_(None), ~judgments.c.is_gold, is_person)
+        .where(judgments.c.outcome.not_in(SAID_NOTHING))
+        .where(*([] if kind is None else [tasks.c.kind == kind]))
+        .group_by(judgments.c.task_id, judgments.c.outcome, judgments.c.ranks, judgments.c.ratings)
+        .execution_options(yield_per=10_000)
+    )
+
+
+def _measure(judged: str, units: dict[_Unit, Counter[float]]) -> list[Agreement]:
+    values = sorted({value for counts in units.values() for value in counts})
+    if not values:
         return []
-    values, columns = np.unique(answers.value, return_inverse=True)
-    units, rows = np.unique(answers.unit, return_inverse=True)
+    column = {value: index for index, value in enumerate(values)}
     table = np.zeros((len(units), len(values)), np.int64)
-    np.add.at(table, (rows, columns), 1)
+    for row, counts in enumerate(units.values()):
+        for value, number in counts.items():
+            table[row, column[value]] = number
     patterns = patterns_of(table)
     measures: dict[str, Measure] = {
         "percent agreement": percent_agreement,
@@ -73,7 +95,7 @@ def _measure(judged: str, answers: Answers) -> list[Agreement]:
     }
     for level in _LEVELS[judged]:
         measures[f"Krippendorff's alpha, {level}"] = partial(
-            krippendorff_alpha, values=values.tolist(), level=level
+            krippendorff_alpha, values=values, level=level
         )
     num_units = int(patterns.number.sum())
     return [

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    ScalarSelect,
     Select,
     Text,
     func,
@@ -96,14 +97,14 @@ def _rows(connection: Connection, *where: ColumnElement[bool]) -> Iterator[tuple
     for row in connection.execute(_query().where(*where)):
         task, labeler = row.repeats or row.task_id, row.labeler_id or UNNAMED
         about = (row.is_gold, row.repeats is not None, kinds.get(labeler) == "model")
-        answers = _values_of(row.outcome, row.ranks, row.ratings, row.num_responses)
+        answers = values_of(row.outcome, row.ranks, row.ratings, row.num_responses)
         for (a, b), value in answers:
             unit = (task << 2 * _BITS) | (a << _BITS) | b
             yield (task, unit, value, labeler, a == b, *about, row.valid_from)
 
 
 @lru_cache(maxsize=10_000)
-def _values_of(
+def values_of(
     outcome: str, ranks: str | None, ratings: str | None, num_responses: int
 ) -> list[tuple[tuple[int, int], float]]:
     """Return what a judgment answers: places of two responses, or of one twice, and the value.
@@ -128,8 +129,13 @@ def _values_of(
     ]
 
 
-def _query() -> Select[Any]:
+def num_responses_of_task() -> ScalarSelect[int]:
+    """Select how many responses the task of a judgment has."""
     places = select(func.count()).where(task_responses.c.task_id == judgments.c.task_id)
+    return places.correlate(judgments).scalar_subquery()
+
+
+def _query() -> Select[Any]:
     columns = (
         judgments.c.task_id,
         tasks.c.repeats,
@@ -137,7 +143,7 @@ def _query() -> Select[Any]:
         judgments.c.outcome,
         judgments.c.is_gold,
         judgments.c.valid_from,
-        places.correlate(judgments).scalar_subquery().label("num_responses"),
+        num_responses_of_task().label("num_responses"),
         type_coerce(judgments.c.ranks, Text).label("ranks"),
         type_coerce(judgments.c.ratings, Text).label("ratings"),
     )

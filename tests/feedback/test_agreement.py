@@ -10,14 +10,16 @@ from lit_rlhf.feedback.agreement import (
     NO_OVERLAP,
     Estimate,
     Undefined,
+    cohen_kappa,
     fleiss_kappa,
+    kendall_w,
     krippendorff_alpha,
     patterns_of,
     percent_agreement,
     with_interval,
 )
 
-LEVELS = ("nominal", "ordinal", "interval")
+LEVELS = ("nominal", "ordinal", "interval", "ratio")
 N = None
 # Krippendorff (2011): four coders, twelve units.
 FOUR_CODERS = [
@@ -47,7 +49,7 @@ def alpha(coders, level):
 
 @pytest.mark.parametrize(
     ("level", "expected"),
-    [("nominal", 0.743421), ("ordinal", 0.815388), ("interval", 0.849107)],
+    [("nominal", 0.743421), ("ordinal", 0.815388), ("interval", 0.849107), ("ratio", 0.797403)],
 )
 def test_alpha_of_the_published_example(level, expected):
     assert alpha(FOUR_CODERS, level) == pytest.approx(expected, abs=1e-6)
@@ -83,10 +85,34 @@ def test_fleiss_kappa_of_wikipedias_table():
     assert fleiss_kappa(patterns_of(np.array(table))) == pytest.approx(0.2099307, abs=1e-6)
 
 
+@pytest.mark.parametrize(("weights", "expected"), [("none", 0.4842), ("linear", 0.4701)])
+def test_cohen_kappa_of_a_known_table(weights, expected):
+    table = np.array([[0, 4, 1], [0, 8, 0], [0, 1, 5]])
+    assert cohen_kappa(table, weights) == pytest.approx(expected, abs=5e-5)
+
+
+def test_cohen_kappa_by_hand():
+    # 20 agree on yes, 15 on no, 5 and 10 differ: P = 0.7, P_e = 0.5 * 0.6 + 0.5 * 0.4 = 0.5.
+    assert cohen_kappa(np.array([[20, 5], [10, 15]])) == pytest.approx(0.4)
+
+
 def test_percent_agreement_by_hand():
     # Unit 1: 3 of 3 pairs agree; unit 2: 1 of 3; unit 3 has one labeler and says nothing.
     counts = np.array([[3, 0], [1, 2], [1, 0]])
     assert percent_agreement(patterns_of(counts)) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_kendall_w_by_hand():
+    assert kendall_w(np.array([[1.0, 2, 3], [1, 2, 3]])) == pytest.approx(1)
+    assert kendall_w(np.array([[1.0, 2, 3], [3, 2, 1]])) == pytest.approx(0)
+    # R = 4, 5, 9: sum of R^2 = 122; (12 * 122 - 3 * 9 * 3 * 16) / (9 * 3 * 8) = 168 / 216.
+    assert kendall_w(np.array([[1.0, 2, 3], [1, 2, 3], [2, 1, 3]])) == pytest.approx(168 / 216)
+
+
+def test_kendall_w_of_equal_rankings_with_ties_is_one():
+    assert kendall_w(np.array([[1.0, 1, 3, 4]] * 3)) == pytest.approx(1)
+    # Positions need not be 1, 2, ...: their order counts.
+    assert kendall_w(np.array([[1.0, 1, 2, 3], [10, 10, 30, 40]])) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("measure", [percent_agreement, fleiss_kappa, *LEVELS])
@@ -101,6 +127,10 @@ def test_without_overlap_nothing_is_defined(measure):
 
 
 def test_other_undefined_cases():
+    assert cohen_kappa(np.zeros((2, 2), int)) == Undefined(NO_OVERLAP)
+    assert cohen_kappa(np.array([[5, 0], [0, 0]])) == Undefined(ALL_ALIKE)
+    assert kendall_w(np.array([[1.0, 2]])) == Undefined(NO_OVERLAP)
+    assert isinstance(kendall_w(np.array([[1.0, 1], [1, 1]])), Undefined)
     assert str(Undefined(ALL_ALIKE)).startswith("undefined, because all judged alike")
     undefined = with_interval(fleiss_kappa, patterns_of(np.array([[2, 0]])))
     assert undefined == Undefined(ALL_ALIKE)
