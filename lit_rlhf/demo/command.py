@@ -49,11 +49,20 @@ def demo_command(arguments: list[str]) -> int:
         action="store_true",
         help="two rounds of choosing, judging and training with simulated raters instead",
     )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        metavar="FOLDER",
+        help="with --flywheel: the SFT policy and reward models of the demonstration that ran "
+        "there, such as runs/demo, where they are trained otherwise",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of every phase (default: 1)")
     parser.add_argument(
         "--output", type=Path, help="folder of the run (default: runs/demo, with -smoke and so on)"
     )
     options = parser.parse_args(arguments)
+    if options.models is not None and not options.flywheel:
+        raise ConfigError("--models goes with --flywheel: the loop trains all of its models")
     model = prepare_model()
     write_datasets(cache_folder() / "data", DATA_SEED)
     if options.prepare:
@@ -88,6 +97,7 @@ def _run_flywheel(options: argparse.Namespace) -> int:
     size = "smoke" if options.smoke else "quick"
     default = "demo-flywheel-smoke" if options.smoke else "demo-flywheel"
     folder = options.output or Path("runs") / default
-    path = run_flywheel(size, folder, cache_folder() / "data", options.seed)
+    data = cache_folder() / "data"
+    path = run_flywheel(size, folder, data, options.seed, options.models)
     sys.stdout.write(f"{path.read_text(encoding='utf-8')}\nreport: {path}\n")
     return 0

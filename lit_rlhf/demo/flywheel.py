@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lit_rlhf.child_command import run_command
 from lit_rlhf.demo.loop import COMMANDS, SCALES, command_words, model_of
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.flywheel.report import write_report
 from lit_rlhf.flywheel.rounds import run_rounds, with_precision
 from lit_rlhf.flywheel.settings import FlywheelSettings, read_settings
@@ -29,7 +30,9 @@ MODELS = {
 }
 
 
-def run_flywheel(size: str, folder: Path, data: Path, seed: int) -> Path:
+def run_flywheel(
+    size: str, folder: Path, data: Path, seed: int, models: Path | None = None
+) -> Path:
     """Train what the rounds stand on, run them, and leave their report.
 
     Everything that an earlier run of the same settings finished is skipped.
@@ -39,12 +42,19 @@ def run_flywheel(size: str, folder: Path, data: Path, seed: int) -> Path:
         folder: of the run.
         data: of the demonstration's data files.
         seed: of everything.
+        models: of a demonstration that ran before; None trains them.
 
     Returns:
         The path of `report.md`.
+
+    Raises:
+        ConfigError: `models` lacks one.
     """
-    settings = with_precision(demo_settings(size, folder, data, seed))
-    prepare_models(size, folder, seed, settings.precision)
+    settings = with_precision(demo_settings(size, folder, data, seed, models=models))
+    if models is None:
+        prepare_models(size, folder, seed, settings.precision)
+    else:
+        _check_models(models)
     run_rounds(settings, say, run_command, waits=False)
     return write_report(settings)
 
@@ -59,26 +69,33 @@ def prepare_models(size: str, folder: Path, seed: int, precision: str) -> None:
 
 
 def demo_settings(
-    size: str, folder: Path, data: Path, seed: int, options: Sequence[str] = ()
+    size: str,
+    folder: Path,
+    data: Path,
+    seed: int,
+    options: Sequence[str] = (),
+    models: Path | None = None,
 ) -> FlywheelSettings:
     """Return the settings of the rounds.
 
     Args:
         size: "smoke" or "quick".
-        folder: of the run, with the models of `prepare_models`.
+        folder: of the run.
         data: of the demonstration's data files.
         seed: of everything.
         options: further ones of the command line, which win.
+        models: where SFT policy and reward models are; None is `folder`, by `prepare_models`.
     """
-    gold = {"gold": model_of(folder, "reward"), "ratings": data / "reward" / "validation.jsonl"}
+    models = models or folder
+    gold = {"gold": model_of(models, "reward"), "ratings": data / "reward" / "validation.jsonl"}
     words = [
         f"--config={configs_folder() / 'flywheel.yaml'}",
         f"--config={configs_folder() / 'demo' / size / 'flywheel.yaml'}",
         f"--folder={folder}",
-        f"--sft={model_of(folder, 'sft')}",
+        f"--sft={model_of(models, 'sft')}",
         f"--prompts={data / 'ppo' / 'train.jsonl'}",
         f"--held_out={data / 'ppo' / 'test.jsonl'}",
-        f"--gate.judge=reward:{model_of(folder, 'judge')}",
+        f"--gate.judge=reward:{model_of(models, 'judge')}",
         f"--gate.perplexity_data={data / 'sft' / 'test.jsonl'}",
         "--labeler=SimulatedRaters",
         *(f"--labeler.{name}={value}" for name, value in gold.items()),
@@ -86,6 +103,15 @@ def demo_settings(
         *options,
     ]
     return read_settings(words, "lit-rlhf demo --flywheel")
+
+
+def _check_models(folder: Path) -> None:
+    missing = [name for name in MODELS if not Path(model_of(folder, name)).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"--models {folder}: no {model_of(folder, missing[0])}; name the folder of a `lit-rlhf "
+            "demo` that ran to its end, such as runs/demo"
+        )
 
 
 def _run_unfinished(folder: Path, name: str, title: str, words: list[str]) -> None:

@@ -110,3 +110,9 @@ def test_refuses_options_that_contradict_or_are_unknown(capsys, calls, options):
     assert ended.value.code == 2
     assert "lit-rlhf demo: error:" in capsys.readouterr().err
     assert calls == []
+
+
+def test_models_of_another_run_are_for_the_flywheel(capsys, calls):
+    assert main(["demo", "--smoke", "--models", "runs/demo"]) == 1
+    assert "--models goes with --flywheel" in capsys.readouterr().err
+    assert calls == []

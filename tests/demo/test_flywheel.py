@@ -6,6 +6,7 @@ import pytest
 
 from lit_rlhf.demo import flywheel
 from lit_rlhf.demo.flywheel import demo_settings, prepare_models
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.flywheel.labelers import SimulatedRaters
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,28 @@ def test_raters_gate_and_final_judge_are_not_the_same(size, num_tasks, tmp_path)
     assert settings.gate.judge == f"reward:{tmp_path / 'judge' / 'model'}"
     assert list(settings.gate.final_judges) == ["vader"]
     assert settings.seed == 3
+
+
+def test_the_models_of_a_demonstration_are_used(tmp_path, monkeypatch):
+    models, seen = tmp_path / "demo", []
+    monkeypatch.setattr(flywheel, "run_rounds", lambda settings, *_, **__: seen.append(settings))
+    monkeypatch.setattr(flywheel, "write_report", lambda settings: settings.path / "report.md")
+    monkeypatch.setattr(flywheel, "run_command", None)  # nothing is trained
+
+    def run():
+        flywheel.run_flywheel("smoke", tmp_path / "run", tmp_path / "data", 1, models)
+
+    for name in ("sft", "reward"):
+        (models / name / "model").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="judge"):
+        run()
+    (models / "judge" / "model").mkdir(parents=True)
+    run()
+    (settings,) = seen
+    assert settings.sft == str(models / "sft" / "model")
+    assert settings.labeler.gold == str(models / "reward" / "model")
+    assert settings.gate.judge == f"reward:{models / 'judge' / 'model'}"
+    assert settings.path == tmp_path / "run"
 
 
 def test_models_that_are_there_are_not_trained_again(tmp_path, monkeypatch):
