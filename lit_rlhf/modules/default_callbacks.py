@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
-    LearningRateFinder,
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
+    WeightAveraging,
 )
+from torch import Tensor
 
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.weights import note_changed_weights
 
 # Callbacks of Lightning that would do something else than they promise, and what to do instead.
 _REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "copies the module before its model is loaded, and would average "
-    "nothing; use EMAWeightAveraging",
-    LearningRateFinder: "sets a rate that the schedule replaces at the next step; try some values "
-    "of model.optimizer.learning_rate for 100 steps each (--trainer.max_steps 100)",
+    "nothing; take WeightAveraging, Lightning's newer callback, whose average is the equal one of "
+    "SWA, or EMAWeightAveraging",
     BatchSizeFinder: "changes data.batch_size, which is the number of examples in an optimizer "
     "step and changes what is learned; to fit into memory take trainer.accumulate_grad_batches, "
     "in ppo model.update.micro_batch_size, and data.eval_batch_tokens for validation",
@@ -47,6 +51,8 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
             _refuse_folders_of_metrics(callback)
         if isinstance(callback, EarlyStopping):
             _look_after_each_validation(callback, trainer)
+        if isinstance(callback, WeightAveraging):
+            _average_what_trains(callback)
     if trainer.checkpoint_callback is None:  # it keeps nothing
         return []
     kinds = (SelfChecks, ModelFolder, LastCheckpoint)
@@ -55,6 +61,16 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
     if any(map(_is_set_by_user, callbacks)):
         missing = [kind for kind in missing if kind is not LastCheckpoint]
     return [kind() for kind in missing]
+
+
+def tell_of_averages(trainer: Trainer) -> None:
+    """Tell what samples that an average may have taken the place of the weights, or left it.
+
+    Lightning writes it where torch does not count; packed weights and vLLM's would be stale.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(one, WeightAveraging) for one in callbacks):
+        note_changed_weights()
 
 
 def refuse_unreachable_validation(trainer: Trainer) -> None:
@@ -125,6 +141,28 @@ def _look_after_each_validation(callback: EarlyStopping, trainer: Trainer) -> No
     every_batch = isinstance(trainer.val_check_interval, int) and trainer.val_check_interval == 1
     if every_batch and callback._check_on_train_epoch_end is None:
         callback._check_on_train_epoch_end = False
+
+
+def _average_what_trains(callback: WeightAveraging) -> None:
+    """Keep counters and frozen weights out of an average.
+
+    Lightning would average the number of iterations, which seeds PPO's samples, and round the
+    frozen weights, of which the self-checks know every bit.
+    """
+    callback._use_buffers = False
+    average = callback._kwargs.get("avg_fn")
+    if average is not None:
+        callback._kwargs["avg_fn"] = partial(_average_of_changed, average)
+
+
+def _average_of_changed(
+    average: Callable[[Tensor, Tensor, Tensor | int], Tensor],
+    averaged: Tensor,
+    current: Tensor,
+    num_averaged: Tensor | int,
+) -> Tensor:
+    """Average, where rounding would move even equal numbers, only what differs."""
+    return torch.where(averaged == current, current, average(averaged, current, num_averaged))
 
 
 def _is_set_by_user(callback: Callback) -> bool:

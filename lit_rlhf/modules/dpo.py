@@ -105,9 +105,8 @@ class DPOModule(PhaseModule):
             self.reference = self._load_reference()
         self.prepare(self.policy)
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self) -> None:
         """Let the reference score the data of the run, once."""
-        super().on_fit_start()
         validates = self.trainer.limit_val_batches != 0
         self._precompute("train", *(["validation"] if validates else []))
 

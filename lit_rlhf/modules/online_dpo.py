@@ -72,13 +72,12 @@ class OnlineDPOModule(RewardedPolicy):
         """As the argument says."""
         return self.num_samples
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`.
 
         Raises:
             ConfigError: prompts leave no room for a response, or there is data for PPO-ptx.
         """
-        super().on_fit_start()
         refuse_unfit_rollouts(self.trainer, self.sampling)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
         if getattr(data, "pretraining", None) is not None:

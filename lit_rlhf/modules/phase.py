@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,8 +36,10 @@ from lit_rlhf.modules.default_callbacks import (
 )
 from lit_rlhf.modules.generating import generate_responses, predict_responses
 from lit_rlhf.modules.handing_over import load_trained, save_trained
+from lit_rlhf.modules.kept_weights import fill_left_out, keep_trained
 from lit_rlhf.modules.model_tokenizer import tokenizer_beside
 from lit_rlhf.modules.optimizers import OptimizerConfig
+from lit_rlhf.modules.rate_search import claim_finder, search_learning_rate, take_saved_rate
 from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
 from lit_rlhf.modules.sharding import shard
 from lit_rlhf.modules.stepping import SteppingModule
@@ -76,6 +79,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
     """
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
+    can_search_rate = True  # by a LearningRateFinder
     source_option = "policy"  # the constructor's name for `source`
 
     prediction = PredictionConfig()
@@ -156,6 +160,18 @@ class PhaseModule(KeepsArguments, SteppingModule):
     def tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
 
+    @property
+    def learning_rate(self) -> float:
+        """The peak of the schedule, under the name by which Lightning's Tuner sets it."""
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self.optimizer = replace(self.optimizer, learning_rate=rate)
+        self.arguments["optimizer"] = self.optimizer
+        if self.run_config is not None:  # in place: the lineage has it, too
+            self.run_config["model"]["optimizer"]["learning_rate"] = rate
+
     def configure_callbacks(self) -> list[Callback]:
         """Bring what every run has on the command line, where the Trainer has none.
 
@@ -165,6 +181,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
         Raises:
             ConfigError: a callback would average weights that are not there yet.
         """
+        claim_finder(self.trainer, self)
         return missing_callbacks(self.trainer)
 
     @classmethod
@@ -358,9 +375,14 @@ class PhaseModule(KeepsArguments, SteppingModule):
         """
         return {}
 
+    def prepare_fit(self) -> None:
+        """Check and compute what the phase needs before it trains."""
+
     def on_fit_start(self) -> None:
         """Take down what the run starts from, before anything of it can change."""
         _ = self.lineage
+        self.prepare_fit()
+        search_learning_rate(self)
         settings = self.run_config or {
             self.source_option: self.source,
             **plain_settings(self),
@@ -370,8 +392,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained, how it is stored, and which phase trained it."""
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in self._kept_names(state)}
+        keep_trained(checkpoint, self)
         leave_marks(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -381,18 +402,11 @@ class PhaseModule(KeepsArguments, SteppingModule):
             CheckpointError: another phase wrote it, its weights are not those that this run
                 trains, or are stored in another way.
         """
+        take_saved_rate(self, checkpoint)
         require_resumable(checkpoint, self)
+        fill_left_out(checkpoint, self)
 
     @property
     def _precision(self) -> str:
         trainer = self.trainer_if_any
         return "32-true" if trainer is None else str(trainer.precision)
-
-    def _kept_names(self, state: dict[str, Any]) -> list[str]:
-        names = [name for name in state if not name.startswith("reference.")]
-        if self.lora is None:
-            return names
-        # Under all of their names: a tied output is the embedding once more.
-        parameters = self.named_parameters(remove_duplicate=False)
-        frozen = {name for name, value in parameters if not value.requires_grad}
-        return [name for name in names if name not in frozen]

@@ -148,9 +148,8 @@ class PPOModule(PPOModels):
         if stage == "fit":
             refuse_distortions(self.sampling)
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
-        super().on_fit_start()
         tell_max_steps(self.trainer, self.update)
         refuse_unfit_rollouts(self.trainer, self.sampling)
         refuse_idle_mixing(self.trainer, self.update)

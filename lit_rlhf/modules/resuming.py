@@ -96,6 +96,13 @@ def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> Non
     _tell_changes(checkpoint.get(_RUN_KEY), module)
 
 
+def saved_rate(checkpoint: Mapping[str, Any]) -> float | None:
+    """Return the peak learning rate of the run that wrote a checkpoint, if it was given one."""
+    arguments = checkpoint.get(_ARGUMENTS_KEY) or {}
+    rate: float | None = arguments.get("optimizer", {}).get("learning_rate")
+    return rate
+
+
 def _require_phase(checkpoint: Mapping[str, Any], cls: type[PhaseModule]) -> None:
     phase = checkpoint.get(_PHASE_KEY, cls.phase)
     if phase != cls.phase:

@@ -88,9 +88,8 @@ class RewardModule(PhaseModule):
             )
             self.prepare(self.reward_model)
 
-    def on_fit_start(self) -> None:
+    def prepare_fit(self) -> None:
         """See that the model can be saved; draw the samples that the normaliser needs."""
-        super().on_fit_start()
         self._check_rows()
         as_classifier(self.trained_model, self.tokenizer)
         self._draw_reference_rows()

@@ -16,6 +16,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.policy import PolicyModel, TokenScores
 from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.default_callbacks import tell_of_averages
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.padding_gap import rollout_padding_gaps
 from lit_rlhf.modules.phase import PhaseModule
@@ -59,6 +60,7 @@ class RewardedPolicy(PhaseModule):
         ConfigError: a judge has a name that the log needs.
     """
 
+    can_search_rate = False
     num_iterations: Tensor
     own_callbacks: ClassVar[tuple[type[Callback], ...]] = (OveroptimizationMonitor,)
 
@@ -236,6 +238,7 @@ class RewardedPolicy(PhaseModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the samples of the last validation."""
+        tell_of_averages(self.trainer)
         self.validation_samples = []
         self.validation_values = []
 
@@ -255,6 +258,7 @@ class RewardedPolicy(PhaseModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all held-out prompts."""
+        tell_of_averages(self.trainer)
         for name, mean in self.validation_means.compute().items():
             self.log(f"{self.stage}/{self.phase}/{name}", mean, prog_bar=name == "reward")
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -27,12 +29,14 @@ ALLOWED = {
     "_check_on_train_epoch_end": "modules/default_callbacks.py: has no public name, and is wrong",
     "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
     "_experiment": "callbacks/csv_logger.py: finalize asks it whether there is a writer",
+    "_kwargs": "modules/default_callbacks.py: Lightning's way to torch's average has no other",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
     "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
     "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
     "_step_supports_amp_scaling": "modules/optimizers.py: Lightning would refuse to clip",
     "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
+    "_use_buffers": "modules/default_callbacks.py: likewise",
     "_version": "models/weights.py: torch's count of the writes to a tensor",
 }
 # Documented in spite of their underscore: named tuples, SQLAlchemy rows, os.
@@ -207,3 +211,20 @@ def test_torch_counts_the_writes_to_a_tensor():
     before = tensor._version
     tensor.add_(1)
     assert tensor._version == before + 1
+
+
+def test_an_average_is_made_by_the_settings_of_its_callback():
+    callback = EMAWeightAveraging(decay=0.5)
+    assert callback._use_buffers is True
+    callback._use_buffers = False
+    callback._kwargs["avg_fn"] = lambda averaged, current, num_averaged: averaged - 1
+    module = LightningModule()
+    module.register_buffer("counter", torch.zeros(()))
+    module.weight = torch.nn.Parameter(torch.zeros(()))
+    callback.setup(None, module, "fit")
+    average = callback._average_model
+    average.update_parameters(module)  # the first one is a copy
+    module.counter += 4
+    average.update_parameters(module)
+    assert average.module.weight.item() == -1
+    assert average.module.counter.item() == 4

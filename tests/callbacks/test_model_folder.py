@@ -144,7 +144,7 @@ def test_averaged_weights_are_handed_over(tmp_path, policy, data):
 
 
 def test_an_average_of_nothing_is_refused(tmp_path, policy, data):
-    with pytest.raises(ConfigError, match="would average nothing; use EMAWeightAveraging"):
+    with pytest.raises(ConfigError, match="would average nothing; take WeightAveraging"):
         fit(tmp_path, SFTModule(policy), data, callbacks=[StochasticWeightAveraging(0.01)])
 
 
