@@ -1,7 +1,8 @@
 """What a step of decoding asks of a device: kernels, and waits of the host for their results.
 
 Counted, not timed, on a CPU that takes the path of a GPU: every operation that is not a view is one
-launch there, and every number that Python reads is one wait.
+launch there, and every number that Python reads is one wait. A CUDA graph is one launch, whatever
+is in it: here its step is computed again, uncounted.
 
     python -m benchmarks.decoding_step
 """
@@ -9,7 +10,7 @@ launch there, and every number that Python reads is one wait.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -22,7 +23,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
+from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.rollout import Sampling, TorchGenerator
+from lit_rlhf.rollout.graphs import Recorder
 
 _WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique_consecutive"}
 _VIEWS = {"detach", "alias", "_unsafe_view", "lift_fresh"}
@@ -40,8 +43,11 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
+        self.in_graph = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
+        if self.in_graph:
+            return func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         indices = args[1] if name.startswith("index") and len(args) > 1 else ()
         by_mask = isinstance(indices, (list, tuple)) and any(
@@ -71,15 +77,34 @@ class _Reads(TorchFunctionMode):
 def counting() -> Iterator[Operations]:
     """Count what is launched and waited for inside, by the path of a GPU."""
     operations = Operations()
-    gpu = mock.patch("lit_rlhf.models.backbone.waits_for_gpu", return_value=True)
-    with gpu, operations, _Reads(operations.waits):
+    names = ("lit_rlhf.models.backbone", "lit_rlhf.models.kv_cache")
+    one, other = (mock.patch(f"{name}.waits_for_gpu", return_value=True) for name in names)
+    with one, other, operations, _Reads(operations.waits):
         yield operations
 
 
-def count_steps(policy: PolicyModel, num_rows: int = 4) -> tuple[float, float, Counter[str]]:
+def graphs_counted_by(operations: Operations) -> Recorder:
+    """Return what takes the place of CUDA's graphs: each launch counts as one."""
+
+    def record(run: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            operations.launches["graph"] += 1
+            operations.in_graph = True
+            run()
+            operations.in_graph = False
+
+        return replay
+
+    return record
+
+
+def count_steps(
+    policy: PolicyModel, num_rows: int = 4, *, graphs: bool = False
+) -> tuple[float, float, Counter[str]]:
     """Return launches and waits of a step, and the waits by name.
 
-    Two runs that differ in their steps alone are compared, so that prompts do not count.
+    Two runs that differ in their steps alone are compared, so that prompts do not count, nor the
+    first steps, which make a graph.
     """
     lengths = torch.arange(3, 3 + num_rows)
     prompts = PromptBatch(
@@ -90,14 +115,33 @@ def count_steps(policy: PolicyModel, num_rows: int = 4) -> tuple[float, float, C
         [{}] * num_rows,
     )
     counted = []
-    for num_tokens in (4, 12):
-        with counting() as operations:
+    for num_tokens in (8, 16):
+        with (
+            counting() as operations,
+            _recording(graphs_counted_by(operations) if graphs else None),
+        ):
             TorchGenerator()(policy, prompts, Sampling(num_tokens), stop_ids=[10**6])
         counted.append(operations)
     short, long = counted
     waits = {name: (long.waits[name] - short.waits[name]) / 8 for name in long.waits}
     launches = (long.launches.total() - short.launches.total()) / 8
     return launches, sum(waits.values()), Counter({k: v for k, v in waits.items() if v})  # type: ignore[arg-type]  # shares of steps
+
+
+def _recording(recorder: Recorder | None) -> Any:  # noqa: ANN401 - of mock
+    return mock.patch("lit_rlhf.rollout.generation.recorder_for", return_value=recorder)
+
+
+def count_move(policy: PolicyModel) -> int:
+    """Return the launches for a row that ends: the last one takes its place in all layers."""
+    token = torch.zeros(2, 1, dtype=torch.long)
+    cache, prompts = RowCache(2, 2), RowCache(2, 1, size=2)
+    policy.next_logits(token, token, token == 0, prompts)
+    prompts.advance(1)
+    cache.admit(prompts, torch.arange(2))
+    with counting() as operations:
+        cache.keep([1])
+    return operations.launches.total()
 
 
 SHAPES = {
@@ -126,14 +170,18 @@ def narrow_policy(model_type: str, num_layers: int, *, lora: bool = False) -> Po
 
 def main() -> None:
     """Print a table."""
-    print("| model | launches a step | waits a step | which |\n| --- | --- | --- | --- |")  # noqa: T201
+    print("| model | launches a step | with graphs | a row that ends | waits a step | which |")  # noqa: T201
+    print("| --- " * 6 + "|")  # noqa: T201
     for name, (model_type, num_layers) in SHAPES.items():
         for lora in (False, True):
             policy = narrow_policy(model_type, num_layers, lora=lora)
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
                 launches, waits, which = count_steps(policy)
+                by_graphs, _, _ = count_steps(policy, graphs=True)
+                move = count_move(policy)
             label = f"{name}, LoRA" if lora else name
-            print(f"| {label} | {launches:.0f} | {waits:.1f} | {dict(which)} |")  # noqa: T201
+            counts = f"{launches:.0f} | {by_graphs:.0f} | {move} | {waits:.1f}"
+            print(f"| {label} | {counts} | {dict(which)} |")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -23,7 +25,9 @@ from lit_rlhf.models.sequence_attention import kernel_works
 from lit_rlhf.modules.bf16_adamw import BF16AdamW
 from lit_rlhf.phase_cli import run_phase
 from lit_rlhf.rollout import Sampling, TorchGenerator
+from lit_rlhf.rollout import graphs as graphs_module
 from lit_rlhf.rollout.cache_size import cached_tokens_for
+from lit_rlhf.rollout.graphs import Recorder, recorder_for
 
 
 @dataclass
@@ -209,6 +213,68 @@ def decoding(device: str, folder: Path) -> Found:
     return found
 
 
+def graphs(device: str, folder: Path) -> Found:
+    """Responses by CUDA graphs and by plain steps: the same tokens, and the steps a second."""
+    is_gpu = device == "cuda"
+    found, recorder = Found(), _Recorder(device)
+    for size in ("small", "large"):
+        shape = shape_for(device, size)
+        policy = random_policy(shape, device).eval()
+        num_rows, prompt, response = (64, 256, 256) if is_gpu else (6, 6, 24)
+        prompts = prompt_batch(device, num_rows, prompt, shape.vocabulary)
+        in_bf16 = nullcontext() if size == "small" else _autocast(device)
+        drawn = []
+        with mock.patch("lit_rlhf.rollout.generation.recorder_for", recorder.of), in_bf16:
+            for uses_graphs in (False, True):
+                generator = TorchGenerator(cuda_graphs=uses_graphs)
+                _wait(device)
+                start = time.perf_counter()
+                drawn.append(
+                    generator(policy, prompts, Sampling(response), stop_ids=[shape.vocabulary])
+                )
+                _wait(device)
+                name = f"{size}, {'graphs' if uses_graphs else 'plain'}"
+                found.figures[f"{name}: steps/s"] = response / (time.perf_counter() - start)
+        plain, ours = drawn
+        found.figures[f"{size}: share of equal tokens"] = float(
+            (plain.tokens == ours.tokens).float().mean()
+        )
+        found.holds[f"{size}: nothing was refused"] = policy not in graphs_module._without_graphs
+    share = found.figures["small: share of equal tokens"]
+    found.holds["nearly all tokens agree in float32"] = share > 0.9
+    found.figures |= {"graphs": recorder.count, "s to record one": recorder.mean_s}
+    found.holds["steps were recorded"] = recorder.count > 1
+    return found
+
+
+class _Recorder:
+    """Records as the device does, counted and timed; a CPU runs the step again instead."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.count = 0
+        self.seconds = 0.0
+
+    @property
+    def mean_s(self) -> float:
+        return self.seconds / max(1, self.count)
+
+    def of(self, policy: PolicyModel, device: torch.device) -> Recorder | None:
+        """Take the place of `recorder_for`."""
+        own = recorder_for(policy, device) if self.device == "cuda" else lambda run: run
+        if own is None:
+            return None
+
+        def record(run: Callable[[], None]) -> Callable[[], None]:
+            start = time.perf_counter()
+            replay = own(run)
+            self.seconds += time.perf_counter() - start
+            self.count += 1
+            return replay
+
+        return record
+
+
 def _profile_of_steps(
     policy: PolicyModel, prompts: PromptBatch, vocabulary: int, device: str
 ) -> dict[str, float]:
@@ -313,6 +379,7 @@ CHECKS = {
     "greedy_tokens": Check(greedy_tokens, 60),
     "ppo": Check(ppo, 180),
     "decoding": Check(decoding, 120),
+    "graphs": Check(graphs, 90),
     "phases": Check(phases, 150),
     "strategies": Check(strategies, 90),
     "optimizer": Check(optimizer, 45),

@@ -15,6 +15,8 @@ _MOMENT_BYTES = {"float32": 8.0, "bf16": 4.0, "8bit": 2.0 + 8 / 256}
 _SPARE_COLUMNS = 32
 # A draw holds the logits of each row, their softmax and two passes over it, in float32.
 _DRAW_BYTES = 16
+# CUDA graphs keep the logits of each row, and memory in which they are computed in 16 bits first.
+_GRAPH_BYTES = 10
 
 
 class Rollout(NamedTuple):
@@ -183,6 +185,8 @@ def _rollout(setup: Setup, rollout: Rollout, sizes: dict[str, Sizes]) -> dict[st
         "cast weights": 0 if setup.strategy == "fsdp2" else policy.cast,
         "activations": max(prefill, _DRAW_BYTES * rollout.num_rows * rollout.vocabulary),
     }
+    if setup.device == "cuda" and setup.strategy != "fsdp2":
+        parts["activations"] += _GRAPH_BYTES * rollout.num_rows * rollout.vocabulary
     if setup.strategy == "fsdp2":
         parts["gathered weights"] = policy.gathered
     return parts

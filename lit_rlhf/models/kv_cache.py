@@ -11,16 +11,34 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from lit_rlhf.models.devices import waits_for_gpu
 from lit_rlhf.objectives.precision import product_dtype
+
+
+class FixedStep(NamedTuple):
+    """A step of one token whose shape stays the same while the rows grow, see `RowCache.fixed`.
+
+    Attributes:
+        num_rows: rows computed: the first ones, whether in use or not.
+        first: columns read, from this one,
+        stop: to the one before this.
+        column: `[1]` int64, the column written, between the two.
+    """
+
+    num_rows: int
+    first: int
+    stop: int
+    column: Tensor
 
 
 @dataclass
@@ -32,6 +50,7 @@ class _Window:
     size: int  # rows in use: the first ones
     first: int = 0  # no row in use has anything left of this column
     end: int = 0  # one behind the newest column
+    fixed: FixedStep | None = None  # while a step of this shape is computed
 
 
 class _RowLayer(CacheLayerMixin):
@@ -61,6 +80,8 @@ class _RowLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self.window
+        if window.fixed is not None:
+            return self._update_fixed(key_states, value_states, window.fixed)
         end = window.end + key_states.shape[2]
         self.keys[: window.size, :, window.end : end] = key_states
         self.values[: window.size, :, window.end : end] = value_states
@@ -70,15 +91,28 @@ class _RowLayer(CacheLayerMixin):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return the length and the offset of what a query sees."""
-        return self.get_seq_length() + query_length, 0
+        if (fixed := self.window.fixed) is not None:
+            return fixed.stop - fixed.first, 0
+        return self.window.end - self.window.first + query_length, 0
 
-    def get_seq_length(self) -> int:
+    def get_seq_length(self) -> int | Tensor:  # type: ignore[override]  # as in transformers' StaticLayer
         """Return the columns in use."""
+        if (fixed := self.window.fixed) is not None:
+            return fixed.column - fixed.first
         return self.window.end - self.window.first
 
     def get_max_length(self) -> int:
         """Return the columns that there are."""
         return self.window.num_columns
+
+    def _update_fixed(
+        self, key_states: Tensor, value_states: Tensor, step: FixedStep
+    ) -> tuple[Tensor, Tensor]:
+        read = (slice(step.num_rows), slice(None), slice(step.first, step.stop))
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            buffer[: step.num_rows].index_copy_(2, step.column, states.to(buffer.dtype))
+        dtypes = product_dtype(key_states), product_dtype(value_states)
+        return self.keys[read].to(dtypes[0]), self.values[read].to(dtypes[1])
 
     def _buffer(self, states: Tensor) -> Tensor:
         shape = (self.window.num_rows, states.shape[1], self.window.num_columns, states.shape[3])
@@ -119,6 +153,22 @@ class RowCache(Cache):
         """Count the columns in that every layer has just written."""
         self.window.end += num_columns
 
+    @contextmanager
+    def fixed(self, step: FixedStep) -> Iterator[None]:
+        """Let a forward compute a step whose shape stays the same, as a CUDA graph needs it.
+
+        It computes rows that are not in use, too. They write where nothing is read, and read their
+        own new column at least, so that they stay numbers.
+
+        Args:
+            step: the shape, and the column to write.
+        """
+        self.window.fixed = step
+        try:
+            yield
+        finally:
+            self.window.fixed = None
+
     def readable(self, lengths: Tensor, num_new: int = 1) -> Tensor:
         """Tell which columns belong to each row.
 
@@ -127,9 +177,12 @@ class RowCache(Cache):
             num_new: columns about to be written, all of them real.
 
         Returns:
-            `[b, columns in use + num_new]` bool.
+            `[b, columns in use + num_new]` bool; inside of `fixed` all columns that are read.
         """
         window = self.window
+        if (step := window.fixed) is not None:
+            columns = torch.arange(step.first, step.stop, device=lengths.device)
+            return (columns >= step.column - lengths[:, None]) & (columns <= step.column)
         columns = torch.arange(window.first, window.end + num_new, device=lengths.device)
         return columns >= (window.end - lengths)[:, None]
 
@@ -149,14 +202,23 @@ class RowCache(Cache):
         for place, row in zip(free, moving, strict=True):
             order[place] = row
         if free:
-            used = slice(self.window.first, self.window.end)
-            device = self._row_layers[0].keys.device
-            to, rows = (torch.tensor(numbers, device=device) for numbers in (free, moving))
-            for layer in self._row_layers:
-                for buffer in (layer.keys, layer.values):
-                    buffer[to, :, used] = buffer[rows, :, used]
+            self._move(moving, free)
         self.window.size = size
         return order
+
+    def _move(self, rows: list[int], places: list[int]) -> None:
+        """Copy rows to other places."""
+        buffers = [one for layer in self._row_layers for one in (layer.keys, layer.values)]
+        device = buffers[0].device
+        if waits_for_gpu(device):
+            # Whole rows: one launch copies many tensors where none has gaps.
+            from_rows = [buffer[row] for buffer in buffers for row in rows]
+            torch._foreach_copy_([buffer[to] for buffer in buffers for to in places], from_rows)
+            return
+        used = slice(self.window.first, self.window.end)
+        to, moving = (torch.tensor(numbers, device=device) for numbers in (places, rows))
+        for buffer in buffers:
+            buffer[to, :, used] = buffer[moving, :, used]
 
     def admit(self, prompts: RowCache, rows: Tensor) -> None:
         """Copy rows of a cache that holds prompts behind the rows in use.

@@ -16,6 +16,7 @@ from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.own_cache import left_padded
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.rollout.drawing import Drawn, Request
+from lit_rlhf.rollout.graphs import Recorder, Steps
 
 # Columns beyond those that are needed: the cache is moved to the left once in so many steps.
 _SPARE_COLUMNS = 32
@@ -58,6 +59,7 @@ class Decoding:
         max_rows: how many rows at once.
         max_cached_tokens: how many rows times the tokens of the longest.
         prefill_tokens: of prompts that are computed together, padding included.
+        recorder: makes graphs of steps, see `graphs`; None computes all of them plainly.
 
     Attributes:
         drawn: the responses so far.
@@ -74,6 +76,7 @@ class Decoding:
         max_rows: int,
         max_cached_tokens: int,
         prefill_tokens: int,
+        recorder: Recorder | None = None,
     ) -> None:
         self.policy = policy
         self.request = request
@@ -87,6 +90,7 @@ class Decoding:
         self._num_rows = max(num_rows, request.samples_per_prompt)
         self._num_columns = longest + _SPARE_COLUMNS
         self._cache = RowCache(self._num_rows, self._num_columns)
+        self._next_logits = Steps(policy, self._cache, recorder)
         self._rows: _Rows | None = None
         # [b, V] of the next token of each row; used up by the draw.
         self._logits: Tensor | None = None
@@ -152,9 +156,7 @@ class Decoding:
             max([longest, *(self._lengths[prompt] for prompt in self._waiting[:1])])
         )
         last = self.drawn.last_tokens(rows.ids)
-        self._logits = self.policy.next_logits(
-            last[:, None], rows.cached[:, None], self._cache.readable(rows.cached), self._cache
-        )
+        self._logits = self._next_logits(last, rows.cached)
         self._cache.advance(1)
         self._rows = rows.longer()
 

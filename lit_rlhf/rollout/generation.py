@@ -17,6 +17,7 @@ from lit_rlhf.ranges import require
 from lit_rlhf.rollout.cache_size import cached_tokens_for, rows_for
 from lit_rlhf.rollout.decoding import Decoding
 from lit_rlhf.rollout.drawing import Request
+from lit_rlhf.rollout.graphs import recorder_for
 from lit_rlhf.rollout.own_cache import decode_by_transformers
 from lit_rlhf.rollout.sampling import Sampling, uniform_streams
 
@@ -92,11 +93,14 @@ class TorchGenerator(Generator):
             a resumed run shall repeat the rounding of the first.
         prefill_tokens: prompts that are computed together have so many tokens at most, padding
             included; a longer prompt is by itself.
+        cuda_graphs: on a CUDA device, record steps and launch each as one. False computes them
+            plainly, which takes less memory.
     """
 
     max_rows: int | None = None
     max_cached_tokens: int | None = None
     prefill_tokens: int = 32_768
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a batch without rows."""
@@ -139,7 +143,13 @@ class TorchGenerator(Generator):
                 "max_cached_tokens": self.max_cached_tokens or cached_tokens_for(policy, device),
             }
             if policy.paths.decoding == "own":
-                decoding = Decoding(policy, request, **limits, prefill_tokens=self.prefill_tokens)
+                decoding = Decoding(
+                    policy,
+                    request,
+                    **limits,
+                    prefill_tokens=self.prefill_tokens,
+                    recorder=recorder_for(policy, device) if self.cuda_graphs else None,
+                )
                 decoding.run()
                 drawn = decoding.drawn
             else:

@@ -30,6 +30,7 @@ ALLOWED = {
     "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
     "_experiment": "callbacks/csv_logger.py: finalize asks it whether there is a writer",
     "_kwargs": "modules/default_callbacks.py: Lightning's way to torch's average has no other",
+    "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
     "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
@@ -199,6 +200,12 @@ def test_a_packed_weight_multiplies_as_the_plain_one():
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 64)
     product = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
     torch.testing.assert_close(product, torch.nn.functional.linear(inputs, weight, bias))
+
+
+def test_many_tensors_are_copied_in_place():
+    whole, other = torch.zeros(3, 2), torch.arange(6.0).view(3, 2)
+    torch._foreach_copy_([whole[0], whole[2]], [other[1], other[0]])
+    assert whole.tolist() == [[2, 3], [0, 0], [0, 1]]
 
 
 def test_fused_adamw_offers_to_undo_a_scaler():
