@@ -114,9 +114,11 @@ class Steps:
             is_same = agree(inputs.logits[: len(tokens)], logits)
             problem = "" if is_same else "their logits are not those of the plain step"
         except Exception as error:  # whatever an architecture's code or the device raises
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+            # A recording that cannot be ended raises an error of its own, which tells less.
+            cause = error.__context__ or error
+            problem = f"{type(cause).__name__}: {cause}".splitlines()[0]
         if problem:
-            self._record = None
+            self._record = self._inputs = None
             self._graphs.clear()
             go_without_graphs(self.policy, problem)
         else:
