@@ -1,6 +1,10 @@
 """Run workloads against their peers and write the table of docs/benchmarks.md.
 
 python -m benchmarks.run [WORKLOAD ...] [--rounds N]
+python -m benchmarks.run sft dpo ppo --before ../old
+
+With `--before` the other side is the lit_rlhf of another checkout: is this one slower? The ratios
+are printed, and the table stays.
 
 One process a side, sides by turns, the first round of each thrown away; a ratio is that of two
 rounds next to each other, and the median of the ratios is given with their smallest and largest.
@@ -45,12 +49,12 @@ PRECISION = choose_precision()
 class Side:
     """A process that waits for rounds."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, folder: Path = ROOT) -> None:
         self._log = log
         with log.open("w", encoding="utf-8") as stream:
             self.process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=folder,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
@@ -88,17 +92,19 @@ class Side:
             self.process.communicate()
 
 
-def start(workload: Workload, *, is_peer: bool, check: bool = False) -> Side:
-    """Start one side of a workload."""
+def start(
+    workload: Workload, *, is_peer: bool, check: bool = False, before: Path | None = None
+) -> Side:
+    """Start one side of a workload; the peer is our own side in `before`, where that is given."""
     folder = ROOT / "runs" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     program, entry = sys.executable, "benchmarks.ours"
-    if is_peer:
+    if is_peer and before is None:
         program = str(PEERS[workload.peer] / "bin" / "python")
         entry = "benchmarks.vllm_side" if workload.peer == "vllm" else "benchmarks.theirs"
     command = [program, "-m", entry, workload.name, *(["--check"] if check else [])]
     name = f"{workload.name}-{'peer' if is_peer else 'ours'}{'-check' if check else ''}"
-    return Side(command, folder / f"{name}.log")
+    return Side(command, folder / f"{name}.log", before if is_peer and before else ROOT)
 
 
 def check(workload: Workload) -> dict[str, float]:
@@ -122,14 +128,16 @@ def check(workload: Workload) -> dict[str, float]:
     return differences
 
 
-def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
+def measure(workload: Workload, num_rounds: int, before: Path | None = None) -> dict[str, Any]:
     """Time both sides by turns."""
     # One after the other: what DPO computes of its reference at the start is timed. The first round
     # loads, compiles, touches memory first.
     ours = start(workload, is_peer=False)
     ours.round()
-    theirs = start(workload, is_peer=True)
+    theirs = start(workload, is_peer=True, before=before)
     theirs.round()
+    # Our side in another checkout works through as many units as here.
+    their_units = workload.theirs if before is None else workload.ours
     rounds, products = [], []
     for number in range(num_rounds):
         products.append(product_rate())
@@ -139,7 +147,7 @@ def measure(workload: Workload, num_rounds: int) -> dict[str, Any]:
     for side in (ours, theirs):
         side.end()
     per_unit = [
-        (theirs["seconds"] / _units(workload.theirs, theirs, workload))
+        (_seconds(theirs) / _units(their_units, theirs, workload))
         / (_seconds(ours) / _units(workload.ours, ours, workload))
         for ours, theirs in rounds
     ]
@@ -220,8 +228,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workloads", nargs="*", default=[w.name for w in WORKLOADS])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--before", type=Path, help="another checkout, in the peer's place")
     options = parser.parse_args()
     write_rows()
+    if options.before is not None:
+        _compare(options.workloads, options.rounds, options.before.resolve())
+        return
     file = RESULTS / f"{PRECISION}.json"
     results = _read(file) if file.exists() else {}
     results["machine"] = machine()
@@ -235,6 +247,18 @@ def main() -> None:
         sys.stderr.write(f"{json.dumps(results[workload.name])}\n")
     every = [_read(one) for one in sorted(RESULTS.glob("*.json"), reverse=True)]
     write_table(every, ROOT / "docs" / "benchmarks.md")
+
+
+def _compare(names: list[str], num_rounds: int, before: Path) -> None:
+    for workload in WORKLOADS:
+        if workload.name in names:
+            found = measure(workload, num_rounds, before)
+            low, high = found["speed_range"]
+            sys.stdout.write(
+                f"{workload.name}: {found['speed']:.2f}x ({low:.2f} to {high:.2f}) as fast as "
+                f"before, in {found['memory']:.2f}x the memory\n"
+            )
+            sys.stdout.flush()
 
 
 def _read(file: Path) -> dict[str, Any]:

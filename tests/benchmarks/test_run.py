@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from benchmarks.run import Side
+from benchmarks.run import Side, start
 from benchmarks.table import write_table
 from benchmarks.workloads import WORKLOADS
 
@@ -39,6 +39,17 @@ def test_a_side_that_ends_early_is_named_by_its_log(tmp_path):
     with pytest.raises(RuntimeError, match="log"):
         side.round()
     assert "broken" in (tmp_path / "log").read_text()
+
+
+def test_another_checkout_may_stand_in_the_peers_place(tmp_path):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "ours.py").write_text(
+        """import sys; input(); print('{"name": "%s", "seconds": 1}' % sys.argv[1], flush=True)"""
+    )
+    side = start(WORKLOADS[0], is_peer=True, before=tmp_path)
+    assert side.round() == {"name": WORKLOADS[0].name, "seconds": 1}
+    side.end()
 
 
 def test_the_table_says_what_was_asked_and_what_was_reached(tmp_path):
