@@ -1,4 +1,4 @@
-"""Every preference loss and advantage estimator for the same small budget, on the real data.
+"""Preference losses, advantage estimators and policy losses for one small budget, on real data.
 
 python -m benchmarks.objectives [--only NAME ...] [--budget quick] [--output runs/objectives]
 
@@ -78,10 +78,10 @@ class Entry(NamedTuple):
 
 
 def entries() -> dict[str, Entry]:
-    """Return all rows by name: the start, and an entry for each file of losses and advantages."""
+    """Return all rows by name: the start, each phase's default, and each file of objectives."""
     found = [Entry(START, "", ""), Entry("dpo", "dpo", ""), Entry("online-dpo", "online-dpo", "")]
     found.append(Entry("gae", "ppo", ""))
-    for folder, phase in (("loss", "dpo"), ("advantage", "ppo")):
+    for folder, phase in (("loss", "dpo"), ("advantage", "ppo"), ("policy_loss", "ppo")):
         for file in sorted((configs_folder() / folder).glob("*.yaml")):
             found.append(Entry(file.stem, phase, f"{folder}/{file.name}"))
     return {entry.name: entry for entry in found}

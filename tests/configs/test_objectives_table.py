@@ -1,4 +1,4 @@
-"""The rows of the table of objectives: all files of losses and advantages, each a sound command."""
+"""The rows of the table of objectives: each file of an objective, each a sound command."""
 
 import pytest
 
@@ -9,10 +9,10 @@ from lit_rlhf.shipped import configs_folder
 from tests.docs.parse_examples import phase_cli
 
 
-def test_each_loss_and_advantage_has_a_row():
+def test_each_file_of_an_objective_has_a_row():
     files = {
         f"{folder}/{file.name}"
-        for folder in ("loss", "advantage")
+        for folder in ("loss", "advantage", "policy_loss")
         for file in (configs_folder() / folder).glob("*.yaml")
     }
     assert {entry.fragment for entry in entries().values()} == files | {""}
