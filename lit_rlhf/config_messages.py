@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from lit_rlhf.class_changes import start_anew_on_class_change
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.renamed import GONE, RENAMED, new_name
 from lit_rlhf.shipped import name_shipped_files
@@ -67,6 +68,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     Raises:
         ConfigError: an option is unknown, missing, twice in a file or has the wrong type.
     """
+    start_anew_on_class_change()
     words = name_shipped_files(arguments)
     with in_plain_words(words, lambda: parser.get_defaults().keys(branches=True)):
         return parser.parse_args(words)

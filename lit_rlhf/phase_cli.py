@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from lit_rlhf.callbacks import (
 )
 from lit_rlhf.callbacks.last_checkpoint import go_on_where_it_ended
 from lit_rlhf.callbacks.redacted_config import RedactedConfig
+from lit_rlhf.class_changes import start_anew_on_class_change
 from lit_rlhf.config_messages import in_plain_words, short_message, untouched_seeds
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
@@ -264,7 +266,7 @@ class PhaseCLI(LightningCLI):
             raise ConfigError(f"{self._dry_run}: a number of GB, such as --dry-run=24") from error
         if available is None:
             available = memory_of(needs.device, self.trainer.num_devices)
-        self.plan = plan_of(needs)
+        self.plan = plan_of(replace(needs, memory=available))
         sys.stdout.write(render(self.plan, available))
 
     def _warn_of_slowness(self) -> None:
@@ -339,6 +341,7 @@ class PhaseCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer from the model; let every run check itself and be able to go on."""
+        start_anew_on_class_change()
         self._parsers.append(parser)
         for part, path in self._class_paths.items():
             parser.add_argument(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser, _typehints
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
@@ -21,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import lit_rlhf
+from lit_rlhf.objectives import PreferenceLoss
 from tests.support.tiny_models import tiny_model
 
 PACKAGE = Path(lit_rlhf.__file__).parent
@@ -38,6 +40,7 @@ ALLOWED = {
     "_step_supports_amp_scaling": "modules/optimizers.py: Lightning would refuse to clip",
     "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
     "_use_buffers": "modules/default_callbacks.py: likewise",
+    "_typehints": "class_changes.py: jsonargparse keeps settings of another class",
     "_version": "models/weights.py: torch's count of the writes to a tensor",
 }
 # Documented in spite of their underscore: named tuples, SQLAlchemy rows, os.
@@ -235,3 +238,16 @@ def test_an_average_is_made_by_the_settings_of_its_callback():
     average.update_parameters(module)
     assert average.module.weight.item() == -1
     assert average.module.counter.item() == 4
+
+
+def test_jsonargparse_asks_one_function_what_another_class_keeps(monkeypatch):
+    changes = set()
+
+    def ask(parser, before, value):
+        changes.add((before and before["class_path"], value["class_path"]))
+
+    monkeypatch.setattr(_typehints, "discard_init_args_on_class_path_change", ask)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--path", type=PreferenceLoss)
+    parser.parse_args(["--path=lit_rlhf.objectives.DPO", "--path=lit_rlhf.objectives.IPO"])
+    assert ("lit_rlhf.objectives.DPO", "lit_rlhf.objectives.IPO") in changes

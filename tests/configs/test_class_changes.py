@@ -1,0 +1,74 @@
+"""Another class in a setting starts from its own defaults, in files and on the command line."""
+
+import importlib
+import warnings
+from dataclasses import MISSING, fields
+
+import pytest
+import yaml
+
+from lit_rlhf.shipped import configs_folder
+from tests.docs.parse_examples import phase_cli
+
+FRAGMENTS = [
+    *((file, "dpo", ("loss",)) for file in (configs_folder() / "loss").glob("*.yaml")),
+    *((file, "ppo", ("advantage",)) for file in (configs_folder() / "advantage").glob("*.yaml")),
+    *(
+        (file, "ppo", ("update", "policy_loss"))
+        for file in (configs_folder() / "policy_loss").glob("*.yaml")
+    ),
+    *((file, "reward", ("loss",)) for file in (configs_folder() / "reward_loss").glob("*.yaml")),
+]
+
+
+def parsed(phase, *words):
+    """Return the model's settings of a phase's file, the demonstration's, and what follows."""
+    files = [
+        configs_folder() / f"{phase}.yaml",
+        configs_folder() / "demo" / "quick" / f"{phase}.yaml",
+    ]
+    words = [*(f"--config={file}" for file in files), *words]
+    return phase_cli(phase).parser.parse_args(["fit", *words])["fit"].as_dict()["model"]
+
+
+def class_of(spec):
+    module, _, name = spec["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize(
+    ("file", "phase", "where"), FRAGMENTS, ids=[file.stem for file, *_ in FRAGMENTS]
+)
+def test_a_fragment_gives_its_class_the_defaults_that_it_does_not_name(file, phase, where):
+    found, named = parsed(phase, f"--config={file}"), yaml.safe_load(file.read_text())["model"]
+    for name in where:
+        found, named = found[name], named[name]
+    assert class_of(found) is class_of(named)
+    for field in fields(class_of(found)):
+        if field.default is MISSING or field.name in named.get("init_args", {}):
+            continue
+        value = found.get("init_args", {}).get(field.name, field.default)
+        if isinstance(value, dict):  # a part of the part
+            assert class_of(value) is type(field.default)
+        else:
+            assert value == field.default, field.name
+
+
+def test_what_was_set_for_another_class_is_said_and_not_used():
+    with pytest.warns(UserWarning, match=r"IPO takes the place of DPO .* beta: 0.3 of DPO"):
+        loss = parsed("dpo", "--model.loss.beta=0.3", "--model.loss=IPO")["loss"]
+    assert loss["init_args"]["beta"] == 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss = parsed("dpo", "--model.loss=IPO", "--model.loss.beta=0.3")["loss"]
+        assert (loss["init_args"]["beta"], loss["init_args"]["per_token"]) == (0.3, True)
+        again = parsed("dpo", "--model.loss.beta=0.3", "--model.loss=lit_rlhf.objectives.DPO")
+    assert again["loss"]["init_args"]["beta"] == 0.3
+
+
+def test_another_logger_keeps_name_and_folder():
+    words = ["--trainer.logger.init_args.name=mine", "--trainer.logger=CSVLogger"]
+    file = configs_folder() / "dpo.yaml"
+    options = phase_cli("dpo").parser.parse_args(["fit", f"--config={file}", *words])
+    settings = options["fit"].as_dict()["trainer"]["logger"]["init_args"]
+    assert (settings["name"], settings["save_dir"]) == ("mine", "runs")
