@@ -5,6 +5,7 @@
 64 prompts of 512 tokens a process, responses of up to 1,024, micro-batches of 12,288 tokens, a
 reward model and a judge of the policy's size, bf16-mixed. Each line has the parts of the time that
 takes most: while the policy is updated, while it samples, or while reward and judge are asked.
+LoRA: 24 GB, micro-batches of 3,072 tokens, 8,192 tokens of prompts at once, no reward model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
 
 from lit_rlhf.dry_run import Setup, plan_of
 from lit_rlhf.dry_run.hollow import Kind, Rows
-from lit_rlhf.dry_run.plan import Rollout
+from lit_rlhf.dry_run.plan import LIBRARIES, Rollout
 from lit_rlhf.models import LoRAConfig
 
 _LLAMA = {"num_key_value_heads": 8, "vocab_size": 128_256}
@@ -64,24 +65,31 @@ def setups(source: str, vocabulary: int) -> dict[str, Setup]:
         num_micro_batches=8,
         scored=Rows(20, 1537, 20, False),
         judges=("judge",),
-        rollout=Rollout(42, 1536, Rows(42, 512, 42, False), vocabulary),
+        rollout=Rollout(64, 1, 512, 1536, vocabulary, 32_768),
         device="cuda",
+        memory=80_000_000_000,
     )
     checkpointed = policy._replace(checkpointing=True)
     bf16 = replace(full, trained={"policy": checkpointed._replace(weights="bf16")}, states="bf16")
     lora = {"policy": checkpointed._replace(lora=LoRAConfig())}
-    small = Rows(1, 6144, 4096, False)
-    alone = replace(full, trained=lora, frozen={}, scored=None, rows=small)
+    small = Rows(1, 3072, 2048, False)
+    alone = replace(
+        full,
+        trained=lora,
+        frozen={},
+        scored=None,
+        rows=small,
+        rollout=Rollout(64, 1, 512, 1536, vocabulary, 8192),
+        memory=24_000_000_000,
+    )
     sharded = replace(full, trained={"policy": checkpointed}, strategy="fsdp2", num_processes=8)
     return {
-        "LoRA, checkpointing, reward by a function": alone,
+        "LoRA, checkpointing, no reward model": alone,
         "full": full,
         "checkpointing": replace(full, trained={"policy": checkpointed}),
-        "checkpointing, memory/bf16": bf16,
-        "8 GPUs, fsdp2, checkpointing": sharded,
-        "8 GPUs, fsdp2, checkpointing, memory/bf16": replace(
-            bf16, strategy="fsdp2", num_processes=8
-        ),
+        "checkpointing, `memory/bf16`": bf16,
+        "8 GPUs, `fsdp2`, checkpointing": sharded,
+        "8 GPUs, the same with `memory/bf16`": replace(bf16, strategy="fsdp2", num_processes=8),
     }
 
 
@@ -101,8 +109,8 @@ _PARTS = {
 def main() -> None:
     """Print a line for each model and run."""
     sys.stdout.write(
-        f"| model | run | at its most | {' | '.join(_PARTS)} | sum, GB |\n"
-        + "| --- " * (len(_PARTS) + 4)
+        f"| model | run | GB | fits | at its most | {' | '.join(_PARTS)} | sum |\n"
+        + "| --- " * (len(_PARTS) + 6)
         + "|\n"
     )
     for name, config in MODELS.items():
@@ -114,7 +122,10 @@ def main() -> None:
                 time, parts = max(plan.moments.items(), key=lambda item: sum(item[1].values()))
                 sizes = [sum(parts.get(part, 0) for part in column) for column in _PARTS.values()]
                 assert sum(sizes) == plan.peak
-                cells = [name, run, time, *(f"{size / 1e9:.1f}" for size in sizes)]
+                assert setup.memory is not None
+                fits = "yes" if plan.peak + LIBRARIES["cuda"] <= setup.memory else "no"
+                shown = [f"{size / 1e9:.1f}" if size > 5e7 else "" for size in sizes]
+                cells = [name, run, f"{setup.memory / 1e9:.0f}", fits, time, *shown]
                 sys.stdout.write(f"| {' | '.join(cells)} | {plan.peak / 1e9:.0f} |\n")
                 sys.stdout.flush()
 

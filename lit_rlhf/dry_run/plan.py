@@ -8,6 +8,10 @@ from typing import Literal, NamedTuple
 
 from lit_rlhf.dry_run.hollow import Hollow, Kind, Rows, Sizes
 from lit_rlhf.models.backbone import LoRAConfig
+from lit_rlhf.rollout.cache_size import CPU_TOKENS, tokens_within
+
+# torch, transformers and Lightning in a process; on a GPU its context and the libraries' own.
+LIBRARIES = {"cpu": 0.5e9, "cuda": 0.8e9}
 
 # Bytes of AdamW's two moments a number; 8 bits have a float32 scale for each 256 of them.
 _MOMENT_BYTES = {"float32": 8.0, "bf16": 4.0, "8bit": 2.0 + 8 / 256}
@@ -23,16 +27,32 @@ class Rollout(NamedTuple):
     """What is decoded together.
 
     Attributes:
-        num_rows: sequences.
+        most_rows: sequences, where the cache has room for them.
+        samples: of a prompt, which are decoded together however many they are.
+        longest_prompt: its tokens.
         longest: tokens of the longest prompt and response.
-        prefill: prompts computed in one forward.
         vocabulary: logits of a row.
+        prefill_tokens: of prompts computed in one forward.
+        cached_tokens: that the cache may hold; None is what the engine takes by itself.
     """
 
-    num_rows: int
+    most_rows: int
+    samples: int
+    longest_prompt: int
     longest: int
-    prefill: Rows
     vocabulary: int
+    prefill_tokens: int
+    cached_tokens: int | None = None
+
+    def num_rows(self, cached_tokens: int) -> int:
+        """Return how many sequences a cache of so many tokens has room for."""
+        return max(self.samples, min(self.most_rows, cached_tokens // self.longest), 1)
+
+    def prefill(self, num_rows: int, *, has_mask: bool) -> Rows:
+        """Return the largest forward of prompts."""
+        fitting = self.prefill_tokens // self.longest_prompt
+        count = max(1, min(num_rows // self.samples, fitting))
+        return Rows(count, self.longest_prompt, count, has_mask)
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,8 @@ class Setup:
         device: "cpu" or "cuda".
         strategy: "ddp" and "fsdp2" are told apart.
         num_processes: of the run.
+        memory: bytes that each process has, None where they are not known: on a GPU the cache
+            takes its size from what is left.
         num_steps: optimizer steps, None for no end.
         step_tokens: of an optimizer step, over all processes.
     """
@@ -69,6 +91,7 @@ class Setup:
     device: str = "cpu"
     strategy: str = "single"
     num_processes: int = 1
+    memory: int | None = None
     num_steps: int | None = None
     step_tokens: int = 0
 
@@ -106,7 +129,8 @@ def plan_of(setup: Setup) -> Plan:
     plan = Plan(setup, sizes)
     plan.moments["update"] = {**always, **_update(setup, sizes)}
     if setup.rollout is not None:
-        plan.moments["rollout"] = {**always, **_rollout(setup, setup.rollout, sizes)}
+        left = None if setup.memory is None else setup.memory - sum(always.values())
+        plan.moments["rollout"] = {**always, **_rollout(setup, setup.rollout, sizes, left)}
     forwards = []
     for kind in setup.frozen.values():
         rows = setup.rows if kind.role == "policy" else setup.scored
@@ -174,16 +198,25 @@ def _update(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
     return parts
 
 
-def _rollout(setup: Setup, rollout: Rollout, sizes: dict[str, Sizes]) -> dict[str, int]:
-    """Return what decoding needs: the cache, cast weights, prompts or logits."""
+def _rollout(
+    setup: Setup, rollout: Rollout, sizes: dict[str, Sizes], left: int | None
+) -> dict[str, int]:
+    """Return what decoding needs beside what leaves `left` bytes: cache, cast weights, logits."""
     policy = sizes["policy"]
+    tokens = rollout.cached_tokens or CPU_TOKENS
+    if rollout.cached_tokens is None and setup.device == "cuda" and left is not None:
+        free = left - int(LIBRARIES["cuda"])
+        tokens = tokens_within(free, policy.cached_token)
+    num_rows = rollout.num_rows(tokens)
     columns = rollout.longest + (_SPARE_COLUMNS if setup.device == "cuda" else 0)
-    prefill = _hollow(_hashable(setup.trained["policy"])).forward_peak(rollout.prefill)
+    prefill = _hollow(_hashable(setup.trained["policy"])).forward_peak(
+        rollout.prefill(num_rows, has_mask=setup.device == "cpu")
+    )
     parts = {
-        "cache": rollout.num_rows * columns * policy.cached_token,
+        "cache": num_rows * columns * policy.cached_token,
         # Gathered layers are in the type of autocast already.
         "cast weights": 0 if setup.strategy == "fsdp2" else policy.cast,
-        "activations": max(prefill, _DRAW_BYTES * rollout.num_rows * rollout.vocabulary),
+        "activations": max(prefill, _DRAW_BYTES * num_rows * rollout.vocabulary),
     }
     if setup.device == "cuda" and setup.strategy != "fsdp2":
         parts["activations"] += _GRAPH_BYTES * rollout.num_rows * rollout.vocabulary
@@ -237,6 +270,10 @@ def _changed(setup: Setup) -> dict[str, Setup]:
         lora = {role: kind._replace(lora=LoRAConfig()) for role, kind in kinds.items()}
         frozen = {role: kind for role, kind in setup.frozen.items() if role != "reference"}
         changed["--config configs/lora/lora.yaml"] = replace(setup, trained=lora, frozen=frozen)
+    if (rollout := setup.rollout) is not None:
+        tokens = max(1, rollout.prefill_tokens // 4)
+        flag = f"--model.generator.prefill_tokens {tokens}"
+        changed[flag] = replace(setup, rollout=rollout._replace(prefill_tokens=tokens))
     half = setup.rows._replace(
         num_rows=max(1, setup.rows.num_rows // 2), num_scored=max(1, setup.rows.num_scored // 2)
     )

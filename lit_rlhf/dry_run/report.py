@@ -7,11 +7,9 @@ from pathlib import Path
 
 import torch
 
-from lit_rlhf.dry_run.plan import Plan, levers
+from lit_rlhf.dry_run.plan import LIBRARIES, Plan, levers
 
 _GB = 1e9
-# torch, transformers and Lightning in a process; on a GPU its context and the libraries' own.
-LIBRARIES = {"cpu": 0.5e9, "cuda": 0.8e9}
 _NUM_LEVERS = 3
 
 

@@ -27,7 +27,6 @@ from lit_rlhf.rollout.cache_size import rows_for
 
 # Batches of the first epoch that are looked at for the largest one.
 _NUM_BATCHES = 50
-_CPU_CACHED_TOKENS = 65_536
 
 
 def setup_of(trainer: Trainer, module: PhaseModule, data: LightningDataModule) -> Setup:
@@ -187,18 +186,15 @@ def _rollout_of(
     if not isinstance(generator, TorchGenerator):
         return None
     longest_prompt = int(lengths.max())
-    longest = longest_prompt + module.sampling.max_new_tokens
-    cached = generator.max_cached_tokens or _CPU_CACHED_TOKENS
-    num_rows = min(
-        generator.max_rows or rows_for(torch.device(device)),
-        max(1, cached // longest),
-        len(lengths) * samples,
-    )
-    num_rows = max(num_rows, samples)
-    num_prompts = max(1, min(num_rows // samples, generator.prefill_tokens // longest_prompt))
-    vocabulary = config_of(module.source).get_text_config().vocab_size
+    most_rows = generator.max_rows or rows_for(torch.device(device))
     return Rollout(
-        num_rows, longest, Rows(num_prompts, longest_prompt, num_prompts, True), vocabulary
+        min(most_rows, len(lengths) * samples),
+        samples,
+        longest_prompt,
+        longest_prompt + module.sampling.max_new_tokens,
+        config_of(module.source).get_text_config().vocab_size,
+        generator.prefill_tokens,
+        generator.max_cached_tokens,
     )
 
 

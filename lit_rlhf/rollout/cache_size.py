@@ -8,7 +8,7 @@ from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.policy import PolicyModel
 
 _CPU_ROWS, _GPU_ROWS = 128, 512
-_CPU_TOKENS = 65_536
+CPU_TOKENS = 65_536
 # The other half is for prompts being computed and for the logits of a step.
 _SHARE_OF_FREE_MEMORY = 0.5
 
@@ -29,9 +29,14 @@ def cached_tokens_for(policy: PolicyModel, device: torch.device) -> int:
         device: where it is.
     """
     if device.type != "cuda" or policy.paths.decoding != "own":
-        return _CPU_TOKENS
-    tokens = int(_SHARE_OF_FREE_MEMORY * free_memory(device) / bytes_per_token(policy, device))
-    return 1 << max(0, tokens.bit_length() - 1)
+        return CPU_TOKENS
+    return tokens_within(free_memory(device), bytes_per_token(policy, device))
+
+
+def tokens_within(free: int, token_bytes: int) -> int:
+    """Return how many tokens of `token_bytes` the cache takes where `free` bytes are left."""
+    tokens = max(1, int(_SHARE_OF_FREE_MEMORY * free / token_bytes))
+    return 1 << (tokens.bit_length() - 1)
 
 
 def free_memory(device: torch.device) -> int:

@@ -6,7 +6,7 @@ import torch
 from lit_rlhf.dry_run import levers, plan_of
 from lit_rlhf.dry_run.hollow import Hollow, Kind, Rows
 from lit_rlhf.dry_run.live_bytes import live_bytes
-from lit_rlhf.dry_run.plan import Rollout, Setup
+from lit_rlhf.dry_run.plan import LIBRARIES, Rollout, Setup
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules.building import build_policy, build_reference
 from tests.models.examples import random_rows
@@ -72,7 +72,7 @@ def setup_of(source, **changes):
             "states": "float32",
             "rows": ROWS,
             "num_micro_batches": 2,
-            "rollout": Rollout(4, 40, ROWS, 96),
+            "rollout": Rollout(4, 1, 24, 40, 96, 1000),
             **changes,
         }
     )
@@ -121,6 +121,34 @@ def test_judges_come_one_at_a_time_and_only_to_be_asked(source):
         assert parts["weights of the reward"] == whole
     assert moments["scoring"]["weights of a judge"] == 2 * whole
     assert not any("judge" in part for part in (*moments["update"], *moments["rollout"]))
+
+
+def test_the_cache_on_a_gpu_is_what_the_memory_leaves_room_for(source):
+    rollout = Rollout(64, 2, 24, 40, 96, 100)
+    setup = setup_of(source, device="cuda", rollout=rollout)
+    always = sum(plan_of(setup).moments["rollout"].values())
+    token = Hollow(setup.trained["policy"]).sizes.cached_token
+
+    def rows_of(setup, extra):
+        memory = int(LIBRARIES["cuda"]) + always + extra
+        return plan_of(replace(setup, memory=memory)).moments["rollout"]["cache"] // (72 * token)
+
+    # Much memory: all rows. Half of little: a power of two tokens, here of 40 a row.
+    assert rows_of(setup, 10_000_000) == 64
+    few = rows_of(setup, 0)
+    assert 2 <= few < 64
+    assert few == rows_of(setup, 40 * token // 4)
+    # No room at all: the samples of one prompt. A setting wins over the memory.
+    assert rows_of(setup, -always) == 2
+    fixed = replace(setup, rollout=rollout._replace(cached_tokens=400))
+    assert rows_of(fixed, 10_000_000) == 10
+
+
+def test_fewer_prompts_at_once_are_a_lever_where_prompts_take_most(source):
+    setup = setup_of(source, rollout=Rollout(64, 1, 2000, 2001, 96, 64_000, 200_000))
+    flag = next(one for one in levers(plan_of(setup)) if "prefill_tokens" in one.flag)
+    assert flag.flag == "--model.generator.prefill_tokens 16000"
+    assert flag.saved > 0
 
 
 def test_levers_are_sorted_by_what_they_save_and_save_it(source):
