@@ -219,7 +219,7 @@ def _rollout(
         "activations": max(prefill, _DRAW_BYTES * num_rows * rollout.vocabulary),
     }
     if setup.device == "cuda" and setup.strategy != "fsdp2":
-        parts["activations"] += _GRAPH_BYTES * rollout.num_rows * rollout.vocabulary
+        parts["activations"] += _GRAPH_BYTES * num_rows * rollout.vocabulary
     if setup.strategy == "fsdp2":
         parts["gathered weights"] = policy.gathered
     return parts
