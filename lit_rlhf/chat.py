@@ -16,12 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.data.chat_template import Renderer, read_template_options
 from lit_rlhf.data.collation import batch_prompts
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.evaluation.sampling import load_policy
 from lit_rlhf.feedback import Conversation, Message
 from lit_rlhf.markdown import visible
 from lit_rlhf.models import PolicyModel, load_tokenizer
-from lit_rlhf.models.handover import check_kind
+from lit_rlhf.models.handover import check_kind, context_length
 from lit_rlhf.modules.precision import Precision, autocast, choose_precision
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.rewards import LearnedReward
@@ -79,11 +79,15 @@ class Speaker:
         Returns:
             The prompt (messages, or text without a chat template), the response, and whether
             it ended by itself.
+
+        Raises:
+            DataError: the model's context has no room for all of it; nothing is remembered.
         """
         turns = (*self.conversation, Message(role="user", content=message))
         prompt: Prompt = turns if self.uses_chat_template else message
         renderer = Renderer(self._tokenizer, options=self.template_options)
         batch = batch_prompts(renderer, [prompt], [f"chat with {self.name}"])
+        self._require_room(batch.input_ids.shape[1])
         with torch.no_grad(), autocast(self.precision):
             samples = collect_samples(
                 self._policy,
@@ -97,6 +101,14 @@ class Speaker:
         if self.uses_chat_template:
             self.conversation = (*turns, Message(role="assistant", content=response))
         return prompt, response, bool(samples.finished[0])
+
+    def _require_room(self, num_tokens: int) -> None:
+        context, num_new = context_length(self.source), self.sampling.max_new_tokens
+        if context is not None and num_tokens + num_new > context:
+            raise DataError(
+                f"{num_tokens} tokens so far and an answer of up to {num_new} are more than the "
+                f"{context} that the model reads: /reset, or a smaller --max-new-tokens"
+            )
 
 
 def chat_command(arguments: list[str]) -> int:
@@ -178,7 +190,11 @@ def converse(
             continue
         columns = []
         for speaker in speakers:
-            prompt, response, finished = speaker.answer(message, seed + number)
+            try:
+                prompt, response, finished = speaker.answer(message, seed + number)
+            except DataError as error:
+                columns.append((visible(speaker.name), f"({error})"))
+                continue
             title = speaker.name if finished else f"{speaker.name} (truncated)"
             if reward is not None:
                 with autocast(speaker.precision):

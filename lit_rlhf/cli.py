@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lit_rlhf import __version__
 from lit_rlhf.errors import LitRLHFError, Preempted
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 128
         plus the number of a signal, with a checkpoint saved (143 for SIGTERM).
     """
+    _open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "--version"):
         sys.stdout.write(f"lit-rlhf {__version__}\n" if "--version" in words[:1] else _HELP)
@@ -93,6 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"lit-rlhf: error: {redact(str(error))}\n")
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Read nothing, and write nowhere, where the terminal is closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, stream)
 
 
 def _run(name: str, arguments: list[str]) -> int:

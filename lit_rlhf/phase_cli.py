@@ -105,8 +105,8 @@ def readable_errors() -> Iterator[None]:
     """Tell what Lightning refuses as an error of the settings.
 
     Raises:
-        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError` that
-            none of its callees raised.
+        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError` or
+            `TypeError` that none of its callees raised.
     """
     try:
         yield
@@ -114,7 +114,7 @@ def readable_errors() -> Iterator[None]:
         raise ConfigError(f"trainer: {str(error).strip()}") from error
     except LitRLHFError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         if not _is_lightnings_own(error):
             raise
         raise ConfigError(f"trainer: {str(error).strip()}") from error

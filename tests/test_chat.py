@@ -115,6 +115,24 @@ def test_the_command_with_piped_input(models):
     assert run.stdout.count("(reward ") >= 2
 
 
+@pytest.mark.parametrize("stream", ["<&-", ">&-"])
+def test_a_closed_stream_is_no_error(models, stream):
+    command = f"{sys.executable} -m lit_rlhf chat {models[0]} --max-new-tokens 2 {stream}"
+    run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_what_is_past_the_context_is_said_and_forgotten(models):
+    speaker = Speaker("bot", models[0], SHORT, "32-true")
+    shown = talk([speaker], "hi\n" + "a b c " * 200_000 + "\nand you\n")
+    first, second, third = shown.strip().split("\n\n")
+    assert "tokens so far and an answer of up to 5 are more than the" in second
+    assert "/reset" in second
+    assert "more than the" not in first + third
+    assert [turn["role"] for turn in speaker.conversation] == ["user", "assistant"] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -294,6 +294,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 length_window=self.length_window,
                 last_batch=self.last_batch,
             )
+            self._overfit(self._train_loader)
             if num_left_out := self._train_loader.num_left_out:
                 rank_zero_info(
                     f"{num_left_out} of {len(self._examples['train'])} training examples do not "
@@ -301,6 +302,15 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                     "each; data.last_batch keep trains on them as well"
                 )
         return self._train_loader
+
+    def _overfit(self, loader: TrainingLoader[Example, Batch]) -> None:
+        """Repeat the batches that `trainer.overfit_batches` asks for, a number or a share."""
+        trainer: Any = self.trainer  # Lightning sets the attribute
+        overfit = 0 if trainer is None else trainer.overfit_batches
+        if overfit:
+            is_share = isinstance(overfit, float)
+            num_batches = int(len(loader) * overfit) if is_share else int(overfit)
+            loader.repeat_first(min(num_batches, len(loader)))
 
     def state_dict(self) -> dict[str, dict[str, int]]:
         """Return the position in the training data.

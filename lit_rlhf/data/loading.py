@@ -109,6 +109,11 @@ class TrainingLoader(Generic[Example, Batch]):
         self._last_batch = last_batch
         self._epoch = 0
         self._position = 0  # batches of this epoch already handed out
+        self._repeated: int | None = None
+
+    def repeat_first(self, num_batches: int) -> None:
+        """Let each epoch have the same first batches, in the same order, and no others."""
+        self._repeated = num_batches
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
@@ -128,14 +133,14 @@ class TrainingLoader(Generic[Example, Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on from the current position; at the end of an epoch, begin the next."""
-        if self._position >= len(self):
+        if self._position >= (self._repeated or len(self)):
             self._epoch += 1
             self._position = 0
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
-        order = self.epoch_order(self._epoch)
-        while self._position < len(self):
+        order = self.epoch_order(0 if self._repeated else self._epoch)[: self._repeated]
+        while self._position < len(order):
             batch = order[self._position]
             self._position += 1  # first: a checkpoint written during this batch counts it as done
             yield self._deal(batch)

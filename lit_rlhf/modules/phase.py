@@ -298,6 +298,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
         Raises:
             ConfigError: the run has no end that a schedule could lead to.
         """
+        require("trainer.accumulate_grad_batches", self.trainer.accumulate_grad_batches, least=1)
         refuse_unreachable_validation(self.trainer)
         num_steps = self.trainer.estimated_stepping_batches
         if math.isinf(num_steps):

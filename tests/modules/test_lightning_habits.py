@@ -151,3 +151,28 @@ def test_ppo_counts_steps_of_the_optimizer(tmp_path, folder, phase, caplog):
     assert trainer.global_step == 2
     said = "trainer.max_steps=2 counts optimizer steps: the run ends after 1 iterations of 2 steps"
     assert (said in caplog.text) == (phase == "ppo")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(("overfit", "num_batches"), [(1, 1), (2, 2), (0.5, 1)])
+def test_overfitting_sees_the_same_batches_in_each_epoch(
+    tmp_path, folder, phase, overfit, num_batches
+):
+    class Seen(pl.Callback):
+        def __init__(self):
+            self.batches = []
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            rows = batch.rows if hasattr(batch, "rows") else batch
+            self.batches.append(rows.input_ids.tolist())
+
+    seen, rest = Seen(), Seen()
+    options = {"overfit_batches": overfit, "max_epochs": 4}
+    trainer = fit(tmp_path, folder, phase, seen, **options)
+    assert len(seen.batches) == 4 * num_batches
+    assert seen.batches == 4 * seen.batches[:num_batches]
+    assert len({str(batch) for batch in seen.batches}) == num_batches
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    options["max_epochs"] = 6
+    fit(tmp_path, folder, phase, rest, ckpt_path=tmp_path / "last.ckpt", **options)
+    assert rest.batches == seen.batches[: 2 * num_batches]
