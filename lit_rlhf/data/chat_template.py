@@ -121,7 +121,7 @@ class Renderer:
             response: text, or messages of which the assistant's are learned, except those that
                 say `train: false` or `weight: 0`.
             where: the row's place.
-            last_only: learn the last of these turns alone.
+            last_only: learn the assistant's last turn alone, if it is to be learned.
 
         Returns:
             One text. Or one a learned turn, where the template renders a turn differently once
@@ -136,14 +136,16 @@ class Renderer:
         chat = self._chat(prompt, response, where)
         answers = as_messages(response, "assistant")
         first = len(chat.messages) - len(answers)
-        turns = [first + i for i, message in enumerate(answers) if is_learned(message)]
-        if not turns:
+        turns = [first + i for i, turn in enumerate(answers) if turn["role"] == "assistant"]
+        wanted = turns[-1:] if last_only else turns
+        learned = [i for i in wanted if is_learned(answers[i - first])]
+        if not learned:
+            which = "the last turn of the assistant has" if last_only else "all its turns have"
             raise DataError(
-                f"{where}: nothing is learned from this row: all turns of the assistant have "
-                "'train' false or 'weight' 0. Leave the row out."
+                f"{where}: nothing is learned from this row: {which} 'train' false or 'weight' 0. "
+                "Leave the row out."
             )
-        texts = [self._turn(chat.cut(i + 1)) for i in (turns[-1:] if last_only else turns)]
-        return _join(texts)
+        return _join([self._turn(chat.cut(i + 1)) for i in learned])
 
     def for_reward(self, prompt: Prompt, response: Response, where: str) -> RenderedText:
         """Render what a reward model reads; arguments and errors as in `for_policy`.
@@ -220,12 +222,27 @@ class Renderer:
         if thinking and self.thinking == "drop" and message["role"] == "assistant":
             prepared = {k: v for k, v in prepared.items() if k not in _THINKING_KEYS}
             prepared["content"] = answer
+        if message["role"] == "assistant" and "content" in prepared:
+            prepared["content"] = self._without_end(prepared["content"])
         content, (takes_text, takes_parts) = prepared.get("content"), self._contents
         if isinstance(content, str) and takes_parts and not takes_text:
             prepared["content"] = [{"type": "text", "text": content}]
         elif not isinstance(content, str | None) and not takes_parts:
-            prepared["content"] = content_text(message)
+            prepared["content"] = content_text(cast("Message", prepared))
         return cast("Message", prepared)
+
+    def _without_end(self, content: Any) -> Any:  # noqa: ANN401 - text, parts or None
+        """Take the token that ends a turn off a response, as the template writes it itself."""
+        if isinstance(content, list | tuple) and content and "text" in content[-1]:
+            last = {**content[-1], "text": self._without_end(content[-1]["text"])}
+            return [*content[:-1], last]
+        if not isinstance(content, str):
+            return content
+        bare = content.rstrip()
+        for end in (self.end_of_turn, self.tokenizer.eos_token):
+            if end and bare.endswith(end):
+                return self._without_end(bare.removesuffix(end))
+        return content
 
     def _turn(self, chat: _Chat, *, for_reward: bool = False) -> RenderedText:
         """Render a chat that ends in a turn of the assistant, which is learned."""

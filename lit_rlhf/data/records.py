@@ -24,7 +24,7 @@ PLACE = "lit_rlhf:place"
 # The key of a record that could not be read, with the message of its error.
 ERROR = "lit_rlhf:error"
 # Counts up whenever the same inputs give other tables.
-FORMAT = 4
+FORMAT = 5
 
 
 class SourcedRecord(NamedTuple):

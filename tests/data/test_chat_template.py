@@ -105,6 +105,32 @@ def test_the_last_turn_alone():
     assert learned(text) == ["d" + END]
 
 
+@pytest.mark.parametrize("key", [{"train": False}, {"weight": 0}])
+def test_where_the_last_turn_is_not_to_be_learned_no_earlier_one_takes_its_place(key):
+    turns = (assistant("b"), user("c"), assistant("d", **key))
+    with pytest.raises(DataError, match=r"x: nothing is learned .* the last turn"):
+        Renderer(tiny_tokenizer()).for_policy(HI, turns, "x", last_only=True)
+    earlier = (assistant("b", **key), user("c"), assistant("d"), user("e"))
+    (text,) = Renderer(tiny_tokenizer()).for_policy(HI, earlier, "x", last_only=True)
+    assert learned(text) == ["d" + END]
+
+
+@pytest.mark.parametrize("template", [None, NO_EOS_TEMPLATE])
+@pytest.mark.parametrize("is_in_parts", [False, True])
+@pytest.mark.parametrize("ending", [END, f"{END}\n", END + END])
+def test_a_response_that_ends_with_the_end_of_a_turn_has_it_once(ending, is_in_parts, template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template or tokenizer.chat_template
+    said = f"b{ending}"
+    content = [{"type": "text", "text": said}] if is_in_parts else said
+    closed, plain = ((assistant(text), user("c"), assistant(text)) for text in (content, "b"))
+    assert render(tokenizer, HI, closed) == render(tokenizer, HI, plain)
+    renderer = Renderer(tokenizer)
+    assert renderer.for_reward(HI, closed, "x") == renderer.for_reward(HI, plain, "x")
+    prompts = [renderer.prompt((*HI, *turns, user("d")), "x") for turns in (closed, plain)]
+    assert prompts[0] == prompts[1]
+
+
 def test_a_response_that_holds_the_text_of_eos():
     assert learned(render(tiny_tokenizer(), HI, f"a{END}b")) == [f"a{END}b{END}"]
 
