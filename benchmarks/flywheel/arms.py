@@ -30,6 +30,8 @@ from lit_rlhf.modules.precision import Precision, choose_precision
 
 ARMS = ("rounds", "one", "random", "sft")
 NUM_ROUNDS = 4
+# PPO halves the responses here, whatever the reward: with the gate's own 1.5 none is promoted.
+_MAX_LENGTH_RATIO = 3.0
 
 
 class Scale(NamedTuple):
@@ -54,7 +56,7 @@ class Scale(NamedTuple):
 
 SCALES = {
     "tiny": Scale(20, 16, 1, 16, 12),
-    "small": Scale(60, 48, 4, 48, 64),
+    "small": Scale(60, 48, 8, 48, 64),
     "full": Scale(200, 192, 16, 64, 192),
 }
 
@@ -117,6 +119,7 @@ class Proof:
             f"--samples.policy={'sft' if arm == 'sft' else 'newest'}",
             f"--policy.options={json.dumps(self._policy_options(times))}",
             f"--gate.num_prompts={scale.held_out}",
+            f"--gate.max_length_ratio={_MAX_LENGTH_RATIO}",
             f"--gate.final_judges={json.dumps(final)}",
             f"--labeler.seed={seed}",
         ]

@@ -40,6 +40,13 @@ the raters' measured noise. No arm learns from the gold scores, the gate's judge
 - Choice on its own: no difference on the real model; in the planted case `DOptimal` ahead, as it
   asks once about near-duplicates, and `DeltaUCB` ahead of random.
 
+## What was changed after a first try
+
+Of two arms with one seed, at four iterations of PPO a round, no policy was promoted. Eight
+iterations move it further than 64 prompts leave open. And PPO halves the responses here, whatever
+the reward, so that the gate's limit on length, a ratio of 1.5, refused what the judges preferred:
+the proof has a limit of 3.
+
 ## What came out
 
 - Choice on its own: `InfoMax`, which asks about the pair whose preference is known worst, is ahead
