@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 import pytest
 import yaml
 
+from lit_rlhf.callbacks import KLControl
 from lit_rlhf.shipped import configs_folder
 from tests.docs.parse_examples import phase_cli
 
@@ -72,3 +73,11 @@ def test_another_logger_keeps_name_and_folder():
     options = phase_cli("dpo").parser.parse_args(["fit", f"--config={file}", *words])
     settings = options["fit"].as_dict()["trainer"]["logger"]["init_args"]
     assert (settings["name"], settings["save_dir"]) == ("mine", "runs")
+
+
+def test_dapo_has_no_kl_to_control_whatever_an_earlier_file_says():
+    files = ("ppo.yaml", "demo/quick/ppo.yaml", "advantage/dapo.yaml")
+    words = ["fit", *(f"--config={configs_folder() / file}" for file in files)]
+    options = phase_cli("ppo").parser.parse_args(words)["fit"].as_dict()
+    assert options["model"]["kl_penalty"] is None
+    assert KLControl(**options["kl"]).controller == KLControl().controller
