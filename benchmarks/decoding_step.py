@@ -2,13 +2,15 @@
 
 Counted, not timed, on a CPU that takes the path of a GPU: every operation that is not a view is one
 launch there, and every number that Python reads is one wait. A CUDA graph is one launch, whatever
-is in it: here its step is computed again, uncounted.
+is in it: here its step is computed again, uncounted. Bytes are those that operations read and
+write, each tensor once: at best the weights and the cache.
 
     python -m benchmarks.decoding_step
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lit_rlhf.batches import PromptBatch
@@ -58,6 +61,36 @@ class Operations(TorchDispatchMode):
         elif not func.is_view and name not in _VIEWS:
             self.launches[name] += 1
         return func(*args, **(kwargs or {}))
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of the tensors that operations read and write.
+
+    Attributes:
+        by_name: operation -> bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        # An embedding reads a few rows of its table.
+        if not func.is_view and name not in _VIEWS and name != "embedding":
+            tensors = [
+                one for one in tree_leaves((args, kwargs, result)) if isinstance(one, Tensor)
+            ]
+            sizes = {(one.data_ptr(), size): size for one in tensors for size in [_read_bytes(one)]}
+            self.by_name[name] += sum(sizes.values())
+        return result
+
+
+def _read_bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor in memory: what is expanded is there once."""
+    sizes = [size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    return tensor.element_size() * math.prod(sizes)
 
 
 class _Reads(TorchFunctionMode):
@@ -144,10 +177,61 @@ def count_move(policy: PolicyModel) -> int:
     return operations.launches.total()
 
 
+def traffic_of_step(policy: PolicyModel, num_rows: int, num_columns: int) -> tuple[Traffic, int]:
+    """Return what a step of so many full rows moves, and the bytes of the cache that it reads."""
+    cache = RowCache(num_rows, num_columns + 1, size=num_rows)
+    token = torch.ones(num_rows, 1, dtype=torch.long)
+    policy.next_logits(token, 0 * token, token == 1, cache)
+    cache.window.end = num_columns - 1  # zeros are read as any numbers
+    lengths = torch.full((num_rows,), num_columns - 1)
+    with counting(), Traffic() as traffic:
+        policy.next_logits(token, lengths[:, None], cache.readable(lengths), cache)
+    return traffic, cache.nbytes * num_columns // (num_columns + 1)
+
+
+def traffic_ratio(name: str, num_rows: int = 32, num_columns: int = 1024) -> float:
+    """Return the bytes that a step of a real width moves over those of weights and cache.
+
+    One and two layers are computed, in bf16, and all others taken to be like the second. The
+    vocabulary is left out.
+    """
+    model_type, num_layers = SHAPES[name]
+    found = []
+    for layers in (1, 2):
+        config = AutoConfig.for_model(
+            model_type, vocab_size=256, num_hidden_layers=layers, **WIDTHS[name]
+        )
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+        weights = sum(one.nbytes for one in model.parameters())
+        traffic, cached = traffic_of_step(PolicyModel(model).eval(), num_rows, num_columns)
+        found.append((traffic.by_name.total(), weights + cached))
+    (moved, least), (moved_by_two, least_of_two) = found
+    others = num_layers - 1
+    return (moved + others * (moved_by_two - moved)) / (least + others * (least_of_two - least))
+
+
 SHAPES = {
     "Qwen2.5-1.5B": ("qwen2", 28),
     "Qwen3-1.7B": ("qwen3", 28),
     "Llama-3-8B": ("llama", 32),
+}
+
+
+WIDTHS: dict[str, dict[str, int]] = {
+    "Qwen2.5-1.5B": {
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+    },
+    "Llama-3-8B": {
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
 }
 
 
@@ -182,6 +266,9 @@ def main() -> None:
             label = f"{name}, LoRA" if lora else name
             counts = f"{launches:.0f} | {by_graphs:.0f} | {move} | {waits:.1f}"
             print(f"| {label} | {counts} | {dict(which)} |")  # noqa: T201
+    for name in WIDTHS:
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+            print(f"{name}: {traffic_ratio(name):.2f} times the bytes of weights and cache")  # noqa: T201
 
 
 if __name__ == "__main__":
