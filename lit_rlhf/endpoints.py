@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlsplit
 
 from lit_rlhf.errors import ConfigError
@@ -49,6 +53,36 @@ def read_key(name: str, variable: str | None) -> str:
             "set it again"
         )
     return key
+
+
+def read_within(pieces: Iterable[bytes], end: float, most: int) -> bytes | None:
+    """Return the body of an answer, or None where it does not end.
+
+    The HTTP library limits the time of each read alone: a server could go on piece by piece.
+
+    Args:
+        pieces: of the body.
+        end: when it must be whole, by `time.monotonic`.
+        most: bytes.
+    """
+    body = b""
+    for piece in pieces:
+        body += piece
+        if time.monotonic() > end or len(body) > most:
+            return None
+    return body
+
+
+def parse_json(text: bytes) -> Any:  # noqa: ANN401 - what JSON holds
+    """Parse what a server says.
+
+    Raises:
+        ValueError: it is no JSON, or nested so deeply that Python gives up.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deeply") from error
 
 
 def without_key(text: str, key: str) -> str:

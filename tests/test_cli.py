@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -31,6 +32,11 @@ def test_help_is_quick_and_imports_nothing_heavy():
 def test_help_is_shown_when_nothing_is_asked(capsys, arguments):
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("usage: lit-rlhf")
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lit-rlhf {version('lit-rlhf')}\n"
 
 
 def test_an_unknown_phase_is_named_beside_those_that_there_are(capsys):

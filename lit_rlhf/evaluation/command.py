@@ -11,7 +11,7 @@ from typing import NamedTuple
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
 from lit_rlhf.config_messages import parse
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, LitRLHFError
 from lit_rlhf.evaluation.options import read_option_file
 from lit_rlhf.evaluation.report import Report, as_markdown, write_report
 from lit_rlhf.evaluation.runs import evaluate_policies, evaluate_rewards
@@ -58,10 +58,17 @@ def evaluate_command(arguments: list[str]) -> int:
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     report = command.run(options, folder)
-    files = write_report(report, folder, options.page_samples)
+    # First of all: a full disk must not cost what was measured.
+    sys.stdout.write(f"{as_markdown(report)}\n")
+    sys.stdout.flush()
+    try:
+        files = write_report(report, folder, options.page_samples)
+    except OSError as error:
+        raise LitRLHFError(
+            f"{folder}: the report cannot be written ({error.strerror}); it is printed above"
+        ) from error
     if options.wandb:
         log_to_wandb(report, folder, options.wandb)
-    sys.stdout.write(f"{as_markdown(report)}\n")
     sys.stdout.writelines(f"{file}\n" for file in files)
     return 0
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lit_rlhf.endpoints import read_key, require_address, without_key
+from lit_rlhf.endpoints import parse_json, read_key, read_within, require_address, without_key
 from lit_rlhf.errors import ConfigError, LitRLHFError
 from lit_rlhf.extras import require_extra
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 _SHOWN = 300  # characters of what a server says
+_LONGEST_ASKED_S = 120  # of a server's Retry-After, openai's own limit
+_MOST_BYTES = 1_000_000  # of an answer, which is a few tokens
 
 
 class EndpointError(LitRLHFError, RuntimeError):
@@ -67,27 +69,35 @@ class Endpoint:
                 failure = str(error)
         raise self._failed(failure)
 
-    def _post(self, **request: Any) -> bytes:
+    def _post(self, **request: Any) -> bytes | None:
+        """Return what was answered, None where it does not end."""
         import openai  # noqa: PLC0415 - a second, and an extra
+        from httpx2 import TransportError  # noqa: PLC0415 - what openai sends by
 
         # Nothing of another account of the user's environment, and no key where there is none.
         left_out = ["OpenAI-Organization", "OpenAI-Project"] + ["Authorization"] * (not self._key())
         headers = dict.fromkeys(left_out, openai.omit)
         try:
-            completions = self._client.chat.completions.with_raw_response
-            reply = completions.create(**request, temperature=0, extra_headers=headers)
-            body: bytes = reply.content
+            completions = self._client.chat.completions.with_streaming_response
+            with completions.create(**request, temperature=0, extra_headers=headers) as reply:
+                return read_within(
+                    reply.iter_bytes(), time.monotonic() + self.timeout_s, _MOST_BYTES
+                )
+        except TransportError:  # in the middle of the body
+            return None
         except openai.APIStatusError as error:
             code = error.status_code
             message = f"HTTP {code} {error.response.text[:_SHOWN]}"
-            if code in (408, 409, 429) or code >= 500:
+            asked = error.response.headers.get("Retry-After", "")
+            if asked.isdecimal() and int(asked) > _LONGEST_ASKED_S:  # openai gives up at once
+                message += f"; it asks for {asked} s of waiting, and no more than two minutes are"
+            elif code in (408, 409, 429) or code >= 500:
                 raise self._failed(message) from None
             hint = f"; the key is read from {self.key_variable}" if code == 401 else ""
             raise EndpointError(self._without_key(f"{self.address}: {message}{hint}")) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise self._failed(f"{type(cause).__name__}: {cause}") from None
-        return body
 
     @cached_property
     def _client(self) -> OpenAI:
@@ -115,14 +125,16 @@ class Endpoint:
         return without_key(text, self._key())
 
 
-def _text_of(body: bytes) -> str:
+def _text_of(body: bytes | None) -> str:
     """Return the text of a completion.
 
     Raises:
         ValueError: it is not one.
     """
+    if body is None:
+        raise ValueError("an answer that does not end")
     try:
-        text = json.loads(body)["choices"][0]["message"]["content"]
+        text = parse_json(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
         said = body[:_SHOWN].decode(errors="replace")
         raise ValueError(f"an answer that is no chat completion: {said!r}") from error

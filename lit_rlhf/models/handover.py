@@ -9,6 +9,8 @@ writes: adapters, and the name of the model under them. A hub name is read like 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +51,7 @@ CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
 ModelKind = Literal["policy", "reward"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_NUMBER = re.compile(r"\b\d+\b")
 
 
 def resolve_source(source: object) -> str:
@@ -299,8 +302,19 @@ def _from_pretrained(
     if missing := sorted(set(report["missing_keys"]) - without):
         # transformers would go on with random numbers in their place.
         raise CheckpointError(f"{path}: {len(missing)} weights are missing, such as {missing[:3]}")
+    if further := _further_layers(report["unexpected_keys"], model):
+        raise CheckpointError(
+            f"{path}: config.json names fewer layers than there are weights of: "
+            f"{len(further)} have no place, such as {further[:3]}"
+        )
     forget_padding_token(model)
     return model
+
+
+def _further_layers(names: Iterable[str], model: PreTrainedModel) -> list[str]:
+    """Return the weights without a place that differ from one with a place by a number alone."""
+    known = {_NUMBER.sub("#", name) for name in model.state_dict()}
+    return sorted(name for name in names if "." in name and _NUMBER.sub("#", name) in known)
 
 
 def _with_attention(

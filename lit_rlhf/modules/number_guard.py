@@ -100,11 +100,13 @@ class NumberGuard:
             records = [record for one in self._watched for record in _all_rows(one, tokenizer)]
         self.forget()
         path = folder / (FILE_NAME if rank() == 0 else f"rank{rank()}-{FILE_NAME}")
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            for record in records:
-                line = {"step": step, "rank": rank(), **record}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines = [{"step": step, "rank": rank(), **record} for record in records]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        except OSError as error:  # a full disk; training goes on without these lines
+            _log.warning("%s: the rows of step %d are not kept: %s", path, step, error.strerror)
         found = ", ".join(sorted({record["number"] for record in records})) or "elsewhere"
         _log.warning(
             "step %d skipped: not finite: %s (%d rows, see %s)",

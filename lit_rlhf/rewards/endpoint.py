@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import SampleBatch
-from lit_rlhf.endpoints import read_key, require_address, without_key
+from lit_rlhf.endpoints import parse_json, read_key, read_within, require_address, without_key
 from lit_rlhf.errors import RewardError
 from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
@@ -140,14 +140,11 @@ class EndpointReward(RewardSource):
         from httpx2 import TransportError  # noqa: PLC0415
 
         end = time.monotonic() + self.request_timeout_s
-        answer = b""
         try:
             with client.stream("POST", self.address, content=body) as reply:
-                for piece in reply.iter_bytes():
-                    answer += piece
-                    # httpx's own limit is for each read: a server could go on piece by piece.
-                    if time.monotonic() > end or len(answer) > most:
-                        return 0, 0.0, b"an answer that does not end"
+                answer = read_within(reply.iter_bytes(), end, most)
+                if answer is None:
+                    return 0, 0.0, b"an answer that does not end"
                 asked = reply.headers.get("Retry-After", "")
                 return reply.status_code, float(asked) if asked.isdecimal() else 0.0, answer
         except TransportError as error:
@@ -167,7 +164,7 @@ class EndpointReward(RewardSource):
         """
         expected = f'expected {{"scores": [...]}} with {num_rows} numbers'
         try:
-            scores = json.loads(answer)["scores"]
+            scores = parse_json(answer)["scores"]
             numbers = [math.nan if score is None else score + 0.0 for score in scores]
         except (ValueError, TypeError, LookupError) as error:
             raise RewardError(f"{self.address}: answered {said!r}; {expected}") from error

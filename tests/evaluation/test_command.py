@@ -1,6 +1,7 @@
 """`lit-rlhf evaluate` from end to end, on tiny models, files and a local endpoint."""
 
 import csv
+import errno
 import json
 
 import pytest
@@ -235,6 +236,19 @@ def test_errors_are_one_line_and_say_what_to_do(models, tmp_path, capsys, words,
     assert error.startswith("lit-rlhf: error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+def test_a_full_disk_does_not_cost_what_was_measured(models, tmp_path, capsys, monkeypatch):
+    def write_report(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lit_rlhf.evaluation.command.write_report", write_report)
+    words = ["rewards", models["rewards"][0], "--data", models["groups"]]
+    output = ["--output", str(tmp_path / "out"), "--precision", "32-true"]
+    assert main(["evaluate", *words, *output]) == 1
+    shown = capsys.readouterr()
+    assert "accuracy" in shown.out
+    assert shown.err.endswith("(No space left on device); it is printed above\n")
 
 
 def test_an_option_that_is_none_in_a_file(tmp_path, capsys):

@@ -1,8 +1,10 @@
 """The judge behind an endpoint, against a real server on this machine."""
 
+import itertools
 import json
 import logging
 import math
+import time
 
 import pytest
 
@@ -156,6 +158,37 @@ def test_malformed_completions(body, message):
         pytest.raises(EndpointError, match=message),
     ):
         ask(server, num_attempts=2)
+
+
+def without_end():
+    return (time.sleep(0.05) or " " for _ in itertools.count())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (without_end, "an answer that does not end"),
+        (lambda: "x" * 2_000_000, "an answer that does not end"),
+        (lambda: "[" * 500_000, "no chat completion"),
+    ],
+    ids=["slow", "long", "deep"],
+)
+def test_an_answer_without_bounds_costs_its_attempt_alone(body, message):
+    replies = iter([(200, {}, body()), OK])
+    with judge_server(lambda content: next(replies)) as server:
+        assert ask(server, timeout_s=0.3) == OK
+    with (
+        judge_server(lambda content: (200, {}, body())) as server,
+        pytest.raises(EndpointError, match=message),
+    ):
+        ask(server, timeout_s=0.3, num_attempts=1)
+
+
+def test_a_server_that_asks_for_a_day_is_not_waited_for():
+    with judge_server(lambda content: (503, {"Retry-After": "86400"}, "busy")) as server:
+        with pytest.raises(EndpointError, match="HTTP 503 busy; it asks for 86400 s of waiting"):
+            ask(server)
+        assert len(server.requests) == 1
 
 
 def test_nobody_is_there():

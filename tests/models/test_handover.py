@@ -147,6 +147,16 @@ def test_weights_that_a_folder_lacks_are_not_made_up(tmp_path):
         load_causal_lm(str(tmp_path))
 
 
+def test_layers_that_the_configuration_does_not_name_are_not_dropped(tmp_path):
+    lively_model(num_hidden_layers=3).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    settings = json.loads(file.read_text())
+    names = {"num_hidden_layers": 2, "layer_types": None}
+    file.write_text(json.dumps({**settings, **names}))
+    with pytest.raises(CheckpointError, match=r"fewer layers .* such as \['model.layers.2"):
+        load_causal_lm(str(tmp_path))
+
+
 def test_a_torn_tokenizer_is_refused(policy_folders, tmp_path):
     folder = shutil.copytree(policy_folders("llama"), tmp_path / "torn")
     (folder / "tokenizer.json").write_text('{"version": ')
@@ -542,7 +552,7 @@ def test_a_reward_model_whose_head_is_not_linear_is_refused(tmp_path, monkeypatc
     monkeypatch.setattr(
         AutoModelForSequenceClassification,
         "from_pretrained",
-        lambda *_, **__: (loaded, {"missing_keys": []}),
+        lambda *_, **__: (loaded, {"missing_keys": [], "unexpected_keys": []}),
     )
     with pytest.raises(CheckpointError, match="no linear head named 'score'"):
         load_reward_model(str(tmp_path))

@@ -112,6 +112,14 @@ def test_a_broken_forward_moves_nothing_and_is_kept(folder, tmp_path, phase, val
     assert first["response"]
 
 
+def test_on_a_full_disk_training_goes_on_without_the_rows(folder, tmp_path, caplog):
+    (tmp_path / FILE_NAME).symlink_to("/dev/full")
+    _, recorder, moved = fit(folder, tmp_path, "sft", BreakForward(math.nan))
+    assert moved == [True, False, True]
+    assert recorder.values("train/sft/skipped_steps") == [0, 1, 1]
+    assert "the rows of step 1 are not kept: No space left on device" in caplog.text
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_broken_gradient_moves_nothing(folder, tmp_path, phase):
     module, _, moved = fit(folder, tmp_path, phase, BreakGradient())

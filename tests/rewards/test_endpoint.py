@@ -127,6 +127,7 @@ def test_only_the_rows_of_the_failing_request_are_left_out():
         ((302, {"Location": "http://127.0.0.1:9/"}, ""), ["HTTP 302"]),
         ((200, {}, "<html>"), ["answered '<html>'", "3 numbers"]),
         ((200, {}, '{"rewards": [1, 2, 3]}'), ['answered \'{"rewards"', '{"scores": [...]}']),
+        ((200, {}, "[" * 500), ["expected"]),
         ((200, {}, '{"scores": 3}'), ["answered '{\"scores\": 3}'"]),
         ((200, {}, '{"scores": ["1", "2", "3"]}'), ["expected"]),
         ((200, {}, '{"scores": [1, 2]}'), ["answered 2 scores for 3 responses"]),
