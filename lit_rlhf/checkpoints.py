@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import EnumMeta
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,10 +196,25 @@ def read_index(path: Path) -> Any:  # noqa: ANN401 - torch's `Metadata`
         raise CheckpointError(f"{path / _INDEX}: not a readable index ({error})") from error
 
 
+def _member_of(kind: type, name: str) -> Any:  # noqa: ANN401 - of an enumeration
+    """Stand for `getattr`, by which Python before 3.11.4 pickles a member of an enumeration.
+
+    Raises:
+        CheckpointError: it is asked of anything else.
+    """
+    if isinstance(kind, EnumMeta) and isinstance(name, str) and name in kind.__members__:
+        return kind[name]
+    raise CheckpointError(
+        "sharded checkpoint: builtins.getattr is pickled in its index, which could run code"
+    )
+
+
 class _IndexUnpickler(pickle.Unpickler):
     """Knows the classes of torch's index, and no others."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class
+        if (module, name) == ("builtins", "getattr"):
+            return _member_of
         is_data_type = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         is_of_index = module in _INDEX_MODULES and "." not in name and name[:1].isupper()
         is_record = (module, name) == (_INDEX_MODULES[1], "_StorageInfo")

@@ -156,6 +156,7 @@ class TrainerOf:
     def __init__(self, rank, world_size):
         self.global_rank = rank
         self.world_size = world_size
+        self.overfit_batches = 0.0
 
 
 def test_rank_and_world_size_come_from_the_trainer(word_folder, rows):

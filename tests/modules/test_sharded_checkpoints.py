@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from lit_rlhf.checkpoints import read_index, read_verified
 from lit_rlhf.errors import CheckpointError
@@ -154,3 +155,26 @@ def test_code_in_the_index_is_named_and_not_run(whole, tmp_path):
     with pytest.raises(CheckpointError, match=r"functools\.partial is pickled in its index"):
         read_index(whole)
     assert not harm.exists()
+
+
+class Attribute:
+    """Pickled as a call of `getattr`."""
+
+    def __init__(self, kind, name):
+        self.call = (getattr, (kind, name))
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_of_attributes_the_index_may_name_members_of_enumerations_alone(tmp_path):
+    def read(kind, name):
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(Attribute(kind, name)))
+        return read_index(tmp_path)
+
+    # As Python before 3.11.4 pickles them.
+    member = _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    assert read(_MEM_FORMAT_ENCODING, member.name) is member
+    for kind, name in ((_MEM_FORMAT_ENCODING, "__members__"), (torch.Size, "numel")):
+        with pytest.raises(CheckpointError, match=r"builtins\.getattr is pickled"):
+            read(kind, name)
