@@ -45,7 +45,7 @@ commands
 
 `lit-rlhf PHASE fit --dry-run ...` says what memory and steps a run needs, and trains nothing.
 `lit-rlhf PHASE fit --help` shows every option of a phase, `lit-rlhf COMMAND --help` of a command.
-`lit-rlhf PHASE fit --verbose` shows what other packages say as well.
+`--verbose` behind a command shows what other packages say as well.
 """
 PHASES = ("sft", "reward", "ppo", "dpo", "online-dpo")
 # By the module of its function NAME_command, which is imported when it is asked for.
@@ -106,10 +106,10 @@ def _open_closed_streams() -> None:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    if "--verbose" not in arguments:
+        quieten()  # before the imports, which have much to say
+    arguments = [word for word in arguments if word != "--verbose"]
     if name in PHASES:
-        if "--verbose" not in arguments:
-            quieten()  # before the imports, which have much to say
-        arguments = [word for word in arguments if word != "--verbose"]
         from lit_rlhf.phase_cli import run_phase  # noqa: PLC0415 - seconds of imports
 
         run_phase(name, arguments)

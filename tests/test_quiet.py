@@ -49,3 +49,12 @@ def test_verbose_shows_all_and_is_no_option_of_the_phase(monkeypatch, words):
     is_verbose = "--verbose" in words
     given = ("sft", [word for word in words if word != "--verbose"])
     assert calls == ([given] if is_verbose else ["quiet", given])
+
+
+def test_all_commands_are_quiet_and_take_verbose(monkeypatch):
+    calls = []
+    monkeypatch.setattr("lit_rlhf.cli.quieten", lambda: calls.append("quiet"))
+    monkeypatch.setattr("lit_rlhf.data.show.data_command", lambda words: calls.append(words) or 0)
+    cli.main(["data", "show"])
+    cli.main(["data", "show", "--verbose"])
+    assert calls == ["quiet", ["show"], ["show"]]

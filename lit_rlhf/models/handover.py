@@ -51,6 +51,7 @@ CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
 ModelKind = Literal["policy", "reward"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_CHANGING_ROTATIONS = ("dynamic", "longrope")
 _NUMBER = re.compile(r"\b\d+\b")
 
 
@@ -172,6 +173,24 @@ def context_length(source: str | PreTrainedTokenizerBase) -> int | None:
     rope = getattr(text_config, "rope_parameters", None) or {}
     factor = rope.get("factor", 1.0) if isinstance(rope, dict) else 1.0
     return int(length * max(1.0, float(factor or 1.0)))
+
+
+def first_context_length(source: str) -> int | None:
+    """Return the tokens from which on a longer row is rotated otherwise, whole: dynamic RoPE.
+
+    Args:
+        source: hub model or Hugging Face folder.
+
+    Returns:
+        None where rotations do not depend on the length of a row.
+    """
+    config = config_of(source).get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not isinstance(rope, dict) or rope.get("rope_type") not in _CHANGING_ROTATIONS:
+        return None
+    name = "original_max_position_embeddings"
+    first = rope.get(name) or getattr(config, name, None) or config.max_position_embeddings
+    return int(first)
 
 
 def config_of(source: str) -> PretrainedConfig:

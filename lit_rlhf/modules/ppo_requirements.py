@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.handover import first_context_length
 from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, AdvantageEstimator
@@ -174,8 +175,8 @@ def refuse_unfilled_minibatches(
         )
 
 
-def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling) -> None:
-    """Refuse prompts that leave no room for a response.
+def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling, source: str) -> None:
+    """Refuse prompts that leave no room for a response, warn of rotations that change in it.
 
     Raises:
         ConfigError: the longest prompt and a response are longer than the model's context.
@@ -190,6 +191,14 @@ def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling) -> None:
             f"model.sampling.max_new_tokens={sampling.max_new_tokens}: with the longest prompt of "
             f"{longest} tokens that is more than the model's context of {context} tokens; lower "
             "it, or data.max_prompt_length"
+        )
+    first = first_context_length(source)
+    if first is not None and longest + sampling.max_new_tokens > first:
+        rank_zero_warn(
+            f"the model turns tokens otherwise once a row has more than {first} (dynamic RoPE): "
+            f"with prompts of up to {longest} tokens and "
+            f"model.sampling.max_new_tokens={sampling.max_new_tokens}, responses are sampled from "
+            "another policy than the one that trains; keep their sum below"
         )
 
 

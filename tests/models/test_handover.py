@@ -31,6 +31,7 @@ from lit_rlhf.models import (
 from lit_rlhf.models.handover import (
     check_kind,
     context_length,
+    first_context_length,
     resolve_source,
 )
 from lit_rlhf.models.saving import load_saved_weights, new_folder
@@ -155,6 +156,23 @@ def test_layers_that_the_configuration_does_not_name_are_not_dropped(tmp_path):
     file.write_text(json.dumps({**settings, **names}))
     with pytest.raises(CheckpointError, match=r"fewer layers .* such as \['model.layers.2"):
         load_causal_lm(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rope", "first"),
+    [
+        ({"rope_type": "default"}, None),
+        ({"rope_type": "yarn", "factor": 4.0}, None),
+        ({"rope_type": "dynamic", "factor": 4.0}, 64),
+        ({"rope_type": "dynamic", "factor": 4.0, "original_max_position_embeddings": 16}, 16),
+    ],
+)
+def test_the_length_from_which_on_rotations_change(policy_folders, tmp_path, rope, first):
+    folder = shutil.copytree(policy_folders("llama"), tmp_path / "model")
+    file = folder / "config.json"
+    settings = {"max_position_embeddings": 64, "rope_parameters": {"rope_theta": 10000.0, **rope}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    assert first_context_length(str(folder)) == first
 
 
 def test_a_torn_tokenizer_is_refused(policy_folders, tmp_path):

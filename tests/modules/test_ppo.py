@@ -2,6 +2,7 @@ import json
 import logging
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,17 @@ def test_under_autocast_every_step_uses_the_weights_of_the_last(run, lora, micro
     caching = run(trainer={"plugins": [CachingPrecision("bf16-mixed", "cpu")]}, **settings)
     assert largest_difference(weights(module), weights(caching)) == 0
     assert module.recorder.batches == caching.recorder.batches
+
+
+def test_rotations_that_change_within_a_response_are_told(run, monkeypatch):
+    name = "lit_rlhf.modules.ppo_requirements.first_context_length"
+    monkeypatch.setattr(name, lambda source: 5)
+    with pytest.warns(UserWarning, match="once a row has more than 5 .dynamic RoPE"):
+        run(1)
+    monkeypatch.setattr(name, lambda source: 1000)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*dynamic RoPE")
+        run(1)
 
 
 def test_the_size_of_micro_batches_does_not_matter(run):
