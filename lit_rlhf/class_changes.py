@@ -1,19 +1,22 @@
 """Another class in a setting starts from its own defaults.
 
 jsonargparse keeps what the class before had under the same name, defaults included: `SimPO` behind
-a file that names `DPO` would get DPO's `beta` of 0.1 for its own of 2. Names of parts of ours say
-different things in different classes, so none is kept.
+a file that names `DPO` would get DPO's `beta` of 0.1 for its own of 2. The same name says another
+thing in another class, so nothing is kept.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import warnings
-from collections.abc import Callable, MutableMapping
+import logging
+from collections.abc import Callable, Container, Iterator, MutableMapping
+from functools import cache
 from typing import Any, TypeAlias
 
 from jsonargparse import _typehints
+
+_log = logging.getLogger(__name__)
 
 # A dict or jsonargparse's Namespace, with `class_path` and `init_args`.
 _Spec: TypeAlias = MutableMapping[str, Any]
@@ -23,49 +26,71 @@ _keep_equal_names: Callable[..., None] = _typehints.discard_init_args_on_class_p
 def start_anew_on_class_change() -> None:
     """Let parsers start from a class's own defaults where a later setting names another class.
 
-    Loggers, callbacks and the like of Lightning keep jsonargparse's way. A warning names what had
-    been set to another value than its default.
+    Loggers alone keep jsonargparse's way: another one has the run's name and folder, too. One line
+    names what had been set to another value than its default.
     """
     _typehints.discard_init_args_on_class_path_change = _start_anew
 
 
 def _start_anew(parser: object, before: _Spec | None, value: _Spec) -> None:
     if before and before.get("init_args") and before["class_path"] != value["class_path"]:
-        old, new = (_class_of(spec["class_path"]) for spec in (before, value))
-        if old and new and old is not new and _have_base_of_ours(old, new):
-            _warn_of_lost_settings(old, new, before["init_args"])
+        old, new = (_made_by(spec["class_path"]) for spec in (before, value))
+        if old and new and old is not new and not _are_loggers(old, new):
+            given = value.get("init_args") or {}
+            names = list(_lost_settings(old, new, before["init_args"], given))
+            if names:
+                _tell_once(_name_of(old), _name_of(new), ", ".join(names))
             before["init_args"] = type(before["init_args"])()
     _keep_equal_names(parser, before, value)
 
 
-def _class_of(path: str | None) -> type | None:
+def _made_by(path: str | None) -> Callable[..., object] | None:
+    """Return the class or function that a path names, None where the parser will complain."""
     module, _, name = (path or "").rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
-        return None  # the parser says so
-    return found if isinstance(found, type) else None
+        return None
+    return found if callable(found) else None
 
 
-def _have_base_of_ours(old: type, new: type) -> bool:
-    return any(
-        base.__module__.startswith("lit_rlhf.") for base in old.__mro__ if base in new.__mro__
-    )
+def _are_loggers(*made: Callable[..., object]) -> bool:
+    bases = [one.__mro__ if isinstance(one, type) else () for one in made]
+    return all(any(base.__name__ == "Logger" for base in own) for own in bases)
 
 
-def _warn_of_lost_settings(old: type, new: type, settings: _Spec) -> None:
-    """Name the settings that both classes have, where the first one's was not its default."""
+def _lost_settings(
+    old: Callable[..., object], new: Callable[..., object], settings: _Spec, given: object
+) -> Iterator[str]:
+    """Yield the settings that both have, that were not defaults, and that are not given again."""
     taken = inspect.signature(new).parameters
-    lost = [
-        f"{name}: {settings[name]}"
-        for name, parameter in inspect.signature(old).parameters.items()
-        if name in taken
-        and settings.get(name) not in (None, parameter.default)
-        and isinstance(settings[name], (str, int, float))
-    ]
-    if lost:
-        warnings.warn(
-            f"{new.__name__} takes the place of {old.__name__} and starts from its own defaults; "
-            f"{', '.join(lost)} of {old.__name__} is not used. Set it behind the class to use it.",
-            stacklevel=2,
-        )
+    for name, parameter in inspect.signature(old).parameters.items():
+        value = settings.get(name)
+        if name not in taken or value is None or _has(given, name):
+            continue
+        is_part = hasattr(value, "keys") and "class_path" in value
+        if is_part and _made_by(value["class_path"]) is not type(parameter.default):
+            yield f"{name}: {value['class_path'].rpartition('.')[2]}"
+        elif isinstance(value, (str, int, float)) and value != parameter.default:
+            yield f"{name}: {value}"
+
+
+def _has(given: object, name: str) -> bool:
+    # One flag, such as `--model.loss.beta 3`, is a pair of its own.
+    return name == getattr(given, "key", None) or (isinstance(given, Container) and name in given)
+
+
+def _name_of(made: Callable[..., object]) -> str:
+    return getattr(made, "__name__", str(made))
+
+
+@cache
+def _tell_once(old: str, new: str, names: str) -> None:
+    _log.warning(
+        "%s takes the place of %s and starts from its own defaults; %s of %s is not used. Set it "
+        "behind the class to use it.",
+        new,
+        old,
+        names,
+        old,
+    )

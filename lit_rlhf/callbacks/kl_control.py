@@ -56,6 +56,11 @@ class KLControl(Callback):
                 "kl: target, coefficient and horizon have no effect beside kl.controller, which "
                 "has its own: leave them out"
             )
+        if target is None and horizon != 10000.0:
+            raise ConfigError(
+                f"kl.horizon={horizon} has no effect with kl.target null, where the coefficient "
+                "stays as it is: leave it out, or set a target"
+            )
         if controller is None and target is None:
             controller = FixedKL(coefficient)
         self.controller = controller or AdaptiveKL(coefficient, cast("float", target), horizon)

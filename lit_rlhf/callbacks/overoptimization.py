@@ -99,6 +99,11 @@ class OveroptimizationMonitor(Callback):
         if action not in get_args(Action):
             raise ConfigError(f"monitor.action is {action!r}; expected one of {get_args(Action)}")
         require("monitor.tighten_factor", tighten_factor, above=0, below=1)
+        if action != "tighten" and tighten_factor != 0.5:
+            raise ConfigError(
+                f"monitor.tighten_factor={tighten_factor} has no effect with monitor.action "
+                f"{action}: leave it out, or set monitor.action to tighten"
+            )
         self.validation = validation or JUDGE
         self.is_on = action != "off"
         # By default it is on wherever it can be; asked for by name, it is on or refused.

@@ -73,6 +73,13 @@ def _refuse_idle_value_loss(update: UpdateConfig, advantage: AdvantageEstimator)
                 f"model.update.{name}={value} has no effect with {type(advantage).__name__}, which "
                 "reads no values: leave it out, or set model.advantage to GAE"
             )
+    if advantage.requires_values and not update.value_coef:
+        for name in ("value_clip_range", "critic_warmup_iterations"):
+            if getattr(update, name) != getattr(UpdateConfig, name):
+                raise ConfigError(
+                    f"model.update.{name} has no effect with model.update.value_coef 0, which "
+                    "trains no critic: leave it out, or raise value_coef"
+                )
 
 
 def _refuse_idle_warmup(update: UpdateConfig, critic: str, advantage: AdvantageEstimator) -> None:

@@ -38,7 +38,7 @@ class EnsembleReward(CombinedReward):
     Attributes:
         members: the rewards, 2 or more.
         combine: how they become one score.
-        penalty: lambda of `mean_minus_deviation`, at least 0; unused by the others.
+        penalty: lambda of `mean_minus_deviation`, at least 0; refused with the others.
 
     Raises:
         ConfigError: fewer than two members, or a penalty out of range.
@@ -55,6 +55,11 @@ class EnsembleReward(CombinedReward):
                 f"EnsembleReward.members has {len(self.members)}; an ensemble has 2 or more"
             )
         require("EnsembleReward.penalty", self.penalty, least=0)
+        if self.combine != "mean_minus_deviation" and self.penalty != EnsembleReward.penalty:
+            raise ConfigError(
+                f"EnsembleReward.penalty={self.penalty} has no effect with combine {self.combine}: "
+                "leave it out, or set combine to mean_minus_deviation"
+            )
         share_among(self.members)
 
     @property

@@ -1,13 +1,13 @@
 """Another class in a setting starts from its own defaults, in files and on the command line."""
 
 import importlib
-import warnings
 from dataclasses import MISSING, fields
 
 import pytest
 import yaml
 
 from lit_rlhf.callbacks import KLControl
+from lit_rlhf.objectives import PreferenceLoss, SimPO
 from lit_rlhf.shipped import configs_folder
 from tests.docs.parse_examples import phase_cli
 
@@ -55,16 +55,36 @@ def test_a_fragment_gives_its_class_the_defaults_that_it_does_not_name(file, pha
             assert value == field.default, field.name
 
 
-def test_what_was_set_for_another_class_is_said_and_not_used():
-    with pytest.warns(UserWarning, match=r"IPO takes the place of DPO .* beta: 0.3 of DPO"):
-        loss = parsed("dpo", "--model.loss.beta=0.3", "--model.loss=IPO")["loss"]
+def test_what_was_set_for_another_class_is_said_once_and_not_used(caplog):
+    alpha = "--model.loss.divergence=AlphaDivergence"
+    loss = parsed("dpo", "--model.loss.beta=0.3", alpha, "--model.loss=EXO")["loss"]
     assert loss["init_args"]["beta"] == 0.1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        loss = parsed("dpo", "--model.loss=IPO", "--model.loss.beta=0.3")["loss"]
-        assert (loss["init_args"]["beta"], loss["init_args"]["per_token"]) == (0.3, True)
-        again = parsed("dpo", "--model.loss.beta=0.3", "--model.loss=lit_rlhf.objectives.DPO")
-    assert again["loss"]["init_args"]["beta"] == 0.3
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "EXO takes the place of DPO" in told
+    assert "beta: 0.3, divergence: AlphaDivergence of DPO is not used" in told
+
+
+def test_what_is_set_behind_or_with_another_class_is_used_and_nothing_said(caplog, tmp_path):
+    loss = parsed("dpo", "--model.loss=IPO", "--model.loss.beta=0.3")["loss"]
+    assert (loss["init_args"]["beta"], loss["init_args"]["per_token"]) == (0.3, True)
+    again = parsed("dpo", "--model.loss.beta=0.4", "--model.loss=lit_rlhf.objectives.DPO")
+    assert again["loss"]["init_args"]["beta"] == 0.4
+    file = tmp_path / "simpo.yaml"
+    file.write_text("model: {loss: {class_path: SimPO, init_args: {beta: 3.0}}}")
+    simpo = parsed("dpo", "--model.loss.beta=0.5", f"--config={file}")["loss"]
+    assert simpo["init_args"]["beta"] == 3.0
+    assert not caplog.records
+
+
+def make_loss(beta: float = 0.2) -> PreferenceLoss:
+    return SimPO(beta)
+
+
+def test_what_a_function_makes_starts_anew_too():
+    here = f"{__name__}.make_loss"
+    assert parsed("dpo", f"--model.loss={here}")["loss"]["init_args"]["beta"] == 0.2
+    back = parsed("dpo", f"--model.loss={here}", "--model.loss.beta=7", "--model.loss=SimPO")
+    assert back["loss"]["init_args"]["beta"] == 2.0
 
 
 def test_another_logger_keeps_name_and_folder():

@@ -88,6 +88,10 @@ def leaves(tree, prefix=""):
             yield f"{prefix}{key}", value
 
 
+# What a file sets back to the default: an earlier file may have what does not go with it.
+TAKEN_BACK = {"advantage/dapo.yaml": {"kl.target", "kl.coefficient", "kl.horizon"}}
+
+
 @pytest.mark.parametrize(
     ("phase", "file"), [pair for pair in PAIRS if not pair[1].startswith(("demo", "debug"))]
 )
@@ -98,7 +102,8 @@ def test_a_file_restates_no_default(phase, file):
         assert parse(phase, own_file(phase), file) != parse(phase, own_file(phase))
         before = dict(leaves(parse(phase, own_file(phase))))
     written = dict(leaves(yaml.safe_load((CONFIGS / file).read_text())))
-    assert {name for name, value in written.items() if before.get(name, "absent") == value} == set()
+    restated = {name for name, value in written.items() if before.get(name, "absent") == value}
+    assert restated == TAKEN_BACK.get(file, set())
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

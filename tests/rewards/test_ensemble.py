@@ -30,7 +30,8 @@ def by_hand(combine):
 
 @pytest.mark.parametrize("combine", ["mean", "minimum", "mean_minus_deviation"])
 def test_scores_are_combined_response_by_response(combine):
-    source = EnsembleReward(MEMBERS, combine, penalty=0.7)
+    penalty = 0.7 if combine == "mean_minus_deviation" else 1.0
+    source = EnsembleReward(MEMBERS, combine, penalty)
     scores = source(PROMPTS, RESPONSES, SAMPLES)
     assert scores.tolist() == pytest.approx(by_hand(combine))
     again, details = source.score_in_detail(PROMPTS, RESPONSES, SAMPLES)
@@ -90,6 +91,7 @@ def test_members_that_were_trained_whole_keep_their_weights(tmp_path):
     [
         ({"members": MEMBERS[:1]}, "2 or more"),
         ({"members": MEMBERS, "penalty": -1.0}, "penalty is -1.0"),
+        ({"members": MEMBERS, "penalty": 0.3}, "penalty=0.3 has no effect with combine mean"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -24,7 +25,7 @@ class AOT(PreferenceLoss):
     - label_smoothing * log sigmoid(-beta * d)`
 
     Source: Melnyk et al. 2024. A loss is returned at the pair
-    that its `u` comes from, and has that pair's weight.
+    that its `u` comes from, and has that pair's weight. Pairs of weight 0 are not ranked.
 
     Peers: TRL `aot` and `aot_unpaired`, the same.
 
@@ -56,7 +57,11 @@ class AOT(PreferenceLoss):
             assert pairs.reference_rejected is not None
             u = pairs.policy_chosen - pairs.policy_rejected
             v = pairs.reference_chosen - pairs.reference_rejected
-        logit = self.beta * (u - v.sort().values[_ranks(u)])
+        # Pairs of weight 0 come behind all others, and are compared with themselves.
+        counts = pairs.weight > 0
+        behind = torch.zeros_like(u).masked_fill(~counts, float("inf"))
+        matched = (v + behind).sort().values[_ranks(u + behind)]
+        logit = self.beta * (u - torch.where(counts, matched, v))
         smoothing = self.label_smoothing
         losses = -(1.0 - smoothing) * logsigmoid(logit) - smoothing * logsigmoid(-logit)
         return PreferenceOutput(losses, self.beta * x.detach(), self.beta * y.detach())

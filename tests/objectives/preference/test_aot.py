@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,3 +25,16 @@ def test_a_loss_goes_with_its_pair(logprobs, order):
     permuted = loss(make_pairs(logprobs[:, order], loss)).losses
     assert_agrees(permuted.sum(), losses.sum())
     assert_agrees(permuted.sort().values, losses.sort().values)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@given(floats((4, 5), -20, 0), st.permutations(range(5)))
+def test_pairs_without_weight_change_no_other_loss(paired, logprobs, order):
+    loss = AOT(paired=paired)
+    pairs = make_pairs(logprobs[:, order], loss)
+    silent = torch.tensor(order) >= 3
+    some = pairs._replace(weight=torch.where(silent, 0.0, pairs.weight))
+    losses = loss(some).losses
+    alone = loss(make_pairs(logprobs[:, [place for place in order if place < 3]], loss)).losses
+    assert_agrees(losses[~silent], alone)
+    assert losses.isfinite().all()
