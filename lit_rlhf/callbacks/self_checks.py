@@ -71,7 +71,7 @@ class SelfChecks(Callback):
             last fifty.
 
     Raises:
-        ConfigError: a limit is out of range.
+        ConfigError: a limit is out of range, or set where nothing is checked.
     """
 
     def __init__(
@@ -82,6 +82,11 @@ class SelfChecks(Callback):
     ) -> None:
         require("self_checks.max_truncated_share", max_truncated_share, above=0, most=1)
         require("self_checks.max_gradient_growth", max_gradient_growth, above=1)
+        if not enabled and (max_truncated_share, max_gradient_growth) != (0.9, 100.0):
+            raise ConfigError(
+                "self_checks: max_truncated_share and max_gradient_growth have no effect with "
+                "self_checks.enabled false: leave them out, or enabled as it is"
+            )
         self.enabled = enabled
         self.max_truncated_share = max_truncated_share
         self.max_gradient_growth = max_gradient_growth
