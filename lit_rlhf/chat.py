@@ -52,11 +52,13 @@ class Speaker:
     conversation: Conversation = ()
     _policy: PolicyModel = field(init=False, repr=False)
     _tokenizer: PreTrainedTokenizerBase = field(init=False, repr=False)
+    _context: int | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Load the policy and its tokenizer."""
         self._policy = load_policy(self.source, self.precision)
         self._tokenizer = load_tokenizer(self.source)
+        self._context = context_length(self.source)
 
     @property
     def uses_chat_template(self) -> bool:
@@ -103,11 +105,11 @@ class Speaker:
         return prompt, response, bool(samples.finished[0])
 
     def _require_room(self, num_tokens: int) -> None:
-        context, num_new = context_length(self.source), self.sampling.max_new_tokens
-        if context is not None and num_tokens + num_new > context:
+        num_new = self.sampling.max_new_tokens
+        if self._context is not None and num_tokens + num_new > self._context:
             raise DataError(
                 f"{num_tokens} tokens so far and an answer of up to {num_new} are more than the "
-                f"{context} that the model reads: /reset, or a smaller --max-new-tokens"
+                f"{self._context} that the model reads: /reset, or a smaller --max-new-tokens"
             )
 
 

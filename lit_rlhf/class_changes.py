@@ -55,6 +55,7 @@ def _made_by(path: str | None) -> Callable[..., object] | None:
 
 
 def _are_loggers(*made: Callable[..., object]) -> bool:
+    # By name, so that this file needs no Lightning.
     bases = [one.__mro__ if isinstance(one, type) else () for one in made]
     return all(any(base.__name__ == "Logger" for base in own) for own in bases)
 
