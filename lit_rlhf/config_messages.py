@@ -92,7 +92,15 @@ def in_plain_words(
     try:
         yield
     except ArgumentError as error:
+        name = short_message(str(error)).partition(":")[0]
+        if f"--{name}=null" in arguments or (f"--{name}", "null") in pairwise(arguments):
+            raise ConfigError(of_null(name)) from error
         raise ConfigError(explain(str(error), options(), arguments)) from error
+
+
+def of_null(name: str) -> str:
+    """Return what is wrong with a setting that is null and may not be."""
+    return f"{name} is null; give it a value, or leave it out for its default"
 
 
 def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> str:
@@ -105,7 +113,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
     """
     known, files = list(options), config_files(arguments)
     for old in (name for name in (*RENAMED, *GONE) if name not in known):
-        if place := _place_of(old, files):  # before what is missing without it
+        if place := place_of(old, files):  # before what is missing without it
             return f"{place}there is no option '{old}'{new_name(old)}"
     short = short_message(message)
     if _SWITCH.search(short):
@@ -123,7 +131,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
     if match := _UNKNOWN_OPTION.search(message):
         name = (match[1] or match[2] or match[3]).partition("=")[0]
         return (
-            f"{_place_of(name, files)}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
+            f"{place_of(name, files)}{short}{new_name(name) or _did_you_mean(name, sorted(known))}"
         )
     return short
 
@@ -218,7 +226,7 @@ def _class_names() -> list[str]:
     return [name for home in homes for name in home.__all__]
 
 
-def _place_of(option: str, files: Sequence[Path]) -> str:
+def place_of(option: str, files: Sequence[Path]) -> str:
     """Return `FILE:LINE: ` of an option in the last file that has it, or nothing."""
     for path in reversed(files):
         if line := key_lines(path).get(option):

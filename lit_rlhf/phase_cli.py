@@ -39,6 +39,7 @@ from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.precision import slowness_of
+from lit_rlhf.nulls import refuse_nulls
 from lit_rlhf.own_classes import find_classes, load_class
 from lit_rlhf.redaction import redact_all
 from lit_rlhf.shipped import name_shipped_files
@@ -168,6 +169,7 @@ class PhaseCLI(LightningCLI):
         self._class_paths = class_paths or {}  # "model", "data" -> the class that is named for it
         self._takes_tokenizer = "tokenizer" in inspect.signature(data_class).parameters
         self._source_option = module_class.source_option
+        self._classes: dict[str, type] = {"model": module_class, "data": data_class}
         self._parsers: list[LightningArgumentParser] = []  # of the commands
         has_monitor = issubclass(module_class, (PPOModule, OnlineDPOModule))
         self._groups: dict[str, type[Callback]] = {
@@ -208,12 +210,19 @@ class PhaseCLI(LightningCLI):
         """Parse the command line and its files.
 
         Raises:
-            ConfigError: an option is unknown, is twice in a file or has the wrong type.
+            ConfigError: an option is unknown, is twice in a file, has the wrong type or is null
+                where that says nothing.
         """
         args = name_shipped_files(args)
         with in_plain_words(args, self.options):
             super().parse_arguments(parser, args)
-        if seeds := untouched_seeds(args, self.config[self.config["subcommand"]]):
+        settings = self.config[self.config["subcommand"]]
+        # Of the Trainer's settings Lightning says itself which may be null.
+        classes = {"trainer": object, **self._classes, **self._groups}
+        for name, group in settings.as_dict().items():
+            if name in classes:
+                refuse_nulls(classes[name], group, name, args)
+        if seeds := untouched_seeds(args, settings):
             rank_zero_info(seeds)
 
     def options(self) -> list[str]:

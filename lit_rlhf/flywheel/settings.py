@@ -206,17 +206,20 @@ def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:
     """Read `--config FILE` and options that go before it.
 
     Raises:
-        ConfigError: an option is unknown, missing or out of range.
+        ConfigError: an option is unknown, missing, null or out of range.
     """
     # Half a second of imports.
     from jsonargparse import ArgumentParser  # noqa: PLC0415
 
     from lit_rlhf.config_messages import parse  # noqa: PLC0415
+    from lit_rlhf.nulls import refuse_nulls  # noqa: PLC0415
 
     parser = ArgumentParser(prog=program, exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(FlywheelSettings, None, sub_configs=True)
-    made = parser.instantiate(parse(parser, arguments))
+    settings = parse(parser, arguments)
+    refuse_nulls(FlywheelSettings, settings.as_dict(), "", arguments)
+    made = parser.instantiate(settings)
     values = {name: made[name] for name in FlywheelSettings.__dataclass_fields__}
     return FlywheelSettings(**values)
 

@@ -30,6 +30,7 @@ def test_the_shipped_file_parses_from_any_folder(monkeypatch, tmp_path):
         (["--labeler", "Peple"], "Peple"),
         (["--slots", "0"], "slots is 0; it must be at least 1"),
         (["--no_such", "1"], "no_such"),
+        (["--gate", "null"], "gate is null; give it a value"),
         (["--choice.random_share", "0"], "choice.random_share"),
         (["--policy.phase", "reward", "--policy.configs", "[x.yaml]"], "policy.phase"),
     ],
@@ -37,6 +38,12 @@ def test_the_shipped_file_parses_from_any_folder(monkeypatch, tmp_path):
 def test_wrong_settings_are_one_error(words, message):
     with pytest.raises(ConfigError, match=message):
         read_settings([*FILE, *words], "test")
+
+
+def test_null_in_a_file_is_refused_with_its_line(tmp_path):
+    (tmp_path / "own.yaml").write_text("rounds: 2\ngate:\n  num_prompts:\n")
+    with pytest.raises(ConfigError, match=r"own.yaml:3: gate.num_prompts is null"):
+        read_settings([*FILE, "--config", str(tmp_path / "own.yaml")], "test")
 
 
 def test_acquisitions_are_named_shortly_or_in_full():

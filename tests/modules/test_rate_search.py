@@ -16,6 +16,7 @@ from lit_rlhf.modules import SFTModule
 from tests.modules.test_lightning_habits import Rates
 from tests.support.phase_runs import build
 from tests.support.phases import phase_trainer, weights
+from tests.support.two_processes import run_in_two_processes
 
 PHASES = ("sft", "reward", "dpo")
 
@@ -61,6 +62,23 @@ def test_a_searched_run_is_the_one_whose_settings_name_the_rate(tmp_path, folder
     assert max(named.rates) == pytest.approx(rate)
     assert same_weights(module, plain)
     assert not list(tmp_path.rglob(".lr_find*"))
+
+
+def searched_and_named(path, folder):
+    """Return the rate of a search, and whether the run that names it ends with equal weights."""
+    options = {"strategy": "ddp", "devices": 2}
+    module, _ = fit(path, folder, "sft", finder(), **options)
+    rate = module.learning_rate
+    plain, _ = fit(path, folder, "sft", rate=rate, **options)
+    return rate, same_weights(module, plain)
+
+
+def test_two_processes_search_together(tmp_path, folder):
+    one, other = run_in_two_processes(
+        searched_and_named, tmp_path, folder, init_process_group=False
+    )
+    assert one == other == (pytest.approx(one[0]), True)
+    assert one[0] != build("sft", folder)[0].learning_rate
 
 
 def test_a_run_that_goes_on_does_not_search_again(tmp_path, folder, caplog):
