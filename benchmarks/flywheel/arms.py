@@ -6,7 +6,8 @@
     sft      four rounds, pairs of what the SFT policy says
 
 Each round's policy starts from SFT again, so that in four rounds the last policy has a quarter of
-the steps behind it; arm `one` has all of them.
+the steps behind it; arm `one` has all of them. The first of four rounds is the same in all arms,
+to the last bit: nothing is known yet that could be chosen by. It is run once for each seed.
 """
 
 from __future__ import annotations
@@ -87,9 +88,11 @@ class Proof:
     def run(self, arm: str, seed: int) -> None:
         """Run an arm with one seed, or what is left of it."""
         settings = replace(self.settings(arm, seed), precision=self.prepare())
-        run_rounds(
-            settings, lambda line: _say(f"{arm}, seed {seed}: {line}"), run_command, waits=False
-        )
+        if settings.rounds > 1 and not settings.path.exists():
+            first = replace(settings, folder=str(self.folder / "first" / f"seed-{seed}"), rounds=1)
+            _run(first, f"first, seed {seed}")
+            take_first_round(first, settings)
+        _run(settings, f"{arm}, seed {seed}")
         write_report(settings)
 
     def drop_models(self, arm: str, seed: int) -> None:
@@ -143,6 +146,26 @@ class Proof:
             "trainer.limit_train_batches": times * self.scale.iterations,
             "data.batch_size": self.scale.batch_size,
         }
+
+
+def _run(settings: FlywheelSettings, name: str) -> None:
+    run_rounds(settings, lambda line: _say(f"{name}: {line}"), run_command, waits=False)
+
+
+def take_first_round(first: FlywheelSettings, settings: FlywheelSettings) -> None:
+    """Copy a run of one round to where another run goes on from it, as if it were its own."""
+    partial = settings.path.with_name(f"{settings.path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(first.path, partial)
+    for path in partial.glob("round-01/[0-9]*-*.json"):
+        text = path.read_text(encoding="utf-8").replace(first.folder, settings.folder)
+        record = json.loads(text)
+        inputs = record["inputs"]
+        for name in ("samples", "choice"):  # what an arm does otherwise from the second round on
+            if inputs.get(name) == str(getattr(first, name)):
+                inputs[name] = str(getattr(settings, name))
+        write_json(path, record)
+    partial.rename(settings.path)
 
 
 def _seconds(settings: FlywheelSettings, number: int) -> dict[str, float]:

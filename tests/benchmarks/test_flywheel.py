@@ -2,15 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.flywheel.arms import ARMS, NUM_ROUNDS, SCALES, Proof
+from benchmarks.flywheel.arms import ARMS, NUM_ROUNDS, SCALES, Proof, take_first_round
 from benchmarks.flywheel.choice import accuracy_of, learn, planted_pool
 from benchmarks.flywheel.page import mean_with_interval, write_page
+from lit_rlhf.flywheel.rounds import run_rounds
 from lit_rlhf.flywheel.selection import DOptimal, RandomPairs
+from tests.flywheel.tiny_run import StandIns, tiny_settings
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +45,23 @@ def test_an_arm_differs_from_the_rounds_in_what_it_says(proof):
     assert rounds.samples.policy == random.samples.policy == "newest"
     assert sft.samples.policy == "sft"
     assert proof.settings("one", 1).rounds == 1
+
+
+def test_a_run_goes_on_from_the_first_round_of_another_as_from_its_own(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch)  # two rounds by InfoMax
+    choice = replace(settings.choice, acquisition=RandomPairs())
+    first = replace(settings, folder="first", rounds=1, choice=choice)
+    run_rounds(first, str, StandIns(), waits=False)
+    other = replace(settings, folder="other", samples=replace(settings.samples, policy="sft"))
+    take_first_round(first, other)
+    run = StandIns()
+    run_rounds(other, str, run, waits=False)
+    assert {title.partition(",")[0] for title, _ in run.commands} == {"round 2"}
+    whole = replace(other, folder="whole")
+    run_rounds(whole, str, StandIns(), waits=False)
+    for name in ("tasks.jsonl", "samples.jsonl", "measures.json"):
+        own, alone = (one.round_folder(2) / name for one in (other, whole))
+        assert own.read_bytes() == alone.read_bytes()
 
 
 def test_what_is_left_is_counted(proof):
