@@ -17,6 +17,7 @@ from lit_rlhf.overoptimization import DivergenceTest
 Floats = npt.NDArray[np.float64]
 NUM_LOOKS = 16
 NUM_PROMPTS = 64
+RARE = 0.03  # share of responses that win much
 
 
 class Curves(NamedTuple):
@@ -84,6 +85,14 @@ def _two_valued(draw: np.random.Generator, shape: tuple[int, int, int]) -> Float
     return (draw.random(shape) < 0.1).astype(np.float64)
 
 
+def _rare_wins(draw: np.random.Generator, shape: tuple[int, int, int]) -> Floats:
+    """From look 4 on a few responses win much and all others lose a little, alike in the mean."""
+    values = 0.1 * _noise(draw, shape)
+    wins = draw.random(shape) < RARE
+    values[:, 4:] += np.where(wins, 3.0, -3.0 * RARE / (1 - RARE))[:, 4:]
+    return values
+
+
 NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], Floats]] = {
     "plateau with noise": _plateau,
     "rising, then a plateau": _rising,
@@ -95,6 +104,8 @@ NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], Floats]] 
     "growing spread": _changing_spread,
     "rare ones among zeros": _two_valued,
 }
+# Not symmetric, so that the level needs enough prompts.
+SKEWED_NULLS = {"rare wins from look 4 on": _rare_wins}
 ONE_SIDED = "validation falls, reward does not rise"
 
 
@@ -104,7 +115,7 @@ def null_curves(
     """Simulate runs without divergence.
 
     Args:
-        name: of `NULLS`, or `ONE_SIDED`.
+        name: of `NULLS` or `SKEWED_NULLS`, or `ONE_SIDED`.
         num_curves: `B`.
         seed: of the draws.
         num_looks: `K`.
@@ -115,7 +126,7 @@ def null_curves(
     rise = 0.3 * np.arange(num_looks)[:, None]
     if name == ONE_SIDED:
         return Curves(_plateau(draw, shape) - rise, _plateau(draw, shape))
-    return Curves(NULLS[name](draw, shape), _noise(draw, shape) + rise)
+    return Curves((NULLS | SKEWED_NULLS)[name](draw, shape), _noise(draw, shape) + rise)
 
 
 def diverging_curves(
@@ -160,6 +171,11 @@ def simulation_table(num_curves: int = 2000, seed: int = 1) -> str:
     for name in [*NULLS, ONE_SIDED]:
         share = np.mean(first_alarms(test, null_curves(name, num_curves, seed)) >= 0)
         lines.append(f"| {name} | {100 * share:.2f} % |")
+    lines += ["", f"| prompts | {RARE:.0%} of responses win much: false alarms |", "| --- | --- |"]
+    for n in (64, 128, 256, 512):
+        (name,) = SKEWED_NULLS
+        share = np.mean(first_alarms(test, null_curves(name, num_curves, seed, n=n)) >= 0)
+        lines.append(f"| {n} | {100 * share:.2f} % |")
     header = "fall a validation | alarm within 12 validations of the turn | median fall by then"
     lines += ["", f"| prompts | {header} |", "| --- | --- | --- | --- |"]
     for n in (64, 128, 256, 512):

@@ -8,6 +8,7 @@ import pytest
 from benchmarks.overoptimization.simulated import (
     NULLS,
     ONE_SIDED,
+    SKEWED_NULLS,
     diverging_curves,
     first_alarms,
     null_curves,
@@ -119,6 +120,16 @@ def test_the_bound_holds_for_every_sum_of_signs():
 def test_false_alarms_are_no_more_than_stated(name):
     alarms = first_alarms(TEST, null_curves(name, NUM_CURVES, seed=3))
     assert np.mean(alarms >= 0) <= 0.05
+
+
+def test_rare_wins_need_enough_prompts():
+    """Stated in docs/guides/overoptimization.md: some six of the prompts should win."""
+    (name,) = SKEWED_NULLS
+    few, enough = (
+        np.mean(first_alarms(TEST, null_curves(name, 500, seed=3, n=n)) >= 0) for n in (64, 256)
+    )
+    assert few > 0.2
+    assert enough <= 0.05
 
 
 def test_a_fall_up_to_the_margin_is_no_alarm():
