@@ -13,6 +13,8 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives import KLPenalty
 from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
 
+_DEFAULT = AdaptiveKL()
+
 
 @runtime_checkable
 class HasKLPenalty(Protocol):
@@ -46,17 +48,18 @@ class KLControl(Callback):
 
     def __init__(
         self,
-        target: float | None = 6.0,
-        coefficient: float = 0.15,
-        horizon: float = 10000.0,
+        target: float | None = _DEFAULT.target,
+        coefficient: float = _DEFAULT.initial,
+        horizon: float = _DEFAULT.horizon,
         controller: KLController | None = None,
     ) -> None:
-        if controller is not None and (target, coefficient, horizon) != (6.0, 0.15, 10000.0):
+        defaults = (_DEFAULT.initial, _DEFAULT.target, _DEFAULT.horizon)
+        if controller is not None and (coefficient, target, horizon) != defaults:
             raise ConfigError(
                 "kl: target, coefficient and horizon have no effect beside kl.controller, which "
                 "has its own: leave them out"
             )
-        if target is None and horizon != 10000.0:
+        if target is None and horizon != _DEFAULT.horizon:
             raise ConfigError(
                 f"kl.horizon={horizon} has no effect with kl.target null, where the coefficient "
                 "stays as it is: leave it out, or set a target"
@@ -102,7 +105,7 @@ class KLControl(Callback):
                 f"callbacks: KLControl sets `kl_coef`, but {type(pl_module).__name__} has none; "
                 "use it with PPOModule only, and remove it from this phase's configuration"
             )
-        if not pl_module.kl_penalty and self.controller != AdaptiveKL(0.15, 6.0, 10000.0):
+        if not pl_module.kl_penalty and self.controller != _DEFAULT:
             raise ConfigError(
                 "kl: its settings have no effect with model.kl_penalty null, which charges no KL: "
                 "leave them out, or model.kl_penalty as it is"
