@@ -87,9 +87,10 @@ class Proof:
 
     def run(self, arm: str, seed: int) -> None:
         """Run an arm with one seed, or what is left of it."""
-        settings = replace(self.settings(arm, seed), precision=self.prepare())
+        precision = self.prepare()
+        settings = replace(self.settings(arm, seed), precision=precision)
         if settings.rounds > 1 and not settings.path.exists():
-            first = replace(settings, folder=str(self.folder / "first" / f"seed-{seed}"), rounds=1)
+            first = replace(self.first_settings(seed), precision=precision)
             _run(first, f"first, seed {seed}")
             take_first_round(first, settings)
         _run(settings, f"{arm}, seed {seed}")
@@ -127,6 +128,11 @@ class Proof:
             f"--labeler.seed={seed}",
         ]
         return demo_settings("quick", self.folder, self.data, seed, options)
+
+    def first_settings(self, seed: int) -> FlywheelSettings:
+        """Return the settings of the first round, which the arms of four rounds have in common."""
+        folder = self.folder / "first" / f"seed-{seed}"
+        return replace(self.settings("random", seed), folder=str(folder), rounds=1)
 
     def estimate(self, arms: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
         """Yield how much of each run is left, in words."""

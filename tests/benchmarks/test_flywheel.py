@@ -64,6 +64,15 @@ def test_a_run_goes_on_from_the_first_round_of_another_as_from_its_own(tmp_path,
         assert own.read_bytes() == alone.read_bytes()
 
 
+def test_arms_differ_from_their_first_round_in_what_begins_with_the_second(proof):
+    first = proof.first_settings(2)
+    assert first.rounds == 1
+    for arm in ("rounds", "random", "sft"):
+        own = proof.settings(arm, 2)
+        later = {"folder": own.folder, "rounds": own.rounds, "choice": own.choice}
+        assert replace(first, samples=own.samples, **later) == own
+
+
 def test_what_is_left_is_counted(proof):
     done = proof.settings("rounds", 1).round_folder(1)
     done.mkdir(parents=True)
