@@ -94,13 +94,13 @@ def _round_sections(
     arms = [arm for arm in ARMS if any(own == arm for own, _ in runs)]
     seeds = sorted({seed for _, seed in runs})
     yield f"## Rounds\n\nLast round of each run; means over seeds {', '.join(map(str, seeds))}."
-    header = ["arm", "seeds", "gold reward over SFT", "at KL", "VADER over SFT"]
+    header = ["arm", "seeds", "gold reward over SFT", "at KL", "gold / √KL", "VADER over SFT"]
     header += ["reward model right on own samples", "judgments", "minutes"]
     yield markdown_table(header, (_arm_row(arm, runs) for arm in arms))
     others = [arm for arm in arms if arm != "rounds"]
     if "rounds" in arms and others:
         yield "`rounds` less each other arm, paired by seed:"
-        header = ["arm", "gold reward", "reward model right on own samples"]
+        header = ["arm", "gold reward", "gold / √KL", "reward model right on own samples"]
         yield markdown_table(header, (_paired_row(arm, runs) for arm in others))
     _draw_rounds(runs, arms, picture)
     yield f"![Gold reward and accuracy of the reward model by round]({picture.name})"
@@ -115,11 +115,17 @@ def _arm_row(arm: str, runs: Mapping[tuple[str, int], list[dict[str, Any]]]) -> 
         str(len(own)),
         mean_with_interval([row["gains"]["gold"]["value"] for row in last]),
         mean_with_interval([row["promotion"]["kl"] for row in last]),
+        mean_with_interval([_gold_by_distance(row) for row in last]),
         mean_with_interval([row["gains"]["vader"]["value"] for row in last]),
         mean_with_interval([row["measures"]["on_own_samples"]["value"] for row in last]),
         f"{np.mean([row['all_judgments'] for row in last]):.0f}",
         f"{np.mean(seconds) / 60:.0f}",
     ]
+
+
+def _gold_by_distance(row: Mapping[str, Any]) -> float:
+    """Return the gold reward by the square root of the KL, Gao et al.'s distance."""
+    return float(row["gains"]["gold"]["value"] / np.sqrt(row["promotion"]["kl"]))
 
 
 def _paired_row(arm: str, runs: Mapping[tuple[str, int], list[dict[str, Any]]]) -> list[str]:
@@ -130,7 +136,8 @@ def _paired_row(arm: str, runs: Mapping[tuple[str, int], list[dict[str, Any]]]) 
         a["measures"]["on_own_samples"]["value"] - b["measures"]["on_own_samples"]["value"]
         for a, b in pairs
     ]
-    return [f"`{arm}`", mean_with_interval(gold), mean_with_interval(right)]
+    by_distance = [_gold_by_distance(a) - _gold_by_distance(b) for a, b in pairs]
+    return [f"`{arm}`", *map(mean_with_interval, (gold, by_distance, right))]
 
 
 def _choice_sections(rows: Sequence[Mapping[str, Any]], picture: Path) -> Iterator[str]:
