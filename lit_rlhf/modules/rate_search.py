@@ -63,7 +63,8 @@ def search_learning_rate(module: PhaseModule) -> None:
     optimizer is made anew: the run is the one whose settings name the rate.
 
     Raises:
-        ConfigError: the model is sharded, or the finder got no rate from its steps.
+        ConfigError: there are several processes, the model is sharded, or the finder got no rate
+            from its steps.
     """
     trainer = module.trainer
     finder = _finder(trainer)
@@ -75,10 +76,12 @@ def search_learning_rate(module: PhaseModule) -> None:
             module.learning_rate,
         )
         return
-    if module.device_mesh is not None:
+    # It would follow the loss of rank zero's rows alone, and cannot put sharded weights back.
+    if trainer.world_size > 1 or module.device_mesh is not None:
         raise ConfigError(
-            "callbacks: LearningRateFinder cannot put sharded weights back: search with another "
-            "strategy, and set model.optimizer.learning_rate"
+            "callbacks: LearningRateFinder cannot search in several processes or sharded models: "
+            "search with --trainer.devices 1 --trainer.strategy auto, and set "
+            "model.optimizer.learning_rate"
         )
     before = module.learning_rate
     with _only_steps(module):

@@ -64,21 +64,19 @@ def test_a_searched_run_is_the_one_whose_settings_name_the_rate(tmp_path, folder
     assert not list(tmp_path.rglob(".lr_find*"))
 
 
-def searched_and_named(path, folder):
-    """Return the rate of a search, and whether the run that names it ends with equal weights."""
-    options = {"strategy": "ddp", "devices": 2}
-    module, _ = fit(path, folder, "sft", finder(), **options)
-    rate = module.learning_rate
-    plain, _ = fit(path, folder, "sft", rate=rate, **options)
-    return rate, same_weights(module, plain)
+def refusal_of_a_search(path, folder, strategy):
+    with pytest.raises(ConfigError) as caught:
+        fit(path, folder, "sft", finder(), strategy=strategy, devices=2)
+    return str(caught.value)
 
 
-def test_two_processes_search_together(tmp_path, folder):
-    one, other = run_in_two_processes(
-        searched_and_named, tmp_path, folder, init_process_group=False
-    )
-    assert one == other == (pytest.approx(one[0]), True)
-    assert one[0] != build("sft", folder)[0].learning_rate
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_several_processes_are_refused(tmp_path, folder, strategy):
+    """Each sees the loss of its own rows alone."""
+    for message in run_in_two_processes(
+        refusal_of_a_search, tmp_path, folder, strategy, init_process_group=False
+    ):
+        assert "search with --trainer.devices 1" in message
 
 
 def test_a_run_that_goes_on_does_not_search_again(tmp_path, folder, caplog):
