@@ -34,7 +34,7 @@ def start_anew_on_class_change() -> None:
 
 def _start_anew(parser: object, before: _Spec | None, value: _Spec) -> None:
     if before and before.get("init_args") and before["class_path"] != value["class_path"]:
-        old, new = (_made_by(spec["class_path"]) for spec in (before, value))
+        old, new = (made_by(spec["class_path"]) for spec in (before, value))
         if old and new and old is not new and not _are_loggers(old, new):
             given = value.get("init_args") or {}
             names = list(_lost_settings(old, new, before["init_args"], given))
@@ -44,7 +44,7 @@ def _start_anew(parser: object, before: _Spec | None, value: _Spec) -> None:
     _keep_equal_names(parser, before, value)
 
 
-def _made_by(path: str | None) -> Callable[..., object] | None:
+def made_by(path: str | None) -> Callable[..., object] | None:
     """Return the class or function that a path names, None where the parser will complain."""
     module, _, name = (path or "").rpartition(".")
     try:
@@ -70,7 +70,7 @@ def _lost_settings(
         if name not in taken or value is None or _has(given, name):
             continue
         is_part = hasattr(value, "keys") and "class_path" in value
-        if is_part and _made_by(value["class_path"]) is not type(parameter.default):
+        if is_part and made_by(value["class_path"]) is not type(parameter.default):
             yield f"{name}: {value['class_path'].rpartition('.')[2]}"
         elif isinstance(value, (str, int, float)) and value != parameter.default:
             yield f"{name}: {value}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from lit_rlhf.class_changes import made_by
 from lit_rlhf.config_messages import config_files, of_null, place_of
 from lit_rlhf.errors import ConfigError
 
@@ -82,11 +82,9 @@ def _class_of(hint: Any, value: Any) -> type | None:  # noqa: ANN401 - any type 
     if not isinstance(value, Mapping):
         return None
     if "class_path" in value:
-        module, _, name = value["class_path"].rpartition(".")
-        found = getattr(importlib.import_module(module), name, None)
-    else:
-        found = next((one for one in (hint, *get_args(hint)) if _has_fields(one)), None)
-    return found if isinstance(found, type) else None
+        found = made_by(value["class_path"])
+        return found if isinstance(found, type) else None
+    return next((one for one in (hint, *get_args(hint)) if _has_fields(one)), None)
 
 
 def _has_fields(hint: Any) -> bool:  # noqa: ANN401 - any type

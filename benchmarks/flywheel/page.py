@@ -61,7 +61,7 @@ the proof has a limit of 3.
   are right equally often, where we had expected `rounds` to be ahead. The gate refused all three
   policies of `one` for their perplexity on held-out text, 1.75 to 2.41 times that of SFT.
 - `rounds` against `random`: no difference, as expected.
-- `rounds` against `sft`: ahead in gold reward, by 0.24 +- 0.23 (of three comparisons the only one
+- `rounds` against `sft`: ahead in gold reward, by 0.24 ± 0.23 (of three comparisons the only one
   whose interval leaves out zero), and by the root of the KL. Its reward model is right four points
   more often, as expected, but that interval includes zero. So it seems to pay to judge what the
   newest policy says.

@@ -104,8 +104,7 @@ NULLS: dict[str, Callable[[np.random.Generator, tuple[int, int, int]], Floats]] 
     "growing spread": _changing_spread,
     "rare ones among zeros": _two_valued,
 }
-# Not symmetric, so that the level needs enough prompts.
-SKEWED_NULLS = {"rare wins from look 4 on": _rare_wins}
+RARE_WINS = "rare wins from look 4 on"  # not symmetric: the level needs enough prompts
 ONE_SIDED = "validation falls, reward does not rise"
 
 
@@ -115,7 +114,7 @@ def null_curves(
     """Simulate runs without divergence.
 
     Args:
-        name: of `NULLS` or `SKEWED_NULLS`, or `ONE_SIDED`.
+        name: of `NULLS`, or `RARE_WINS` or `ONE_SIDED`.
         num_curves: `B`.
         seed: of the draws.
         num_looks: `K`.
@@ -126,7 +125,8 @@ def null_curves(
     rise = 0.3 * np.arange(num_looks)[:, None]
     if name == ONE_SIDED:
         return Curves(_plateau(draw, shape) - rise, _plateau(draw, shape))
-    return Curves((NULLS | SKEWED_NULLS)[name](draw, shape), _noise(draw, shape) + rise)
+    validation = _rare_wins if name == RARE_WINS else NULLS[name]
+    return Curves(validation(draw, shape), _noise(draw, shape) + rise)
 
 
 def diverging_curves(
@@ -173,8 +173,7 @@ def simulation_table(num_curves: int = 2000, seed: int = 1) -> str:
         lines.append(f"| {name} | {100 * share:.2f} % |")
     lines += ["", f"| prompts | {RARE:.0%} of responses win much: false alarms |", "| --- | --- |"]
     for n in (64, 128, 256, 512):
-        (name,) = SKEWED_NULLS
-        share = np.mean(first_alarms(test, null_curves(name, num_curves, seed, n=n)) >= 0)
+        share = np.mean(first_alarms(test, null_curves(RARE_WINS, num_curves, seed, n=n)) >= 0)
         lines.append(f"| {n} | {100 * share:.2f} % |")
     header = "fall a validation | alarm within 12 validations of the turn | median fall by then"
     lines += ["", f"| prompts | {header} |", "| --- | --- | --- | --- |"]
