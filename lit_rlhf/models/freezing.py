@@ -30,10 +30,13 @@ def freeze(model: nn.Module, linear_dtype: torch.dtype | None = None) -> nn.Modu
             if isinstance(module, nn.Linear) and id(module.weight) not in tied
             for parameter in module.parameters()
         }
-        for parameter in model.parameters():
+        parameters = list(model.parameters())
+        # Layers that are kept as they were read stay views of the loaded file, which all processes
+        # share. Where they are cast, one weight that is still a view would keep all of it.
+        is_cast = any(one.dtype != linear_dtype for one in parameters if id(one) in linear)
+        for parameter in parameters:
             dtype = linear_dtype if id(parameter) in linear else torch.float32
-            # One weight that is still a view of the loaded file keeps all of it in memory.
-            parameter.data = parameter.data.to(dtype, copy=True)
+            parameter.data = parameter.data.to(dtype, copy=is_cast)
     return model
 
 
