@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any, Literal
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback.early_stop import EarlyStop
 from lit_rlhf.flywheel.choosing import Choice
-from lit_rlhf.flywheel.labelers import Labeler, People
+from lit_rlhf.flywheel.labelers import Labeler, People, SimulatedRaters
 from lit_rlhf.flywheel.selection import Acquisition
 from lit_rlhf.ranges import require
 from lit_rlhf.shipped import name_shipped_files
+
+_JUDGES = ("gate", "reward")  # what a round's evaluation calls its own
+_COMPARES = "endpoint:"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,9 @@ class SamplesConfig:
     def __post_init__(self) -> None:
         require("samples.num_prompts", self.num_prompts, least=1)
         require("samples.num_responses", self.num_responses, least=2)
+        require("samples.max_new_tokens", self.max_new_tokens, least=1)
+        # At 0 all responses to a prompt are the same, and there is no pair to ask about.
+        require("samples.temperature", self.temperature, above=0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class RefreshConfig:
 
     Attributes:
         base: the model that the SFT policy was made from.
-        data: its demonstrations, JSON lines.
+        data: its demonstrations.
         num_best: for each round so far, so many of the best responses of all of them join, at most
             one a prompt, by the newest reward model.
         configs: YAML files of the phase.
@@ -96,9 +103,9 @@ class GateConfig:
     """When a policy is promoted, and who says so.
 
     Attributes:
-        judge: `KIND:WHERE` as `lit-rlhf evaluate --judge` takes it: made from raters and texts that
-            no round ever uses.
-        final_judges: name -> `KIND:WHERE`: reported, and never asked whether to promote.
+        judge: `reward:PATH` or `function:DOTTED.PATH`: made from raters and texts that no round
+            ever uses.
+        final_judges: name -> such a judge: reported, and never asked whether to promote.
         num_prompts: held-out prompts on which policies are compared.
         max_kl: largest KL to SFT, in nats a response; null for any.
         max_length_ratio: largest ratio of the mean length to SFT's, and its inverse the smallest.
@@ -118,9 +125,20 @@ class GateConfig:
 
     def __post_init__(self) -> None:
         require("gate.num_prompts", self.num_prompts, least=2)
+        require("gate.perplexity_rows", self.perplexity_rows, least=1)
         require("gate.max_kl", self.max_kl, above=0, is_optional=True)
         require("gate.max_length_ratio", self.max_length_ratio, above=1)
         require("gate.max_perplexity_ratio", self.max_perplexity_ratio, above=1)
+        if self.judge.startswith(_COMPARES):
+            raise ConfigError(f"gate.judge {self.judge}: only compares; the gate needs scores")
+        for name, place in self.final_judges.items():
+            key = f"gate.final_judges.{name}"
+            if name in _JUDGES or any(sign in name for sign in "/:.="):
+                raise ConfigError(f"{key}: choose another name, without / : . and =")
+            if place.startswith(_COMPARES):
+                raise ConfigError(f"{key} {place}: only compares; the report shows scores")
+            if _place(place) == _place(self.judge):
+                raise ConfigError(f"{key}: is gate.judge, and a final judge is never asked before")
 
 
 @dataclass(frozen=True)
@@ -175,6 +193,11 @@ class FlywheelSettings:
         require("slots", self.slots, least=1)
         if self.reward.phase != "reward" or self.policy.phase == "reward":
             raise ConfigError("reward.phase must be 'reward', and policy.phase 'ppo' or 'dpo'")
+        if self.refresh is not None and self.policy.start == "continue":
+            raise ConfigError("policy.start 'continue' leaves what refresh fine-tunes unused")
+        gold = self.labeler.gold if isinstance(self.labeler, SimulatedRaters) else None
+        if gold is not None and _place(gold) == _place(self.gate.judge):
+            raise ConfigError("gate.judge is labeler.gold: no round may use what promotes")
         starts_elsewhere = self.policy.start == "continue" or self.refresh is not None
         if starts_elsewhere and self.policy.phase == "dpo":
             raise ConfigError(
@@ -199,7 +222,16 @@ class FlywheelSettings:
 
 def _words(configs: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     files = name_shipped_files([f"--config={name}" for name in configs])
-    return [*files, *(f"--{name}={value}" for name, value in options.items())]
+    # As JSON, for null, true and lists are not Python's.
+    values = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in options.items()
+    }
+    return [*files, *(f"--{name}={value}" for name, value in values.items())]
+
+
+def _place(judge: str) -> str:
+    return judge.removeprefix("reward:").rstrip("/")
 
 
 def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:
@@ -211,7 +243,7 @@ def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:
     # Half a second of imports.
     from jsonargparse import ArgumentParser  # noqa: PLC0415
 
-    from lit_rlhf.config_messages import parse  # noqa: PLC0415
+    from lit_rlhf.config_messages import parse, short_message  # noqa: PLC0415
     from lit_rlhf.nulls import refuse_nulls  # noqa: PLC0415
 
     parser = ArgumentParser(prog=program, exit_on_error=False)
@@ -219,7 +251,10 @@ def read_settings(arguments: Sequence[str], program: str) -> FlywheelSettings:
     parser.add_class_arguments(FlywheelSettings, None, sub_configs=True)
     settings = parse(parser, arguments)
     refuse_nulls(FlywheelSettings, settings.as_dict(), "", arguments)
-    made = parser.instantiate(settings)
+    try:
+        made = parser.instantiate(settings)
+    except ValueError as error:  # which hides what a part of several types refuses
+        raise ConfigError(short_message(str(error))) from error
     values = {name: made[name] for name in FlywheelSettings.__dataclass_fields__}
     return FlywheelSettings(**values)
 
