@@ -100,6 +100,12 @@ class JudgedTask(NamedTuple):
     question: str | None = None
 
 
+def num_compared(task: JudgedTask) -> int:
+    """Return how many labelers compared the responses: neither skips nor gold answers count."""
+    said = (one.positions(len(task.responses)) for one in task.judgments if not one.is_gold)
+    return sum(positions is not None for positions in said)
+
+
 def check_judgment(judgment: Judgment, num_responses: int) -> None:
     """Refuse what no labeler can have meant.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
+from lit_rlhf.errors import ConfigError
+
 
 def add_choose_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `choose`."""
@@ -28,6 +30,8 @@ def add_chosen(options: argparse.Namespace) -> str:
         CheckpointError: there is no such reward model.
         DataError: the responses cannot be read, or the store cannot be opened.
     """
+    if options.slots < 1:
+        raise ConfigError(f"--slots {options.slots}: must be at least 1, or nobody is asked.")
     from lit_rlhf.feedback.adding import Origin  # noqa: PLC0415
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
     from lit_rlhf.flywheel.choosing import Choice, choose_tasks, read_sampled  # noqa: PLC0415
@@ -43,9 +47,10 @@ def add_chosen(options: argparse.Namespace) -> str:
     sampled = read_sampled(options.file)
     features = None if options.reward is None else features_of(options.reward)
     with FeedbackStore.filling(options.store) as store:
-        judged = list(store.judged_tasks())
+        judged = list(store.judged_tasks(question=""))  # what is asked here, too
         tasks = choose_tasks(sampled, judged, features, choice, options.seed)
         added = store.add_tasks(tasks, slots=options.slots, origin=Origin(options.policy))
     shares = Counter(task.metadata["chosen_by"] for task in tasks)
     said = ", ".join(f"{number} by {name}" for name, number in shares.items())
-    return f"{added.tasks} new tasks, {said}"
+    known = len(tasks) - added.tasks
+    return f"{added.tasks} new tasks, {said}" + f"; {known} were there before" * (known > 0)

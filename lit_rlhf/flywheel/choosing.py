@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
+from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.aggregation import BetaMean
 from lit_rlhf.feedback.early_stop import SHARE
 from lit_rlhf.feedback.exchange import training_row
@@ -102,7 +104,7 @@ def choose_tasks(
 
     Args:
         sampled: `P` prompts with their responses.
-        judged: what was judged so far, for the bounds of the scores.
+        judged: what was judged so far, for the bounds of the scores; no pair is asked again.
         features_of: of a reward model; None where there is none yet, and then all is random.
         choice: how many, and by which acquisition.
         seed: of all that is drawn.
@@ -110,16 +112,35 @@ def choose_tasks(
     Returns:
         Up to `num_tasks` comparisons without judgments, the random share first. Their metadata has
         `share` and `chosen_by`, and for chosen ones the `bounds` of both scores.
+
+    Raises:
+        DataError: there is no pair, or the reward model's features are no finite numbers.
     """
     random = np.random.default_rng(seed)
     texts = [text for own in sampled for text in own.responses]
     prompts = np.repeat(np.arange(len(sampled)), [len(own.responses) for own in sampled])
     known = _without_model(texts, prompts)
-    num_random = round(choice.random_share * choice.num_tasks)
+    # Of what a reward model has seen, the random share would say nothing.
+    seen = {
+        (prompt_text(task.prompt), *map(response_text, pair))
+        for task in judged
+        for pair in permutations(task.responses, 2)
+    }
+    keys = [prompt_text(one.prompt) for one in sampled]
+    is_new = [(keys[prompts[a]], texts[a], texts[b]) not in seen for a, b in known.pairs.tolist()]
+    known = known._replace(pairs=known.pairs[np.array(is_new, np.bool_)])
+    if not len(known.pairs):
+        raise DataError(
+            "no prompt has two different responses that nobody judged yet: take more prompts, or "
+            "sample at a higher temperature"
+        )
+    # At least one: rounding must not leave nothing to measure on.
+    num_random = max(1, round(choice.random_share * choice.num_tasks))
     drawn = known.pairs[RandomPairs()(known, num_random, random)]
     asked = {tuple(pair) for pair in drawn.tolist()}
-    rest = pairs_within(prompts, texts, max_length_gap=choice.max_length_gap)
-    known = known._replace(pairs=rest[[tuple(pair) not in asked for pair in rest.tolist()]])
+    near = pairs_within(prompts, texts, max_length_gap=choice.max_length_gap)
+    left = {tuple(pair) for pair in known.pairs.tolist()} - asked
+    known = known._replace(pairs=near[[tuple(pair) in left for pair in near.tolist()]])
     rule: Acquisition = RandomPairs()
     if features_of is not None:
         rule = choice.acquisition
@@ -176,6 +197,11 @@ def _with_model(
     )
     all_prompts = [*candidates.prompts.tolist(), *(numbers[prompt] for prompt, _ in asked)]
     bounds = estimate_bounds(features, np.array(all_prompts), known, heads)
+    if not np.isfinite(bounds).all():
+        raise DataError(
+            "the bounds of the scores are no finite numbers: of a broken reward model, or of heads "
+            "that diverged (choice.heads.learning_rate)"
+        )
     mean, lower, upper = (values[: len(texts)] for values in bounds)
     return candidates._replace(mean=mean, lower=lower, upper=upper, features=features[: len(texts)])
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from lit_rlhf.errors import LitRLHFError
+from lit_rlhf.errors import DataError, LitRLHFError
 from lit_rlhf.feedback.adding import Origin
-from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.feedback.judgments import JudgedTask, num_compared
+from lit_rlhf.feedback.schema import dump_json
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.flywheel.labelers import People
 from lit_rlhf.flywheel.settings import FlywheelSettings
@@ -25,7 +27,7 @@ def collect(
     say: Callable[[str], None],
     *,
     waits: bool,
-) -> None:
+) -> list[int]:
     """Put tasks into the store, and return when each has the judgments that it needs.
 
     Args:
@@ -36,37 +38,54 @@ def collect(
         say: prints a line.
         waits: wait for people; else end where judgments are missing.
 
+    Returns:
+        The ids of the tasks.
+
     Raises:
         WaitingError: `waits` is false, and people have not judged all of them.
     """
-    if not _are_there(store, asked, origin):
-        store.add_tasks(asked, slots=settings.slots, origin=origin)
+    # Where an earlier run added them, closed slots open again for a moment: `slots` may be more.
+    store.add_tasks(asked, slots=settings.slots, origin=origin)
     ids = store.ids_of(asked, origin=origin)
     if isinstance(settings.labeler, People):
         _wait_for_people(store, ids, settings, settings.labeler.poll_s, say, waits=waits)
     else:
         _ask_machine(store, ids, settings)
+    return ids
 
 
-def _are_there(store: FeedbackStore, asked: Sequence[JudgedTask], origin: Origin) -> bool:
-    """Say whether an earlier run added the tasks: again, it would open slots that were closed."""
-    try:
-        store.ids_of(asked, origin=origin)
-    except LitRLHFError:
-        return False
-    return True
+def check_store(store: FeedbackStore, earlier: Sequence[JudgedTask], folder: Path) -> None:
+    """Refuse a store that lacks what earlier rounds learned from.
+
+    Args:
+        store: of this round.
+        earlier: judged tasks of the rounds before.
+        folder: where they are kept.
+
+    Raises:
+        DataError: one of them is not there.
+    """
+    known = set(map(_content, store.judged_tasks(question="")))
+    if lost := sum(_content(task) not in known for task in earlier):
+        raise DataError(
+            f"{store.database}: lacks {lost} judged tasks of earlier rounds; name their store, or "
+            f"bring them back: lit-rlhf feedback import {folder / 'full.jsonl'} {store.database}"
+        )
 
 
 def _ask_machine(store: FeedbackStore, ids: Sequence[int], settings: FlywheelSettings) -> None:
     store_labelers: set[str] = set()
-    waiting = store.open_slots(ids)
-    for task_id, judgment in settings.labeler.judge(store.tasks(ids), settings.slots):
+    _close_done(store, ids, settings)
+    waiting, tasks = store.open_slots(ids), store.tasks(ids)
+    # Asked again after a kill, a language model may say something else: its first answer counts.
+    answered = {(task.id, said.labeler) for task in tasks for said in task.content.judgments}
+    for task_id, judgment in settings.labeler.judge(tasks, settings.slots):
         if judgment.labeler is not None and judgment.labeler not in store_labelers:
             store.add_labeler(judgment.labeler, "model")
             store_labelers.add(judgment.labeler)
-        if task_id in waiting:
+        if task_id in waiting and (task_id, judgment.labeler) not in answered:
             store.submit(task_id, judgment)
-            if _close_decided(store, [task_id], settings):
+            if _close_done(store, [task_id], settings):
                 del waiting[task_id]
     for task_id in store.open_slots(ids):  # that the machine could not judge
         store.close_task(task_id)
@@ -83,7 +102,7 @@ def _wait_for_people(
 ) -> None:
     said = None
     while True:
-        _close_decided(store, list(store.open_slots(ids)), settings)
+        _close_done(store, list(store.open_slots(ids)), settings)
         waiting = store.open_slots(ids)
         if not waiting:
             return
@@ -100,11 +119,18 @@ def _wait_for_people(
             raise WaitingError(again) from None
 
 
-def _close_decided(store: FeedbackStore, ids: Sequence[int], settings: FlywheelSettings) -> int:
-    """Ask nobody else about tasks that are decided; return how many were."""
-    if settings.early_stop is None or not ids:
-        return 0
-    decided = [task.id for task in store.tasks(ids) if settings.early_stop.is_decided(task)]
-    for task_id in decided:
+def _content(task: JudgedTask) -> str:
+    return dump_json([task.prompt, task.responses])
+
+
+def _close_done(store: FeedbackStore, ids: Sequence[int], settings: FlywheelSettings) -> int:
+    """Ask nobody else about tasks that are decided or have `slots` judgments; return how many."""
+    stop = settings.early_stop
+    done = [
+        task.id
+        for task in store.tasks(ids)
+        if num_compared(task.content) >= settings.slots or (stop and stop.is_decided(task))
+    ]
+    for task_id in done:
         store.close_task(task_id)
-    return len(decided)
+    return len(done)

@@ -13,6 +13,7 @@ import math
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _NAMESPACE = uuid.UUID("5b1cbd3e-6f0c-4f0a-9d53-3f6c1f2d8a11")  # of judgments made by machines
 _LOWEST, _HIGHEST = -4, 4  # the raters' scale
+_ASKED_TOGETHER = 64  # pairs
 _MOST_RATED = 256  # texts that the scale is fitted to: the gold model scores them every round
 
 Scores = Callable[[Sequence[Prompt], Sequence[Response]], "Floats"]
@@ -59,6 +61,9 @@ class People(Labeler):
     """
 
     poll_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        require("labeler.poll_s", self.poll_s, above=0)
 
     def judge(
         self, tasks: Sequence[StoredTask], num_judgments: int
@@ -160,9 +165,24 @@ class AIJudge(Labeler):
 
         endpoint = Endpoint(self.address, self.model, self.key_variable)
         judge = PairJudge(endpoint, num_connections=self.num_connections)
-        prompts = [SourcedPrompt(task.content.prompt, f"task {task.id}") for task in tasks]
-        first, second = zip(*(map(str, task.content.responses) for task in tasks), strict=True)
-        for task, outcome in zip(tasks, judge.compare(prompts, first, second)[0], strict=True):
+        left = [
+            task
+            for task in tasks
+            if all(said.labeler != self.model for said in task.content.judgments)
+        ]
+        # In parts, so that an endpoint that fails late costs no answers. None is small: where none
+        # of its answers can be read, the endpoint is at fault.
+        ends = range(_ASKED_TOGETHER, len(left) - _ASKED_TOGETHER + 1, _ASKED_TOGETHER)
+        for start, end in pairwise([0, *ends, len(left)] if left else []):
+            part = left[start:end]
+            prompts = [SourcedPrompt(task.content.prompt, f"task {task.id}") for task in part]
+            first, second = zip(*(map(str, task.content.responses) for task in part), strict=True)
+            yield from self._said(part, judge.compare(prompts, first, second).outcomes)
+
+    def _said(
+        self, tasks: Sequence[StoredTask], outcomes: Floats
+    ) -> Iterator[tuple[int, Judgment]]:
+        for task, outcome in zip(tasks, outcomes, strict=True):
             name = str(uuid.uuid5(_NAMESPACE, _key(task, self.model)))
             said = Judgment("cannot_judge", labeler=self.model, id=name)
             if outcome == 0.5:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from lit_rlhf.data.records import SourcedRecord
-from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import share
 from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompts
 from lit_rlhf.evaluation.reward_models import ACCURACY, read_judged, reward_figures, score_judged
@@ -112,7 +111,7 @@ def accuracy_on(rows: Sequence[dict[str, object]], reward: str) -> dict[str, flo
 
 def accuracy_against_gold(
     policy: str, reward: str, gold: str, prompts: str, config: SamplesConfig, how: Draw
-) -> dict[str, float | None]:
+) -> dict[str, float | None] | None:
     """Return how often a reward model orders a policy's responses to one prompt as the gold does.
 
     Args:
@@ -124,10 +123,8 @@ def accuracy_against_gold(
         how: seed and precision of the draw.
 
     Returns:
-        `value`, `low`, `high` (over prompts) and `n`, the number of pairs.
-
-    Raises:
-        DataError: no prompt has two different responses.
+        `value`, `low`, `high` (over prompts) and `n`, the number of pairs; None where no prompt has
+        two different responses, as of a policy that collapsed.
     """
     chosen = read_prompts(prompts, config.num_prompts)
     texts = _sample(policy, chosen, config, how)
@@ -140,7 +137,7 @@ def accuracy_against_gold(
     )
     a, b = pairs_within(numbers, flat).T
     if not len(a):
-        raise DataError(f"{policy}: no prompt of {prompts} has two different responses")
+        return None
     right = (1 + np.sign(own[a] - own[b]) * np.sign(truth[a] - truth[b])) / 2
     counts = np.bincount(numbers[a], minlength=len(texts))
     held = counts > 0

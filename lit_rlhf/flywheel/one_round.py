@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_rlhf.child_command import run_command
+from lit_rlhf.data.sources import read_records
 from lit_rlhf.evaluation.figures import read_figures
 from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.early_stop import SHARE
@@ -27,7 +28,7 @@ from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.flywheel import models
 from lit_rlhf.flywheel.choosing import RANDOM, choose_tasks, read_sampled
-from lit_rlhf.flywheel.collecting import collect
+from lit_rlhf.flywheel.collecting import check_store, collect
 from lit_rlhf.flywheel.labelers import SimulatedRaters
 from lit_rlhf.flywheel.promotion import GATE, NEW, PROMOTED, SFT, decide
 from lit_rlhf.flywheel.settings import FlywheelSettings
@@ -49,6 +50,7 @@ STEPS = (
 )
 OPTIONAL_STEPS = ("best", "refresh")
 
+OWN = "own.jsonl"  # in `judged/`: what was judged of the round's own tasks
 MEASURES = ("on_random_share", "on_own_samples", "raters_right")
 
 Run = Callable[[str, Sequence[str]], object]
@@ -104,7 +106,7 @@ class Round:
     def sample(self) -> None:
         """Let the last promoted policy respond to prompts."""
         config, output = self.settings.samples, self.folder / "samples.jsonl"
-        source = self.settings.sft if config.policy == "sft" else self.start.policy
+        source = self._writer[1]
         inputs = {
             "policy": digest_source(source),
             "prompts": digest_source(self.settings.prompts),
@@ -147,8 +149,9 @@ class Round:
 
         Raises:
             WaitingError: people have not judged all of them, and the run does not wait.
+            DataError: the store is not that of the earlier rounds.
         """
-        output, settings = self.folder / "judged", self.settings
+        output, settings, start = self.folder / "judged", self.settings, self.start
         tasks = self.folder / "tasks.jsonl"
         inputs = {
             "tasks": digest_source(tasks),
@@ -157,16 +160,21 @@ class Round:
             "labeler": settings.labeler,
         }
         sampling = {"seed": self.seed, "temperature": settings.samples.temperature}
-        origin = Origin(self.start.policy_of, self.start.policy, sampling)
+        origin = Origin(*self._writer, sampling)
 
         def make() -> None:
             asked = read_tasks(tasks)
+            if start.judged is not None:
+                check_store(self.store, read_tasks(start.judged / "full.jsonl"), start.judged)
             with autocast(self._draw.precision):
-                collect(self.store, asked, origin, settings, self.say, waits=waits)
-            # All that was judged by now, whenever it was asked: late judgments count as well.
-            judged = list(self.store.judged_tasks())
+                ids = collect(self.store, asked, origin, settings, self.say, waits=waits)
+            # All that was judged by now, whenever it was asked: late judgments count as well. Not
+            # what labelers say to other questions.
+            judged = list(self.store.judged_tasks(question=""))
+            own = [task.content for task in self.store.tasks(ids) if task.content.judgments]
             with written_whole(output) as partial:
                 partial.mkdir()
+                write_rows(partial / OWN, map(full_row, own))
                 write_rows(partial / "full.jsonl", map(full_row, judged))
                 rows = (training_row(task) for task in judged)
                 write_rows(partial / "training.jsonl", (row for row in rows if row is not None))
@@ -205,7 +213,8 @@ class Round:
             with autocast(self._draw.precision):
                 num_best = config.num_best * len(folders)
                 best = models.best_responses(sampled, str(self._reward), num_best)
-            write_rows(output, [*read_rows(Path(config.data).expanduser()), *best])
+            rows = (row for row, _ in read_records(config.data))
+            write_rows(output, [*rows, *best])
 
         self._step("best", output, inputs, make)
         words = [
@@ -290,15 +299,13 @@ class Round:
         }
 
         def make() -> None:
-            judged = read_tasks(self.folder / "judged" / "full.jsonl")
             found: dict[str, object] = dict.fromkeys(MEASURES)
-            own = [task for task in judged if task.metadata.get("round") == self.start.number]
+            drawn = random_share(read_tasks(self.folder / "judged" / OWN))
             if self.start.reward is not None:
-                drawn = [training_row(task) for task in own if task.metadata[SHARE] == RANDOM]
-                rows = [row for row in drawn if row is not None]
+                rows = [row for row in map(training_row, drawn) if row is not None]
                 found["on_random_share"] = models.accuracy_on(rows, self.start.reward)
             if isinstance(labeler, SimulatedRaters):
-                found["raters_right"] = models.raters_right(own, labeler.gold)
+                found["raters_right"] = models.raters_right(drawn, labeler.gold)
                 config = replace(settings.samples, num_prompts=settings.gate.num_prompts)
                 found["on_own_samples"] = models.accuracy_against_gold(
                     str(policy), str(reward), labeler.gold, settings.held_out, config, self._draw
@@ -319,6 +326,13 @@ class Round:
 
         self._step("promote", output, inputs, make)
         return bool(read_json(output)["is_promoted"])
+
+    @property
+    def _writer(self) -> tuple[str, str]:
+        """Name and place of the policy that the round's pairs are responses of."""
+        if self.settings.samples.policy == "sft":
+            return "SFT", self.settings.sft
+        return self.start.policy_of, self.start.policy
 
     @property
     def _reward(self) -> Path:
@@ -347,9 +361,8 @@ class Round:
             if policy.phase == "ppo"
             else f"the judgments of {rounds}"
         )
-        drawn = "SFT" if self.settings.samples.policy == "sft" else self.start.policy_of
         return {
-            "about_samples": f"The pairs are responses of the policy of {drawn}.",
+            "about_samples": f"The pairs are responses of the policy of {self._writer[0]}.",
             "about_reward": f"The reward model starts anew from the SFT backbone and learns from "
             f"all judgments of {rounds}.",
             "about_policy": f"The policy starts from {start} and learns by {policy.phase.upper()} "
@@ -374,7 +387,9 @@ class Round:
             "--ckpt_path=last",  # of a run that was killed; at first there is none
         ]
         output = self.folder / name / "model"
-        self._step(name, output, {**inputs, "command": words}, lambda: self._run(name, words))
+        files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
+        inputs = {**inputs, "command": words, "configs": [digest_source(file) for file in files]}
+        self._step(name, output, inputs, lambda: self._run(name, words))
 
     def _run(self, title: str, words: Sequence[str]) -> None:
         self.say(f"$ {shlex.join(['lit-rlhf', *words])}")
@@ -384,6 +399,11 @@ class Round:
 def record_path(folder: Path, step: str) -> Path:
     """Return where the record of a round's step lies."""
     return folder / f"{STEPS.index(step) + 1}-{step}.json"
+
+
+def random_share(tasks: Sequence[JudgedTask]) -> list[JudgedTask]:
+    """Return a round's tasks that were drawn at random."""
+    return [task for task in tasks if task.metadata[SHARE] == RANDOM]
 
 
 def read_tasks(path: Path) -> list[JudgedTask]:

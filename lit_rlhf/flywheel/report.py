@@ -15,8 +15,8 @@ from lit_rlhf.evaluation.figures import find_figure, read_figures
 from lit_rlhf.evaluation.pictures import plot_with_intervals
 from lit_rlhf.extras import can_draw
 from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment
-from lit_rlhf.flywheel.one_round import MEASURES, read_tasks, record_path
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, num_compared
+from lit_rlhf.flywheel.one_round import MEASURES, OWN, random_share, read_tasks, record_path
 from lit_rlhf.flywheel.promotion import GATE, NEW, SFT
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
@@ -41,10 +41,11 @@ class RoundReport(NamedTuple):
         scores: judge -> the new policy's mean score, with its interval.
         gains: final judge -> the gain over SFT, with its interval.
         judgments: made in this round.
-        all_judgments: that its reward model learned from.
+        all_judgments: of all rounds so far, and what else was in the store.
         tasks: asked in this round.
         share_decided: of its tasks that early stop closed before every slot was filled.
-        agreement: share of pairs of labelers who said the same of a task; None without overlap.
+        agreement: share of pairs of labelers who said the same of a task of the random share; None
+            without overlap.
         human_minutes: that people spent on the round; None where nobody measured.
     """
 
@@ -102,7 +103,7 @@ def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
         return find_figure(figures, metric=metric, subject=NEW, **wanted).estimate.as_json()
 
     judged = read_tasks(folder / "judged" / "full.jsonl")
-    own = [task for task in judged if task.metadata.get("round") == number]
+    own = read_tasks(folder / "judged" / OWN)
     said = [judgment for task in own for judgment in task.judgments]
     spent = [judgment.duration_s for judgment in said if judgment.duration_s is not None]
     return RoundReport(
@@ -115,8 +116,8 @@ def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
         judgments=len(said),
         all_judgments=sum(len(task.judgments) for task in judged),
         tasks=len(own),
-        share_decided=float(np.mean([len(task.judgments) < settings.slots for task in own])),
-        agreement=agreement_of(own),
+        share_decided=sum(_is_decided_early(task, settings) for task in own) / max(len(own), 1),
+        agreement=agreement_of(random_share(own)),
         human_minutes=sum(spent) / 60 if spent else None,
     )
 
@@ -136,25 +137,24 @@ def agreement_of(tasks: Sequence[JudgedTask]) -> float | None:
 def trace(settings: FlywheelSettings, number: int) -> list[str]:
     """Follow one judgment of a round to the checkpoints that it changed, as lines of text."""
     folder = settings.round_folder(number)
-    own = [
-        task
-        for task in read_tasks(folder / "judged" / "full.jsonl")
-        if task.metadata.get("round") == number and task.judgments
-    ]
-    if not own:
+    own = read_tasks(folder / "judged" / OWN)
+    found = [(task, one) for task in own for one in task.judgments if _side(one) is not None]
+    if not found:
         return []
-    task, judgment = own[0], own[0].judgments[0]
+    task, judgment = found[0]
     reward, policy = (
         read_json(record_path(folder, step))["sha256"] for step in ("reward", "policy")
     )
     chosen_by = task.metadata.get("chosen_by")
+    is_ppo = settings.policy.phase == "ppo"
+    learned = "was trained against it" if is_ppo else "by DPO from the same file"
     return [
         f"judgment {judgment.id} by {judgment.labeler}: {judgment.outcome} {judgment.ranks}",
         f"of a pair that {chosen_by} chose ({task.metadata.get('share')} share), in "
         f"{folder / 'tasks.jsonl'}",
         f"is in {folder / 'judged' / 'full.jsonl'}, and counts in its training.jsonl",
         f"from which {folder / 'reward' / 'model'} was trained, sha256 {reward[:12]}",
-        f"against which {folder / 'policy' / 'model'} was trained, sha256 {policy[:12]}",
+        f"and {folder / 'policy' / 'model'} {learned}, sha256 {policy[:12]}",
     ]
 
 
@@ -164,8 +164,9 @@ def _sections(
     promoted = [str(row.round) for row in rounds if row.is_promoted]
     yield f"# {len(rounds)} rounds of the flywheel"
     yield (
-        f"Promoted: round {', '.join(promoted) or 'none'}. {rounds[-1].all_judgments} judgments of "
-        f"{sum(row.tasks for row in rounds)} pairs."
+        f"Promoted: round {', '.join(promoted) or 'none'}. {sum(row.judgments for row in rounds)} "
+        f"judgments of {sum(row.tasks for row in rounds)} pairs; the last reward model's data had "
+        f"{rounds[-1].all_judgments}."
     )
     finals = list(settings.gate.final_judges)
     yield _table(rounds, _JUDGMENTS)
@@ -259,7 +260,7 @@ def _line(
 
 
 def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:
-    if point is None:
+    if point is None or point["value"] is None:
         return "-"
     scale, digits = (100, 1) if percent else (1, 2)
     unit = " %" if percent else ""
@@ -267,6 +268,11 @@ def _shown(point: Mapping[str, Any] | None, *, percent: bool = False) -> str:
     if point["low"] is None:
         return value
     return f"{value} ({scale * point['low']:.{digits}f} to {scale * point['high']:.{digits}f})"
+
+
+def _is_decided_early(task: JudgedTask, settings: FlywheelSettings) -> bool:
+    stop = settings.early_stop
+    return stop is not None and stop.holds(task.judgments) and num_compared(task) < settings.slots
 
 
 def _side(judgment: Judgment) -> int | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.evaluation.bootstrap import Estimate
+from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.responses import read_prompts
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.flywheel.one_round import OPTIONAL_STEPS, STEPS, Round, Run, Start, record_path
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
 from lit_rlhf.modules.precision import choose_precision
+from lit_rlhf.shipped import name_shipped_files
 
 
 def run_rounds(
@@ -31,13 +37,15 @@ def run_rounds(
 
     Raises:
         WaitingError: `waits` is false, and people have not judged all tasks of a round.
-        ConfigError: a finished step had other settings.
+        ConfigError: a finished step had other settings, another process runs them, or a file of
+            settings is missing.
+        DataError: there are no two held-out prompts.
         TrainingError: a command failed.
     """
-    settings.path.mkdir(parents=True, exist_ok=True)
-    settings = with_precision(settings)
+    _check(settings)
     start = Start(1, settings.sft)
-    with FeedbackStore.open(settings.store_address) as store:
+    with _alone_in(settings.path), FeedbackStore.open(settings.store_address) as store:
+        settings = with_precision(settings)
         for number in range(1, settings.rounds + 1):
             say(f"round {number} of {settings.rounds}, from the policy of {start.policy_of}")
             own = Round(settings, start, store, say, run)
@@ -51,6 +59,34 @@ def run_rounds(
             own.measure()
             start = next_start(start, own.folder, is_promoted=own.promote())
             say(_outcome(number, own.folder))
+
+
+def _check(settings: FlywheelSettings) -> None:
+    """Refuse at once what would be found wanting only when people have judged."""
+    try:
+        settings.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder {settings.path}: cannot be made: {error.strerror}") from error
+    phases = {"reward": settings.reward, "policy": settings.policy, "refresh": settings.refresh}
+    for key, phase in phases.items():
+        for file in name_shipped_files([] if phase is None else phase.configs):
+            if not Path(file).is_file():
+                raise ConfigError(f"{key}.configs: there is no file {file}")
+    if len(read_prompts(settings.held_out, 2)) < 2:
+        raise DataError(f"held_out {settings.held_out}: needs two prompts, to tell gain from luck")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run as long as this process lives: two would mix their steps."""
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another `lit-rlhf flywheel run` is at work here; let it end, or end it"
+            ) from None
+        yield
 
 
 def next_start(start: Start, folder: Path, *, is_promoted: bool) -> Start:
@@ -122,10 +158,8 @@ def with_precision(settings: FlywheelSettings) -> FlywheelSettings:
 
 def _outcome(number: int, folder: Path) -> str:
     found = read_json(folder / "promotion.json")
-    gain = found["gain"]
-    said = (
-        f"gain {gain['value']:.3f} ({gain['low']:.3f} to {gain['high']:.3f}), KL {found['kl']:.2f}"
-    )
+    gain, interval = Figure("", "", "", Estimate.from_json(found["gain"])).shown()
+    said = f"gain {gain} ({interval}), KL {found['kl']:.2f}"
     if found["is_promoted"]:
         return f"round {number}: promoted, {said}"
     return f"round {number}: not promoted, {said}: {'; '.join(found['reasons'])}"

@@ -37,7 +37,8 @@ def run_step(
         The digest of the output.
 
     Raises:
-        ConfigError: the step was finished from other inputs: the settings were changed.
+        ConfigError: the step was finished from other inputs (the settings were changed), or its
+            output is gone.
         TrainingError: `make` left nothing.
     """
     plain = json.loads(json.dumps(inputs, default=str))
@@ -47,6 +48,11 @@ def run_step(
         clear(output)
         clear(_checkpoints(output))  # from which other inputs must not go on
     elif before is not None and before["sha256"] is not None:
+        if not output.exists():
+            raise ConfigError(
+                f"{output}: is gone, and a finished step left it; put it back, or delete {record} "
+                "to run the step again"
+            )
         clear(_checkpoints(output))  # killed just before the end of this function
         return str(before["sha256"])
     entry = {"inputs": plain, "output": output.name, "sha256": None}

@@ -34,6 +34,11 @@ def test_chosen_pairs_become_tasks(tmp_path, capsys):
     words = ["feedback", "choose", file, store, "--num-tasks", "10", "--reward", str(reward)]
     words += ["--acquisition", '{"class_path": "DOptimal", "init_args": {"ridge": 2.0}}']
     assert main([*words, "--policy", "round 1"]) == 0
-    assert capsys.readouterr().out.endswith("10 new tasks, 2 by RandomPairs, 8 by DOptimal\n")
+    # Eight pairs of 18 are left.
+    assert capsys.readouterr().out.endswith("8 new tasks, 2 by RandomPairs, 6 by DOptimal\n")
+    assert main([*words[:6], "--policy", "round 1"]) == 0
+    assert capsys.readouterr().out == "0 new tasks, 8 by RandomPairs; 8 were there before\n"
+    assert main([*words[:6], "--slots", "0"]) == 1
+    assert "--slots 0: must be at least 1" in capsys.readouterr().err
     assert main([*words[:6], "--acquisition", "Nearest"]) == 1
     assert "is none of DOptimal, DRTS, DeltaUCB" in capsys.readouterr().err

@@ -113,3 +113,35 @@ def test_candidates_are_read_with_their_place(tmp_path):
 def test_without_a_random_share_nothing_could_be_measured():
     with pytest.raises(ConfigError, match=r"choice.random_share is 0"):
         Choice(random_share=0)
+
+
+def test_something_is_always_measured():
+    choice = Choice(num_tasks=2, random_share=0.05)
+    assert shares(choose_tasks(SAMPLED, [], None, choice, seed=1))["random", "RandomPairs"] == 1
+
+
+def test_features_that_are_no_numbers_are_refused():
+    def broken(prompts, responses):
+        return np.where(np.arange(len(responses))[:, None] == 3, np.nan, 1.0)
+
+    with pytest.raises(DataError, match="bounds of the scores are no finite numbers"):
+        choose_tasks(SAMPLED, judged(), broken, Choice(num_tasks=4, heads=HEADS), seed=1)
+
+
+def test_no_pair_is_asked_again():
+    """Nor turned round: of what a reward model has seen, the random share says nothing."""
+    first = choose_tasks(SAMPLED, [], None, Choice(num_tasks=40), seed=1)
+    said = [
+        task._replace(responses=task.responses[::-1], judgments=(FIRST_BETTER,)) for task in first
+    ]
+    again = choose_tasks(SAMPLED, said, None, Choice(num_tasks=100), seed=1)
+    assert len(again) == 8 * 10 - 40
+    asked = [
+        {(task.prompt, frozenset(task.responses)) for task in tasks} for tasks in (first, again)
+    ]
+    assert not asked[0] & asked[1]
+
+
+def test_nothing_to_ask_about_is_said():
+    with pytest.raises(DataError, match="no prompt has two different responses that nobody"):
+        choose_tasks([Sampled("p", ("same", "same"))], [], None, Choice(), seed=1)

@@ -127,3 +127,29 @@ def test_ctrl_c_ends_the_waiting_and_loses_nothing(store, monkeypatch):
     with pytest.raises(WaitingError, match="4 judgments of 1 tasks are missing; run the same"):
         run(store, tasks("chosen"), settings(People()), waits=True)
     assert store.counts().open_slots == 4
+
+
+def test_other_slots_hold_for_tasks_that_are_there(store):
+    """People do not finish, so fewer are asked; then more again."""
+    asked, made = tasks("chosen", "random"), settings(People(), early_stop=None)
+    with pytest.raises(WaitingError, match="8 judgments of 2 tasks are missing"):
+        run(store, asked, made)
+    for task in store.claim("ana", count=2):
+        store.submit(task.id, Judgment("tie", labeler="ana", id=f"ana{task.id}"))
+    run(store, asked, replace(made, slots=1))
+    assert store.counts().open_slots == 0
+    with pytest.raises(WaitingError, match="2 judgments of 2 tasks are missing"):
+        run(store, asked, replace(made, slots=2))
+
+
+@pytest.mark.parametrize("breaks_after", [1, 2])
+def test_a_machine_that_changes_its_mind_after_a_kill_is_taken_at_its_first_word(
+    store, breaks_after
+):
+    asked, said = tasks("chosen", "random"), {"p0": [None], "p1": [FIRST]}
+    with pytest.raises(KilledError):
+        run(store, asked, settings(Scripted({**said, "p1": [FIRST, FIRST]}, breaks_after)))
+    run(store, asked, settings(Scripted({"p0": [SECOND], "p1": [SECOND]}), slots=1))
+    second = FIRST if breaks_after == 2 else SECOND
+    assert judged(store) == {"p0": [("m0", None)], "p1": [("m0", second)]}
+    assert store.counts().open_slots == 0

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.evaluation.endpoint import EndpointError
+from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
 from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.feedback.reading import StoredTask
 from lit_rlhf.flywheel import labelers
@@ -117,3 +119,34 @@ def test_an_ai_judge_judges_each_pair_once():
 
 def test_people_are_not_asked_by_the_program():
     assert list(People().judge([task(0, ("a", "b"))], 3)) == []
+
+
+def test_people_are_looked_for_in_some_seconds():
+    with pytest.raises(ConfigError, match=r"labeler.poll_s is -1"):
+        People(poll_s=-1)
+
+
+def test_answers_of_an_ai_judge_outlive_an_endpoint_that_fails(monkeypatch):
+    asked = []
+
+    def compare(self, prompts, first, second):
+        asked.append([prompt.where for prompt in prompts])
+        if len(asked) == 2:
+            raise EndpointError("gone")
+        return Verdicts(*[np.ones(len(prompts))] * 3)
+
+    monkeypatch.setattr(PairJudge, "compare", compare)
+    monkeypatch.setattr(labelers, "_ASKED_TOGETHER", 2)
+    judge = AIJudge("http://127.0.0.1:1/v1", "judge-1")
+    tasks, said = [task(number, ("aa", "b")) for number in range(5)], {}
+    with pytest.raises(EndpointError, match="gone"):
+        said.update(judge.judge(tasks, 1))
+    assert list(said) == [0, 1]
+    stored = [
+        one._replace(content=one.content._replace(judgments=(said[one.id],)))
+        for one in tasks[: len(said)]
+    ]
+    said.update(judge.judge([*stored, *tasks[2:]], 1))
+    assert list(said) == [0, 1, 2, 3, 4]
+    assert asked == [["task 0", "task 1"], *[["task 2", "task 3", "task 4"]] * 2]
+    assert list(judge.judge(stored, 1)) == []

@@ -1,17 +1,23 @@
 """The loop: what each round starts from, what a second run skips, and people who are waited for."""
 
 import json
+import math
 import uuid
+from dataclasses import replace
 
 import pytest
 
-from lit_rlhf.errors import ConfigError, TrainingError
-from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.cli import main
+from lit_rlhf.errors import ConfigError, DataError, LitRLHFError, TrainingError
+from lit_rlhf.feedback.early_stop import EarlyStop
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.flywheel import models
 from lit_rlhf.flywheel.collecting import WaitingError
 from lit_rlhf.flywheel.one_round import read_tasks
-from lit_rlhf.flywheel.report import write_report
+from lit_rlhf.flywheel.report import read_round, write_report
 from lit_rlhf.flywheel.rounds import read_status, run_rounds
+from lit_rlhf.flywheel.settings import PhaseConfig
 from lit_rlhf.flywheel.steps import read_rows
 from tests.flywheel.tiny_run import StandIns, tiny_settings
 from tests.support.phases import write_rows
@@ -70,6 +76,22 @@ def test_a_better_policy_is_promoted_and_the_next_round_samples_from_it(tmp_path
     assert origins == {("round 1", "round 1")}
 
 
+def test_responses_of_sft_are_said_to_be_its_own(tmp_path, monkeypatch):
+    samples = {"policy": "sft", "num_prompts": 6, "num_responses": 3, "max_new_tokens": 6}
+    settings = tiny_settings(tmp_path, monkeypatch, samples=samples)
+    go(settings, StandIns(gain=0.1))  # round 1 is promoted
+    assert {task.models for task in own(settings, 2)} == {("SFT", "SFT")}
+
+
+def test_a_changed_file_of_settings_is_another_input(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, rounds=1)
+    go(settings, StandIns())
+    with (tmp_path / "ppo.yaml").open("a") as stream:
+        stream.write("seed_everything: 3\n")
+    with pytest.raises(ConfigError, match=r"step '7-policy' .* \(configs\)"):
+        go(settings, StandIns())
+
+
 def test_a_policy_that_is_not_better_is_left_behind_and_its_judgments_stay(tmp_path, monkeypatch):
     run = StandIns(gain=-0.01)
     settings = tiny_settings(tmp_path, monkeypatch)
@@ -104,6 +126,8 @@ def test_the_best_responses_of_all_rounds_join_sft(tmp_path, monkeypatch):
     refresh = {"base": "sft", "data": "sft.jsonl", "num_best": 2, "configs": ["reward.yaml"]}
     settings = tiny_settings(tmp_path, monkeypatch, refresh=refresh)
     write_rows(tmp_path / "sft.jsonl", demonstrations)
+    with (tmp_path / "sft.jsonl").open("a") as stream:
+        stream.write("\n")  # as an editor may leave it
     run = StandIns()
     go(settings, run)
     assert [words[0] for _, words in run.commands] == ["reward", "sft", "ppo", "evaluate"] * 2
@@ -222,6 +246,8 @@ def test_the_report_has_every_round(tmp_path, monkeypatch):
         "final_judges": {"last": "reward:gold"},
     }
     settings = tiny_settings(tmp_path, monkeypatch, gate=gate)
+    # All at random, as raters are measured there alone.
+    settings = replace(settings, choice=replace(settings.choice, random_share=1))
     go(settings, StandIns())
     text = write_report(settings).read_text()
     assert text.startswith("# 2 rounds of the flywheel\n\nPromoted: round 1, 2. ")
@@ -241,3 +267,143 @@ def test_the_report_has_every_round(tmp_path, monkeypatch):
 def test_before_the_first_round_there_is_no_status(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="no round has begun"):
         list(read_status(tiny_settings(tmp_path, monkeypatch)))
+
+
+def own(settings, number):
+    return read_tasks(settings.round_folder(number) / "judged" / "own.jsonl")
+
+
+def test_runs_that_share_a_store_measure_their_own_tasks(tmp_path, monkeypatch):
+    one = tiny_settings(tmp_path, monkeypatch, store="shared.db", rounds=1)
+    go(one, StandIns())
+    other = replace(one, folder="other", seed=2)
+    go(other, StandIns())
+    found = read_round(other, 1)
+    assert found.tasks == len(own(other, 1)) == 8
+    assert found.all_judgments > found.judgments  # the other run's are learned from, too
+
+
+def test_judgments_of_another_kind_in_the_store_change_no_figure(tmp_path, monkeypatch):
+    ana = Judgment("judged", (1, 2), labeler="ana")
+    rated = Judgment("judged", ratings=(3.0,), labeler="ana")
+    with FeedbackStore.open(str(tmp_path / "shared.db")) as store:
+        store.add_tasks(
+            [
+                JudgedTask("p", ("a", "b"), (ana,), None, {"round": 1}),
+                JudgedTask("q", ("a", "b"), (ana,), None, {}, "harmless"),
+                JudgedTask("r", ("a",), (rated,), None, {}),
+            ]
+        )
+    settings = tiny_settings(tmp_path, monkeypatch, store="shared.db", rounds=1)
+    go(settings, StandIns())
+    assert read_round(settings, 1).tasks == 8
+    rows = read_rows(settings.round_folder(1) / "judged" / "training.jsonl")
+    prompts = {row["prompt"] for row in rows}
+    assert "p" in prompts  # it answers the same question
+    assert "q" not in prompts
+
+
+def judge_all(labelers, say, db="run/feedback.db"):
+    with FeedbackStore.open(db) as store:
+        for name in labelers:
+            for task in store.claim(name, count=20):
+                store.submit(task.id, say(name, task))
+
+
+def test_a_round_in_which_people_see_no_difference_ends_and_is_reported(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, labeler=PEOPLE, slots=1)
+    for _ in range(2):
+        with pytest.raises(WaitingError):
+            go(settings, StandIns(), waits=False)
+        judge_all(["ana"], lambda name, task: Judgment("tie", labeler=name, id=f"{name}{task.id}"))
+    go(settings, StandIns(), waits=False)
+    assert "| 2     | -" in write_report(settings).read_text()  # nobody preferred anything
+
+
+def test_the_report_counts_and_follows_what_compares(tmp_path, monkeypatch):
+    """A skip goes to somebody else, and trains nothing."""
+    settings = tiny_settings(tmp_path, monkeypatch, labeler=PEOPLE, slots=3, rounds=1)
+    with pytest.raises(WaitingError):
+        go(settings, StandIns(), waits=False)
+    judge_all(["ana"], lambda name, task: Judgment("skip", labeler=name, id=f"ana{task.id}"))
+
+    def same(name, task):
+        return Judgment("judged", (1, 2), labeler=name, id=f"{name}{task.id}")
+
+    judge_all(["ben", "cleo"], same)
+    with pytest.raises(WaitingError, match="2 judgments of 2 tasks"):  # of the random share
+        go(replace(settings, early_stop=EarlyStop(accuracy=0.9)), StandIns(), waits=False)
+    judge_all(["dan"], lambda n, t: same(n, t)._replace(ranks=(2, 1)))
+    settings = replace(settings, early_stop=EarlyStop(accuracy=0.9))
+    go(settings, StandIns(), waits=False)
+    found = read_round(settings, 1)
+    assert found.share_decided == 6 / 8
+    assert found.agreement == pytest.approx(1 / 3)  # of the two tasks of the random share
+    assert "by ben: judged (1, 2)" in write_report(settings).read_text()
+
+
+def test_a_gain_without_an_interval_is_said(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, rounds=1)
+    said = go(settings, StandIns(gain=math.nan))
+    assert said[-1].startswith("round 1: not promoted, gain - (-), KL 1.50: the gain's lower")
+    write_report(settings)
+
+
+def test_a_policy_that_collapsed_is_left_behind_and_ends_no_run(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, rounds=1)
+    real = models._sample
+
+    def sample(policy, prompts, config, how):
+        if "round-01/policy" in policy:
+            return [("same",) * config.num_responses for _ in prompts]
+        return real(policy, prompts, config, how)
+
+    monkeypatch.setattr(models, "_sample", sample)
+    go(settings, StandIns(gain=-1))
+    assert read_round(settings, 1).measures["on_own_samples"] is None
+    assert write_report(settings).exists()
+
+
+def test_two_runs_of_one_folder_do_not_mix(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, rounds=1)
+
+    class Second(StandIns):
+        def __call__(self, title, words):
+            with pytest.raises(ConfigError, match="another `lit-rlhf flywheel run` is at work"):
+                go(settings, StandIns())
+            super().__call__(title, words)
+
+    run = Second()
+    go(settings, run)
+    assert len(run.commands) == 3
+    go(settings, StandIns())  # the lock is free again
+
+
+def test_a_store_without_the_earlier_judgments_is_refused(tmp_path, monkeypatch):
+    settings = tiny_settings(tmp_path, monkeypatch, rounds=1)
+    go(settings, StandIns())
+    (tmp_path / "run" / "feedback.db").unlink()
+    more = replace(settings, rounds=2)
+    with pytest.raises(DataError, match=r"lacks 8 judged tasks .* feedback import run/round-01"):
+        go(more, StandIns())
+    judged = str(settings.round_folder(1) / "judged" / "full.jsonl")
+    assert main(["feedback", "import", judged, "run/feedback.db"]) == 0
+    go(more, StandIns())
+    assert read_round(more, 2).all_judgments == 48
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": PhaseConfig("ppo", ["no.yaml"])}, "policy.configs: there is no file"),
+        ({"held_out": "none.jsonl"}, "none.jsonl: there is no such file"),
+        ({"held_out": "sft.jsonl"}, "held_out sft.jsonl: needs two prompts"),
+        ({"folder": "sft.jsonl/run"}, "folder sft.jsonl/run: cannot be made: Not a directory"),
+    ],
+)
+def test_what_is_missing_is_said_before_anybody_judges(tmp_path, monkeypatch, changes, message):
+    write_rows(tmp_path / "sft.jsonl", [{"prompt": "p", "response": "r"}])
+    settings = replace(tiny_settings(tmp_path, monkeypatch), **changes)
+    with pytest.raises(LitRLHFError, match=message):
+        go(settings, StandIns())
+    assert not list(tmp_path.glob("run/round*"))

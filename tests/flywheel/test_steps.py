@@ -82,3 +82,10 @@ def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path):
     (folder / "a").rename(folder / "b")
     digests.append(digest(folder))
     assert len(set(digests)) == 3
+
+
+def test_a_finished_step_whose_output_is_gone_is_named(output):
+    run_step(record(output), output, {}, Work(output))
+    output.unlink()
+    with pytest.raises(ConfigError, match=r"samples.jsonl: is gone.*delete .*1-sample.json"):
+        run_step(record(output), output, {}, Work(output))
