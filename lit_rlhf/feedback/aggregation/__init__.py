@@ -7,9 +7,14 @@ responses' strengths or of the labelers' accuracies.
 
 from lit_rlhf.feedback.aggregation.choice_models import BradleyTerry, PlackettLuce
 from lit_rlhf.feedback.aggregation.dawid_skene import OneCoinDawidSkene
-from lit_rlhf.feedback.aggregation.majority import Majority
-from lit_rlhf.feedback.aggregation.method import Aggregation, BetaMean
-from lit_rlhf.feedback.aggregation.pairs import JudgedPair, judged_pairs, mean_ratings
+from lit_rlhf.feedback.aggregation.method import (
+    Aggregation,
+    BetaMean,
+    JudgedPair,
+    Majority,
+    judged_pairs,
+    mean_ratings,
+)
 
 __all__ = [
     "Aggregation",

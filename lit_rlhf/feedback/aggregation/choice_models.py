@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.feedback.aggregation.method import Aggregation
-from lit_rlhf.feedback.aggregation.pairs import (
+from lit_rlhf.feedback.aggregation.method import (
+    Aggregation,
     JudgedPair,
     larger_is_better,
     oriented,

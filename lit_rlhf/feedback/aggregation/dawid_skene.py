@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.feedback.aggregation.method import Aggregation
-from lit_rlhf.feedback.aggregation.pairs import (
+from lit_rlhf.feedback.aggregation.method import (
+    Aggregation,
     JudgedPair,
     larger_is_better,
     oriented,
