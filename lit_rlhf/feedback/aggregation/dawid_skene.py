@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -136,14 +137,9 @@ def _votes(group: JudgedGroup) -> Mapping[tuple[int, int], list[_Vote]]:
         )
     votes: dict[tuple[int, int], list[_Vote]] = {}
     for name, scores in zip(group.labelers, larger_is_better(group), strict=True):
-        for a, b, side in _preferences(scores):
-            votes.setdefault((a, b), []).append(_Vote(name or "", side))
+        for a, b in combinations(range(len(scores)), 2):
+            first, second = scores[a], scores[b]
+            if first is not None and second is not None and first != second:
+                vote = _Vote(name or "", 1 if first > second else -1)
+                votes.setdefault((a, b), []).append(vote)
     return votes
-
-
-def _preferences(scores: tuple[float | None, ...]) -> Iterator[tuple[int, int, int]]:
-    judged = [(index, score) for index, score in enumerate(scores) if score is not None]
-    for place, (a, first) in enumerate(judged):
-        for b, second in judged[place + 1 :]:
-            if first != second:
-                yield a, b, 1 if first > second else -1

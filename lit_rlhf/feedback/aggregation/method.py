@@ -34,25 +34,6 @@ class JudgedPair(NamedTuple):
     margin: float = 0.0
 
 
-def judged_pairs(judgment: Comparison | JudgedGroup) -> list[JudgedPair]:
-    """Return each unordered pair of responses that somebody judged, once.
-
-    `probability = (1 / n) * sum over n labelers of ([a > b] + 0.5 * [a == b])`, over the labelers
-    who judged both. A comparison is the smallest group: one pair, `chosen` at 0 and `rejected` at
-    1, turned round where its probability is below one half.
-
-    Returns:
-        The pairs in the order of their responses; a pair that nobody judged is left out, so the
-        list may be empty.
-    """
-    if isinstance(judgment, Comparison):
-        return [oriented(0, 1, judgment.probability, 1 - judgment.probability, judgment.weight)]
-    return [
-        oriented(a, b, first / (first + second), second / (first + second), judgment.weight)
-        for a, b, first, second in pair_points(judgment)
-    ]
-
-
 def pair_points(group: JudgedGroup) -> list[tuple[int, int, int, int]]:
     """Return each pair that somebody judged with the points of either response.
 
@@ -135,7 +116,8 @@ class Aggregation(abc.ABC):
     def pairs(self, judgment: Comparison | JudgedGroup) -> list[JudgedPair]:
         """Return each pair of responses that somebody judged, once, the preferred one first."""
         if isinstance(judgment, Comparison):
-            return judged_pairs(judgment)
+            first = judgment.probability
+            return [oriented(0, 1, first, 1 - first, judgment.weight)]
         return self.pairs_of_group(judgment)
 
     @abc.abstractmethod
@@ -171,6 +153,20 @@ class BetaMean(Aggregation):
             total = first + second
             pairs.append(oriented(a, b, first / total, second / total, group.weight))
         return pairs
+
+
+def judged_pairs(judgment: Comparison | JudgedGroup) -> list[JudgedPair]:
+    """Return each unordered pair of responses that somebody judged, once, with plain shares.
+
+    `probability = (1 / n) * sum over n labelers of ([a > b] + 0.5 * [a == b])`, over the labelers
+    who judged both. A comparison is the smallest group: one pair, `chosen` at 0 and `rejected` at
+    1, turned round where its probability is below one half.
+
+    Returns:
+        The pairs in the order of their responses; a pair that nobody judged is left out, so the
+        list may be empty.
+    """
+    return BetaMean(prior=0).pairs(judgment)
 
 
 @dataclass(frozen=True)
