@@ -5,6 +5,7 @@ a row of ours by `row_of`, and what the data modules learn from by `judged_group
 """
 
 from lit_rlhf.feedback.formats.ours import FeedbackRecord, judged_group, record_of, row_of
+from lit_rlhf.feedback.formats.parts import OurRow, RowFormat
 from lit_rlhf.feedback.formats.reading import (
     FORMATS,
     OUR_NAMES,
@@ -15,7 +16,6 @@ from lit_rlhf.feedback.formats.reading import (
     read_feedback,
     read_rows,
 )
-from lit_rlhf.feedback.formats.row_format import OurRow, RowFormat
 
 __all__ = [
     "FORMATS",

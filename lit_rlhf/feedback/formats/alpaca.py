@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lit_rlhf.feedback.fields import Record, is_present, read_list, read_text, wrong_field
-from lit_rlhf.feedback.formats.parts import has, rest, user_turn
-from lit_rlhf.feedback.formats.row_format import OurRow, ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import OurRow, ReadResult, RowFormat, has, rest, user_turn
 from lit_rlhf.prompts import Conversation, Message
 
 _ANSWERS = ("output", "response", "chosen", "rejected")

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_list, read_number, wrong_field
 from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
     prompt_field,
     read_labeler,
     read_object,
@@ -19,7 +21,6 @@ from lit_rlhf.feedback.formats.parts import (
     rest,
     user_turn,
 )
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 _NO_FIELDS = ("id", "status", "external_id", "metadata", "split", "_server_id")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from lit_rlhf.feedback.fields import Record, is_present, read_text, wrong_field
-from lit_rlhf.feedback.formats.parts import known_by, read_labeler, rest, user_turn
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
+    known_by,
+    read_labeler,
+    rest,
+    user_turn,
+)
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message
 

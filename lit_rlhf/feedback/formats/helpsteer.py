@@ -7,6 +7,8 @@ import re
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, read_number, read_text
 from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
     known_by,
     read_chat,
     read_objects,
@@ -15,7 +17,6 @@ from lit_rlhf.feedback.formats.parts import (
     two_responses,
     user_turn,
 )
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message, content_text
 

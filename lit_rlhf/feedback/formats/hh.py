@@ -6,8 +6,7 @@ import re
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, read_text
-from lit_rlhf.feedback.formats.parts import compared, last_answers, rest
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import ReadResult, RowFormat, compared, last_answers, rest
 from lit_rlhf.feedback.judgments import JudgedTask
 from lit_rlhf.prompts import Conversation, Message
 

@@ -8,6 +8,8 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_list, read_number, read_text, wrong_field
 from lit_rlhf.feedback.formats.parts import (
     Better,
+    ReadResult,
+    RowFormat,
     compared,
     has,
     prompt_field,
@@ -18,7 +20,6 @@ from lit_rlhf.feedback.formats.parts import (
     rest,
     user_turn,
 )
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 _SIDES: dict[str, Better] = {"left": "first", "right": "second", "none": "neither"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from lit_rlhf.feedback.fields import Record, wrong_field
 from lit_rlhf.feedback.formats.parts import (
     Better,
+    ReadResult,
+    RowFormat,
     compared,
     known_by,
     read_duration,
@@ -13,7 +15,6 @@ from lit_rlhf.feedback.formats.parts import (
     two_responses,
     user_turn,
 )
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import Judgment
 
 _ANSWERS = ("completion_a", "completion_b")

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_list, read_number, read_text
-from lit_rlhf.feedback.formats.parts import has, read_labeler, read_object, read_objects, rest
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
+    has,
+    read_labeler,
+    read_object,
+    read_objects,
+    rest,
+)
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message
 

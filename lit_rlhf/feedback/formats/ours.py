@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, wrong_field
-from lit_rlhf.feedback.formats.parts import Better, compared, rest
-from lit_rlhf.feedback.formats.row_format import OurRow
+from lit_rlhf.feedback.formats.parts import Better, OurRow, compared, rest
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, rankings_of
 from lit_rlhf.feedback.meant_fields import is_unpaired
 from lit_rlhf.feedback.records import (

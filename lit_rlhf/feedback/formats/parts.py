@@ -1,10 +1,10 @@
-"""What many shapes share: chats under other names, preferences of two, what is left of a row."""
+"""What a public shape is, and what many share: chats under other names, preferences of two."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import (
@@ -20,6 +20,9 @@ from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.prompts import Conversation, Message, Response
 
+# A row in our own shape (docs/data.md), with the keys that the format does not know.
+OurRow = dict[str, object]
+ReadResult = list[JudgedTask | OurRow]
 Better = Literal["first", "second", "neither"]
 PROMPT_FIELDS = ("prompt", "instruction", "question", "input", "text")
 STANDARD_ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -31,6 +34,28 @@ _ROLES = {
     **dict.fromkeys(("observation", "function_response", "function"), "tool"),
 }
 _RANKS: dict[Better, tuple[int, int]] = {"first": (1, 2), "second": (2, 1), "neither": (1, 1)}
+
+
+class RowFormat(NamedTuple):
+    """A public shape of rows.
+
+    Attributes:
+        name: as `data.format` names it.
+        detects: says by its keys whether a row has this shape; no row has two.
+        read: turns a row and its place into what it holds: none, one or more judged tasks, or
+            rows of ours (demonstrations, unpaired labels). It raises a DataError for a bad row.
+        joins_rows: rows next to each other that have one prompt and one labeler are one task.
+        looks_declared: says of a task that its order may be that of the declaration, not the
+            labeler's; where all of a file do, a warning says so.
+        most_per_prompt: as many pairs of a prompt are trained on, the first ones.
+    """
+
+    name: str
+    detects: Callable[[Record], bool]
+    read: Callable[[Record, str], ReadResult]
+    joins_rows: bool = False
+    looks_declared: Callable[[JudgedTask], bool] | None = None
+    most_per_prompt: int | None = None
 
 
 def has(row: Record, *fields: str) -> bool:

@@ -8,6 +8,8 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_list, read_text, wrong_field
 from lit_rlhf.feedback.formats.parts import (
     Better,
+    ReadResult,
+    RowFormat,
     compared,
     has,
     read_labeler,
@@ -16,7 +18,6 @@ from lit_rlhf.feedback.formats.parts import (
     second_better_by,
     user_turn,
 )
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 _SELECTIONS: dict[object, Better] = {"A": "first", "B": "second", "tie": "neither"}

@@ -6,8 +6,15 @@ from itertools import groupby
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, read_number, read_text
-from lit_rlhf.feedback.formats.parts import known_by, read_labeler, read_objects, rest, user_turn
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
+    known_by,
+    read_labeler,
+    read_objects,
+    rest,
+    user_turn,
+)
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.prompts import Conversation, Message
 

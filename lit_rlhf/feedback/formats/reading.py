@@ -18,9 +18,9 @@ from lit_rlhf.feedback.formats.label_studio import LABEL_STUDIO
 from lit_rlhf.feedback.formats.multipref import MULTIPREF
 from lit_rlhf.feedback.formats.oasst import OASST
 from lit_rlhf.feedback.formats.ours import FeedbackRecord, record_of, row_of
+from lit_rlhf.feedback.formats.parts import OurRow, ReadResult, RowFormat
 from lit_rlhf.feedback.formats.potato import POTATO
 from lit_rlhf.feedback.formats.prism import PRISM, PRISM_UTTERANCES
-from lit_rlhf.feedback.formats.row_format import OurRow, ReadResult, RowFormat
 from lit_rlhf.feedback.formats.sharegpt import SHAREGPT
 from lit_rlhf.feedback.formats.shp import SHP
 from lit_rlhf.feedback.formats.token_samples import BEST_OF_4

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lit_rlhf.feedback.fields import Record, is_present, wrong_field
-from lit_rlhf.feedback.formats.parts import STANDARD_ROLES, read_chat
-from lit_rlhf.feedback.formats.row_format import OurRow, ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import STANDARD_ROLES, OurRow, ReadResult, RowFormat, read_chat
 
 _CHATS = ("conversations", "conversation", "messages")
 _RESPONSES = ("chosen", "rejected")

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from lit_rlhf.feedback.fields import Record, read_number, wrong_field
-from lit_rlhf.feedback.formats.parts import compared, known_by, two_responses, user_turn
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
+    compared,
+    known_by,
+    two_responses,
+    user_turn,
+)
 
 _ANSWERS = ("human_ref_A", "human_ref_B")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record
-from lit_rlhf.feedback.formats.parts import known_by
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import ReadResult, RowFormat, known_by
 
 
 def _read(row: Record, where: str) -> ReadResult:

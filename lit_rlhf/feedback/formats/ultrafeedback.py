@@ -10,8 +10,14 @@ import math
 from collections.abc import Mapping
 
 from lit_rlhf.feedback.fields import Record, read_text, wrong_field
-from lit_rlhf.feedback.formats.parts import read_object, read_objects, rest, user_turn
-from lit_rlhf.feedback.formats.row_format import ReadResult, RowFormat
+from lit_rlhf.feedback.formats.parts import (
+    ReadResult,
+    RowFormat,
+    read_object,
+    read_objects,
+    rest,
+    user_turn,
+)
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 
