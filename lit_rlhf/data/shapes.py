@@ -15,10 +15,10 @@ from itertools import islice
 
 from lit_rlhf.data.records import ERROR, PLACE, Records, SourcedRecord, json_features, keep_table
 from lit_rlhf.errors import DataError
+from lit_rlhf.feedback.exchange import row_of
 from lit_rlhf.feedback.formats import (
     FORMATS,
     OUR_NAMES,
-    as_our_row,
     check_format,
     find_format,
     read_rows,
@@ -96,7 +96,10 @@ def _rows(records: Records, name: str) -> Iterator[dict[str, object]]:
             pairs_of_prompt[prompt] += 1
             if pairs_of_prompt[prompt] > most:
                 continue
-        row = {ERROR: str(content)} if isinstance(content, DataError) else as_our_row(content)
+        if isinstance(content, DataError):
+            row: dict[str, object] = {ERROR: str(content)}
+        else:
+            row = row_of(content) if isinstance(content, JudgedTask) else content
         yield _row(records, row, where)
     yield from _taken(records, broken)
 

@@ -1,25 +1,28 @@
-"""Judged tasks as rows of files, and files as judged tasks."""
+"""Judged tasks as rows of ours, TRL's among them, and such rows as judged tasks."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from pathlib import Path
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.aggregation import judged_pairs
 from lit_rlhf.feedback.fields import Record, is_present, read_list, read_text, wrong_field
-from lit_rlhf.feedback.formats import find_format, judged_group, read_feedback, row_of
-from lit_rlhf.feedback.formats.ours import FeedbackRecord
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
+from lit_rlhf.feedback.formats.parts import Better, OurRow, compared, rest
+from lit_rlhf.feedback.judgments import JudgedTask, Judgment, rankings_of
+from lit_rlhf.feedback.meant_fields import is_unpaired
 from lit_rlhf.feedback.prompts import split_prompt
-from lit_rlhf.feedback.records import Demonstration, Unpaired
-from lit_rlhf.row_files import is_row_file, read_object, read_rows
+from lit_rlhf.feedback.records import (
+    Comparison,
+    JudgedGroup,
+    LabelerScores,
+    parse_demonstration,
+    parse_judged_group,
+    parse_judgment,
+    parse_prompt,
+    parse_unpaired,
+)
 
-BadRows = Literal["refuse", "skip"]
 _LISTS = ("ranks", "ratings", "side_order")
 _TEXT, _NUMBER, _WHOLE = ((str,), "text"), ((int, float), "a number"), ((int,), "a whole number")
 # Field of a judgment -> the types that it, or each of its values, may have, and their name.
@@ -31,24 +34,60 @@ _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("ranks", "side_order", "strength"), _WHOLE),
     "is_gold": ((bool,), "true or false"),
 }
+_JUDGED = ("prompt", "chosen", "rejected", "responses", "rankings", "ratings", "labelers")
+# What a task has in its metadata, and training reads beside the prompt.
+_BESIDE = ("weight", "tools")
 
 
-def training_row(task: JudgedTask) -> dict[str, object] | None:
+def training_row(task: JudgedTask) -> OurRow | None:
     """Return the judged group that the data modules read, with the names of its labelers.
 
     Returns:
         None where no judgment compares two responses.
     """
-    ordered = _ratings_last(task)
-    labelers = [
-        judgment.labeler
-        for judgment in ordered.judgments
-        for _ in range(_num_lists(task, judgment))
-    ]
-    if len(task.responses) < 2 or not labelers:
+    _, lists = _lists_of(task)
+    if len(task.responses) < 2 or not lists:
         return None
-    row = {key: value for key, value in row_of(ordered).items() if key != "metadata"}
-    return row | {"labelers": labelers}
+    row = {key: value for key, value in row_of(task).items() if key != "metadata"}
+    return row | {"labelers": [labeler for labeler, _ in lists]}
+
+
+def row_of(task: JudgedTask) -> OurRow:
+    """Return a judged task as a judged group's row, with all judgments that compare responses.
+
+    Skips say nothing about the responses and are left out.
+    """
+    field, lists = _lists_of(task)
+    beside = {key: task.metadata[key] for key in _BESIDE if task.metadata.get(key) is not None}
+    strengths = [judgment.strength for judgment in task.judgments]
+    return {
+        "prompt": task.prompt,
+        "responses": list(task.responses),
+        field: [scores for _, scores in lists],
+        **beside,
+        **({"strengths": strengths} if any(strengths) else {}),
+        "metadata": task.metadata,
+    }
+
+
+def _lists_of(task: JudgedTask) -> tuple[str, list[tuple[str | None, Sequence[float | None]]]]:
+    """Return "rankings" or "ratings", and each list of these with its labeler.
+
+    A row has one kind of judgments: beside rankings, ratings are last, as places of their order.
+    """
+    num_responses = len(task.responses)
+    found = [
+        (said, positions, said.outcome == "judged" and said.ranks is None)
+        for said in task.judgments
+        if (positions := said.positions(num_responses)) is not None
+    ]
+    if found and all(is_rating for _, _, is_rating in found):
+        return "ratings", [(said.labeler, said.ratings or ()) for said, _, _ in found]
+    return "rankings", [
+        (said.labeler, ranks)
+        for said, positions, is_rating in sorted(found, key=lambda one: one[2])
+        for ranks in ([positions] if is_rating else rankings_of(positions))
+    ]
 
 
 def full_row(task: JudgedTask) -> dict[str, object]:
@@ -69,9 +108,10 @@ def full_row(task: JudgedTask) -> dict[str, object]:
 
 def trl_rows(task: JudgedTask, where: str) -> Iterator[dict[str, object]]:
     """Yield TRL's comparisons: `prompt`, `chosen`, `rejected`; `probability` as we read it."""
-    if training_row(task) is None:
+    row = training_row(task)
+    if row is None:
         return
-    group = judged_group(task, where)
+    group = parse_judged_group(row, where)
     for pair in judged_pairs(group):
         yield {
             "prompt": group.prompt,
@@ -82,16 +122,40 @@ def trl_rows(task: JudgedTask, where: str) -> Iterator[dict[str, object]]:
 
 
 def task_of_row(row: Record, where: str) -> JudgedTask:
-    """Read a row that `full_row` wrote.
+    """Read what a row of ours says as a judged task: a thumb is a rating of 1 or 0.
 
     Raises:
-        DataError: a field is missing or not as expected.
+        DataError: a field is missing or not as expected, or nothing is judged.
     """
+    if is_full(row):
+        return _full_task(row, where)
+    if any(is_present(row, field) for field in ("chosen", "rejected", "responses")):
+        return _compared_task(row, where)
+    if is_unpaired(row):
+        unpaired = parse_unpaired(row, where)
+        thumb = Judgment("judged", ratings=(float(unpaired.is_good),))
+        return JudgedTask(unpaired.prompt, (unpaired.response,), (thumb,), None, {})
+    if any(is_present(row, field) for field in ("response", "completion", "messages", "text")):
+        shown = parse_demonstration(row, where)
+        if shown.response and isinstance(shown.response, str):
+            edited = Judgment("judged", edit=shown.response)
+            return JudgedTask(shown.prompt, (shown.response,), (edited,), None, {})
+    else:
+        parse_prompt(row, where)  # which says what else is wrong with the row
+    raise DataError(f"{where}: holds no judgment of a response that the store could keep.")
+
+
+def is_full(row: Record) -> bool:
+    """Say whether `full_row` wrote a row."""
+    return is_present(row, "judgments") and is_present(row, "responses")
+
+
+def _full_task(row: Record, where: str) -> JudgedTask:
     items = read_list(row.get("responses"), "responses", where, "a list of responses")
     prompt, responses = split_prompt(
         row, {f"responses[{i}]": r for i, r in enumerate(items)}, where
     )
-    given = read_list(row["judgments"], "judgments", where, "a list of judgments")
+    given = read_list(row.get("judgments"), "judgments", where, "a list of judgments")
     models, metadata, question = row.get("models"), row.get("metadata"), row.get("question")
     return JudgedTask(
         prompt,
@@ -101,120 +165,6 @@ def task_of_row(row: Record, where: str) -> JudgedTask:
         _object_or_json(metadata),
         None if question is None else read_text(question, "question", where),
     )
-
-
-def read_tasks_of_file(path: Path, name: str, bad_rows: BadRows) -> Iterator[JudgedTask | None]:
-    """Yield the judged tasks of a file in any known shape; None for each row left out.
-
-    Args:
-        path: JSON lines, JSON, CSV or Parquet, see `row_files`, or a folder of such files or as
-            `save_to_disk` of Hugging Face's datasets writes it.
-        name: of the format; "auto" finds it by the keys of the first row.
-        bad_rows: "refuse" raises the error of the first bad row, "skip" leaves such rows out.
-
-    Raises:
-        DataError: a row cannot be read, named by file and line, or no format fits.
-    """
-    broken: list[DataError] = []
-    rows = _rows_of_file(path, broken if bad_rows == "skip" else None)
-    first = next(rows, None)
-    if first is None:  # a file without rows is refused
-        raise broken[0]
-    rows = chain([first], rows)
-    if is_present(first[0], "judgments") and is_present(first[0], "responses"):
-        found = _read_full(rows)
-    else:
-        found = read_feedback(rows, find_format(*first) if name == "auto" else name)
-    for content, where in found:
-        task = content if isinstance(content, DataError) else _checked(content, where)
-        if isinstance(task, JudgedTask):
-            yield task
-        elif bad_rows == "refuse":
-            raise task
-        else:
-            yield None
-    yield from (None for _ in broken)
-
-
-def _rows_of_file(
-    path: Path, broken: list[DataError] | None
-) -> Iterator[tuple[dict[str, object], str]]:
-    """Yield the rows with their places; what is no row goes to `broken` where it is a list."""
-    files = [path] if path.is_file() else _files_of_folder(path)
-    for file in files:
-        if file.suffix == ".arrow":
-            yield from _rows_of_arrow(file)
-        else:
-            for content, place in read_rows(file):
-                try:
-                    row = read_object(content, f"{file}{place}")
-                except DataError as error:
-                    if broken is None:
-                        raise
-                    broken.append(error)
-                else:
-                    yield row, f"{file}{place}"
-
-
-def _files_of_folder(path: Path) -> list[Path]:
-    """Return the files of a folder as `save_to_disk` writes it, or of any folder of rows."""
-    if not path.is_dir():
-        raise DataError(f"{path}: there is no such file or folder.")
-    found = sorted(path.rglob("*"))
-    # Beside its Arrow files a data set has JSON files about itself.
-    arrow = [file for file in found if re.fullmatch(r"data-\d+-of-\d+\.arrow", file.name)]
-    files = arrow or [file for file in found if file.is_file() and is_row_file(file.name)]
-    if not files:
-        raise DataError(f"{path}: holds no files of rows.")
-    return files
-
-
-def _rows_of_arrow(file: Path) -> Iterator[tuple[dict[str, object], str]]:
-    import pyarrow as pa  # noqa: PLC0415 - slow to import, and seldom needed
-
-    number = 0
-    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as reader:
-        for batch in reader:
-            for row in batch.to_pylist():
-                yield row, f"{file}[{number}]"
-                number += 1
-
-
-def _read_full(
-    rows: Iterable[tuple[Record, str]],
-) -> Iterator[tuple[FeedbackRecord | DataError, str]]:
-    for row, where in rows:
-        try:
-            yield task_of_row(row, where), where
-        except DataError as error:
-            yield error, where
-
-
-def _checked(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
-    """Return a record as a judged task that the store takes, or what is wrong with it."""
-    task = _task_of(content, where)
-    if isinstance(task, JudgedTask):
-        try:
-            for judgment in task.judgments:
-                check_judgment(judgment, len(task.responses))
-        except DataError as error:
-            return DataError(f"{where}: {error}")
-    return task
-
-
-def _task_of(content: FeedbackRecord, where: str) -> JudgedTask | DataError:
-    """Return what a record says as a judged task: a thumb is a rating of 1 or 0."""
-    if isinstance(content, JudgedTask):
-        return content
-    if isinstance(content, Unpaired):
-        thumb = Judgment("judged", ratings=(float(content.is_good),))
-        return JudgedTask(content.prompt, (content.response,), (thumb,), None, {})
-    if isinstance(content, Demonstration) and content.prompt is not None and content.response:
-        edit = content.response if isinstance(content.response, str) else None
-        if edit is not None:
-            judgment = Judgment("judged", edit=edit)
-            return JudgedTask(content.prompt, (edit,), (judgment,), None, {})
-    return DataError(f"{where}: holds no judgment of a response that the store could keep.")
 
 
 def _judgment(value: object, field: str, where: str) -> Judgment:
@@ -246,14 +196,44 @@ def _object_or_json(value: object) -> dict[str, object]:
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _num_lists(task: JudgedTask, judgment: Judgment) -> int:
-    row = row_of(task._replace(judgments=(judgment,)))
-    lists = row.get("rankings") or row.get("ratings") or []
-    return len(lists) if isinstance(lists, list) else 0
+def _compared_task(row: Record, where: str) -> JudgedTask:
+    judgment = parse_judgment(row, where)
+    if isinstance(judgment, Comparison):
+        labelers = [_compared(judgment.probability, where)]
+    elif judgment.ratings is not None:
+        labelers = [Judgment("judged", ratings=ratings) for ratings in judgment.ratings]
+    else:
+        labelers = [_ranked(positions) for positions in judgment.rankings or ()]
+    if isinstance(judgment, JudgedGroup) and judgment.labelers is not None:
+        names = [name for name in judgment.labelers if name is not None]
+        if len(set(names)) < len(names):
+            expected = "each labeler once: the later judgment would replace the earlier one"
+            raise wrong_field(where, "labelers", expected, judgment.labelers)
+        pairs = zip(labelers, judgment.labelers, strict=True)
+        labelers = [said._replace(labeler=name) for said, name in pairs]
+    metadata = rest(row, *_JUDGED)
+    return JudgedTask(judgment.prompt, judgment.responses, tuple(labelers), None, metadata)
 
 
-def _ratings_last(task: JudgedTask) -> JudgedTask:
-    """Return the task with its judgments in the order in which `row_of` lists them."""
-    is_rating = [said.outcome == "judged" and said.ranks is None for said in task.judgments]
-    ordered = sorted(range(len(is_rating)), key=is_rating.__getitem__)
-    return task._replace(judgments=tuple(task.judgments[i] for i in ordered))
+def _compared(probability: float, where: str) -> Judgment:
+    """Return what one labeler said: a share of several cannot be told apart into judgments."""
+    said: dict[float, Better] = {0.0: "second", 0.5: "neither", 1.0: "first"}
+    if probability not in said:
+        raise DataError(
+            f"{where}: field 'probability': {probability:g} is what several judgments come to, and "
+            "the store keeps single ones. Import those ('responses' with 'rankings'), train on "
+            "this file as it is, or leave 'probability' out where one labeler preferred 'chosen'."
+        )
+    return compared(said[probability])
+
+
+def _ranked(positions: LabelerScores) -> Judgment:
+    """Return positions, which may be any numbers, as places 1, 2, ...
+
+    One position alone compares nothing: in our rows a null was not judged. It is a skip.
+    """
+    order = sorted({position for position in positions if position is not None})
+    if sum(position is not None for position in positions) < 2:
+        return Judgment("skip")
+    ranks = tuple(None if p is None else order.index(p) + 1 for p in positions)
+    return Judgment("judged", ranks=ranks)

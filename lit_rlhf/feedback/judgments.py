@@ -15,7 +15,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Prompt, Response
 
 Outcome = Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
-Ranks = Sequence[int | None]
+Ranks = Sequence[float | None]
 # Characters of the texts that the database looks up.
 _LONGEST = {"id": 64, "replaces": 64, "labeler": 200}
 

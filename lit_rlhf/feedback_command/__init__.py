@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.extras import require_extra
-from lit_rlhf.feedback.exchange import full_row, read_tasks_of_file, trl_rows
+from lit_rlhf.feedback.exchange import full_row, trl_rows
 from lit_rlhf.feedback.judgments import JudgedTask
+from lit_rlhf.feedback.task_files import read_tasks_of_file
 from lit_rlhf.feedback_command.choosing import add_choose_options, add_chosen
 from lit_rlhf.feedback_command.exporting import write_export
 from lit_rlhf.feedback_command.reports import agreement, show

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request, Response, 
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.feedback.exchange import read_tasks_of_file
+from lit_rlhf.feedback.task_files import read_tasks_of_file
 from lit_rlhf.labelling.access import invite, revoke
 from lit_rlhf.labelling.guard import TASKS_FILE
 from lit_rlhf.labelling.page import Admin, check_form, page_of

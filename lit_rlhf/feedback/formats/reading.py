@@ -17,7 +17,6 @@ from lit_rlhf.feedback.formats.hh import HH
 from lit_rlhf.feedback.formats.label_studio import LABEL_STUDIO
 from lit_rlhf.feedback.formats.multipref import MULTIPREF
 from lit_rlhf.feedback.formats.oasst import OASST
-from lit_rlhf.feedback.formats.ours import FeedbackRecord, record_of, row_of
 from lit_rlhf.feedback.formats.parts import OurRow, ReadResult, RowFormat
 from lit_rlhf.feedback.formats.potato import POTATO
 from lit_rlhf.feedback.formats.prism import PRISM, PRISM_UTTERANCES
@@ -94,25 +93,6 @@ def read_rows(rows: Iterable[tuple[Record, str]], name: str) -> Iterator[ReadRow
             "have lost the labelers' order (argilla issue 5712). Compare some with the page.",
             num_tasks, name,
         )  # fmt: skip
-
-
-def read_feedback(
-    rows: Iterable[tuple[Record, str]], name: str
-) -> Iterator[tuple[FeedbackRecord | DataError, str]]:
-    """Yield each row's records, typed, with its place; arguments and bad rows as in `read_rows`."""
-    for content, where in read_rows(rows, name):
-        if isinstance(content, dict):
-            try:
-                yield record_of(content, where), where
-            except DataError as error:
-                yield error, where
-        else:
-            yield content, where
-
-
-def as_our_row(content: JudgedTask | OurRow) -> OurRow:
-    """Return what a row holds as a row of ours."""
-    return row_of(content) if isinstance(content, JudgedTask) else content
 
 
 def _read_each(rows: Iterable[tuple[Record, str]], row_format: RowFormat) -> Iterator[ReadRow]:

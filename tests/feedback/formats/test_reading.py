@@ -1,13 +1,11 @@
 import pytest
 
 from lit_rlhf.errors import ConfigError, DataError
-from lit_rlhf.feedback import Demonstration, PromptRecord, Unpaired
 from lit_rlhf.feedback.formats import (
     FORMATS,
     ReadRow,
     check_format,
     find_format,
-    read_feedback,
     read_rows,
 )
 from lit_rlhf.feedback.judgments import JudgedTask
@@ -87,19 +85,3 @@ def test_rankings_that_all_have_the_declared_order_are_doubted(caplog):
     caplog.clear()
     list(read_rows([*rows, (argilla("r2", "r1"), "3")], "argilla"))
     assert not caplog.text
-
-
-def test_typed_records_for_a_store():
-    rows = [
-        {"prompt": "p", "response": "r"},
-        {"prompt": "p", "completion": "c", "label": False},
-        {"prompt": "p", "chosen": "a", "rejected": "b", "source": "s"},
-        {"prompt": "p", "answer": 4},
-        {"prompt": "p", "response": 3},
-    ]
-    found = [record for record, _ in read_feedback([(row, "x") for row in rows], "ours")]
-    kinds = [Demonstration, Unpaired, JudgedTask, PromptRecord, DataError]
-    assert [type(record) for record in found] == kinds
-    assert found[2].metadata == {"source": "s"}
-    ((task, where),) = read_feedback([(HH, "x:1")], "hh")
-    assert (task.responses, where) == (("a", "b"), "x:1")

@@ -3,8 +3,9 @@
 import pytest
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback import judged_pairs
-from lit_rlhf.feedback.formats import find_format, judged_group, read_rows
+from lit_rlhf.feedback import judged_pairs, parse_judged_group
+from lit_rlhf.feedback.exchange import row_of
+from lit_rlhf.feedback.formats import find_format, read_rows
 from lit_rlhf.feedback.judgments import Judgment
 
 HI = {"role": "user", "content": "Hi"}
@@ -334,7 +335,7 @@ SIGNS = [
 
 @pytest.mark.parametrize(("name", "row", "better"), SIGNS)
 def test_the_sign_of_a_preference(name, row, better):
-    (pair,) = judged_pairs(judged_group(read(name, row)[0], "x"))[:1]
+    (pair,) = judged_pairs(parse_judged_group(row_of(read(name, row)[0]), "x"))[:1]
     assert (pair.chosen, pair.probability) == (better, 1.0)
 
 
@@ -399,7 +400,7 @@ def test_what_is_not_known_stays_in_the_metadata():
 
 def test_votes_of_shp_weigh_no_more_than_a_judgment():
     weights = [
-        judged_group(read("shp", {**SHP, "score_ratio": ratio})[0], "x").weight
+        parse_judged_group(row_of(read("shp", {**SHP, "score_ratio": ratio})[0]), "x").weight
         for ratio in (1.25, 2.0, 900.0)
     ]
     assert weights == [0.25, 1.0, 1.0]

@@ -2,8 +2,7 @@ import pytest
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import judged_pairs, parse_judged_group
-from lit_rlhf.feedback.exchange import training_row
-from lit_rlhf.feedback.formats import judged_group, record_of, row_of
+from lit_rlhf.feedback.exchange import row_of, task_of_row, training_row
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 
 ABC = ("a", "b", "c")
@@ -11,6 +10,10 @@ ABC = ("a", "b", "c")
 
 def task(*judgments, responses=ABC, **metadata):
     return JudgedTask("p", responses, judgments, None, metadata)
+
+
+def judged_group(judged, where):
+    return parse_judged_group(row_of(judged), where)
 
 
 def pairs(judged):
@@ -31,7 +34,7 @@ def test_only_what_compares_responses_counts():
         Judgment("tie"), Judgment("both_bad"), Judgment("judged", edit="better"),
         responses=("a", "b"),
     )  # fmt: skip
-    assert row_of(judged)["rankings"] == [(1, 2), [1, 1], [1, 1]]
+    assert row_of(judged)["rankings"] == [(1, 2), (1, 1), (1, 1)]
     assert pairs(judged) == {(0, 1): pytest.approx(4 / 6)}
 
 
@@ -80,7 +83,7 @@ def test_the_weight_is_kept():
     ],
 )
 def test_a_row_of_ours_is_a_task(row, judgments):
-    record = record_of({"prompt": "p", **row}, "x")
+    record = task_of_row({"prompt": "p", **row}, "x")
     assert list(record.judgments) == judgments
     assert record.responses == ("a", "b")
 
@@ -97,15 +100,55 @@ def test_a_row_of_ours_is_a_task(row, judgments):
 )
 def test_what_is_no_single_judgment_is_refused(row, message):
     with pytest.raises(DataError, match=message):
-        record_of({"prompt": "p", **row}, "x")
+        task_of_row({"prompt": "p", **row}, "x")
 
 
 def test_tools_reach_the_training_row():
     chat, tools = [{"role": "user", "content": "p"}], [{"name": "search"}]
-    task = record_of({"prompt": chat, "chosen": "a", "rejected": "b", "tools": tools}, "x")
+    task = task_of_row({"prompt": chat, "chosen": "a", "rejected": "b", "tools": tools}, "x")
     assert training_row(task)["tools"] == tools
 
 
 def test_there_and_back():
     row = {"prompt": "p", "responses": ["a", "b", "c"], "rankings": [[2, 1, 3], [1, 1, None]]}
-    assert judged_group(record_of(row, "x"), "x") == parse_judged_group(row, "x")
+    assert judged_group(task_of_row(row, "x"), "x") == parse_judged_group(row, "x")
+
+
+def test_thumbs_are_ratings_and_demonstrations_edits():
+    rows = [
+        {"prompt": "p", "response": "r"},
+        {"prompt": "p", "completion": "c", "label": False},
+        {"prompt": "p", "chosen": "a", "rejected": "b", "source": "s"},
+    ]
+    edited, thumb, compared = (task_of_row(row, "x") for row in rows)
+    assert edited == JudgedTask("p", ("r",), (Judgment("judged", edit="r"),), None, {})
+    assert thumb == JudgedTask("p", ("c",), (Judgment("judged", ratings=(0.0,)),), None, {})
+    assert compared.metadata == {"source": "s"}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "answer": 4}, "x: holds no judgment of a response"),
+        ({"prompt": "p", "response": 3}, "x: field 'response': expected one chat message or more"),
+        ({"answer": 4}, "x: expected 'prompt', found the fields: answer"),
+    ],
+)
+def test_what_holds_no_judgment_is_refused(row, message):
+    with pytest.raises(DataError, match=message):
+        task_of_row(row, "x")
+
+
+def test_judgments_of_both_kinds_keep_their_labelers():
+    judged = task(
+        Judgment("judged", ratings=(1, 3), labeler="ana"), Judgment("skip", labeler="ben"),
+        Judgment("tie", labeler="cem"), responses=("a", "b"),
+    )  # fmt: skip
+    assert training_row(judged) == {
+        "prompt": "p",
+        "responses": ["a", "b"],
+        "rankings": [(1, 1), (-1, -3)],
+        "labelers": ["cem", "ana"],
+    }
+    best = task(Judgment("judged", ranks=(1, None, None), labeler="ana"))
+    assert training_row(best)["labelers"] == ["ana", "ana"]
