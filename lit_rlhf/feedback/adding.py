@@ -17,7 +17,6 @@ from sqlalchemy import Connection, Table, select
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.database import Database
-from lit_rlhf.feedback.judgment_rows import Values, digest, insert_new, judgment_row
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.schema import (
     dump_json,
@@ -30,6 +29,7 @@ from lit_rlhf.feedback.schema import (
     tasks,
 )
 from lit_rlhf.feedback.splits import bucket_of
+from lit_rlhf.feedback.submitting import Values, digest, insert_new, judgment_row
 
 Kind = Literal["comparison", "ranking", "rating", "edit"]
 LabelerKind = Literal["person", "model"]

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 
 from sqlalchemy import Connection, Select, and_, exists, select
 
-from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.schema import (
     current_judgments,
@@ -24,6 +23,7 @@ from lit_rlhf.feedback.schema import (
     tasks,
 )
 from lit_rlhf.feedback.splits import buckets_of
+from lit_rlhf.feedback.submitting import judgment_of
 from lit_rlhf.prompts import Conversation, Response
 
 _BATCH = 500  # tasks in memory

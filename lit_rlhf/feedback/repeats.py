@@ -7,8 +7,8 @@ import time
 from sqlalchemy import Connection, func, select
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.judgment_rows import digest, insert_new
 from lit_rlhf.feedback.schema import slots, task_responses, tasks
+from lit_rlhf.feedback.submitting import digest, insert_new
 
 
 def add_repeat(connection: Connection, task_id: int, num_slots: int) -> int:

@@ -33,15 +33,8 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.adding import Added, Adder, Kind, LabelerKind, Origin, labeler_id, task_ids
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.database import Database, parse_url
-from lit_rlhf.feedback.judgment_rows import judgment_of
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
-from lit_rlhf.feedback.queue import (
-    Receipt,
-    claim_slots,
-    close_task,
-    open_slots,
-    store_judgment,
-)
+from lit_rlhf.feedback.queue import claim_slots, close_task, open_slots
 from lit_rlhf.feedback.reading import (
     Lineage,
     StoredTask,
@@ -52,6 +45,7 @@ from lit_rlhf.feedback.reading import (
 )
 from lit_rlhf.feedback.repeats import add_repeat
 from lit_rlhf.feedback.schema import judgments, labelers, task_responses
+from lit_rlhf.feedback.submitting import Receipt, judgment_of, store_judgment
 from lit_rlhf.prompts import Prompt, response_text
 
 _BATCH = 500  # ids in one statement
