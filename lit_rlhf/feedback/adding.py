@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple, get_args
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, func, literal, select
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.database import Database
@@ -194,6 +194,37 @@ def task_ids(
     if missing := sum(digest not in found for digest in digests):
         raise DataError(f"{missing} of {len(digests)} tasks are not in the feedback store.")
     return [found[digest] for digest in digests]
+
+
+def add_repeat(connection: Connection, task_id: int, num_slots: int) -> int:
+    """Add a task with the same responses that points at the first one, and return its id.
+
+    Raises:
+        DataError: there is no such task, or it is a repeat itself.
+    """
+    first = connection.execute(select(tasks).where(tasks.c.id == task_id)).one_or_none()
+    if first is None or first.repeats is not None:
+        found = "there is no such task" if first is None else f"it repeats {first.repeats} itself"
+        raise DataError(f"task {task_id} cannot be asked again: {found}.")
+    repeated = select(func.count()).where(tasks.c.repeats == task_id)
+    number = connection.execute(repeated).scalar_one()
+    row = {
+        "digest": digest("repeat", first.digest, number),
+        "prompt_id": first.prompt_id,
+        "kind": first.kind,
+        "question": first.question,
+        "repeats": task_id,
+        "created_at": time.time(),
+    }
+    added = connection.execute(tasks.insert().values(row).returning(tasks.c.id))
+    repeat: int = added.scalar_one()
+    columns = (literal(repeat), task_responses.c.position, task_responses.c.response_id)
+    members = select(*columns).where(task_responses.c.task_id == task_id)
+    names = ["task_id", "position", "response_id"]
+    connection.execute(task_responses.insert().from_select(names, members))
+    places = [{"task_id": repeat, "n": n} for n in range(num_slots)]
+    insert_new(connection, slots, places, "task_id", "n")
+    return repeat
 
 
 def labeler_id(connection: Connection, name: str, kind: LabelerKind = "person") -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import Connection, Select, Text, func, or_, type_coerce
+from sqlalchemy import Connection, func, or_
 
 from lit_rlhf.feedback.agreement import (
     Estimate,
@@ -20,8 +20,8 @@ from lit_rlhf.feedback.agreement import (
     percent_agreement,
     with_interval,
 )
-from lit_rlhf.feedback.answers import SAID_NOTHING, num_responses_of_task, values_of
-from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, tasks
+from lit_rlhf.feedback.answers import select_said, values_of
+from lit_rlhf.feedback.schema import judgments, labelers, tasks
 
 # Of pairs no value is nearer to another; ratings are numbers.
 _LEVELS: dict[str, tuple[Level, ...]] = {"pairs": ("nominal",), "ratings": ("ordinal", "interval")}
@@ -52,31 +52,17 @@ def read_agreement(connection: Connection, kind: str | None = None) -> list[Agre
         kind: of the tasks; None for all.
     """
     found: dict[str, dict[_Unit, Counter[float]]] = {name: defaultdict(Counter) for name in _LEVELS}
-    for task_id, num_responses, outcome, ranks, ratings, number in connection.execute(_query(kind)):
-        for (a, b), value in values_of(outcome, ranks, ratings, num_responses):
-            found["ratings" if a == b else "pairs"][task_id, a, b][value] += number
-    return [measured for name, units in found.items() for measured in _measure(name, units)]
-
-
-def _query(kind: str | None) -> Select[Any]:
-    columns = (
-        judgments.c.task_id,
-        num_responses_of_task().label("num_responses"),
-        judgments.c.outcome,
-        type_coerce(judgments.c.ranks, Text).label("ranks"),
-        type_coerce(judgments.c.ratings, Text).label("ratings"),
-    )
     is_person = or_(labelers.c.kind.is_(None), labelers.c.kind == "person")
-    return (
-        current_judgments(*columns, func.count())
-        .join_from(judgments, tasks)
-        .join(labelers, isouter=True)
+    query = (
+        select_said(func.count())
         .where(tasks.c.repeats.is_(None), ~judgments.c.is_gold, is_person)
-        .where(judgments.c.outcome.not_in(SAID_NOTHING))
         .where(*([] if kind is None else [tasks.c.kind == kind]))
         .group_by(judgments.c.task_id, judgments.c.outcome, judgments.c.ranks, judgments.c.ratings)
-        .execution_options(yield_per=10_000)
     )
+    for task_id, *said, number in connection.execute(query):
+        for (a, b), value in values_of(*said):
+            found["ratings" if a == b else "pairs"][task_id, a, b][value] += number
+    return [measured for name, units in found.items() for measured in _measure(name, units)]
 
 
 def _measure(judged: str, units: dict[_Unit, Counter[float]]) -> list[Agreement]:

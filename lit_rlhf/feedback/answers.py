@@ -20,7 +20,6 @@ import numpy.typing as npt
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    ScalarSelect,
     Select,
     Text,
     func,
@@ -28,7 +27,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from lit_rlhf.feedback.judgments import rankings_of
+from lit_rlhf.feedback.judgments import SAID_NOTHING, rankings_of
 from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, task_responses, tasks
 
 Ints = npt.NDArray[np.int64]
@@ -37,7 +36,6 @@ Bools = npt.NDArray[np.bool_]
 
 # Values of a pair: who is better, a tie, or both bad, which is no tie.
 FIRST, SECOND, TIE, BOTH_BAD = 1.0, -1.0, 0.0, 2.0
-SAID_NOTHING = ("skip", "cannot_judge")
 UNNAMED = 0  # the labeler of judgments whose file named none: each may be somebody else
 # A unit is its task and the places of two responses (or of one, twice), in one number.
 _BITS = 12
@@ -92,15 +90,14 @@ def read_answers(connection: Connection, *where: ColumnElement[bool]) -> Answers
 
 
 def _rows(connection: Connection, *where: ColumnElement[bool]) -> Iterator[tuple[object, ...]]:
-    known = connection.execute(select(labelers.c.id, labelers.c.kind))
-    kinds = {row.id: row.kind for row in known}
-    for row in connection.execute(_query().where(*where)):
-        task, labeler = row.repeats or row.task_id, row.labeler_id or UNNAMED
-        about = (row.is_gold, row.repeats is not None, kinds.get(labeler) == "model")
-        answers = values_of(row.outcome, row.ranks, row.ratings, row.num_responses)
-        for (a, b), value in answers:
+    columns = (judgments.c.is_gold, tasks.c.repeats, labelers.c.kind, judgments.c.valid_from)
+    query = select_said(judgments.c.labeler_id, *columns).where(*where)
+    for task_id, *said, owner, is_gold, repeats, kind, valid_from in connection.execute(query):
+        task, labeler = repeats or task_id, owner or UNNAMED
+        about = (is_gold, repeats is not None, kind == "model")
+        for (a, b), value in values_of(*said):
             unit = (task << 2 * _BITS) | (a << _BITS) | b
-            yield (task, unit, value, labeler, a == b, *about, row.valid_from)
+            yield (task, unit, value, labeler, a == b, *about, valid_from)
 
 
 @lru_cache(maxsize=10_000)
@@ -129,27 +126,24 @@ def values_of(
     ]
 
 
-def num_responses_of_task() -> ScalarSelect[int]:
-    """Select how many responses the task of a judgment has."""
+def select_said(*columns: ColumnElement[Any]) -> Select[Any]:
+    """Select what current judgments say that say something: arguments of `values_of`, and more.
+
+    Args:
+        *columns: of the judgments, their tasks or labelers, beside the task's id.
+    """
     places = select(func.count()).where(task_responses.c.task_id == judgments.c.task_id)
-    return places.correlate(judgments).scalar_subquery()
-
-
-def _query() -> Select[Any]:
-    columns = (
+    said = (
         judgments.c.task_id,
-        tasks.c.repeats,
-        judgments.c.labeler_id,
         judgments.c.outcome,
-        judgments.c.is_gold,
-        judgments.c.valid_from,
-        num_responses_of_task().label("num_responses"),
         type_coerce(judgments.c.ranks, Text).label("ranks"),
         type_coerce(judgments.c.ratings, Text).label("ratings"),
+        places.correlate(judgments).scalar_subquery().label("num_responses"),
     )
     return (
-        current_judgments(*columns)
+        current_judgments(*said, *columns)
         .join_from(judgments, tasks)
+        .join(labelers, isouter=True)
         .where(judgments.c.outcome.not_in(SAID_NOTHING))
         .execution_options(yield_per=10_000)
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, func, select
 
+from lit_rlhf.feedback.queue import is_free
 from lit_rlhf.feedback.schema import (
     current_judgments,
     judgments,
@@ -52,16 +53,15 @@ def count_store(connection: Connection) -> Counts:
     """Return the numbers of a store."""
     by_outcome = _count_by(connection, judgments.c.outcome)
     unjudged = slots.c.judgment_id.is_(None)
-    is_leased = and_(slots.c.labeler_id.is_not(None), slots.c.lease_until >= time.time())
-    is_free = or_(slots.c.labeler_id.is_(None), slots.c.lease_until < time.time())
+    num_open = _count(connection, slots, is_free(slots, time.time()))
     return Counts(
         prompts=_count(connection, prompts),
         responses=_count(connection, responses),
         tasks=_count(connection, tasks),
         judgments=_count(connection, judgments),
         current=sum(by_outcome.values()),
-        open_slots=_count(connection, slots, and_(unjudged, is_free)),
-        leased_slots=_count(connection, slots, and_(unjudged, is_leased)),
+        open_slots=num_open,
+        leased_slots=_count(connection, slots, unjudged) - num_open,
         by_kind=_count_by(connection, tasks.c.kind),
         by_outcome=by_outcome,
         by_labeler=_count_by(connection, func.coalesce(labelers.c.name, _UNNAMED)),

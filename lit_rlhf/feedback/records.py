@@ -145,7 +145,7 @@ def parse_comparison(row: Record, where: str) -> Comparison:
     prompt, (chosen, rejected) = split_prompt(row, responses, where)
     prompt = complete_prompt(prompt, row, where)
     probability = read_probability(row, where)
-    return Comparison(prompt, chosen, rejected, probability, _read_weight(row, where))
+    return Comparison(prompt, chosen, rejected, probability, read_weight(row, where))
 
 
 def parse_judged_group(row: Record, where: str) -> JudgedGroup:
@@ -169,7 +169,7 @@ def parse_judged_group(row: Record, where: str) -> JudgedGroup:
         responses,
         rankings=_read_judgments(row, "rankings", len(responses), where),
         ratings=_read_judgments(row, "ratings", len(responses), where),
-        weight=_read_weight(row, where),
+        weight=read_weight(row, where),
         labelers=_read_labelers(row, where),
     )
 
@@ -204,7 +204,7 @@ def parse_unpaired(row: Record, where: str) -> Unpaired:
         answer, beside = messages[-1:], {"prompt": list(messages[:-1])}
     prompt, (response,) = split_prompt(beside, {field: answer}, where)
     prompt = complete_prompt(prompt, row, where)
-    return Unpaired(prompt, response, bool(row["label"]), _read_weight(row, where))
+    return Unpaired(prompt, response, bool(row["label"]), read_weight(row, where))
 
 
 def parse_prompt(row: Record, where: str) -> PromptRecord:
@@ -263,7 +263,8 @@ def complete_prompt(prompt: Prompt, row: Record, where: str) -> Prompt:
     return with_tools(with_system(prompt, row, where), row, where)
 
 
-def _read_weight(row: Record, where: str) -> float:
+def read_weight(row: Record, where: str) -> float:
+    """Return how much a row counts: its `weight`, or 1."""
     if not is_present(row, "weight"):
         return 1.0
     weight = read_number(row["weight"], "weight", where, low=0)

@@ -15,7 +15,7 @@ from lit_rlhf.feedback.fields import (
     wrong_field,
 )
 from lit_rlhf.feedback.prompts import read_chat_prompt
-from lit_rlhf.feedback.records import complete_prompt
+from lit_rlhf.feedback.records import complete_prompt, read_weight
 from lit_rlhf.prompts import Prompt
 
 # What stands between two steps; a step is judged at this token.
@@ -68,10 +68,8 @@ def parse_steps(row: Record, where: str) -> JudgedSteps:
         else read_number(value, f"labels[{i}]", where, low=0, high=1)
         for i, value in enumerate(values)
     )
-    weight = (
-        read_number(row["weight"], "weight", where, low=0) if is_present(row, "weight") else 1.0
-    )
-    return JudgedSteps(complete_prompt(prompt, row, where), steps, labels, weight)
+    prompt = complete_prompt(prompt, row, where)
+    return JudgedSteps(prompt, steps, labels, read_weight(row, where))
 
 
 def _read_step(step: object, field: str, where: str) -> str:

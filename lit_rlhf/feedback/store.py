@@ -30,7 +30,16 @@ from typing import NamedTuple, Self
 from sqlalchemy import func, select, update
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.adding import Added, Adder, Kind, LabelerKind, Origin, labeler_id, task_ids
+from lit_rlhf.feedback.adding import (
+    Added,
+    Adder,
+    Kind,
+    LabelerKind,
+    Origin,
+    add_repeat,
+    labeler_id,
+    task_ids,
+)
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.database import Database, parse_url
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
@@ -43,7 +52,6 @@ from lit_rlhf.feedback.reading import (
     read_questions,
     read_tasks,
 )
-from lit_rlhf.feedback.repeats import add_repeat
 from lit_rlhf.feedback.schema import judgments, labelers, task_responses
 from lit_rlhf.feedback.submitting import Receipt, judgment_of, store_judgment
 from lit_rlhf.prompts import Prompt, response_text

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, Table, and_, delete, exists, func, selec
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.judgments import SAID_NOTHING, Judgment
 from lit_rlhf.feedback.queue import is_free, lock_labeler, take_slots
 from lit_rlhf.feedback.schema import current_judgments, dump_json, judgments, slots, tasks
 
@@ -24,8 +24,6 @@ Values = dict[str, Any]  # column -> value, of whatever type the column has
 # Fields of `Judgment` that are columns of the same name; `labeler` is a row of its own.
 _FIELDS = tuple(field for field in Judgment._fields if field != "labeler")
 _LISTS = ("ranks", "ratings", "side_order")
-# After these somebody else is asked: the labeler said nothing about the responses.
-_HANDED_ON = ("skip", "cannot_judge")
 # What the server adds; all other columns come from the client, and are equal when it sends twice.
 _BY_SERVER = ("received_at", "valid_from")
 
@@ -85,7 +83,7 @@ def _hands_on(connection: Connection, task_id: int, labeler_id: int) -> bool:
     """Tell whether what counts of the labeler's judgments leaves the task to somebody else."""
     mine = (judgments.c.task_id == task_id, judgments.c.labeler_id == labeler_id)
     outcome = connection.execute(current_judgments(judgments.c.outcome).where(*mine)).scalar()
-    return outcome in _HANDED_ON
+    return outcome in SAID_NOTHING
 
 
 def _has_slot(connection: Connection, task_id: int, labeler_id: int) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Integer, Select, case, cast, func, select
 
 from lit_rlhf.feedback.counting import Counts, count_store
 from lit_rlhf.feedback.disagreements import most_split
-from lit_rlhf.feedback.judgments import answer_text
+from lit_rlhf.feedback.judgments import SAID_NOTHING, answer_text
 from lit_rlhf.feedback.quality import LabelerQuality, labeler_quality
 from lit_rlhf.feedback.schema import current_judgments, judgments, labelers, slots
 from lit_rlhf.labelling.rendering import plain_text
@@ -129,7 +129,7 @@ def median_seconds(connection: Connection, labeler_id: int) -> float | None:
 
 
 def _people() -> Select[Any]:
-    said_nothing = judgments.c.outcome.in_(("skip", "cannot_judge"))
+    said_nothing = judgments.c.outcome.in_(SAID_NOTHING)
     current = current_judgments(
         judgments.c.labeler_id,
         func.count().label("judged"),

@@ -37,9 +37,7 @@ def _read_2(row: Record, where: str) -> ReadResult:
 def _read_2_preference(row: Record, where: str) -> ReadResult:
     labelers = row.get("all_preferences_unprocessed") or []
     judgments = [
-        second_better_by(
-            item.get("strength"), "strength", where, comment=str(item.get("statement") or "")
-        )
+        second_better_by(item.get("strength"), "strength", where, str(item.get("statement") or ""))
         for item in read_objects(labelers, "all_preferences_unprocessed", where)
     ]
     if not judgments:
@@ -63,9 +61,7 @@ def _read_prompt(value: object, where: str) -> Conversation:
 def _read_3(row: Record, where: str) -> ReadResult:
     labelers = row.get("individual_preference") or []
     judgments = [
-        second_better_by(
-            item.get("score"), "score", where, comment=str(item.get("reasoning") or "")
-        )
+        second_better_by(item.get("score"), "score", where, str(item.get("reasoning") or ""))
         for item in read_objects(labelers, "individual_preference", where)
         if is_present(item, "score")
     ]

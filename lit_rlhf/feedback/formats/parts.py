@@ -199,7 +199,6 @@ def compared(
     labeler: str | None = None,
     comment: str = "",
     duration_s: float | None = None,
-    is_gold: bool = False,
 ) -> Judgment:
     """Return the judgment that one of two responses is better, or neither."""
     return Judgment(
@@ -209,19 +208,16 @@ def compared(
         labeler=labeler,
         comment=comment,
         duration_s=duration_s,
-        is_gold=is_gold,
     )
 
 
-def second_better_by(
-    value: object, field: str, where: str, *, labeler: str | None = None, comment: str = ""
-) -> Judgment:
+def second_better_by(value: object, field: str, where: str, comment: str = "") -> Judgment:
     """Return the judgment on a scale from -3 (first much better) over 0 (tie) to 3 (second)."""
     number = read_number(value, field, where, low=-3, high=3)
     if number != int(number):
         raise wrong_field(where, field, "a whole number from -3 to 3", value)
     better: Better = "neither" if number == 0 else "second" if number > 0 else "first"
-    return compared(better, strength=abs(int(number)), labeler=labeler, comment=comment)
+    return compared(better, strength=abs(int(number)), comment=comment)
 
 
 def two_responses(
