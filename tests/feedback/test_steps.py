@@ -27,6 +27,7 @@ def test_other_rows_are_no_steps():
         ({"labels": [True, 2]}, r"labels\[1\].*from 0 to 1"),
         ({"labels": [True, "yes"]}, r"labels\[1\].*from 0 to 1"),
         ({"completions": ["a", " \n"]}, r"completions\[1\].*a step with a text"),
+        ({"weight": 1e300}, "a weight of at most 1e.06"),
         ({"completions": [], "labels": []}, "one label for each of 0 steps"),
     ],
 )
