@@ -68,8 +68,8 @@ def parse_steps(row: Record, where: str) -> JudgedSteps:
         else read_number(value, f"labels[{i}]", where, low=0, high=1)
         for i, value in enumerate(values)
     )
-    prompt = complete_prompt(prompt, row, where)
-    return JudgedSteps(prompt, steps, labels, read_weight(row, where))
+    whole = complete_prompt(prompt, row, where)
+    return JudgedSteps(whole, steps, labels, read_weight(row, where))
 
 
 def _read_step(step: object, field: str, where: str) -> str:
