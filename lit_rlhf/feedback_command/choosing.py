@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterator
 
 from lit_rlhf.errors import ConfigError
 
@@ -22,7 +23,7 @@ def add_choose_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
-def add_chosen(options: argparse.Namespace) -> str:
+def add_chosen(options: argparse.Namespace) -> Iterator[str]:
     """Choose pairs, add them to the store, and say by what they were chosen.
 
     Raises:
@@ -53,4 +54,4 @@ def add_chosen(options: argparse.Namespace) -> str:
     shares = Counter(task.metadata["chosen_by"] for task in tasks)
     said = ", ".join(f"{number} by {name}" for name, number in shares.items())
     known = len(tasks) - added.tasks
-    return f"{added.tasks} new tasks, {said}" + f"; {known} were there before" * (known > 0)
+    yield f"{added.tasks} new tasks, {said}" + f"; {known} were there before" * (known > 0)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
+from sqlalchemy import Connection
+
+from lit_rlhf.feedback.adding import Kind
+from lit_rlhf.feedback.agreement_report import read_agreement
+from lit_rlhf.feedback.disagreements import most_split
 from lit_rlhf.feedback.judgments import JudgedTask, answer_text
+from lit_rlhf.feedback.quality import (
+    FIELD_AGREEMENT,
+    agreement_by_week,
+    judges_and_people,
+    labeler_quality,
+)
+from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.markdown import visible
 from lit_rlhf.prompts import prompt_text, response_text
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from lit_rlhf.feedback.quality import Share
 
 _WIDTH = 100  # characters of a text that are shown
 
 
 def show(options: argparse.Namespace) -> Iterator[str]:
     """Yield how much of everything there is, or the tasks that split the labelers most."""
-    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415 - an optional package
-
     with FeedbackStore.open(options.store, create=False) as store:
         if options.disagreements:
             with store.database.reading() as connection:
@@ -34,8 +39,6 @@ def show(options: argparse.Namespace) -> Iterator[str]:
 
 def agreement(options: argparse.Namespace) -> Iterator[str]:
     """Yield how far labelers agree: all together, or by labeler, kind of task or week."""
-    from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
-
     by = {"labeler": _by_labeler, "kind": _by_kind, "week": _by_week, None: _together}
     with (
         FeedbackStore.open(options.store, create=False) as store,
@@ -52,8 +55,6 @@ def _counted(value: object) -> str:
 
 
 def _together(connection: Connection) -> Iterator[str]:
-    from lit_rlhf.feedback.quality import FIELD_AGREEMENT, judges_and_people  # noqa: PLC0415
-
     lines = list(_measures(connection, None))
     yield from lines
     if any(line.startswith("pairs") for line in lines):
@@ -61,14 +62,12 @@ def _together(connection: Connection) -> Iterator[str]:
         yield f"published projects report {100 * low:.0f} to {100 * high:.0f} % on pairs"
     for judge in judges_and_people(connection):
         yield (
-            f"{visible(judge.judge)} and people: {_share(judge.with_people)}; people among "
-            f"themselves there: {_share(judge.among_people)} ({judge.num_tasks} tasks)"
+            f"{visible(judge.judge)} and people: {judge.with_people}; people among "
+            f"themselves there: {judge.among_people} ({judge.num_tasks} tasks)"
         )
 
 
 def _by_kind(connection: Connection) -> Iterator[str]:
-    from lit_rlhf.feedback.adding import Kind  # noqa: PLC0415
-
     for kind in get_args(Kind):
         lines = list(_measures(connection, kind))
         if lines:
@@ -77,37 +76,25 @@ def _by_kind(connection: Connection) -> Iterator[str]:
 
 
 def _measures(connection: Connection, kind: str | None) -> Iterator[str]:
-    from lit_rlhf.feedback.agreement_report import read_agreement  # noqa: PLC0415
-
     for judged, measure, value, num_units in read_agreement(connection, kind):
         yield f"{judged:<8}{measure:<32}{value}  ({num_units} with two labelers or more)"
 
 
 def _by_labeler(connection: Connection) -> Iterator[str]:
-    from lit_rlhf.feedback.quality import labeler_quality  # noqa: PLC0415
-
     for found in labeler_quality(connection):
         kind = " (model)" if found.is_model else ""
         yield f"{visible(found.labeler)}{kind}, {found.num_tasks} tasks"
-        yield f"  with gold answers   {_share(found.gold)}"
-        yield f"  with the others     {_share(found.others)}"
-        yield f"  with itself         {_share(found.itself)}"
+        yield f"  with gold answers   {found.gold}"
+        yield f"  with the others     {found.others}"
+        yield f"  with itself         {found.itself}"
 
 
 def _by_week(connection: Connection) -> Iterator[str]:
-    from lit_rlhf.feedback.quality import agreement_by_week  # noqa: PLC0415
-
     for week, num_answers, others in agreement_by_week(connection):
-        yield f"{week}  {_share(others)}  ({num_answers} answers)"
-
-
-def _share(value: Share) -> str:
-    return str(value)
+        yield f"{week}  {others}  ({num_answers} answers)"
 
 
 def _disagreements(connection: Connection, count: int) -> Iterator[str]:
-    from lit_rlhf.feedback.disagreements import most_split  # noqa: PLC0415
-
     found = most_split(connection, count)
     if not found:
         yield "nobody disagrees about anything yet"

@@ -41,7 +41,7 @@ def add_sample_options(parser: argparse.ArgumentParser) -> None:
     add_sampling_options(parser)
 
 
-def add_samples(options: argparse.Namespace) -> str:
+def add_samples(options: argparse.Namespace) -> Iterator[str]:
     """Sample a policy, add the tasks to the store, and say how many there are.
 
     Raises:
@@ -61,7 +61,7 @@ def add_samples(options: argparse.Namespace) -> str:
     with FeedbackStore.filling(options.store) as store:
         added, num_alike = _add(store, prompts, options)
     text = f"{added.tasks} new tasks for {len(prompts)} prompts"
-    return text + (f"; {num_alike} prompts had one response alone" if num_alike else "")
+    yield text + (f"; {num_alike} prompts had one response alone" if num_alike else "")
 
 
 def check_options(options: argparse.Namespace) -> None:
