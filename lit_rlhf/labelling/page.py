@@ -14,17 +14,20 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 
 from lit_rlhf.feedback.agreement import Undefined
+from lit_rlhf.feedback.judgments import answer_text
 from lit_rlhf.feedback.quality import Share
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.labelling.access import User, csrf_token, find_user
 from lit_rlhf.labelling.guard import RateLimit
-from lit_rlhf.labelling.rendering import shown_text
+from lit_rlhf.labelling.rendering import plain_text, shown_text
 from lit_rlhf.labelling.statistics import StatisticsReader
+from lit_rlhf.prompts import prompt_text, response_text
 
 COOKIE = "lit_rlhf_session"
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
 _DIGITS = 12  # of a digest in a version
+_SHOWN = 1_000  # characters of a text on the project page
 
 
 class Settings(NamedTuple):
@@ -64,7 +67,15 @@ class Page:
         self.joins = RateLimit(20)
         self.statistics = StatisticsReader()
         self._templates = Jinja2Templates(_HERE / "templates")
-        self._templates.env.filters |= {"day": _day, "share": share_text}
+        self._templates.env.filters |= {
+            "answer": answer_text,
+            "beginning": _beginning,
+            "day": _day,
+            "plain": plain_text,
+            "prompt": prompt_text,
+            "response": response_text,
+            "share": _share_text,
+        }
 
     @cached_property
     def guidelines(self) -> str | None:
@@ -160,12 +171,17 @@ Labeler = Annotated[User, Depends(labeler_of)]
 Admin = Annotated[User, Depends(admin_of)]
 
 
-def share_text(share: Share) -> str:
+def _share_text(share: Share) -> str:
     """Return a share as people read it; nothing where it is undefined."""
     if isinstance(share, Undefined):
         return ""
     ends = "" if share.low is None else f" ({share.low:.0%} to {share.high:.0%})"
     return f"{share.value:.0%}{ends}"
+
+
+def _beginning(text: str) -> str:
+    """Return the beginning of a text as one that hides nothing."""
+    return plain_text(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …")
 
 
 def _day(seconds: float | None) -> str:

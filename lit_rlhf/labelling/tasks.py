@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.agreement import Undefined
-from lit_rlhf.feedback.judgments import Judgment
+from lit_rlhf.feedback.judgments import Judgment, answer_text
 from lit_rlhf.feedback.quality import gold_agreement
+from lit_rlhf.feedback.queue import num_gold_tasks
+from lit_rlhf.feedback.reading import read_tasks
 from lit_rlhf.feedback.schema import judgments, labelers
 from lit_rlhf.feedback.store import OpenTask
 from lit_rlhf.labelling.page import Labeler, check_csrf, page_of
-from lit_rlhf.labelling.qualification import gold_told
 from lit_rlhf.labelling.rendering import plain_text, shown_prompt, shown_text
-from lit_rlhf.prompts import as_messages, response_text
+from lit_rlhf.prompts import as_messages, prompt_text, response_text
 
 router = APIRouter(prefix="/v1")
 _MOST_TASKS = 100
 _DAY_S = 86_400
+_ENOUGH = 0.8  # agreement with gold answers, from which on labelers are told nothing
+_SHOWN = 60  # characters of the prompt beside a gold answer
 
 
 # What a database can have as an id.
@@ -102,7 +106,7 @@ def submit(request: Request, user: Labeler, sent: SentJudgment) -> dict[str, boo
     told = None
     if page.settings.qualification:
         with page.store.database.reading() as connection:
-            told = gold_told(
+            told = _gold_told(
                 connection, user.name, sent.task_id, sent.side_order, page.settings.qualification
             )
     return receipt._asdict() | ({"told": told} if told else {})
@@ -151,3 +155,35 @@ def _shown_task(task: OpenTask, labeler: str) -> dict[str, Any]:
             {**shown[i]._asdict(), "text": task.responses[i] if is_edit else None} for i in order
         ],
     }
+
+
+def _gold_told(
+    connection: Connection, labeler: str, task_id: int, sides: Sequence[int] | None, most: int
+) -> str | None:
+    """Return what a labeler is told of the gold answer after a judgment; None for nothing.
+
+    New labelers begin with gold tasks, and hear the answers while they seldom agree with them.
+
+    Args:
+        connection: of `Database.reading`, which has the judgment.
+        labeler: the name.
+        task_id: what was judged.
+        sides: the responses as the labeler saw them; None: as they are in the store.
+        most: gold tasks of the qualification; after these, nothing is told.
+    """
+    owner = select(labelers.c.id).where(labelers.c.name == labeler)
+    labeler_id = connection.execute(owner).scalar_one()
+    if num_gold_tasks(connection, labeler_id, most + 1) > most:
+        return None
+    task = next(iter(read_tasks(connection, [task_id]))).content
+    gold = next((said for said in task.judgments if said.is_gold), None)
+    share = gold_agreement(connection, labeler)
+    if gold is None or isinstance(share, Undefined) or share.value >= _ENOUGH:
+        return None
+    order = range(len(task.responses)) if sides is None else sides
+    seen = gold._replace(
+        ranks=gold.ranks and tuple(gold.ranks[place] for place in order),
+        ratings=gold.ratings and tuple(gold.ratings[place] for place in order),
+    )
+    answer = answer_text(seen).replace("_", " ")
+    return f"The gold answer to “{plain_text(prompt_text(task.prompt))[:_SHOWN]}”: {answer}"
