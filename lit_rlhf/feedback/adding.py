@@ -20,6 +20,7 @@ from lit_rlhf.feedback.database import Database
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, check_judgment
 from lit_rlhf.feedback.schema import (
     dump_json,
+    in_parts,
     judgments,
     labelers,
     prompts,
@@ -189,8 +190,8 @@ def task_ids(
     """
     digests = [_rows_of(task, kind or kind_of(task), origin).task["digest"] for task in added]
     found: dict[str, int] = {}
-    for start in range(0, len(digests), _BATCH):
-        found |= _find(connection, tasks, digests[start : start + _BATCH])
+    for some in in_parts(digests):
+        found |= _find(connection, tasks, some)
     if missing := sum(digest not in found for digest in digests):
         raise DataError(f"{missing} of {len(digests)} tasks are not in the feedback store.")
     return [found[digest] for digest in digests]
@@ -278,12 +279,11 @@ def _ids(
     connection: Connection, table: Table, rows: Sequence[Values]
 ) -> tuple[dict[str, int], int]:
     """Insert the rows that are not there; return digest -> id of all, and how many were new."""
-    found = _find(connection, table, [row["digest"] for row in rows])
-    missing = {row["digest"]: row for row in rows if row["digest"] not in found}
-    insert_new(connection, table, list(missing.values()), "digest")
-    return found | _find(connection, table, list(missing)), len(missing)
+    distinct = {row["digest"]: row for row in rows}
+    num_new = insert_new(connection, table, list(distinct.values()), "digest")
+    return _find(connection, table, list(distinct)), num_new
 
 
-def _find(connection: Connection, table: Table, digests: list[str]) -> dict[str, int]:
+def _find(connection: Connection, table: Table, digests: Sequence[str]) -> dict[str, int]:
     query = select(table.c.digest, table.c.id).where(table.c.digest.in_(digests))
     return {row.digest: row.id for row in connection.execute(query)}

@@ -9,7 +9,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.aggregation import judged_pairs
 from lit_rlhf.feedback.fields import Record, is_present, read_list, read_text, wrong_field
 from lit_rlhf.feedback.formats.parts import Better, OurRow, compared, rest
-from lit_rlhf.feedback.judgments import JudgedTask, Judgment, rankings_of
+from lit_rlhf.feedback.judgments import LISTS, JudgedTask, Judgment, rankings_of
 from lit_rlhf.feedback.meant_fields import is_unpaired
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import (
@@ -23,7 +23,6 @@ from lit_rlhf.feedback.records import (
     parse_unpaired,
 )
 
-_LISTS = ("ranks", "ratings", "side_order")
 _TEXT, _NUMBER, _WHOLE = ((str,), "text"), ((int, float), "a number"), ((int,), "a whole number")
 # Field of a judgment -> the types that it, or each of its values, may have, and their name.
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
@@ -174,12 +173,12 @@ def _judgment(value: object, field: str, where: str) -> Judgment:
     given = {key: item for key, item in value.items() if item is not None}
     for key, (kinds, expected) in _TYPES.items():
         items = given.get(key, [])
-        for item in items if isinstance(items, list) and key in _LISTS else [items]:
+        for item in items if isinstance(items, list) and key in LISTS else [items]:
             if key in given and item is not None and type(item) not in kinds:
                 raise wrong_field(where, f"{field}.{key}", expected, given[key])
     lists = {
         key: tuple(read_list(given[key], f"{field}.{key}", where, "a list"))
-        for key in _LISTS
+        for key in LISTS
         if key in given
     }
     client = {"client": _object_or_json(given["client"])} if "client" in given else {}

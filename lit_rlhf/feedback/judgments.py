@@ -16,6 +16,7 @@ from lit_rlhf.prompts import Prompt, Response
 
 Outcome = Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
 Ranks = Sequence[float | None]
+LISTS = ("ranks", "ratings", "side_order")  # fields of a judgment with one value a response
 SAID_NOTHING = ("skip", "cannot_judge")  # outcomes that say nothing about the responses
 # Characters of the texts that the database looks up.
 _LONGEST = {"id": 64, "replaces": 64, "labeler": 200}

@@ -12,7 +12,7 @@ from typing import Literal
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, read_number, read_text, wrong_field
-from lit_rlhf.prompts import Conversation, Message, Prompt
+from lit_rlhf.prompts import Message, Prompt, as_messages
 
 Kind = Literal["demonstration", "judgment", "prompt"]
 
@@ -79,18 +79,10 @@ def with_system(prompt: Prompt, row: Record, where: str) -> Prompt:
     Raises:
         DataError: the prompt begins with another system text.
     """
-    if _system_field(row) is None:
-        return prompt
-    if isinstance(prompt, str):
-        prompt = (Message(role="user", content=prompt),)
-    return with_system_turn(tuple(prompt), row, where)
-
-
-def with_system_turn(turns: Conversation, row: Record, where: str) -> Conversation:
-    """Return a chat that begins with the row's system text; errors as in `with_system`."""
     field = _system_field(row)
     if field is None:
-        return turns
+        return prompt
+    turns = tuple(as_messages(prompt, "user"))
     text = read_text(row[field], field, where)
     if turns[0]["role"] != "system":
         return (Message(role="system", content=text), *turns)

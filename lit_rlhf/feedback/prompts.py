@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from lit_rlhf.feedback.fields import (
     Record,
@@ -22,6 +22,8 @@ from lit_rlhf.feedback.fields import (
     wrong_field,
 )
 from lit_rlhf.prompts import ChatWithTools, Conversation, Message, Prompt, Response
+
+AnyPrompt = TypeVar("AnyPrompt", str, Conversation, str | Conversation)
 
 
 def split_prompt(
@@ -58,9 +60,7 @@ def split_prompt(
         return _split_chats(prompt, chats, row, where)
     if prompt is None:
         raise missing_fields(row, where, "a 'prompt' beside the responses")
-    if not isinstance(prompt, str):
-        prompt = read_chat_prompt(prompt, "prompt", where)
-    return prompt, tuple(texts.values())
+    return unanswered(prompt, where), tuple(texts.values())
 
 
 def with_tools(prompt: Prompt, row: Record, where: str) -> Prompt:
@@ -90,10 +90,12 @@ def with_tools(prompt: Prompt, row: Record, where: str) -> Prompt:
     return ChatWithTools(prompt, cast("list[Mapping[str, Any]]", without_nulls(items)))
 
 
-def read_chat_prompt(prompt: Conversation, field: str, where: str) -> Conversation:
-    """Return a chat that the assistant is to answer, so one that does not end in its own turn."""
-    if prompt[-1]["role"] == "assistant":
-        raise wrong_field(where, field, "a chat that ends before the assistant's turn", prompt[-1])
+def unanswered(prompt: AnyPrompt, where: str) -> AnyPrompt:
+    """Return a prompt that the assistant is to answer: a chat does not end in its own turn."""
+    if not isinstance(prompt, str) and prompt[-1]["role"] == "assistant":
+        raise wrong_field(
+            where, "prompt", "a chat that ends before the assistant's turn", prompt[-1]
+        )
     return prompt
 
 
@@ -110,7 +112,7 @@ def _split_chats(
         shared = prompt
     elif prompt is not None and not _is_prompt_of(prompt, shared):
         raise wrong_field(where, "prompt", "the prompt that the chats begin with", prompt)
-    return read_chat_prompt(shared, "prompt", where), responses
+    return unanswered(shared, where), responses
 
 
 def _shared_beginning(chats: list[Conversation]) -> Conversation:

@@ -25,9 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from lit_rlhf.feedback.schema import judgments, labelers, slots, tasks
-
-_BATCH = 500  # ids in one statement
+from lit_rlhf.feedback.schema import in_parts, judgments, labelers, slots, tasks
 
 
 def claim_slots(
@@ -91,10 +89,10 @@ def open_slots(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
         ids: of the tasks.
     """
     waiting: dict[int, int] = {}
-    for start in range(0, len(ids), _BATCH):
+    for some in in_parts(ids):
         query = (
             select(slots.c.task_id, func.count().label("number"))
-            .where(slots.c.task_id.in_(ids[start : start + _BATCH]), slots.c.judgment_id.is_(None))
+            .where(slots.c.task_id.in_(some), slots.c.judgment_id.is_(None))
             .group_by(slots.c.task_id)
             .order_by(slots.c.task_id)
         )

@@ -24,7 +24,7 @@ from lit_rlhf.feedback.fields import (
     wrong_field,
 )
 from lit_rlhf.feedback.meant_fields import is_unpaired, read_probability, with_system
-from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt, with_tools
+from lit_rlhf.feedback.prompts import split_prompt, unanswered, with_tools
 from lit_rlhf.prompts import Prompt, Response
 
 LabelerScores = tuple[float | None, ...]
@@ -215,9 +215,7 @@ def parse_prompt(row: Record, where: str) -> PromptRecord:
     """
     if not is_present(row, "prompt"):
         raise missing_fields(row, where, "'prompt'")
-    prompt = read_text_or_conversation(row["prompt"], "prompt", where)
-    if not isinstance(prompt, str):
-        prompt = read_chat_prompt(prompt, "prompt", where)
+    prompt = unanswered(read_text_or_conversation(row["prompt"], "prompt", where), where)
     fields = {key: row[key] for key in row if key != "prompt"}
     return PromptRecord(complete_prompt(prompt, row, where), fields)
 

@@ -15,7 +15,8 @@ well, for the stores that are there; a test compares what the two lead to.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Boolean,
@@ -39,6 +40,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.engine import Dialect
+
+Value = TypeVar("Value")
 
 
 class JsonText(TypeDecorator[object]):
@@ -185,10 +188,17 @@ access = Table(
     Column("expires_at", Double, nullable=False),
     Column("used_at", Double),  # of an invitation, which is exchanged once
 )
+_AT_ONCE = 500  # values in one statement
 _is_open = slots.c.judgment_id.is_(None)
 _only_open: dict[str, Any] = {"sqlite_where": _is_open, "postgresql_where": _is_open}
 Index("ix_slots_open", slots.c.task_id, slots.c.n, **_only_open)
 Index("ix_slots_leased", slots.c.labeler_id, slots.c.task_id, **_only_open)
+
+
+def in_parts(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
+    """Yield as many values at a time as a statement takes."""
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
 
 
 def current_judgments(*columns: ColumnElement[Any]) -> Select[Any]:

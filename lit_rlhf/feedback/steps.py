@@ -14,7 +14,7 @@ from lit_rlhf.feedback.fields import (
     read_text_or_conversation,
     wrong_field,
 )
-from lit_rlhf.feedback.prompts import read_chat_prompt
+from lit_rlhf.feedback.prompts import unanswered
 from lit_rlhf.feedback.records import complete_prompt, read_weight
 from lit_rlhf.prompts import Prompt
 
@@ -52,9 +52,7 @@ def parse_steps(row: Record, where: str) -> JudgedSteps:
     """
     if not is_stepwise(row) or not is_present(row, "prompt"):
         raise missing_fields(row, where, "'prompt', 'completions' and 'labels'")
-    prompt = read_text_or_conversation(row["prompt"], "prompt", where)
-    if not isinstance(prompt, str):
-        prompt = read_chat_prompt(prompt, "prompt", where)
+    prompt = unanswered(read_text_or_conversation(row["prompt"], "prompt", where), where)
     steps = tuple(
         _read_step(step, f"completions[{i}]", where)
         for i, step in enumerate(read_list(row["completions"], "completions", where, "steps"))

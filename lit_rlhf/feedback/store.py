@@ -52,11 +52,9 @@ from lit_rlhf.feedback.reading import (
     read_questions,
     read_tasks,
 )
-from lit_rlhf.feedback.schema import judgments, labelers, task_responses
+from lit_rlhf.feedback.schema import in_parts, judgments, labelers, task_responses
 from lit_rlhf.feedback.submitting import Receipt, judgment_of, store_judgment
 from lit_rlhf.prompts import Prompt, response_text
-
-_BATCH = 500  # ids in one statement
 
 
 class OpenTask(NamedTuple):
@@ -184,11 +182,7 @@ class FeedbackStore:
     def tasks(self, ids: Sequence[int]) -> list[StoredTask]:
         """Return tasks with the judgments that count, by ascending id."""
         with self.database.reading() as connection:
-            return [
-                task
-                for start in range(0, len(ids), _BATCH)
-                for task in read_tasks(connection, sorted(ids)[start : start + _BATCH])
-            ]
+            return [task for some in in_parts(sorted(ids)) for task in read_tasks(connection, some)]
 
     def add_repeat(self, task_id: int, slots: int = 1) -> int:
         """Plan to ask labelers again who judged a task: do they agree with themselves?

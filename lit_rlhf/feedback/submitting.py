@@ -16,14 +16,13 @@ from sqlalchemy import Connection, Row, Table, and_, delete, exists, func, selec
 from sqlalchemy.dialects import postgresql, sqlite
 
 from lit_rlhf.errors import DataError
-from lit_rlhf.feedback.judgments import SAID_NOTHING, Judgment
+from lit_rlhf.feedback.judgments import LISTS, SAID_NOTHING, Judgment
 from lit_rlhf.feedback.queue import is_free, lock_labeler, take_slots
 from lit_rlhf.feedback.schema import current_judgments, dump_json, judgments, slots, tasks
 
 Values = dict[str, Any]  # column -> value, of whatever type the column has
 # Fields of `Judgment` that are columns of the same name; `labeler` is a row of its own.
 _FIELDS = tuple(field for field in Judgment._fields if field != "labeler")
-_LISTS = ("ranks", "ratings", "side_order")
 # What the server adds; all other columns come from the client, and are equal when it sends twice.
 _BY_SERVER = ("received_at", "valid_from")
 
@@ -199,7 +198,7 @@ def judgment_of(row: Row[Any] | Mapping[str, Any], labeler: str | None) -> Judgm
     """Return the judgment that a row holds."""
     columns = cast("Mapping[str, Any]", getattr(row, "_mapping", row))
     values = {field: columns[field] for field in _FIELDS}
-    for field in _LISTS:
+    for field in LISTS:
         if values[field] is not None:
             values[field] = tuple(values[field])
     return Judgment(**values | {"labeler": labeler, "comment": values["comment"] or ""})

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from lit_rlhf.markdown import visible
-from lit_rlhf.prompts import Message, Prompt, as_messages, response_text
+from lit_rlhf.prompts import Prompt, as_messages, response_text
 
 # Longer texts are shown to here; the rest is one click away, as plain text.
 MOST_CHARACTERS = 20_000
@@ -47,7 +47,9 @@ class Turn(NamedTuple):
 
 def shown_prompt(prompt: Prompt) -> list[Turn]:
     """Return the messages of a prompt; a text is one message of the user."""
-    return [Turn(str(m["role"]), shown_text(_text_of(m))) for m in as_messages(prompt, "user")]
+    return [
+        Turn(str(m["role"]), shown_text(response_text((m,)))) for m in as_messages(prompt, "user")
+    ]
 
 
 def shown_text(text: str) -> Shown:
@@ -62,10 +64,6 @@ def shown_text(text: str) -> Shown:
 def plain_text(text: str) -> str:
     """Return a whole text for an element that shows it as it is."""
     return _visible(_line_ends(text))
-
-
-def _text_of(message: Message) -> str:
-    return response_text((message,))
 
 
 def _visible(text: str) -> str:

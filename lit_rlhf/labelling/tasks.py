@@ -42,12 +42,12 @@ class SentJudgment(BaseModel):
     task_id: Id
     id: str = Field(min_length=16, max_length=64)
     outcome: Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
-    ranks: list[int | None] | None = None
+    ranks: tuple[int | None, ...] | None = None
     strength: int | None = None
-    ratings: list[float | None] | None = None
+    ratings: tuple[float | None, ...] | None = None
     edit: str | None = None
     comment: str = Field("", max_length=20_000)
-    side_order: list[int] | None = None
+    side_order: tuple[int, ...] | None = None
     shown_at: float | None = None
     submitted_at: float | None = None
     duration_s: float | None = Field(None, ge=0)
@@ -96,11 +96,9 @@ def submit(request: Request, user: Labeler, sent: SentJudgment) -> dict[str, boo
     During the qualification the answer may have `told`: what the gold answer is.
     """
     page = page_of(request)
-    values = sent.model_dump(exclude={"task_id"})
-    for name in ("ranks", "ratings", "side_order"):
-        values[name] = None if values[name] is None else tuple(values[name])
+    judgment = Judgment(**sent.model_dump(exclude={"task_id"}), labeler=user.name)
     try:
-        receipt = page.store.submit(sent.task_id, Judgment(**values, labeler=user.name))
+        receipt = page.store.submit(sent.task_id, judgment)
     except DataError as error:
         raise HTTPException(422, str(error)) from error
     told = None

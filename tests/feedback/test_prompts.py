@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import parse_demonstration, parse_prompt
-from lit_rlhf.feedback.prompts import read_chat_prompt, split_prompt, with_tools
+from lit_rlhf.feedback.prompts import split_prompt, unanswered, with_tools
 
 
 def user(content):
@@ -132,6 +132,6 @@ def test_tools_that_nobody_can_read(prompt, tools, place):
 
 
 def test_a_chat_prompt_ends_before_the_answer():
-    assert read_chat_prompt((user("hi"),), "prompt", "x") == (user("hi"),)
+    assert unanswered((user("hi"),), "x") == (user("hi"),)
     with pytest.raises(DataError, match="ends before the assistant's turn"):
-        read_chat_prompt((user("hi"), assistant("a")), "prompt", "x")
+        unanswered((user("hi"), assistant("a")), "x")

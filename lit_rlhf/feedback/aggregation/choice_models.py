@@ -150,7 +150,7 @@ def _most_likely(choices: _Choices, precision: float) -> Floats:
     strengths = np.zeros(len(choices.wins))
     value = _log_posterior(strengths, choices, precision)
     for _ in range(_MOST_STEPS):
-        chances = _chances(strengths, choices)
+        chances = np.exp(_log_chances(strengths, choices)[0])
         expected = choices.weights @ chances
         gradient = choices.wins - expected - precision * strengths
         curvature = np.diag(expected + precision)
@@ -165,15 +165,14 @@ def _most_likely(choices: _Choices, precision: float) -> Floats:
     return strengths
 
 
-def _chances(strengths: Floats, choices: _Choices) -> Floats:
-    """Return `[S, K]` the probability that each response is chosen from each set."""
-    powers = np.exp(strengths - strengths.max()) * choices.sets
-    chances: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return chances
+def _log_chances(strengths: Floats, choices: _Choices) -> tuple[Floats, Floats]:
+    """Return `[S, K]` the log-probabilities of each choice, and `[S, 1]` what was divided by."""
+    powers = np.where(choices.sets, strengths, -np.inf)
+    sums: Floats = np.logaddexp.reduce(powers, axis=1, keepdims=True)
+    return powers - sums, sums
 
 
 def _log_posterior(strengths: Floats, choices: _Choices, precision: float) -> float:
-    top = strengths.max()
-    sums = top + np.log((np.exp(strengths - top) * choices.sets).sum(axis=1))
+    _, sums = _log_chances(strengths, choices)
     prior = precision / 2 * float(strengths @ strengths)
-    return float(choices.wins @ strengths - choices.weights @ sums) - prior
+    return float(choices.wins @ strengths - choices.weights @ sums[:, 0]) - prior
