@@ -93,7 +93,9 @@ def percent_agreement(units: Patterns) -> float | Undefined:
     """Return the mean over units of the share of pairs of labelers who gave the same value."""
     if not units.number.sum():
         return Undefined(NO_OVERLAP)
-    return float(np.average(_agreeing_pairs(units.counts), weights=units.number))
+    judged = units.counts.sum(axis=1)
+    agreeing = (units.counts * (units.counts - 1)).sum(axis=1) / (judged * (judged - 1))
+    return float(np.average(agreeing, weights=units.number))
 
 
 def fleiss_kappa(units: Patterns) -> float | Undefined:
@@ -212,26 +214,14 @@ def with_interval(
     return Estimate(value, float(low), float(high))
 
 
-def _agreeing_pairs(counts: Floats) -> Floats:
-    sums = counts.sum(axis=1)
-    agreeing: Floats = (counts * (counts - 1)).sum(axis=1) / (sums * (sums - 1))
-    return agreeing
-
-
 def _squared_differences(values: Floats, totals: Floats, level: Level) -> Floats:
     """Return `[V, V]` the squared differences of values, which for ranks depend on the counts."""
-    first, second = values[:, None], values[None, :]
+    if level == "ordinal":  # the judgments between the middles of the two values
+        values = np.cumsum(totals) - totals / 2
+    differences: Floats = values[:, None] - values[None, :]
     if level == "nominal":
-        differ: Floats = (first != second).astype(np.float64)
-        return differ
-    if level == "interval":
-        squared: Floats = np.square(first - second)
-        return squared
-    if level == "ratio":
-        sums = first + second
-        ratios: Floats = np.square((first - second) / np.where(sums == 0, np.inf, sums))
-        return ratios
-    # Ranks: the judgments between the middles of the two values.
-    middles = np.cumsum(totals) - totals / 2
-    ranks: Floats = np.square(middles[:, None] - middles[None, :])
-    return ranks
+        differences = (differences != 0).astype(np.float64)
+    elif level == "ratio":
+        sums = values[:, None] + values[None, :]
+        differences = differences / np.where(sums == 0, np.inf, sums)
+    return np.square(differences)

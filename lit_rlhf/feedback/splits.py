@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Message, Prompt, content_text
-
-Split = Literal["train", "validation", "test"]
 
 NUM_BUCKETS = 100
 # Split -> the buckets that belong to it: 80, 10 and 10 per cent of all prompts.
