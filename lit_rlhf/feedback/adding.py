@@ -67,13 +67,11 @@ class Added(NamedTuple):
     unasked: int = 0
 
 
-def kind_of(task: JudgedTask) -> Kind:
+def _kind_of(task: JudgedTask) -> Kind:
     """Return what is asked of a task: what its judgments say, else by its number of responses."""
-    if any(judgment.edit is not None for judgment in task.judgments):
+    if any(said.edit is not None for said in task.judgments):
         return "edit"
-    if any(judgment.ratings is not None for judgment in task.judgments):
-        return "rating"
-    if len(task.responses) == 1:
+    if len(task.responses) == 1 or any(said.ratings is not None for said in task.judgments):
         return "rating"
     return "comparison" if len(task.responses) == 2 else "ranking"
 
@@ -94,7 +92,7 @@ class Adder:
     Attributes:
         database: where to.
         num_slots: how many labelers are to judge each task; 0 asks nobody.
-        kind: what they are asked; None for what `kind_of` says.
+        kind: what they are asked; None for what `_kind_of` says.
         origin: how the responses were made.
         labeler_kind: of labelers who are new, "person" or "model".
     """
@@ -113,7 +111,7 @@ class Adder:
         total = Added()
         stream = iter(added)
         while batch := list(islice(stream, _BATCH)):
-            rows = [_rows_of(task, self.kind or kind_of(task), self.origin) for task in batch]
+            rows = [_rows_of(task, self.kind or _kind_of(task), self.origin) for task in batch]
             for row in rows:
                 _check(row, self.num_slots)
             with self.database.writing() as connection:
@@ -188,7 +186,7 @@ def task_ids(
     Raises:
         DataError: one of them was not added.
     """
-    digests = [_rows_of(task, kind or kind_of(task), origin).task["digest"] for task in added]
+    digests = [_rows_of(task, kind or _kind_of(task), origin).task["digest"] for task in added]
     found: dict[str, int] = {}
     for some in in_parts(digests):
         found |= _find(connection, tasks, some)

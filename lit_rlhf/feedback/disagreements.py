@@ -40,7 +40,7 @@ def most_split(connection: Connection, count: int) -> list[Disagreement]:
     """
     answers = read_answers(connection)
     answers = answers.where(~answers.is_gold & ~answers.is_repeat)
-    ids, splits, numbers = split_of_tasks(answers)
+    ids, splits, numbers = _split_of_tasks(answers)
     comments = (
         select(judgments.c.task_id, func.count())
         .where(judgments.c.comment.is_not(None))
@@ -57,7 +57,7 @@ def most_split(connection: Connection, count: int) -> list[Disagreement]:
     ]
 
 
-def split_of_tasks(answers: Answers) -> tuple[Ints, Floats, Ints]:
+def _split_of_tasks(answers: Answers) -> tuple[Ints, Floats, Ints]:
     """Return the ids of all tasks, how far each splits, and how many labelers answered.
 
     The split of a unit is `sum of distances / (pairs of labelers + 1)`; that of a task is the mean

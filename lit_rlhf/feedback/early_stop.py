@@ -15,7 +15,7 @@ from lit_rlhf.feedback.reading import StoredTask
 
 # The key of a task's metadata that says how it was chosen, and the values that are not stopped.
 SHARE = "share"
-MEASURING_SHARES = ("random", "gold", "audit")
+_MEASURING_SHARES = ("random", "gold", "audit")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _measures(task: StoredTask) -> bool:
         or task.repeats is not None
         or is_gold
         or bool(task.content.metadata.get("is_gold"))
-        or share in MEASURING_SHARES
+        or share in _MEASURING_SHARES
     )
 
 

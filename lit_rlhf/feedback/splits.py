@@ -8,7 +8,7 @@ import json
 from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Message, Prompt, content_text
 
-NUM_BUCKETS = 100
+_NUM_BUCKETS = 100
 # Split -> the buckets that belong to it: 80, 10 and 10 per cent of all prompts.
 SPLITS = {"train": range(80), "validation": range(80, 90), "test": range(90, 100)}
 
@@ -21,7 +21,7 @@ def bucket_of(prompt: Prompt) -> int:
     """
     turns = [("user", prompt)] if isinstance(prompt, str) else [_turn(turn) for turn in prompt]
     digest = hashlib.sha256(json.dumps(turns).encode()).digest()
-    return int.from_bytes(digest[:8], "big") % NUM_BUCKETS
+    return int.from_bytes(digest[:8], "big") % _NUM_BUCKETS
 
 
 def buckets_of(split: str) -> range:

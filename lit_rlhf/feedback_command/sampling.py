@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lit_rlhf.feedback.store import FeedbackStore
 
 # After so many prompts their tasks are in the store, whatever happens to the rest.
-PROMPTS_AT_ONCE = 32
+_PROMPTS_AT_ONCE = 32
 
 
 def add_sample_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_samples(options: argparse.Namespace) -> Iterator[str]:
         CheckpointError: there is no such policy.
         DataError: the prompts cannot be read, or the store cannot be opened.
     """
-    check_options(options)
+    _check_options(options)
     from lit_rlhf.evaluation.responses import read_prompts  # noqa: PLC0415 - seconds of imports
     from lit_rlhf.feedback.store import FeedbackStore  # noqa: PLC0415
     from lit_rlhf.models.handover import check_kind  # noqa: PLC0415
@@ -64,7 +64,7 @@ def add_samples(options: argparse.Namespace) -> Iterator[str]:
     yield text + (f"; {num_alike} prompts had one response alone" if num_alike else "")
 
 
-def check_options(options: argparse.Namespace) -> None:
+def _check_options(options: argparse.Namespace) -> None:
     """Raise a ConfigError where no tasks could come of the options."""
     from lit_rlhf.feedback.adding import MOST_RANKED  # noqa: PLC0415 - an optional package
 
@@ -112,7 +112,7 @@ def _add(
     sampling |= {name: model[name] for name in ("sha256", "revision") if name in model}
     origin = Origin(options.name or Path(options.checkpoint).name, options.checkpoint, sampling)
     total, num_alike, done = Added(), 0, 0
-    for samples in sample_in_parts(options.checkpoint, prompts, settings, PROMPTS_AT_ONCE):
+    for samples in sample_in_parts(options.checkpoint, prompts, settings, _PROMPTS_AT_ONCE):
         texts = [
             samples.responses[first : first + options.k]
             for first in range(0, len(samples.responses), options.k)

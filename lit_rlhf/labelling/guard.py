@@ -68,7 +68,7 @@ def _refusal(request: Request) -> JSONResponse | None:
     if request.method in _SAFE_METHODS:
         return None
     has_token = request.headers.get("authorization", "").lower().startswith("bearer ")
-    if not has_token and not is_same_origin(request):
+    if not has_token and not _is_same_origin(request):
         return JSONResponse({"detail": "this request came from another site"}, 403)
     size = request.headers.get("content-length", "")
     if not size.isdecimal():
@@ -80,7 +80,7 @@ def _refusal(request: Request) -> JSONResponse | None:
     return None
 
 
-def is_same_origin(request: Request) -> bool:
+def _is_same_origin(request: Request) -> bool:
     """Say whether a page of this server sent the request.
 
     Browsers say so in `Sec-Fetch-Site`, but only over https and on localhost; elsewhere `Origin`

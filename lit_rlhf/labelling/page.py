@@ -123,7 +123,7 @@ def visitor_of(request: Request) -> User | None:
     return find_user(page_of(request).store.database, session, "session") if session else None
 
 
-def labeler_of(request: Request) -> User:
+def _labeler_of(request: Request) -> User:
     """Return the user of a session: a labeler or an administrator.
 
     Raises:
@@ -136,7 +136,7 @@ def labeler_of(request: Request) -> User:
     return user
 
 
-def admin_of(user: Annotated[User, Depends(labeler_of)]) -> User:
+def _admin_of(user: Annotated[User, Depends(_labeler_of)]) -> User:
     """Return an administrator.
 
     Raises:
@@ -167,8 +167,8 @@ def check_form(request: Request, csrf: Annotated[str, Form()] = "") -> None:
     check_csrf(request, csrf)
 
 
-Labeler = Annotated[User, Depends(labeler_of)]
-Admin = Annotated[User, Depends(admin_of)]
+Labeler = Annotated[User, Depends(_labeler_of)]
+Admin = Annotated[User, Depends(_admin_of)]
 
 
 def _share_text(share: Share) -> str:

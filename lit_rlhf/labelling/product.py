@@ -59,7 +59,7 @@ class ProductFeedback(BaseModel):
         return self
 
 
-def program_of(
+def _program_of(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> User:
     """Return whose API token a request has.
@@ -77,7 +77,7 @@ def program_of(
 
 @router.post("/feedback")
 def add_feedback(
-    request: Request, program: Annotated[User, Depends(program_of)], sent: ProductFeedback
+    request: Request, program: Annotated[User, Depends(_program_of)], sent: ProductFeedback
 ) -> dict[str, bool]:
     """Store what a user said; when this answers, it is on the disk."""
     prompt: Prompt = sent.prompt if isinstance(sent.prompt, str) else _messages(sent.prompt)

@@ -31,7 +31,7 @@ _SHOWN = 60  # characters of the prompt beside a gold answer
 
 
 # What a database can have as an id.
-Id = Annotated[int, Field(ge=0, lt=2**63)]
+_Id = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SentJudgment(BaseModel):
@@ -39,7 +39,7 @@ class SentJudgment(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    task_id: Id
+    task_id: _Id
     id: str = Field(min_length=16, max_length=64)
     outcome: Literal["judged", "tie", "both_bad", "skip", "cannot_judge"]
     ranks: tuple[int | None, ...] | None = None
@@ -71,7 +71,7 @@ def next_tasks(
 
 @router.get("/tasks/{task_id}/{part}/{place}")
 def whole_text(
-    request: Request, _: Labeler, task_id: Id, part: Literal["prompt", "responses"], place: int
+    request: Request, _: Labeler, task_id: _Id, part: Literal["prompt", "responses"], place: int
 ) -> dict[str, str]:
     """Return a whole message of the prompt, or response, as plain text.
 

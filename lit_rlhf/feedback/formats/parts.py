@@ -24,7 +24,7 @@ from lit_rlhf.prompts import Conversation, Message, Response
 OurRow = dict[str, object]
 ReadResult = list[JudgedTask | OurRow]
 Better = Literal["first", "second", "neither"]
-PROMPT_FIELDS = ("prompt", "instruction", "question", "input", "text")
+_PROMPT_FIELDS = ("prompt", "instruction", "question", "input", "text")
 STANDARD_ROLES = ("system", "developer", "user", "assistant", "tool")
 _CALL = "function_call"  # LLaMA-Factory's turn of the assistant that calls tools
 _ROLES = {
@@ -115,9 +115,9 @@ def user_turn(text: object, field: str, where: str, system: object = None) -> Co
 
 def prompt_field(fields: Record, where: str) -> str:
     """Return the name of the field that holds the prompt, where a project chose the names."""
-    name = next((name for name in PROMPT_FIELDS if name in fields), None)
+    name = next((name for name in _PROMPT_FIELDS if name in fields), None)
     if name is None:
-        expected = ", ".join(PROMPT_FIELDS)
+        expected = ", ".join(_PROMPT_FIELDS)
         raise DataError(f"{where}: expected the prompt in one of the fields {expected}.")
     return name
 
