@@ -300,3 +300,10 @@ def test_agreement_by_hand(tmp_path, capsys):
     assert lines[0].endswith("(7 with two labelers or more)")
     assert lines[3].startswith("ratings percent agreement               1.000")
     assert "undefined, because all judged alike" in lines[4]
+
+
+def test_an_export_may_have_other_rows_of_ours_in_it(tmp_path, capsys):
+    full = {"prompt": "p", "responses": ["a", "b"], "judgments": [{"outcome": "tie"}]}
+    file = write_lines(tmp_path / "in.jsonl", [full, *pairs(1)])
+    assert main(["feedback", "import", file, str(tmp_path / "feedback.db")]) == 0
+    assert capsys.readouterr().out == "2 new tasks, 2 new judgments\n"
