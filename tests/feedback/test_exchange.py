@@ -130,7 +130,7 @@ def test_thumbs_are_ratings_and_demonstrations_edits():
     ("row", "message"),
     [
         ({"prompt": "p", "answer": 4}, "x: holds no judgment of a response"),
-        ({"prompt": "p", "response": 3}, "x: field 'response': expected one chat message or more"),
+        ({"prompt": "p", "response": 3}, "x: field 'response': expected text or a list of chat"),
         ({"answer": 4}, "x: expected 'prompt', found the fields: answer"),
     ],
 )
