@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_rlhf.batches import SampleBatch
-from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.options import read_reward
 from lit_rlhf.evaluation.responses import SourcedPrompt, prompt_key, read_prompts_and_fields
 from lit_rlhf.evaluation.sampling import SamplingConfig, sample_in_parts
@@ -21,6 +21,7 @@ from lit_rlhf.markdown import say
 from lit_rlhf.models.handover import check_kind
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.overoptimization import best_of_n_kl
+from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource, ask
 
 _ROWS_AT_ONCE = 256
@@ -56,8 +57,7 @@ def sample_command(arguments: list[str]) -> int:
         LitRLHFError: an option, a model, the prompts or the file is not as it must be.
     """
     options = _parser().parse_args(arguments)
-    if options.best_of < 2:
-        raise ConfigError(f"--best-of {options.best_of}: must be 2 or more, or nothing is best")
+    require("--best-of", options.best_of, least=2)
     check_kind(options.checkpoint, "policy")
     reward = read_reward(options.reward, options)
     settings = sampling_config(options, options.best_of)

@@ -141,7 +141,7 @@ def test_a_reward_is_read_from_the_files_of_ppo(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--best-of", "1"], "--best-of 1"),
+        (["--best-of", "1"], "--best-of is 1; it must be at least 2"),
         (["--temperature", "0"], "at temperature 0"),
         (["--reward", "nowhere.yaml"], "nowhere.yaml"),
         (["--reward", "runs/none"], "runs/none"),

@@ -6,18 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
 from lit_rlhf.config_messages import parse
-from lit_rlhf.errors import ConfigError, LitRLHFError
+from lit_rlhf.errors import LitRLHFError
+from lit_rlhf.evaluation.figures import Report
 from lit_rlhf.evaluation.options import read_option_file
-from lit_rlhf.evaluation.report import Report, as_markdown, write_report
+from lit_rlhf.evaluation.report import as_markdown, write_report
 from lit_rlhf.evaluation.runs import evaluate_policies, evaluate_rewards
 from lit_rlhf.evaluation.sampling_options import add_forward_options, add_sampling_options
 from lit_rlhf.evaluation.tracking import log_to_wandb
 from lit_rlhf.modules.precision import choose_precision
+from lit_rlhf.ranges import require
 
 # Of the files of options: keys with dashes, and names with sources.
 _PARSER_MODE = "lit_rlhf_options"
@@ -50,14 +51,14 @@ def evaluate_command(arguments: list[str]) -> int:
     )
     text = "policies against each other, or reward models against people"
     parser.add_argument("command", choices=tuple(_COMMANDS), help=text)
-    command = _COMMANDS[parser.parse_args(arguments[:1]).command]
-    options = parse(command.parser(), arguments[1:])
+    parser_of, run = _COMMANDS[parser.parse_args(arguments[:1]).command]
+    options = parse(parser_of(), arguments[1:])
     _check(options)
     if options.precision == "auto":
         options.precision = choose_precision()
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    report = command.run(options, folder)
+    report = run(options, folder)
     # First of all: a full disk must not cost what was measured.
     sys.stdout.write(f"{as_markdown(report)}\n")
     sys.stdout.flush()
@@ -76,9 +77,8 @@ def evaluate_command(arguments: list[str]) -> int:
 def _check(options: Namespace) -> None:
     numbers = ("max_length", "page_samples", "num_prompts", "num_rows", "perplexity_rows")
     for name in (*numbers, "endpoint_connections"):
-        value = getattr(options, name, None)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if (value := getattr(options, name, None)) is not None:
+            require(f"--{name.replace('_', '-')}", value, least=1)
 
 
 def _policies_parser() -> ArgumentParser:
@@ -147,14 +147,7 @@ def _add(parser: ArgumentParser, *options: tuple[str, type, object, str]) -> Non
         parser.add_argument(name, type=kind, default=default, help=text)
 
 
-class _Command(NamedTuple):
-    """What is behind a word of the command line."""
-
-    parser: Callable[[], ArgumentParser]
-    run: Callable[[Namespace, Path], Report]
-
-
-_COMMANDS = {
-    "policies": _Command(_policies_parser, evaluate_policies),
-    "rewards": _Command(_rewards_parser, evaluate_rewards),
+_COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace, Path], Report]]] = {
+    "policies": (_policies_parser, evaluate_policies),
+    "rewards": (_rewards_parser, evaluate_rewards),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
@@ -20,38 +20,17 @@ _LONGEST_GRAM = 4
 _SMOOTHING = 0.1
 
 
-def distinct_n(texts: Iterable[str], n: int = 2) -> float:
+def distinct_n(texts: Sequence[str], n: int = 2) -> Estimate:
     """Return the share of distinct word n-grams among all of them, over all texts together.
 
     Source: Li et al., A Diversity-Promoting Objective Function for Neural Conversation Models,
     NAACL 2016. Words are what is between spaces, in lower case; an n-gram never spans two
     texts. The share falls with the amount of text, so compare sets of about the same size.
 
-    Args:
-        texts: the responses.
-        n: length of the n-grams, in words.
-
-    Returns:
-        A number in [0, 1]; 0 where no text has `n` words.
-
-    >>> distinct_n(["a good film", "A good plot"])
-    0.75
-    """
-    seen: set[Gram] = set()
-    total = 0
-    for text in texts:
-        grams = _grams(_words(text), n)
-        seen.update(grams)
-        total += len(grams)
-    return len(seen) / total if total else 0.0
-
-
-def distinct_n_estimate(texts: Sequence[str], n: int = 2) -> Estimate:
-    """Return `distinct_n` with the interval of the jackknife over texts.
-
-    The bootstrap would not do: a text that is drawn twice brings no n-gram of its own the second
-    time, and every resample would look less varied than the texts are. Source: Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11.
+    The interval is that of the jackknife over texts. The bootstrap would not do: a text that is
+    drawn twice brings no n-gram of its own the second time, and every resample would look less
+    varied than the texts are. Source: Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, chapter 11.
 
     Args:
         texts: the responses, one of each prompt.
@@ -63,6 +42,9 @@ def distinct_n_estimate(texts: Sequence[str], n: int = 2) -> Estimate:
 
     Raises:
         DataError: there is no text.
+
+    >>> distinct_n(["a good film", "A good plot"]).value
+    0.75
     """
     if not texts:
         raise DataError("diversity needs at least one text")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lit_rlhf.endpoints import parse_json, read_key, read_within, require_address, without_key
-from lit_rlhf.errors import ConfigError, LitRLHFError
+from lit_rlhf.errors import LitRLHFError
 from lit_rlhf.extras import require_extra
+from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -48,10 +48,8 @@ class Endpoint:
         """Refuse an address that is none, and credentials inside of it."""
         require_extra("endpoint", "a judge behind an endpoint")
         require_address("endpoint", self.address, self.key_variable)
-        if self.num_attempts < 1 or not 0 < self.timeout_s < math.inf:
-            raise ConfigError(
-                "endpoint: at least one attempt, and a finite timeout above 0 seconds"
-            )
+        require("endpoint.num_attempts", self.num_attempts, least=1)
+        require("endpoint.timeout_s", self.timeout_s, above=0)
 
     def chat(self, messages: list[dict[str, str]], *, max_tokens: int) -> str:
         """Return the text of one completion, at temperature 0.

@@ -1,15 +1,17 @@
-"""One measured figure: what it says, of whom, by which judge, with interval and sample size."""
+"""What an evaluation found: figures with their intervals, samples, and the models' lineage."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
+from lit_rlhf.models.lineage import Lineage
 
 
 class Figure(NamedTuple):
@@ -76,6 +78,52 @@ class Figure(NamedTuple):
         if value == 0 or 0.01 <= abs(value) < 10:
             return f"{value:.3f}"
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2e}"
+
+
+class PageRow(NamedTuple):
+    """One prompt with a response of every side.
+
+    Attributes:
+        prompt: as text.
+        texts: of each side.
+        facts: of each side, short remarks such as "truncated".
+        scores: of each side, one of each judge; None from judges that compare.
+        verdicts: judge's place -> "0-1" (two sides, the smaller place first) -> 1 for the first
+            side, 0 for the second, or None without a verdict.
+    """
+
+    prompt: str
+    texts: Sequence[str]
+    facts: Sequence[Sequence[str]]
+    scores: Sequence[Sequence[float | None]]
+    verdicts: Mapping[int, Mapping[str, float | None]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        title: its heading.
+        settings: of the command, as plain values, without keys.
+        figures: all of them.
+        sides: what is shown side by side in the samples.
+        judges: name -> whether it compares instead of scoring.
+        rows: the samples.
+        pictures: caption -> file in the report's folder.
+        lineage: model -> lineage, None where none is recorded.
+        notes: what a reader must know.
+    """
+
+    title: str
+    settings: Mapping[str, Any]
+    figures: Sequence[Figure]
+    sides: Sequence[str]
+    judges: Mapping[str, bool]
+    rows: Sequence[PageRow]
+    pictures: Mapping[str, str]
+    lineage: Mapping[str, Lineage | None]
+    notes: Sequence[str]
 
 
 def sections(figures: Sequence[Figure]) -> dict[str, list[Figure]]:

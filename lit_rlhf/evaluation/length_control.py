@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import (
@@ -78,7 +79,8 @@ def length_controlled_win_rate(
     feature = np.tanh(difference / scale)
 
     def controlled(counts: Floats) -> Floats:
-        return _sigmoid(_fit(outcome, feature, counts)[0])
+        rate: Floats = expit(_fit(outcome, feature, counts)[0])
+        return rate
 
     def effect(counts: Floats) -> Floats:
         return _fit(outcome, feature, counts)[1] * math.tanh(1)
@@ -97,7 +99,7 @@ def _fit(outcome: Floats, feature: Floats, counts: Floats) -> tuple[Floats, Floa
     """Fit the logistic curve to each resample by Newton's method: `[R]` intercepts and slopes."""
     a, b = np.zeros(len(counts)), np.zeros(len(counts))
     for _ in range(_NUM_STEPS):
-        predicted = _sigmoid(a[:, None] + b[:, None] * feature)  # [R, P]
+        predicted = expit(a[:, None] + b[:, None] * feature)  # [R, P]
         residual = counts * (outcome - predicted)
         curvature = counts * predicted * (1 - predicted)
         gradient_a = residual.sum(1) - RIDGE * a
@@ -113,8 +115,3 @@ def _fit(outcome: Floats, feature: Floats, counts: Floats) -> tuple[Floats, Floa
         if max(np.abs(step_a).max(), np.abs(step_b).max()) < 1e-9:
             break
     return a, b
-
-
-def _sigmoid(values: Floats) -> Floats:
-    result: Floats = 0.5 * (1 + np.tanh(values / 2))  # does not overflow
-    return result

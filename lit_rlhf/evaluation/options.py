@@ -28,18 +28,6 @@ class Named(NamedTuple):
     source: str
 
 
-class JudgeOptions(NamedTuple):
-    """Judges by name, by what they can do.
-
-    Attributes:
-        rewards: those that score each response.
-        pair_judges: those that compare two.
-    """
-
-    rewards: dict[str, RewardSource]
-    pair_judges: dict[str, PairJudge]
-
-
 def read_named(words: Sequence[str], what: str) -> list[Named]:
     """Part `NAME=SOURCE`; a word without a name is its own.
 
@@ -58,7 +46,9 @@ def read_named(words: Sequence[str], what: str) -> list[Named]:
     return named
 
 
-def read_judges(words: Sequence[str], options: argparse.Namespace) -> JudgeOptions:
+def read_judges(
+    words: Sequence[str], options: argparse.Namespace
+) -> tuple[dict[str, RewardSource], dict[str, PairJudge]]:
     """Make the judges that `--judge [NAME=]KIND:WHERE` names.
 
     `reward:PATH` (or the path alone) is a reward model, `function:DOTTED.PATH` a Python function,
@@ -68,18 +58,22 @@ def read_judges(words: Sequence[str], options: argparse.Namespace) -> JudgeOptio
         words: of the options.
         options: the parsed command line, for the settings of reward models and endpoints.
 
+    Returns:
+        By name, those that score each response, and those that compare two.
+
     Raises:
         ConfigError: a kind is unknown, a function cannot be imported, an endpoint has no model.
         CheckpointError: a reward model is not there, or is a policy.
     """
-    judges = JudgeOptions({}, {})
+    rewards: dict[str, RewardSource] = {}
+    pair_judges: dict[str, PairJudge] = {}
     for name, source in read_named(words, "judges"):
         kind, where = _split_kind(source, ("reward", "function", "endpoint"))
         if kind == "endpoint":
-            judges.pair_judges[name] = _pair_judge(where, options)
+            pair_judges[name] = _pair_judge(where, options)
         else:
-            judges.rewards[name] = _make_reward(kind, where, options, normalize=True)
-    return judges
+            rewards[name] = _make_reward(kind, where, options, normalize=True)
+    return rewards, pair_judges
 
 
 def read_rewards(words: Sequence[str], options: argparse.Namespace) -> dict[str, RewardSource]:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Floats
 from lit_rlhf.evaluation.endpoint import Endpoint, EndpointError
 from lit_rlhf.evaluation.responses import SourcedPrompt
 from lit_rlhf.prompts import prompt_text
+from lit_rlhf.ranges import require
 
 INSTRUCTIONS = (
     "You compare two responses to the same prompt. Judge which of them serves the person who wrote "
@@ -64,8 +64,7 @@ class PairJudge:
     def __post_init__(self) -> None:
         """Refuse numbers below 1."""
         for name in ("num_connections", "num_readings", "max_characters"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"judge: {name} must be at least 1, got {getattr(self, name)}")
+            require(f"judge.{name}", getattr(self, name), least=1)
 
     def compare(
         self, prompts: Sequence[SourcedPrompt], first: Sequence[str], second: Sequence[str]

@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_rlhf.evaluation import bootstrap
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats
-from lit_rlhf.evaluation.diversity import distinct_n_estimate, self_bleu
+from lit_rlhf.evaluation.diversity import distinct_n, self_bleu
 from lit_rlhf.evaluation.figures import Figure
 from lit_rlhf.evaluation.length_control import length_controlled_win_rate
 from lit_rlhf.evaluation.pairwise import PairJudge, Verdicts
@@ -200,7 +200,7 @@ def _response_figures(policy: Responses) -> Iterator[Figure]:
     # One response a prompt: several of the same prompt are alike for another reason.
     texts = [row[0] for row in policy.texts]
     for n in (1, 2):
-        yield figure(f"distinct_{n}", distinct_n_estimate(texts, n))
+        yield figure(f"distinct_{n}", distinct_n(texts, n))
     yield figure("self_bleu", self_bleu(texts))
 
 

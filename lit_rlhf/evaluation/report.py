@@ -5,43 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.evaluation.figures import Figure, sections
-from lit_rlhf.evaluation.page import HEAD, Page, PageRow, render_page, table_rows
-from lit_rlhf.markdown import markdown_cell, visible
-from lit_rlhf.models.lineage import Lineage, render_lineage, versions
+from lit_rlhf.evaluation.figures import Report, sections
+from lit_rlhf.evaluation.page import HEAD, render_page, table_rows
+from lit_rlhf.markdown import markdown_cell, markdown_table, visible
+from lit_rlhf.models.lineage import render_lineage, versions
 from lit_rlhf.whole_files import write_text_whole
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an evaluation found.
-
-    Attributes:
-        title: its heading.
-        settings: of the command, as plain values, without keys.
-        figures: all of them.
-        sides: what is shown side by side in the samples.
-        judges: name -> whether it compares instead of scoring.
-        rows: the samples.
-        pictures: caption -> file in the report's folder.
-        lineage: model -> lineage, None where none is recorded.
-        notes: what a reader must know.
-    """
-
-    title: str
-    settings: Mapping[str, Any]
-    figures: Sequence[Figure]
-    sides: Sequence[str]
-    judges: Mapping[str, bool]
-    rows: Sequence[PageRow]
-    pictures: Mapping[str, str]
-    lineage: Mapping[str, Lineage | None]
-    notes: Sequence[str]
 
 
 def write_report(report: Report, folder: Path, num_on_page: int) -> list[Path]:
@@ -59,7 +31,7 @@ def write_report(report: Report, folder: Path, num_on_page: int) -> list[Path]:
         "report.json": json.dumps(as_json(report), indent=1, allow_nan=False) + "\n",
         "report.md": as_markdown(report),
         "samples.jsonl": "".join(json.dumps(row) + "\n" for row in sample_table(report)),
-        "report.html": as_page(report, folder, num_on_page),
+        "report.html": render_page(report, folder, num_on_page),
         "figures.csv": _as_csv([figure.as_json() for figure in report.figures]),
     }
     for name, text in contents.items():
@@ -93,9 +65,8 @@ def as_markdown(report: Report) -> str:
     for note in report.notes:
         lines += [markdown_cell(note), ""]
     for name, figures in sections(report.figures).items():
-        lines += [f"## {name}", "", _table_line(HEAD), _table_line(["---"] * len(HEAD))]
-        lines += [_table_line(map(markdown_cell, row)) for row in table_rows(figures)]
-        lines.append("")
+        rows = [list(map(markdown_cell, row)) for row in table_rows(figures)]
+        lines += [f"## {name}", "", markdown_table(HEAD, rows), ""]
     for caption, name in report.pictures.items():
         lines += [f"![{caption}]({name})", ""]
     lines += ["## Where the models come from", ""]
@@ -106,25 +77,6 @@ def as_markdown(report: Report) -> str:
         lines.append("")
     lines += ["Settings:", "", f"    {_one_line(json.dumps(dict(report.settings)))}", ""]
     return "\n".join(lines)
-
-
-def as_page(report: Report, folder: Path, num_on_page: int) -> str:
-    """Return the page."""
-    notes = list(report.notes)
-    if num_on_page < len(report.rows):
-        notes.append(f"The page has the first {num_on_page} of {len(report.rows)} samples.")
-    return render_page(
-        Page(
-            report.title,
-            report.sides,
-            report.judges,
-            report.rows[:num_on_page],
-            report.figures,
-            {caption: folder / name for caption, name in report.pictures.items()},
-            {name: list(render_lineage(lineage)) for name, lineage in report.lineage.items()},
-            notes,
-        )
-    )
 
 
 def sample_table(report: Report) -> list[dict[str, Any]]:
@@ -144,10 +96,6 @@ def sample_table(report: Report) -> list[dict[str, Any]]:
                 flat[f"{first} over {second} {judges[number]}"] = verdict
         rows.append(flat)
     return rows
-
-
-def _table_line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _one_line(text: str) -> str:

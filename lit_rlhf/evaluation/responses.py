@@ -19,7 +19,6 @@ from lit_rlhf.feedback.fields import is_present, read_list, read_text, wrong_fie
 from lit_rlhf.feedback.prompts import split_prompt
 from lit_rlhf.feedback.records import complete_prompt
 from lit_rlhf.prompts import ChatWithTools, response_text
-from lit_rlhf.row_files import is_row_file
 
 
 class SourcedPrompt(NamedTuple):
@@ -73,11 +72,6 @@ class Responses:
     def characters(self) -> Floats:
         """Length of each response: `[P, K]` characters."""
         return np.array([[len(text) for text in row] for row in self.texts], np.float64)
-
-
-def is_response_file(source: str) -> bool:
-    """Tell a file of responses from a model."""
-    return is_row_file(source)
 
 
 def prompt_key(prompt: Prompt) -> str:

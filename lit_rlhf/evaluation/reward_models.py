@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.errors import DataError
@@ -161,7 +162,7 @@ def reward_figures(
     for name, gap in gaps.items():
         figures += _accuracies(judged, name, gap, rating_gap)
         pairs = JudgedPredictions(
-            0.5 * (1 + np.tanh(gap / 2)),
+            expit(gap),
             judged.human,
             judged.weight,
             judged.groups,

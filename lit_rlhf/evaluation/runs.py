@@ -12,21 +12,18 @@ from lit_rlhf.cache import digest_file
 from lit_rlhf.data.sources import open_records
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Floats, finite_or_none
-from lit_rlhf.evaluation.figures import Figure
+from lit_rlhf.evaluation.figures import Figure, PageRow, Report
 from lit_rlhf.evaluation.options import (
     Named,
     read_judges,
     read_named,
     read_rewards,
 )
-from lit_rlhf.evaluation.page import PageRow
 from lit_rlhf.evaluation.pictures import draw_best_of_n, draw_reliability, draw_win_rates
 from lit_rlhf.evaluation.policies import RESPONSES, Judgments, judge_policies, policy_figures
-from lit_rlhf.evaluation.report import Report
 from lit_rlhf.evaluation.responses import (
     Responses,
     SourcedPrompt,
-    is_response_file,
     read_prompts,
     read_responses,
 )
@@ -43,6 +40,7 @@ from lit_rlhf.models.lineage import Lineage, describe_origin
 from lit_rlhf.modules.precision import autocast
 from lit_rlhf.prompts import prompt_text, response_text
 from lit_rlhf.rewards import LearnedReward, RewardSource, origins_of
+from lit_rlhf.row_files import is_row_file
 
 # Options that say where results go, and nothing of what they are.
 _NOT_SETTINGS = ("output", "page_samples", "wandb", "config", "policies", "models")
@@ -60,22 +58,22 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
         DataError: a file of responses does not have all prompts.
     """
     named = read_named(options.policies, "policies")
-    judges = read_judges(options.judge, options)
+    rewards, pair_judges = read_judges(options.judge, options)
     settings = sampling_config(options)
     samples = _samples_of(options.samples, named)
     for _, source in named:
-        if not is_response_file(source):
+        if not is_row_file(source):
             check_kind(source, "policy")
     prompts = read_prompts(_prompt_source(named, options.prompts), options.num_prompts)
     policies = []
     for name, source in named:
-        if is_response_file(source):
+        if is_row_file(source):
             policies.append(read_responses(name, source, prompts))
         else:
             own = replace(settings, samples=samples[name])
             policies.append(sample_responses(name, source, prompts, own, options.reference))
     with autocast(options.precision):
-        judgments = judge_policies(policies, prompts, judges.rewards, judges.pair_judges)
+        judgments = judge_policies(policies, prompts, rewards, pair_judges)
     figures = policy_figures(policies, judgments, tie_margin=options.tie_margin)
     figures += _perplexities(named, options, settings)
     pictures = {}
@@ -84,7 +82,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
     if draw_best_of_n(figures, folder / "best_of_n.png"):
         pictures["Best of n"] = "best_of_n.png"
     models = {policy.name: policy.source for policy in named}
-    models |= origins_of({f"judge {name}": reward for name, reward in judges.rewards.items()})
+    models |= origins_of({f"judge {name}": reward for name, reward in rewards.items()})
     origins, lineage = _origins(models)
     return Report(
         title=f"Policies on {len(prompts)} prompts",
@@ -95,7 +93,7 @@ def evaluate_policies(options: argparse.Namespace, folder: Path) -> Report:
         rows=_policy_rows(policies, prompts, judgments),
         pictures=pictures,
         lineage=lineage,
-        notes=_cut_notes(judges.rewards, options.max_length),
+        notes=_cut_notes(rewards, options.max_length),
     )
 
 
@@ -150,7 +148,7 @@ def _samples_of(words: Sequence[str], named: Sequence[Named]) -> dict[str, int]:
 
 
 def _prompt_source(named: Sequence[Named], prompts: str | None) -> str:
-    files = [source for _, source in named if is_response_file(source)]
+    files = [source for _, source in named if is_row_file(source)]
     if prompts is None and not files:
         raise ConfigError("no prompts: give --prompts FILE, to which the policies respond")
     return prompts or files[0]
@@ -161,7 +159,7 @@ def _perplexities(
 ) -> Iterator[Figure]:
     data, limits = options.perplexity_data, (options.max_length, options.perplexity_rows)
     for name, source in named:
-        if data is not None and not is_response_file(source):
+        if data is not None and not is_row_file(source):
             estimate = perplexity(source, data, settings, *limits)
             yield Figure(RESPONSES, name, "perplexity", estimate, "per token")
 
@@ -171,7 +169,7 @@ def _origins(models: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Linea
     origins: dict[str, Any] = {}
     lineage: dict[str, Lineage | None] = {}
     for name, source in models.items():
-        if is_response_file(source):
+        if is_row_file(source):
             origins[name] = {"source": source, "sha256": digest_file(Path(source).expanduser())}
             continue
         origin = describe_origin(source)

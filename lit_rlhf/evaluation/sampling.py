@@ -23,6 +23,7 @@ from lit_rlhf.models.cpu_paths import take_cpu_paths
 from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1
+from lit_rlhf.ranges import require
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 
 BATCH_ROWS = 64
@@ -52,8 +53,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         """Refuse no samples, and samples that could not differ."""
-        if self.samples < 1:
-            raise ConfigError(f"samples must be at least 1, got {self.samples}")
+        require("samples", self.samples, least=1)
         if self.temperature == 0 and self.samples > 1:
             raise ConfigError("at temperature 0 all samples of a prompt are the same: samples is 1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
     from lit_rlhf.evaluation.sampling import SamplingConfig
@@ -58,8 +58,7 @@ def sampling_config(options: argparse.Namespace, samples: int = 1) -> SamplingCo
     from lit_rlhf.evaluation.sampling import SamplingConfig  # noqa: PLC0415
     from lit_rlhf.modules.precision import choose_precision  # noqa: PLC0415
 
-    if not options.temperature >= 0:
-        raise ConfigError(f"--temperature must not be negative, got {options.temperature}")
+    require("--temperature", options.temperature, least=0)
     return SamplingConfig(
         samples=samples,
         max_new_tokens=options.max_new_tokens,

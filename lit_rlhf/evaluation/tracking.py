@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_rlhf.callbacks import WandbAutoLogger
-from lit_rlhf.evaluation.report import Report, sample_table
+from lit_rlhf.evaluation.figures import Report
+from lit_rlhf.evaluation.report import sample_table
 
 _MAX_CELL = 20_000  # characters of a text in the table: W&B drops tables that are too large
 

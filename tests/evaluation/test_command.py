@@ -120,7 +120,8 @@ def test_policies_from_end_to_end(models, tmp_path, monkeypatch, capsys):
     assert samples[0]["hand"] == "written by hand 0"
     assert samples[0]["hand length"] == pytest.approx(1.7)
     assert samples[0]["sft over hand llm"] in {0, 0.5, 1}
-    assert "| sft | win rate | hand | length |" in (output / "report.md").read_text()
+    page = " ".join((output / "report.md").read_text().split())
+    assert "| sft | win rate | hand | length |" in page
     page = (output / "report.html").read_text()
     assert "written by hand 0" in page
     assert "data:image/png;base64," in page
@@ -217,8 +218,11 @@ def test_reward_models_against_the_judgments_of_a_store(models, tmp_path, capsys
             ["policies", "a={base}", "--prompts", "{file}", "--samples", "b=2"],
             "--samples b=2: expected N or NAME=N",
         ),
-        (["policies", "{file}", "--temperature", "-1"], "--temperature must not be negative"),
-        (["policies", "{file}", "--num-prompts", "0"], "--num-prompts must be at least 1"),
+        (
+            ["policies", "{file}", "--temperature", "-1"],
+            "--temperature is -1.0; it must be at least 0",
+        ),
+        (["policies", "{file}", "--num-prompts", "0"], "--num-prompts is 0; it must be at least 1"),
         (["policies", "--config", "no.yaml"], "config: File does not exist"),
         (["policies", "{file}", "--num-prompt5", "3"], "did you mean 'num_prompts'?"),
         (["policies", "{file}", "--template-options", "3"], "--template-options"),
@@ -282,7 +286,7 @@ def test_variables_of_chat_templates_from_the_line_or_a_file(tmp_path, monkeypat
         given.append(options.template_options)
         raise DataError("stopped")
 
-    stopping = command._COMMANDS["rewards"]._replace(run=stop)
+    stopping = (command._COMMANDS["rewards"][0], stop)
     monkeypatch.setitem(command._COMMANDS, "rewards", stopping)
     config = tmp_path / "evaluate.yaml"
     config.write_text("template_options: {enable_thinking: false}\n")

@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from lit_rlhf.evaluation.bootstrap import Estimate
-from lit_rlhf.evaluation.figures import Figure
-from lit_rlhf.evaluation.page import Page, PageRow, embedded_json, render_page
+from lit_rlhf.evaluation.figures import Figure, PageRow, Report
+from lit_rlhf.evaluation.page import embedded_json, render_page
 from tests.support import chromium
 
 HOSTILE = [
@@ -43,17 +45,22 @@ def page_of(texts, scores=None, verdicts=None, **changes):
         for number, text in enumerate(texts)
     ]
     figure = Figure("Scores", HOSTILE[0], "win_rate", Estimate(0.5, 0.25, 0.75, 9), "%", "b", "j")
-    page = Page(
+    report = Report(
+        settings={},
         title="Test <b>title</b> @SCRIPT@",
         sides=["left <i>", "middle", "right"],
         judges={"score": False, HOSTILE[1]: True},
         rows=rows,
         figures=[figure],
         pictures={},
-        lineage={"left": [HOSTILE[0]]},
+        lineage={"left": {"phase": HOSTILE[0], "versions": {}, "data": {}, "origins": {}}},
         notes=[HOSTILE[1]],
     )
-    return page._replace(**changes)
+    return replace(report, **changes)
+
+
+def rendered(report):
+    return render_page(report, Path(), len(report.rows))
 
 
 def test_no_character_of_the_data_can_end_its_element():
@@ -67,7 +74,7 @@ def test_no_character_of_the_data_can_end_its_element():
 
 
 def test_the_page_is_one_file_without_foreign_markup():
-    text = render_page(page_of(HOSTILE))
+    text = rendered(page_of(HOSTILE))
     assert text.isascii()
     assert text.count("<script") == text.count("</script>") == 2
     assert not re.search(r"\bon\w+\s*=", re.sub(r'(?s)id="data">.*?</script>', "", text))
@@ -86,7 +93,7 @@ def browse(tmp_path_factory):
 
         def open_page(page):
             file = folder / "page.html"
-            file.write_text(render_page(page), encoding="utf-8")
+            file.write_text(rendered(page), encoding="utf-8")
             browser.session = None
             browser.events.clear()
             browser.open(file)
@@ -221,6 +228,6 @@ def test_sorting_sides_search_and_pages(browse):
 def test_a_page_without_judges_shows_its_samples(browse):
     page = page_of(["only"], judges={}, sides=["one"])
     row = PageRow("prompt", ["only"], [[]], [[]], {})
-    browser = browse(page._replace(rows=[row]))
+    browser = browse(replace(page, rows=[row]))
     assert shown_rows(browser) == [1]
     check_nothing_happened(browser)

@@ -5,7 +5,6 @@ import pytest
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.responses import (
-    is_response_file,
     read_prompts,
     read_responses,
 )
@@ -73,9 +72,3 @@ def test_files_that_do_not_fit_are_refused(tmp_path, rows, message):
     prompts = read_prompts(write(tmp_path / "prompts.jsonl", ROWS))
     with pytest.raises(DataError, match=message):
         read_responses("p", write(tmp_path / "rows.jsonl", rows), prompts)
-
-
-def test_files_and_models_are_told_apart():
-    assert is_response_file("a/b.jsonl")
-    assert not is_response_file("a/policy.ckpt")
-    assert not is_response_file("owner/name")

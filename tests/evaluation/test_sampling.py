@@ -78,7 +78,7 @@ def test_the_likeliest_tokens_have_neither_kl_nor_entropy(folders):
 
 
 def test_settings_that_make_no_sense():
-    with pytest.raises(ConfigError, match="samples must be"):
+    with pytest.raises(ConfigError, match="samples is 0; it must be at least 1"):
         SamplingConfig(samples=0)
     with pytest.raises(ConfigError, match="all samples of a prompt are the same"):
         SamplingConfig(samples=2, temperature=0)

@@ -25,5 +25,5 @@ def test_every_option_reaches_the_settings():
 
 @pytest.mark.parametrize("temperature", ["-1", "nan"])
 def test_a_temperature_below_zero_is_refused(temperature):
-    with pytest.raises(ConfigError, match="--temperature must not be negative"):
+    with pytest.raises(ConfigError, match=r"--temperature is \S+; it must be at least 0"):
         read(f"--temperature={temperature}", "--precision=32-true")

@@ -12,61 +12,25 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from lit_rlhf.evaluation.figures import Figure, sections
+from lit_rlhf.evaluation.figures import Figure, Report, sections
+from lit_rlhf.models.lineage import render_lineage
 
 _FOLDER = Path(__file__).parent
 HEAD = ("subject", "metric", "against", "judge", "value", "95 % interval", "n")
 
 
-class PageRow(NamedTuple):
-    """One prompt with a response of every side.
+def render_page(report: Report, folder: Path, num_samples: int) -> str:
+    """Return the page of a report as HTML, in ASCII throughout.
 
-    Attributes:
-        prompt: as text.
-        texts: of each side.
-        facts: of each side, short remarks such as "truncated".
-        scores: of each side, one of each judge; None from judges that compare.
-        verdicts: judge's place -> "0-1" (two sides, the smaller place first) -> 1 for the first
-            side, 0 for the second, or None without a verdict.
+    Args:
+        report: what was found.
+        folder: with its pictures.
+        num_samples: shown, from the first.
     """
-
-    prompt: str
-    texts: Sequence[str]
-    facts: Sequence[Sequence[str]]
-    scores: Sequence[Sequence[float | None]]
-    verdicts: Mapping[int, Mapping[str, float | None]]
-
-
-class Page(NamedTuple):
-    """All that a page shows.
-
-    Attributes:
-        title: its heading.
-        sides: names of the policies, or of whatever is shown side by side.
-        judges: name -> whether it compares two responses instead of scoring each.
-        rows: one a prompt.
-        figures: for the tables.
-        pictures: caption -> PNG file.
-        lineage: model -> lines.
-        notes: sentences above the tables.
-    """
-
-    title: str
-    sides: Sequence[str]
-    judges: Mapping[str, bool]
-    rows: Sequence[PageRow]
-    figures: Sequence[Figure]
-    pictures: Mapping[str, Path]
-    lineage: Mapping[str, Sequence[str]]
-    notes: Sequence[str]
-
-
-def render_page(page: Page) -> str:
-    """Return the page as HTML, in ASCII throughout."""
     style = (_FOLDER / "page.css").read_text(encoding="utf-8")
     script = (_FOLDER / "page.js").read_text(encoding="utf-8")
     policy = (
@@ -75,9 +39,9 @@ def render_page(page: Page) -> str:
     )
     parts = {
         "POLICY": policy,
-        "TITLE": html.escape(page.title),
+        "TITLE": html.escape(report.title),
         "STYLE": style,
-        "DATA": embedded_json(_data(page)),
+        "DATA": embedded_json(_data(report, folder, num_samples)),
         "SCRIPT": script,
     }
     # Cut at the marks first: a text that holds "@SCRIPT@" must not be replaced in its turn.
@@ -110,23 +74,27 @@ def table_rows(figures: Sequence[Figure]) -> list[list[str]]:
     ]
 
 
-def _data(page: Page) -> dict[str, Any]:
+def _data(report: Report, folder: Path, num_samples: int) -> dict[str, Any]:
+    rows, notes = report.rows[:num_samples], list(report.notes)
+    if len(rows) < len(report.rows):
+        notes.append(f"The page has the first {num_samples} of {len(report.rows)} samples.")
     return {
-        "sides": list(page.sides),
-        "judges": [{"name": name, "compares": kind} for name, kind in page.judges.items()],
-        "rows": [
-            {"number": number, **row._asdict()} for number, row in enumerate(page.rows, start=1)
-        ],
+        "sides": list(report.sides),
+        "judges": [{"name": name, "compares": kind} for name, kind in report.judges.items()],
+        "rows": [{"number": number, **row._asdict()} for number, row in enumerate(rows, start=1)],
         "tables": [
             {"name": name, "head": list(HEAD), "rows": table_rows(figures)}
-            for name, figures in sections(page.figures).items()
+            for name, figures in sections(report.figures).items()
         ],
         "pictures": [
-            {"caption": caption, "source": _data_address(path)}
-            for caption, path in page.pictures.items()
+            {"caption": caption, "source": _data_address(folder / name)}
+            for caption, name in report.pictures.items()
         ],
-        "lineage": [{"name": name, "lines": list(lines)} for name, lines in page.lineage.items()],
-        "notes": list(page.notes),
+        "lineage": [
+            {"name": name, "lines": list(render_lineage(lineage))}
+            for name, lineage in report.lineage.items()
+        ],
+        "notes": notes,
     }
 
 
