@@ -77,9 +77,9 @@ def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever
     """
     try:
         if path.is_dir():
-            return read_folder(path)
+            return _read_folder(path)
         with path.open("rb") as file:
-            verify_archive(file, path)
+            _verify_archive(file, path)
         return torch.load(path, weights_only=True, **options)
     except CheckpointError:
         raise
@@ -96,7 +96,7 @@ def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
 
 
-def read_folder(path: Path) -> dict[str, Any]:
+def _read_folder(path: Path) -> dict[str, Any]:
     """Put a folder's shards together to what one ordinary file of the same run would hold.
 
     No code of it is run. The shards are written to the disk once more meanwhile: room for them is
@@ -112,7 +112,7 @@ def read_folder(path: Path) -> dict[str, Any]:
         if not (path / name).is_file():
             raise CheckpointError(f"{path}: torn: its file {name} is missing")
     with (path / _META).open("rb") as file:
-        verify_archive(file, path / _META)
+        _verify_archive(file, path / _META)
     checkpoint: dict[str, Any] = torch.load(path / _META, map_location="cpu", weights_only=True)
     _verify_shards(path)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,7 @@ def read_folder(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def verify_archive(file: IO[bytes], path: Path) -> None:
+def _verify_archive(file: IO[bytes], path: Path) -> None:
     """Read what `torch.save` wrote through and compare each record with its CRC-32.
 
     Raises:
@@ -151,7 +151,7 @@ def _verify_shards(path: Path) -> None:
             raise CheckpointError(f"{path}: torn: its file {part.relative_path} is missing")
         with shard.open("rb") as file:
             file.seek(part.offset)
-            verify_archive(io.BytesIO(file.read(part.length)), shard)
+            _verify_archive(io.BytesIO(file.read(part.length)), shard)
 
 
 def _number_states(named: dict[str, Any]) -> dict[str, Any]:

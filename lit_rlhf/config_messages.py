@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from lit_rlhf.class_changes import start_anew_on_class_change
+from lit_rlhf.class_changes import made_by, start_anew_on_class_change
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.renamed import GONE, RENAMED, new_name
 from lit_rlhf.shipped import name_shipped_files
@@ -88,7 +88,7 @@ def in_plain_words(
         ConfigError: the parser refuses something, or a key is twice in a file.
     """
     for path in config_files(arguments):
-        key_lines(path)  # refuses a key that is there twice
+        _key_lines(path)  # refuses a key that is there twice
     try:
         yield
     except ArgumentError as error:
@@ -120,7 +120,9 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         return f"{short}: this is no switch; write null for none, or its settings"
     if match := _UNKNOWN_ARGUMENT.search(message):
         argument = f"{match[1].rpartition('.')[2]}.{match[2]}"
-        return short + (new_name(argument) or _did_you_mean(match[2], _parameters_of(match[1])))
+        made = made_by(match[1])
+        parameters = list(inspect.signature(made).parameters) if made else []
+        return short + (new_name(argument) or _did_you_mean(match[2], parameters))
     if match := _UNKNOWN_CLASS.search(message):
         name = match[1] or match[2]
         meant = new_name(name) or _did_you_mean(name, _class_names())
@@ -163,7 +165,7 @@ def untouched_seeds(words: Sequence[str], settings: Mapping[str, Any]) -> str | 
     return f"--seed_everything seeds fresh heads and adapters alone; {' and '.join(stay)}"
 
 
-def key_lines(path: Path) -> dict[str, int]:
+def _key_lines(path: Path) -> dict[str, int]:
     """Return the line of each key of a YAML file by its dotted name.
 
     Raises:
@@ -216,11 +218,6 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"; did you mean '{nearest}'?"
 
 
-def _parameters_of(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-
-
 def _class_names() -> list[str]:
     homes = [importlib.import_module(f"lit_rlhf.{home}") for home in _HOMES]
     return [name for home in homes for name in home.__all__]
@@ -229,6 +226,6 @@ def _class_names() -> list[str]:
 def place_of(option: str, files: Sequence[Path]) -> str:
     """Return `FILE:LINE: ` of an option in the last file that has it, or nothing."""
     for path in reversed(files):
-        if line := key_lines(path).get(option):
+        if line := _key_lines(path).get(option):
             return f"{path}:{line}: "
     return ""

@@ -28,7 +28,7 @@ def visible(text: str) -> str:
     >>> visible("red: \x1b[31m, turned: \u202e")
     'red: \\x1b[31m, turned: \\u202e'
     """
-    return _INVISIBLE.sub(lambda match: _escape(match.group()), text)
+    return _INVISIBLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def markdown_cell(text: str) -> str:
@@ -48,10 +48,3 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     ]
     padded.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     return "\n".join(padded)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if code > 0xFFFF:
-        return f"\\U{code:08x}"
-    return f"\\u{code:04x}" if code > 0xFF else f"\\x{code:02x}"

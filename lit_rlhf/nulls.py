@@ -15,30 +15,24 @@ from lit_rlhf.errors import ConfigError
 def refuse_nulls(
     cls: type, settings: Mapping[str, Any] | None, name: str, arguments: Sequence[str]
 ) -> None:
-    """Refuse what `null_settings` finds.
-
-    Args:
-        cls: as there.
-        settings: likewise.
-        name: likewise.
-        arguments: of the command line, among them `--config` files.
-
-    Raises:
-        ConfigError: a setting is null that cannot be.
-    """
-    names = [name] if settings is None else null_settings(cls, settings, name)
-    for key in names:
-        raise ConfigError(f"{place_of(key, config_files(arguments))}{of_null(key)}")
-
-
-def null_settings(cls: type, settings: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Yield the dotted names of settings that are null though their type has no None.
+    """Refuse a setting that is null though its type has no None.
 
     Args:
         cls: the settings are its constructor's, or those of the classes above it.
         settings: by their names; parts with `class_path` and `init_args`, or with their own fields.
         name: of the settings as a whole; "" if they stand on their own.
+        arguments: of the command line, among them `--config` files.
+
+    Raises:
+        ConfigError: a setting is null that cannot be.
     """
+    names = [name] if settings is None else _null_settings(cls, settings, name)
+    for key in names:
+        raise ConfigError(f"{place_of(key, config_files(arguments))}{of_null(key)}")
+
+
+def _null_settings(cls: type, settings: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the dotted names of settings that are null and may not be."""
     hints = _hints_of(cls)
     for key, value in settings.items():
         own = f"{name}.{key}" if name else key
@@ -46,7 +40,7 @@ def null_settings(cls: type, settings: Mapping[str, Any], name: str) -> Iterator
             yield own
         elif part := _class_of(hints.get(key), value):
             fields = value.get("init_args") if "class_path" in value else value
-            yield from null_settings(part, fields or {}, own)
+            yield from _null_settings(part, fields or {}, own)
 
 
 def _hints_of(cls: type) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -25,20 +25,12 @@ _CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*[.:][A-Za-z_]\w*|.+\.py:[A-Za-z_]\w*")
 _CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class OwnClasses(NamedTuple):
-    """What a command line says of classes.
-
-    Attributes:
-        paths: "model" or "data" -> the class that is named, if one is.
-        arguments: the command line with `--model.class_path` for `--model`.
-    """
-
-    paths: dict[str, str]
-    arguments: list[str]
-
-
-def find_classes(arguments: Sequence[str]) -> OwnClasses:
+def find_classes(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Find the classes that a command line and its files name; the command line wins.
+
+    Returns:
+        "model" or "data" -> the class that is named, if one is; and the command line with
+        `--model.class_path` for `--model`.
 
     Raises:
         ConfigError: a file has `init_args` beside `class_path`.
@@ -57,7 +49,7 @@ def find_classes(arguments: Sequence[str]) -> OwnClasses:
             plain.append(f"--{group}.class_path={value}")
         else:
             plain.append(word)
-    return OwnClasses(paths, plain)
+    return paths, plain
 
 
 def load_class(path: str | None, default: Class, base: type, group: str) -> Class:

@@ -30,20 +30,20 @@ _OURS = str(Path(__file__).parent)
 def quieten() -> None:
     """Leave out what others say on every run; errors and warnings of this package stay."""
     for name in _SILENT_LOGGERS:
-        logging.getLogger(name).addFilter(is_an_error)
+        logging.getLogger(name).addFilter(_is_an_error)
     for name in _LIGHTNINGS_LOGGERS:
-        logging.getLogger(name).addFilter(is_ours_or_a_warning)
+        logging.getLogger(name).addFilter(_is_ours_or_a_warning)
     for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
         warnings.simplefilter("ignore", category)
     for message in _REPEATED:
         warnings.filterwarnings("ignore", message=message)
 
 
-def is_an_error(record: logging.LogRecord) -> bool:
+def _is_an_error(record: logging.LogRecord) -> bool:
     """Tell whether a log line is an error."""
     return record.levelno >= logging.ERROR
 
 
-def is_ours_or_a_warning(record: logging.LogRecord) -> bool:
+def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
     """Tell whether a line that passes through Lightning's logger is ours, or a warning."""
     return record.levelno >= logging.WARNING or record.pathname.startswith(_OURS)

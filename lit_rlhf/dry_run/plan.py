@@ -116,15 +116,20 @@ class Plan:
         return max(sum(parts.values()) for parts in self.moments.values())
 
 
-@lru_cache(maxsize=64)
 def _hollow(kind: Kind) -> Hollow:
-    return Hollow(kind)
+    lora = kind.lora
+    if lora is not None and isinstance(lora.target_modules, list):  # which cannot be hashed
+        lora = replace(lora, target_modules=tuple(lora.target_modules))  # type: ignore[arg-type]  # peft takes both
+    return _made(kind._replace(lora=lora))
+
+
+_made = lru_cache(maxsize=64)(Hollow)
 
 
 def plan_of(setup: Setup) -> Plan:
     """Work out the memory of a run."""
     models = {**setup.trained, **setup.frozen}
-    sizes = {role: _hollow(_hashable(kind)).sizes for role, kind in models.items()}
+    sizes = {role: _hollow(kind).sizes for role, kind in models.items()}
     always = _weights_and_moments(setup, sizes)
     plan = Plan(setup, sizes)
     plan.moments["update"] = {**always, **_update(setup, sizes)}
@@ -135,18 +140,11 @@ def plan_of(setup: Setup) -> Plan:
     for kind in setup.frozen.values():
         rows = setup.rows if kind.role == "policy" else setup.scored
         if rows is not None:
-            forwards.append(_hollow(_hashable(kind)).forward_peak(rows))
+            forwards.append(_hollow(kind).forward_peak(rows))
     if forwards:
         scoring = {**always, **_largest_judge(setup, sizes), "activations": max(forwards)}
         plan.moments["scoring"] = scoring
     return plan
-
-
-def _hashable(kind: Kind) -> Kind:
-    lora = kind.lora
-    if lora is not None and isinstance(lora.target_modules, list):
-        lora = replace(lora, target_modules=tuple(lora.target_modules))  # type: ignore[arg-type]  # peft takes both
-    return kind._replace(lora=lora)
 
 
 def _judge(setup: Setup, role: str) -> str | None:
@@ -183,9 +181,7 @@ def _update(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
     """Return gradients, and the activations that are most beside them."""
     gradients = activations = 0
     for role, kind in setup.trained.items():
-        peak = _hollow(_hashable(kind)).step_peak(
-            setup.rows, accumulates=setup.num_micro_batches > 1
-        )
+        peak = _hollow(kind).step_peak(setup.rows, accumulates=setup.num_micro_batches > 1)
         gradients += sizes[role].trained
         activations += peak - sizes[role].trained
     parts = {"gradients": _share(setup, gradients), "activations": activations}
@@ -193,7 +189,7 @@ def _update(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
         parts["buckets of gradients"] = gradients
     if setup.strategy == "fsdp2":
         parts["gathered layers"] = sum(
-            _hollow(_hashable(kind)).gathered_bytes for kind in setup.trained.values()
+            _hollow(kind).gathered_bytes for kind in setup.trained.values()
         )
     return parts
 
@@ -209,7 +205,7 @@ def _rollout(
         tokens = tokens_within(free, policy.cached_token)
     num_rows = rollout.num_rows(tokens)
     columns = rollout.longest + (_SPARE_COLUMNS if setup.device == "cuda" else 0)
-    prefill = _hollow(_hashable(setup.trained["policy"])).forward_peak(
+    prefill = _hollow(setup.trained["policy"]).forward_peak(
         rollout.prefill(num_rows, has_mask=setup.device == "cpu")
     )
     parts = {

@@ -4,16 +4,14 @@
 in the file, so that whatever is wrong with it later can be found and mended.
 """
 
-from lit_rlhf.row_files.json_rows import parse_json, read_object
-from lit_rlhf.row_files.opening import SUFFIXES, find_files, is_row_file, readable
+from lit_rlhf.row_files.json_rows import read_object
+from lit_rlhf.row_files.opening import find_files, is_row_file, readable
 from lit_rlhf.row_files.reading import TEXT_FIELDS, read_rows
 
 __all__ = [
-    "SUFFIXES",
     "TEXT_FIELDS",
     "find_files",
     "is_row_file",
-    "parse_json",
     "read_object",
     "read_rows",
     "readable",

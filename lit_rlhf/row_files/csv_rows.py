@@ -11,6 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from lit_rlhf.errors import DataError
@@ -77,7 +78,8 @@ def _lines(path: Path) -> Iterator[tuple[list[str], int]]:
         text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
         try:
             first = text.readline()
-            reader = csv.reader(_chain(first, text), delimiter=_delimiter(path, first), strict=True)
+            lines = chain([first], text)
+            reader = csv.reader(lines, delimiter=_delimiter(path, first), strict=True)
             for cells in reader:
                 if cells:
                     yield cells, begin
@@ -90,11 +92,6 @@ def _lines(path: Path) -> Iterator[tuple[list[str], int]]:
             raise DataError(
                 f"{path}:{begin}: broken CSV ({error}); write tables with a CSV library."
             ) from error
-
-
-def _chain(first: str, rest: io.TextIOWrapper) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _delimiter(path: Path, first: str) -> str:

@@ -35,7 +35,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[bytes, str]]:
 
 
 def _array(content: bytes, path: Path) -> Iterator[tuple[bytes, str]]:
-    items = parse_json(content.removeprefix(_BYTE_ORDER_MARK), str(path))
+    items = _parse(content.removeprefix(_BYTE_ORDER_MARK), str(path))
     assert isinstance(items, list)  # content begins with "["
     for index, item in enumerate(items):
         yield json.dumps(item).encode(), f"[{index}]"
@@ -51,7 +51,7 @@ def read_object(content: bytes, where: str) -> dict[str, object]:
     Raises:
         DataError: it is no JSON object, not UTF-8, or has a field twice.
     """
-    value = parse_json(content, where)
+    value = _parse(content, where)
     if not isinstance(value, dict):
         raise DataError(
             f'{where}: expected a JSON object such as {{"prompt": ...}}, found '
@@ -60,7 +60,7 @@ def read_object(content: bytes, where: str) -> dict[str, object]:
     return value
 
 
-def parse_json(content: bytes, where: str) -> object:
+def _parse(content: bytes, where: str) -> object:
     """Return what a JSON text says; errors as in `read_object`."""
     try:
         value: object = json.loads(content.decode("utf-8"), object_pairs_hook=_object_of)

@@ -35,7 +35,7 @@ def find_files(name: str) -> list[Path]:
             folder has this very name.
 
     Returns:
-        None where the name is no file and no pattern.
+        None of them where the name is no file and no pattern.
 
     Raises:
         DataError: no file fits the pattern.
@@ -45,8 +45,8 @@ def find_files(name: str) -> list[Path]:
         return [path]
     if path.exists() or not glob.has_magic(name):
         return []
-    found = sorted(file for file in map(Path, glob.glob(str(path), recursive=True)))
-    files = [file for file in found if file.is_file()]
+    found = map(Path, glob.glob(str(path), recursive=True))
+    files = sorted(file for file in found if file.is_file())
     if not files:
         raise DataError(f"{name}: no file fits this pattern (looked from {Path.cwd()}).")
     return files

@@ -60,10 +60,10 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path)
         files.append(tmp_path / f"{name}.yaml")
         files[-1].write_text(f"model: {{class_path: my.{name.upper()}, policy: x}}")
     words = [f"--config={file}" for file in files]
-    assert find_classes(words).paths == {"model": "my.B"}
-    found = find_classes([*words, "--model", "my.C", "--model.policy", "y"])
-    assert found.paths == {"model": "my.C"}
-    assert found.arguments == [*words, "--model.class_path=my.C", "--model.policy", "y"]
+    assert find_classes(words)[0] == {"model": "my.B"}
+    paths, arguments = find_classes([*words, "--model", "my.C", "--model.policy", "y"])
+    assert paths == {"model": "my.C"}
+    assert arguments == [*words, "--model.class_path=my.C", "--model.policy", "y"]
 
 
 def test_a_file_of_settings_is_no_class(tmp_path, monkeypatch):
