@@ -28,7 +28,7 @@ Statistic = Callable[[Floats], Floats]
 
 
 class Estimate(NamedTuple):
-    """A value and the interval that holds it with the stated confidence.
+    """A value and the interval that holds it with a confidence of 95 %.
 
     Attributes:
         value: the estimate.
@@ -66,7 +66,6 @@ def bootstrap(
     num_units: int,
     *,
     n: int | None = None,
-    confidence: float = CONFIDENCE,
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
@@ -82,7 +81,6 @@ def bootstrap(
         statistic: from `[R, num_units]` counts to `[R]` values.
         num_units: what is resampled: prompts.
         n: sample size to state with the estimate; the units if None.
-        confidence: share of intervals that hold the true value.
         num_resamples: bootstrap samples.
         seed: of the resampling.
 
@@ -107,7 +105,7 @@ def bootstrap(
             for done in range(0, num_resamples, block)
         ]
     )
-    t = special.stdtrit(num_units - 1, (1 + confidence) / 2)
+    t = special.stdtrit(num_units - 1, (1 + CONFIDENCE) / 2)
     tail = special.ndtr(-math.sqrt(num_units / (num_units - 1)) * t)
     low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n)

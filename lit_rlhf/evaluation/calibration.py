@@ -17,7 +17,7 @@ from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, bootstrap, cluster_sums, ratio
 from lit_rlhf.modules.metrics import both_orders
 
-NUM_BINS = 10
+_NUM_BINS = 10
 
 
 class ReliabilityBin(NamedTuple):
@@ -67,7 +67,7 @@ def brier_score(pairs: JudgedPredictions) -> Estimate:
     return ratio(_by_prompt(pairs, error), _by_prompt(pairs, pairs.weight), n=pairs.weight.size)
 
 
-def calibration_error(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> Estimate:
+def calibration_error(pairs: JudgedPredictions) -> Estimate:
     """Estimate the expected calibration error over bins of equal width.
 
     `sum_b (w_b / w) |mean predicted_b - mean human_b|`. Source: Naeini et al. 2015, with soft
@@ -79,8 +79,8 @@ def calibration_error(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> 
         DataError: there is no pair, or a value is out of range.
     """
     _check(pairs)
-    bins, predicted, human, half = _both_orders(pairs, num_bins)
-    gaps = np.zeros((2 * pairs.weight.size, num_bins))
+    bins, predicted, human, half = _both_orders(pairs)
+    gaps = np.zeros((2 * pairs.weight.size, _NUM_BINS))
     gaps[np.arange(len(gaps)), bins] = half * (predicted - human)
     gaps = cluster_sums(gaps, np.tile(pairs.prompts, 2), pairs.num_prompts)  # [P, bins]
     weights = _by_prompt(pairs, pairs.weight)
@@ -93,17 +93,17 @@ def calibration_error(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> 
     return bootstrap(statistic, pairs.num_prompts, n=pairs.weight.size)
 
 
-def reliability(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> list[ReliabilityBin]:
+def reliability(pairs: JudgedPredictions) -> list[ReliabilityBin]:
     """Return the bins behind the calibration error, without those that are empty.
 
     Raises:
         DataError: there is no pair, or a value is out of range.
     """
     _check(pairs)
-    bins, predicted, human, half = _both_orders(pairs, num_bins)
+    bins, predicted, human, half = _both_orders(pairs)
     prompts = np.tile(pairs.prompts, 2)
     table = []
-    for index in range(num_bins):
+    for index in range(_NUM_BINS):
         inside = (bins == index) & (half > 0)
         if not inside.any():
             continue
@@ -111,8 +111,8 @@ def reliability(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> list[R
         below = cluster_sums(half[inside], prompts[inside], pairs.num_prompts)
         table.append(
             ReliabilityBin(
-                index / num_bins,
-                (index + 1) / num_bins,
+                index / _NUM_BINS,
+                (index + 1) / _NUM_BINS,
                 float((half * predicted)[inside].sum() / half[inside].sum()),
                 ratio(above, below, n=int(inside.sum())),
             )
@@ -120,9 +120,9 @@ def reliability(pairs: JudgedPredictions, *, num_bins: int = NUM_BINS) -> list[R
     return table
 
 
-def _both_orders(pairs: JudgedPredictions, num_bins: int) -> list[npt.NDArray[Any]]:
+def _both_orders(pairs: JudgedPredictions) -> list[npt.NDArray[Any]]:
     predicted, human, weight = (torch.from_numpy(column) for column in pairs[:3])
-    return [column.numpy() for column in both_orders(predicted, human, weight, num_bins)]
+    return [column.numpy() for column in both_orders(predicted, human, weight, _NUM_BINS)]
 
 
 def _by_prompt(pairs: JudgedPredictions, values: Floats) -> Floats:

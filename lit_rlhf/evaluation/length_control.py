@@ -46,7 +46,6 @@ def length_controlled_win_rate(
     opponent_lengths: npt.ArrayLike,
     *,
     num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
 ) -> LengthControl:
     """Estimate how often the first policy wins when both responses are of the same length.
 
@@ -64,7 +63,6 @@ def length_controlled_win_rate(
         lengths: `[P]` of the first policy's responses, in characters.
         opponent_lengths: `[P]` of the opponent's.
         num_resamples: bootstrap samples over prompts.
-        seed: of the resampling.
 
     Raises:
         DataError: shapes differ, nothing is there, or an outcome is not in [0, 1].
@@ -86,7 +84,7 @@ def length_controlled_win_rate(
         return _fit(outcome, feature, counts)[1] * math.tanh(1)
 
     def estimate(statistic: Statistic) -> Estimate:
-        return bootstrap(statistic, outcome.size, num_resamples=num_resamples, seed=seed)
+        return bootstrap(statistic, outcome.size, num_resamples=num_resamples)
 
     rate = estimate(controlled)
     if outcome.min() == outcome.max() and outcome[0] in {0.0, 1.0}:
