@@ -1,7 +1,6 @@
 """Sampling from a policy, and cutting what was sampled into updates."""
 
-from lit_rlhf.rollout.collection import collect_samples
-from lit_rlhf.rollout.generation import Generation, Generator, TorchGenerator
+from lit_rlhf.rollout.generation import Generation, Generator, TorchGenerator, collect_samples
 from lit_rlhf.rollout.minibatches import TokenLimit, UpdatePlan, plan_update
 from lit_rlhf.rollout.sampling import Sampling
 from lit_rlhf.rollout.vllm import VLLMGenerator

@@ -11,7 +11,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from lit_rlhf.models.backbone import without_adapter_wrapper
 from lit_rlhf.models.own_cache import generate_by_transformers, left_padded
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.rollout.drawing import Drawn, Request
+from lit_rlhf.rollout.decoding import Drawn, Request
 
 
 def decode_by_transformers(

@@ -4,7 +4,7 @@ import torch
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.rollout import Generation, Generator, Sampling, TorchGenerator, collect_samples
-from lit_rlhf.rollout.collection import decode_responses, join_rows, stop_token_ids
+from lit_rlhf.rollout.generation import decode_responses, join_rows, stop_token_ids
 from tests.support.tokenizer import tiny_tokenizer
 
 # Two prompts of 3 and 1 tokens; two samples of each, of 1 to 4 tokens.

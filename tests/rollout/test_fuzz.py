@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from lit_rlhf.batches import PromptBatch, response_window
 from lit_rlhf.models import PolicyModel
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
-from lit_rlhf.rollout.collection import join_rows
-from lit_rlhf.rollout.generation import Generation
+from lit_rlhf.rollout.generation import Generation, join_rows
 from tests.models.examples import lively_model
 from tests.support.tiny_models import VOCABULARY_SIZE
 from tests.support.tokenizer import tiny_tokenizer

@@ -7,7 +7,7 @@ from lit_rlhf.batches import PromptBatch, response_window
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
 from lit_rlhf.rollout import Generation, Sampling, TorchGenerator
-from lit_rlhf.rollout.collection import join_rows
+from lit_rlhf.rollout.generation import join_rows
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake
 
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -23,7 +23,7 @@ from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora, load_causal_lm
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.rewards import FunctionReward
 from lit_rlhf.rollout import Sampling, TorchGenerator
-from lit_rlhf.rollout.collection import decode_tokens, join_rows
+from lit_rlhf.rollout.generation import decode_tokens, join_rows
 from lit_rlhf.rollout.vllm import VLLMGenerator
 from tests.models.examples import save_policy, shake
 from tests.support.phases import Recorder, phase_trainer, prompts, write_rows
