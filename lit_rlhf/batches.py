@@ -46,6 +46,13 @@ class TokenRows(NamedTuple):
         """Return the same rows without a token that counts."""
         return self._replace(response_mask=torch.zeros_like(self.response_mask))
 
+    def select_or_stand_in(self, rows: Tensor) -> Self:
+        """Return the rows of a micro-batch `[b]`; of an empty one the first, silenced.
+
+        Processes that share gradients or weights compute together, so that each takes part.
+        """
+        return self.select(rows) if len(rows) else self.select(rows.new_zeros(1)).silenced()
+
     @property
     def num_response_tokens(self) -> Tensor:
         """Tokens that count, over the whole batch: int64 scalar."""

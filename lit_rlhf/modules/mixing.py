@@ -9,14 +9,13 @@ from lightning.pytorch import Trainer
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.ppo_update import UpdateConfig, UpdateStatistics
-from lit_rlhf.modules.reduction import reduces_gradients
 from lit_rlhf.objectives import response_nll
 
 if TYPE_CHECKING:
-    from lit_rlhf.modules.ppo_models import PPOModels
+    from lit_rlhf.modules.ppo import PPOModule
 
 
-def mix_in(module: PPOModels, number: int, statistics: UpdateStatistics) -> None:
+def mix_in(module: PPOModule, number: int, statistics: UpdateStatistics) -> None:
     """Add the gradient of the mixed rows to a step that goes on with others; on all processes.
 
     `loss = pretraining_coef * sum of nll / number of tokens that count`, over all processes.
@@ -34,7 +33,7 @@ def mix_in(module: PPOModels, number: int, statistics: UpdateStatistics) -> None
     total = response_nll(logprobs, rows.response_mask).sum()
     loss = module.global_mean(total, rows.num_response_tokens)
     module.guard.watch(rows, loss, logprobs=logprobs)
-    with reduces_gradients(module, is_last=False):
+    with module.reduces_gradients(is_last=False):
         module.manual_backward(module.update.pretraining_coef * loss)
     seen = {"pretraining_loss": -logprobs}
     statistics.means.update(seen, rows.response_mask)

@@ -15,8 +15,7 @@ from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.ppo_requirements import refuse_unfit_rollouts
 from lit_rlhf.modules.preference import preference_losses
-from lit_rlhf.modules.rewarded_policy import RewardedPolicy
-from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples
+from lit_rlhf.modules.rewarded_policy import RewardedPolicy, ScoredSamples
 from lit_rlhf.modules.unscored import scored_columns
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
 from lit_rlhf.ranges import require
@@ -92,7 +91,7 @@ class OnlineDPOModule(RewardedPolicy):
         Returns:
             The loss, and the share of responses that were cut, which callbacks read.
         """
-        drawn = score_samples(self, batch, seed=self.seed + int(self.num_iterations))
+        drawn = self.score_samples(batch, seed=self.seed + int(self.num_iterations))
         scores = self.missing_eos.apply(drawn.scores, drawn.samples.finished)
         pairs = pairs_of(drawn.samples, scores, self.samples_per_prompt, batch.prompt_ids >= 0)
         self._watch_scores(drawn)

@@ -10,15 +10,16 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 
-from lit_rlhf.batches import PromptBatch, RolloutBatch, TokenRows
+from lit_rlhf.batches import PromptBatch, RolloutBatch, SampleBatch, TokenRows, response_window
 from lit_rlhf.callbacks import KLControl, OveroptimizationMonitor
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.models.given import ModelSource
-from lit_rlhf.modules.first_forward import FirstForward
+from lit_rlhf.models.policy import TokenScores
+from lit_rlhf.models.scalar_head import ScalarModel
+from lit_rlhf.modules.building import build_critic
 from lit_rlhf.modules.mixing import mix_in, refuse_idle_mixing
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.ppo_metrics import iteration_means
-from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_requirements import (
     refuse_distortions,
     refuse_idle_settings,
@@ -29,19 +30,18 @@ from lit_rlhf.modules.ppo_requirements import (
     tell_max_steps,
 )
 from lit_rlhf.modules.ppo_update import (
+    FirstForward,
     UpdateConfig,
     UpdateStatistics,
     UpdateTargets,
     make_targets,
     minibatch_loss,
     rewarded_tokens,
+    update_numbers,
 )
-from lit_rlhf.modules.reduction import reduces_gradients
 from lit_rlhf.modules.refilling import refill
-from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples, with_greedy
-from lit_rlhf.modules.soundness import check_first_ratio, is_sound, update_numbers
-from lit_rlhf.modules.stand_ins import select_targets
-from lit_rlhf.modules.unscored import without_unscored
+from lit_rlhf.modules.rewarded_policy import RewardedPolicy, ScoredSamples
+from lit_rlhf.modules.unscored import mark_unscored, without_unscored
 from lit_rlhf.objectives import (
     GAE,
     AdvantageEstimator,
@@ -51,7 +51,7 @@ from lit_rlhf.objectives import (
     masked_moments,
     whiten,
 )
-from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, sum_over_ranks
+from lit_rlhf.ranks import of_all_ranks, sum_over_ranks
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import (
     TokenLimit,
@@ -60,7 +60,7 @@ from lit_rlhf.rollout import (
 )
 
 
-class PPOModule(PPOModels):
+class PPOModule(RewardedPolicy):
     """Sample responses, score them, and raise the likelihood of those better than expected.
 
     Manual optimization: one training batch is one iteration (rollout, then `num_epochs` passes
@@ -129,9 +129,42 @@ class PPOModule(PPOModels):
         self.kl_coef = math.nan  # KLControl sets it
         self.whiten_advantages = whiten_advantages
         refuse_idle_settings(self)
-        self.critic = None
+        self.critic: ScalarModel | None = None
         self.rollout: RolloutBatch | None = None
         self.targets: UpdateTargets | None = None
+
+    @property
+    def computes_kl(self) -> bool:
+        """With a KL penalty."""
+        return self.kl_penalty is not None
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """As many as the estimator compares."""
+        return self.advantage.samples_per_prompt
+
+    @property
+    def forward_limits(self) -> dict[str, int | None]:
+        """Those of the update."""
+        update = self.update
+        return {"max_rows": update.micro_batch_size, "max_tokens": update.micro_batch_tokens}
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Also the critic's source."""
+        critic = {} if self.critic_source is None else {"critic": self.critic_source}
+        return {**super().origins, **critic}
+
+    def configure_model(self) -> None:
+        """Load policy, reference and critic, only those that are needed."""
+        if self.policy is not None:
+            return
+        shares_trunk = self.advantage.requires_values and self.critic_kind == "shared"
+        self.load_models(value_head=shares_trunk)
+        if self.advantage.requires_values and self.critic_kind == "separate":
+            self.critic = build_critic(self.critic_source, self.packing_width)
+            self.prepare(self.critic)
+        self.prepare(self.trained_model)
 
     @property
     def num_scheduler_steps(self) -> int:
@@ -178,19 +211,19 @@ class PPOModule(PPOModels):
         statistics = UpdateStatistics()
         warms_up = int(self.num_iterations) < self.update.critic_warmup_iterations
         kl = None if self.kl_penalty is None else (self.kl_penalty, self.kl_coef)
-        minibatches = plan.minibatches if is_sound(self, rollout) else []
+        minibatches = plan.minibatches if self.is_sound() else []
         first_step = int(self.num_iterations) * self.update.num_steps
         for step, minibatch in enumerate(minibatches, start=first_step):
             if self.update.pretraining_coef:
                 mix_in(self, step, statistics)
             scale = self._loss_scale(targets, minibatch)
             for number, rows in enumerate(minibatch, start=1):
-                selected = select_targets(targets, rows)
+                selected = targets.select(rows)
                 forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
                 loss = minibatch_loss(selected, forward, self.update, statistics, kl)
                 self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
-                with reduces_gradients(self, is_last=number == len(minibatch)):
+                with self.reduces_gradients(is_last=number == len(minibatch)):
                     self.manual_backward(loss * scale)
             self._step(statistics, of_critic_alone=warms_up)
         self.lr_schedulers().step()  # type: ignore[union-attr]  # one, see `configure_optimizers`
@@ -208,11 +241,11 @@ class PPOModule(PPOModels):
         num_prompts = int(sum_over_ranks(torch.tensor(num_own, device=self.device)))
         rank, world_size = self.global_rank, self.trainer.world_size
         refuse_uneven_deal(num_own, num_prompts, rank, world_size)
-        scored = score_samples(self, batch, seed=seed)
+        scored = self.score_samples(batch, seed=seed)
         if self.max_refills:
             scored = refill(self, scored, counts=batch.prompt_ids >= 0, seed=seed)
         if self.advantage.requires_greedy:
-            scored = with_greedy(self, batch, scored)
+            scored = self._with_greedy(batch, scored)
         plan = plan_update(
             num_prompts,
             num_epochs=self.update.num_epochs,
@@ -226,6 +259,17 @@ class PPOModule(PPOModels):
         )
         return scored, plan
 
+    def _with_greedy(self, batch: PromptBatch, drawn: ScoredSamples) -> ScoredSamples:
+        """Add the scores of greedy responses; without one of them, a response has no score.
+
+        One that was cut keeps its score where the missing-EOS rule leaves samples out.
+        """
+        greedy = self.score_samples(batch, seed=0, is_greedy=True)
+        ruled = self.ruled_scores(greedy.scores, greedy.samples)
+        of_rows = torch.where(torch.isnan(ruled), greedy.scores, ruled)[drawn.samples.group_ids]
+        known = drawn.scores.masked_fill(torch.isnan(of_rows), torch.nan)
+        return drawn._replace(scores=known, greedy_scores=of_rows.nan_to_num())
+
     def _token_limit(self, rows: TokenRows) -> TokenLimit | None:
         """Return what bounds the tokens of a micro-batch, alike on all processes."""
         tokens = self.update.micro_batch_tokens
@@ -234,11 +278,64 @@ class PPOModule(PPOModels):
         lengths = of_all_ranks(rows.lengths.tolist())
         return TokenLimit(tokens, lengths, padded=self.trained_model.packing_width is None)
 
+    def evaluate(self, drawn: ScoredSamples, plan: UpdatePlan, first: FirstForward) -> RolloutBatch:
+        """Look at samples with policy, critic and reference, in the plan's first micro-batches.
+
+        Args:
+            drawn: `B` responses with their scores.
+            plan: of the update.
+            first: keeps the forward that the first step can use; where it is put off, the old
+                log-probabilities are zero until that step fills them in.
+        """
+        samples, scores, greedy, details = drawn
+        mask = samples.response_mask
+        old = torch.zeros(mask.shape, device=mask.device)
+        reference = torch.zeros_like(old) if self.kl_penalty else None
+        values = torch.zeros_like(old) if self.advantage.requires_values else None
+        first_epoch = [] if first.is_put_off else plan.epochs[0]
+        for indices in (indices for minibatch in first_epoch for indices in minibatch):
+            rows, starts = samples.rows.select_or_stand_in(indices), samples.prompt_lengths[indices]
+            with torch.set_grad_enabled(first.keeps_graph):
+                forward = self.score(rows)
+            first.keep(forward)
+            with torch.no_grad():
+                old[indices] = response_window(forward.logprobs, starts, mask.shape[1])
+                if values is not None and forward.values is not None:
+                    values[indices] = response_window(forward.values, starts, mask.shape[1])
+                if reference is not None:
+                    logprobs = self.reference_logprobs(rows)
+                    reference[indices] = response_window(logprobs, starts, mask.shape[1])
+        rollout = RolloutBatch(samples, old, reference, values, scores, None, greedy, details)
+        if self.reward.abstains:
+            rollout = mark_unscored(rollout)
+        numbers = {"logprobs": old, "reference_logprobs": reference, "values": values}
+        self.guard.watch(samples.rows, reward=rollout.scores, **numbers)
+        return rollout
+
+    def score(self, rows: TokenRows) -> TokenScores:
+        """Score response tokens with policy and critic as they are now."""
+        scores: TokenScores = self.trained_model(
+            rows,
+            temperature=self.sampling.temperature,
+            with_entropy=self.update.entropy_coef != 0 and torch.is_grad_enabled(),
+        )
+        if self.critic is None:
+            return scores
+        return scores._replace(values=self.critic.token_values(rows))
+
     @property
     def _needs_old_logprobs(self) -> bool:
         """Whether the targets of the update depend on a forward of policy and critic."""
         needs_them = self.kl_penalty is not None or self.advantage.requires_values
         return needs_them or self.update.sampler_correction_cap is not None
+
+    def ruled_scores(self, scores: Tensor, samples: SampleBatch) -> Tensor:
+        """Apply the rules for cut and overlong responses to scores `[B]`; NaN is left out."""
+        ruled = self.missing_eos.apply(scores, samples.finished)
+        if self.overlong_penalty is None:
+            return ruled
+        lengths = samples.response_mask.sum(1)
+        return self.overlong_penalty.apply(ruled, lengths, self.sampling.max_new_tokens)
 
     def _targets(self, rollout: RolloutBatch) -> UpdateTargets:
         """Put the KL penalty into the rewards, and estimate advantages and returns."""
@@ -271,10 +368,7 @@ class PPOModule(PPOModels):
         statistics.gradient_norms.append(self.guard.gradient_norm)
         if statistics.num_steps == 0 and self.checks_first_ratio:
             # The policy has not moved yet: the ratio must be one, on all ranks.
-            statistics.first_log_ratio = largest_over_ranks(
-                float(statistics.largest_log_ratio), self.device
-            )
-            check_first_ratio(statistics.first_log_ratio, self.update.max_first_log_ratio)
+            statistics.check_first_ratio(self.update.max_first_log_ratio, self.device)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self.update.max_grad_norm:

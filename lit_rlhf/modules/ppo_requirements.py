@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -11,15 +12,17 @@ from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.handover import first_context_length
-from lit_rlhf.modules.ppo_models import PPOModels
 from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, AdvantageEstimator
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
 from lit_rlhf.rollout import Sampling
 
+if TYPE_CHECKING:
+    from lit_rlhf.modules.ppo import PPOModule
 
-def refuse_idle_settings(module: PPOModels) -> None:
+
+def refuse_idle_settings(module: PPOModule) -> None:
     """Refuse settings that have no effect beside the others.
 
     Raises:

@@ -1,4 +1,4 @@
-"""PPO's numbers: rewards a token, the targets of the update, the loss of a micro-batch."""
+"""PPO's numbers: rewards a token, targets, the loss of a micro-batch, what is told of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import RolloutBatch, TokenRows, response_window
+from lit_rlhf.errors import TrainingError
 from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.objectives import (
@@ -26,7 +27,8 @@ from lit_rlhf.objectives import (
     truncated_importance_weights,
 )
 from lit_rlhf.ranges import require
-from lit_rlhf.ranks import sum_over_ranks
+from lit_rlhf.ranks import largest_over_ranks, sum_over_ranks
+from lit_rlhf.rollout import UpdatePlan
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,15 @@ class UpdateTargets(NamedTuple):
     returns: Tensor | None
     sampler_weights: Tensor | None = None
     reference_logprobs: Tensor | None = None
+
+    def select(self, indices: Tensor) -> UpdateTargets:
+        """Return those of a micro-batch's rows `[b]`, as `TokenRows.select_or_stand_in` does."""
+        rows, targets = self.rows.select_or_stand_in(indices), self
+        if len(indices) == 0:
+            nothing = torch.zeros_like(self.response_mask)
+            targets, indices = self._replace(response_mask=nothing), indices.new_zeros(1)
+        others = (None if tensor is None else tensor[indices] for tensor in targets[1:])
+        return UpdateTargets(rows, *others)  # type: ignore[arg-type]  # as it was
 
 
 def rewarded_tokens(
@@ -252,6 +263,20 @@ def minibatch_loss(
     return total
 
 
+@torch.no_grad()
+def update_numbers(targets: UpdateTargets, forward: TokenScores) -> dict[str, Tensor | None]:
+    """Return what a micro-batch computed of each row, by the names that reports give it."""
+    width = targets.response_mask.shape[1]
+    new = response_window(forward.logprobs, targets.prompt_lengths, width)
+    return {
+        "logprobs": forward.logprobs,
+        "ratio": ((new - targets.old_logprobs) * targets.response_mask).exp(),
+        "advantages": targets.advantages,
+        "values": forward.values,
+        "returns": targets.returns,
+    }
+
+
 @dataclass
 class UpdateStatistics:
     """What an update is told by.
@@ -271,6 +296,25 @@ class UpdateStatistics:
     first_log_ratio: float = 0.0
     gradient_norms: list[float] = field(default_factory=list)
 
+    def check_first_ratio(self, limit: float, device: torch.device) -> None:
+        """Stop where the training forward disagrees with itself: the policy has not moved yet.
+
+        Args:
+            limit: |log ratio| of the first minibatch must be below, on all ranks.
+            device: of this process.
+
+        Raises:
+            TrainingError: it is not; the message names the likely causes.
+        """
+        self.first_log_ratio = largest_over_ranks(float(self.largest_log_ratio), device)
+        if not self.first_log_ratio < limit:
+            raise TrainingError(
+                f"the first minibatch's largest |log ratio| is {self.first_log_ratio:.2e}, not "
+                f"below {limit:.0e}: the training forward disagrees with itself. Likely causes: "
+                "dropout, weights changed between rollout and update, or a kernel that is not "
+                "deterministic."
+            )
+
     def report(self) -> dict[str, float]:
         """Return what is logged of the update, the same on all processes."""
         report = self.means.compute()
@@ -279,3 +323,52 @@ class UpdateStatistics:
         norms = self.gradient_norms
         report["grad_norm"] = sum(norms) / len(norms) if norms else 0.0
         return report
+
+
+class FirstForward:
+    """Saves a forward where the first step takes the whole rollout: no weight moves in between.
+
+    A rollout in one micro-batch keeps the graph of its forward, and the step goes on with it. The
+    graphs of several micro-batches would not fit into memory. There the rollout goes without a
+    forward if nothing reads it before the step, whose own log-probabilities are then the old ones.
+
+    Args:
+        plan: of the update.
+        is_read_before: the rewards, the advantages or the loss's weights need the forward.
+    """
+
+    def __init__(self, plan: UpdatePlan, *, is_read_before: bool) -> None:
+        first_epoch = plan.epochs[0]
+        takes_all, num_micro_batches = len(first_epoch) == 1, len(first_epoch[0])
+        self.keeps_graph = takes_all and num_micro_batches == 1
+        self.is_put_off = takes_all and num_micro_batches > 1 and not is_read_before
+        self._num_missing = num_micro_batches if self.is_put_off else 0
+        self._kept: TokenScores | None = None
+
+    def keep(self, forward: TokenScores) -> None:
+        """Keep the rollout's forward, if the step can use it."""
+        self._kept = forward if self.keeps_graph else None
+
+    def take(self) -> TokenScores | None:
+        """Return the forward that was kept, once."""
+        kept, self._kept = self._kept, None
+        return kept
+
+    def fill_in(
+        self, targets: UpdateTargets, rows: Tensor, selected: UpdateTargets, forward: TokenScores
+    ) -> UpdateTargets:
+        """Write missing old log-probabilities, and return the micro-batch's targets with them.
+
+        Args:
+            targets: of the whole rollout.
+            rows: `[b]` of the micro-batch.
+            selected: its targets.
+            forward: of the policy, in the first step or later.
+        """
+        if self._num_missing == 0:
+            return selected
+        self._num_missing -= 1
+        width = targets.response_mask.shape[1]
+        old = response_window(forward.logprobs, selected.prompt_lengths, width).detach()
+        targets.old_logprobs[rows] = old  # of no rows: nothing
+        return selected._replace(old_logprobs=old)

@@ -14,17 +14,17 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
 from lit_rlhf.data.loading import TrainingLoader
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.modules.scored_samples import ScoredSamples, score_samples
+from lit_rlhf.modules.rewarded_policy import ScoredSamples
 from lit_rlhf.ranks import sum_over_ranks
 
 if TYPE_CHECKING:
-    from lit_rlhf.modules.ppo_models import PPOModels
+    from lit_rlhf.modules.ppo import PPOModule
 
 _SMALLEST_SPREAD = 1e-8  # of scores that are not alike, as in TRL
 _SEED_STEP = 2**32  # between the rounds of an iteration: far above any number of iterations
 
 
-def refill(module: PPOModels, drawn: ScoredSamples, *, counts: Tensor, seed: int) -> ScoredSamples:
+def refill(module: PPOModule, drawn: ScoredSamples, *, counts: Tensor, seed: int) -> ScoredSamples:
     """Draw groups anew from other prompts, at most `module.max_refills` times.
 
     Which prompts come follows from the seed, whatever the number of processes; call it on all of
@@ -55,7 +55,7 @@ def refill(module: PPOModels, drawn: ScoredSamples, *, counts: Tensor, seed: int
         batch: PromptBatch = loader.batch_of(mine or others[:1]).to(module.device)
         if not mine:
             batch = batch._replace(prompt_ids=torch.full_like(batch.prompt_ids, -1))
-        fresh = score_samples(module, batch, seed=seed + number * _SEED_STEP)
+        fresh = module.score_samples(batch, seed=seed + number * _SEED_STEP)
         if mine:
             drawn = _replace_groups(drawn, fresh, alike)
         num_refilled += num_alike
@@ -65,7 +65,7 @@ def refill(module: PPOModels, drawn: ScoredSamples, *, counts: Tensor, seed: int
     return drawn
 
 
-def are_alike(module: PPOModels, drawn: ScoredSamples) -> Tensor:
+def are_alike(module: PPOModule, drawn: ScoredSamples) -> Tensor:
     """Tell of which groups all responses score alike, behind the missing-EOS rule: `[G]` bool.
 
     The penalty for length is left aside, as in the source (eq. 11): responses that are all wrong

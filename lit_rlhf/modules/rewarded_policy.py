@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
-from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
+from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows, cut_by_tokens
 from lit_rlhf.callbacks import OveroptimizationMonitor
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.given import ModelSource, model_source
@@ -22,11 +24,10 @@ from lit_rlhf.modules.padding_gap import rollout_padding_gaps
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.ppo_metrics import held_out_columns, sample_records
 from lit_rlhf.modules.sharding import gathered
-from lit_rlhf.modules.stand_ins import score_in_parts
 from lit_rlhf.modules.unscored import abstaining_columns, scored_columns
 from lit_rlhf.objectives import MissingEOS, kl_k1
-from lit_rlhf.ranks import of_all_ranks, world_size
-from lit_rlhf.rewards import RewardSource, as_source, origins_of
+from lit_rlhf.ranks import largest_over_ranks, of_all_ranks, world_size
+from lit_rlhf.rewards import RewardSource, as_source, ask, origins_of
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples
 
 # A validation prompt keeps its random stream whatever the training seed is.
@@ -37,6 +38,23 @@ _RESERVED = {
     *("reward", "kl", "surprisal", "length", "finished", "repetition", "overoptimization_p"),
     *("step", "prompt", "prompt_id", "response"),
 }
+
+
+class ScoredSamples(NamedTuple):
+    """Responses and their scores.
+
+    Attributes:
+        samples: `B` responses.
+        scores: `[B]` float32 from the reward, before the rules for cut and overlong ones.
+        greedy_scores: `[B]` of the likeliest response to each row's prompt, behind these rules, or
+            None where the advantages need none.
+        details: what the reward says beside the scores: name -> `[B]`.
+    """
+
+    samples: SampleBatch
+    scores: Tensor
+    greedy_scores: Tensor | None = None
+    details: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class RewardedPolicy(PhaseModule):
@@ -198,6 +216,27 @@ class RewardedPolicy(PhaseModule):
                 seed=seed,
             )
 
+    @torch.no_grad()
+    def score_samples(
+        self, batch: PromptBatch, *, seed: int, is_greedy: bool = False
+    ) -> ScoredSamples:
+        """Draw responses, and ask the reward about them; call it on all processes.
+
+        Args:
+            batch: prompts of this process; without one that counts, nothing of the result counts.
+            seed: of the samples.
+            is_greedy: take the likeliest response to each prompt, in place of several samples.
+        """
+        if is_greedy:
+            sampling = dataclasses.replace(self.sampling, temperature=0.0)
+            samples = self.sample(batch, seed=seed, sampling=sampling)
+        else:
+            samples = self.sample(batch, seed=seed, samples_per_prompt=self.samples_per_prompt)
+        if not bool((batch.prompt_ids >= 0).any()):
+            samples = samples.silenced()
+        scores, details = ask("model.reward", self.reward, samples)
+        return ScoredSamples(samples, scores, details=details)
+
     def reference_logprobs(self, rows: TokenRows) -> Tensor:
         """Score response tokens with the reference: its own model, or the adapter switched off."""
         model, with_adapter = self.reference or self.trained_model, self.reference is not None
@@ -209,10 +248,6 @@ class RewardedPolicy(PhaseModule):
         """Score response tokens with the policy as it is now, at the temperature of its samples."""
         scores: TokenScores = self.trained_model(rows, temperature=self.sampling.temperature)
         return scores.logprobs
-
-    def _in_parts(self, rows: TokenRows, compute: Callable[[TokenRows], Tensor]) -> Tensor:
-        """Score held-out samples in forwards no larger than those of the update."""
-        return score_in_parts(rows, compute, **self.forward_limits)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the states of rewards and judges, of each process its own."""
@@ -245,10 +280,10 @@ class RewardedPolicy(PhaseModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         """Sample held-out prompts, each from its fixed stream, and ask reward and judges."""
         samples = self.sample(batch, seed=_VALIDATION_SEED)
-        logprobs = self._in_parts(samples.rows, self.policy_logprobs)
-        token_kl = None
+        rows, limits = samples.rows, self.forward_limits  # forwards no larger than the update's
+        logprobs, token_kl = score_in_parts(rows, self.policy_logprobs, **limits), None
         if self.computes_kl:
-            token_kl = kl_k1(logprobs, self._in_parts(samples.rows, self.reference_logprobs))
+            token_kl = kl_k1(logprobs, score_in_parts(rows, self.reference_logprobs, **limits))
         columns = held_out_columns(samples, self.sources, logprobs, token_kl)
         counts = (batch.prompt_ids >= 0).float()  # stand-ins of an uneven last batch do not count
         scored, weights = scored_columns(columns, self.abstaining_values, counts)
@@ -265,6 +300,35 @@ class RewardedPolicy(PhaseModule):
     test_step = validation_step
     on_test_epoch_start = on_validation_epoch_start
     on_test_epoch_end = on_validation_epoch_end
+
+
+def score_in_parts(
+    rows: TokenRows,
+    compute: Callable[[TokenRows], Tensor],
+    *,
+    max_rows: int | None,
+    max_tokens: int | None,
+) -> Tensor:
+    """Score rows in forwards of a limited size, as many on all processes.
+
+    Args:
+        rows: `B` rows, one or more.
+        compute: rows -> `[b, ...]` numbers.
+        max_rows: in one forward, None for any number.
+        max_tokens: likewise.
+
+    Returns:
+        `[B, ...]`.
+    """
+    places = torch.arange(len(rows.lengths), device=rows.lengths.device)
+    if max_rows is None and max_tokens is None:
+        return compute(rows)
+    parts = [places[part] for part in cut_by_tokens(rows.lengths.tolist(), max_rows, max_tokens)]
+    num_parts = int(largest_over_ranks(len(parts), rows.lengths.device))
+    for _ in range(num_parts - len(parts)):
+        parts.append(places[:0])
+    scores = [(part, compute(rows.select_or_stand_in(part))) for part in parts]
+    return torch.cat([score for part, score in scores if len(part)])
 
 
 def _refuse_reserved_names(judges: Iterable[str]) -> None:

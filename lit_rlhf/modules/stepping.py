@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
@@ -97,6 +99,23 @@ class SteppingModule(lightning.LightningModule, abc.ABC):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         optimizer.zero_grad()
 
+    @contextmanager
+    def reduces_gradients(self, *, is_last: bool) -> Iterator[None]:
+        """Run a backward pass of manual optimization; under ddp, only the last one is added up.
+
+        Sharded gradients (fsdp2) are added up each time: kept whole until the last one, they would
+        take the memory that sharding saves.
+
+        Args:
+            is_last: no other backward pass is before the optimizer's step.
+        """
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and not is_last:
+            with model.no_sync():
+                yield
+        else:
+            yield
+
     @property
     def gradient_scale(self) -> float:
         """By how much the gradients of manual optimization are too large before the step.
@@ -136,6 +155,18 @@ class SteppingModule(lightning.LightningModule, abc.ABC):
             parameter.grad = None
         self.skip_step()
         return False
+
+    def is_sound(self) -> bool:
+        """Skip the step, on all processes, where a number that was watched so far is not finite.
+
+        Raises:
+            TrainingError: too many steps were skipped.
+        """
+        if sum_over_ranks(self.guard.is_broken.to(self.device)) > 0:
+            self.skip_step()
+            return False
+        self.guard.forget()
+        return True
 
     def skip_step(self) -> None:
         """Count a step that is not taken and keep its rows; call it on all processes.

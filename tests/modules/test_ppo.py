@@ -19,8 +19,8 @@ from lit_rlhf.models.freezing import freeze
 from lit_rlhf.models.lineage import describe_origin
 from lit_rlhf.modules import OptimizerConfig, PPOModule, UpdateConfig
 from lit_rlhf.modules.building import build_reference
-from lit_rlhf.modules.first_forward import FirstForward
 from lit_rlhf.modules.ppo_metrics import repetition
+from lit_rlhf.modules.ppo_update import FirstForward
 from lit_rlhf.objectives import GAE, RLOO, AdaptiveKL, AdvantageEstimator, Advantages, MissingEOS
 from lit_rlhf.rewards import EnsembleReward, FunctionReward, LearnedReward, RewardSource
 from lit_rlhf.rollout import TorchGenerator, UpdatePlan

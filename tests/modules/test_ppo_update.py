@@ -14,7 +14,6 @@ from lit_rlhf.modules.ppo_update import (
     UpdateTargets,
     minibatch_loss,
 )
-from lit_rlhf.modules.stand_ins import select_targets
 from lit_rlhf.objectives import GAE, KLPenalty, PPOClip, SequenceMean
 from lit_rlhf.rollout import Sampling
 from tests.models.examples import plain_model
@@ -110,9 +109,7 @@ def test_the_samplers_correction_weighs_the_policy_loss_alone():
     assert report == plain_report
     # Weights travel with their rows.
     chosen = torch.tensor([2, 0])
-    assert torch.equal(
-        select_targets(weighed, chosen).sampler_weights, weighed.sampler_weights[chosen]
-    )
+    assert torch.equal(weighed.select(chosen).sampler_weights, weighed.sampler_weights[chosen])
 
 
 def test_every_term_is_averaged_as_the_aggregation_says():
@@ -124,7 +121,7 @@ def test_every_term_is_averaged_as_the_aggregation_says():
     whole = minibatch_loss(targets, forward, by_response, UpdateStatistics())
     sums = [
         minibatch_loss(
-            select_targets(targets, row),
+            targets.select(row),
             TokenScores(*(part[row] for part in forward)),
             SETTINGS,
             UpdateStatistics(),
@@ -172,7 +169,7 @@ def test_micro_batches_add_up():
     total = minibatch_loss(targets, TokenScores(logprobs, None, values), SETTINGS, whole)
     pieces = [
         minibatch_loss(
-            select_targets(targets, rows),
+            targets.select(rows),
             TokenScores(logprobs[rows], None, values[rows]),
             SETTINGS,
             parts,

@@ -5,7 +5,7 @@ from lit_rlhf.batches import SampleBatch, TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import PPOModule
 from lit_rlhf.modules.refilling import _replace_groups, are_alike
-from lit_rlhf.modules.scored_samples import ScoredSamples
+from lit_rlhf.modules.rewarded_policy import ScoredSamples
 from lit_rlhf.objectives import GAE, GRPO, RLOO, MissingEOS, ReMax
 from tests.modules.test_ppo_objectives import run, targets_of  # noqa: F401 - a fixture
 from tests.support.phases import largest_difference, weights

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import distributed
 
-from lit_rlhf.modules.stand_ins import score_in_parts
+from lit_rlhf.modules.rewarded_policy import score_in_parts
 from tests.models.examples import random_rows
 from tests.support.two_processes import run_in_two_processes
 

@@ -4,7 +4,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lit_rlhf.modules.reduction import reduces_gradients
+from lit_rlhf.modules.stepping import SteppingModule
 from tests.support.two_processes import run_in_two_processes
 
 NUM_BACKWARDS = 3
@@ -27,7 +27,7 @@ def step():
     model.register_comm_hook(None, reduce)
     module = SimpleNamespace(trainer=SimpleNamespace(strategy=SimpleNamespace(model=model)))
     for number in range(NUM_BACKWARDS):
-        with reduces_gradients(module, is_last=number == NUM_BACKWARDS - 1):
+        with SteppingModule.reduces_gradients(module, is_last=number == NUM_BACKWARDS - 1):
             model(torch.tensor([[10.0 ** (number + NUM_BACKWARDS * rank)]])).sum().backward()
     return len(reductions), model.module.weight.grad.item()
 
