@@ -21,7 +21,7 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.weights import weights_digest
-from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.building import build_policy, build_reference, prepare
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
@@ -103,7 +103,7 @@ class DPOModule(PhaseModule):
             self._reference_digest = self._digest_reference(self.policy)
         if self.loss.requires_reference and not self._precomputes and self.lora is None:
             self.reference = self._load_reference()
-        self.prepare(self.policy)
+        prepare(self, self.policy)
 
     def prepare_fit(self) -> None:
         """Let the reference score the data of the run, once."""
@@ -199,7 +199,7 @@ class DPOModule(PhaseModule):
         reference = build_reference(
             self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
         ).to(self.root_device)
-        self.prepare(reference)
+        prepare(self, reference)
         return reference
 
     def _precompute(self, *splits: str) -> None:

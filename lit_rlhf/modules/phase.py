@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,39 +16,42 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lit_rlhf.callbacks.prediction_file import PredictionConfig
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
-from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
-from lit_rlhf.models.freezing import hold_in_bf16, hold_in_float32
 from lit_rlhf.models.given import ModelSource, model_source
-from lit_rlhf.models.gpu_paths import take_gpu_paths
-from lit_rlhf.models.handover import require_fitting_tokenizer
-from lit_rlhf.models.lineage import Lineage, make_lineage
+from lit_rlhf.models.lineage import Lineage, make_lineage, write_lineage
 from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
+from lit_rlhf.models.saving import (
+    load_saved_weights,
+    new_folder,
+    save_policy,
+    save_reward_model,
+)
 from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from lit_rlhf.modules.arguments import KeepsArguments, plain_settings
+from lit_rlhf.modules.building import tokenizer_beside
 from lit_rlhf.modules.default_callbacks import (
     missing_callbacks,
     refuse_unreachable_validation,
     steps_by_time,
 )
 from lit_rlhf.modules.generating import generate_responses, predict_responses
-from lit_rlhf.modules.handing_over import load_trained, save_trained
-from lit_rlhf.modules.kept_weights import fill_left_out, keep_trained
-from lit_rlhf.modules.model_tokenizer import tokenizer_beside
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.rate_search import claim_finder, search_learning_rate, take_saved_rate
-from lit_rlhf.modules.resuming import leave_marks, load_module, require_resumable
-from lit_rlhf.modules.sharding import shard
+from lit_rlhf.modules.resuming import (
+    fill_left_out,
+    keep_trained,
+    leave_marks,
+    load_module,
+    require_resumable,
+)
+from lit_rlhf.modules.sharding import gathered_weights
 from lit_rlhf.modules.stepping import SteppingModule
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import from_rank_zero, world_size
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator
-
-# Methods beside `forward` that compute with a model's weights.
-_FORWARD_METHODS = ("next_logits", "token_values")
 
 
 class PhaseModule(KeepsArguments, SteppingModule):
@@ -262,7 +265,24 @@ class PhaseModule(KeepsArguments, SteppingModule):
         Raises:
             CheckpointError: the folder could not be written.
         """
-        save_trained(self, Path(folder), merge=merge, facts=facts or {})
+        model = self.trained_model
+        save: Callable[..., None] = save_policy
+        if not isinstance(model, PolicyModel):
+            save = save_reward_model
+        weights = gathered_weights(model)
+        fault = None
+        if self.global_rank == 0:
+            options = {"base": self.source, "merge": merge, "weights": weights}
+            try:
+                with new_folder(Path(folder)) as partial:
+                    save(model, self.tokenizer, partial, **options)
+                    if self.lineage is not None:
+                        write_lineage({**self.lineage, **(facts or {})}, partial)
+            except CheckpointError as error:
+                fault = str(error)
+        fault = from_rank_zero(fault)
+        if fault is not None:
+            raise CheckpointError(fault)
 
     def load_saved(self, folder: str | Path) -> None:
         """Put back the weights that `save_pretrained` wrote into a folder, adapters not merged.
@@ -270,12 +290,23 @@ class PhaseModule(KeepsArguments, SteppingModule):
         Call it on all processes; rank zero reads. Weights that are sharded over processes cannot
         be put back.
         """
-        load_trained(self, Path(folder))
+        model = self.trained_model
+        assert isinstance(model, PolicyModel)
+        if self.global_rank == 0:
+            load_saved_weights(model, Path(folder))
+        if world_size() > 1:
+            model.load_state_dict(from_rank_zero(model.state_dict()))
+
+    @property
+    def precision(self) -> str:
+        """The Trainer's."""
+        trainer = self.trainer_if_any
+        return "32-true" if trainer is None else str(trainer.precision)
 
     @property
     def frozen_dtype(self) -> torch.dtype | None:
         """How frozen linear layers are stored: as autocast would cast them, or None as they are."""
-        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self._precision)
+        return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
 
     @property
     def trainer_if_any(self) -> Trainer | None:
@@ -318,53 +349,6 @@ class PhaseModule(KeepsArguments, SteppingModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
         }
 
-    def prepare(self, model: PolicyModel | ScalarModel) -> None:
-        """Store and run a model as the memory options say; spread it where that is the strategy.
-
-        Raises:
-            ConfigError: weights in bf16 with another precision of the computation; or a precision
-                that rounds all weights, and the losses with them.
-            CheckpointError: the tokenizer has tokens that the model does not know.
-        """
-        require_fitting_tokenizer(self.tokenizer, model.transformers_config, self.source)
-        if self._precision in ("bf16-true", "16-true"):
-            raise ConfigError(
-                f"trainer.precision {self._precision} computes losses and log-probabilities in 16 "
-                "bits, and most updates round to nothing: take bf16-mixed, and "
-                "model.optimizer.weights bf16 if memory is short"
-            )
-        will_be_sharded = self.device_mesh is not None
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        in_float32 = bool(names) and not any("lora_" in name for name in names)
-        if self.optimizer.weights == "bf16":
-            self._hold_in_bf16(model)
-            in_float32 = False
-        elif in_float32 and not will_be_sharded:
-            hold_in_float32(model)
-        switch_cpu_paths(self.cpu_paths)
-        take_cpu_paths(model, self.root_device, will_be_sharded=will_be_sharded)
-        take_gpu_paths(model, self.root_device)
-        if self.activation_checkpointing and names:
-            checkpoint_activations(model)
-        if self.device_mesh is not None:
-            methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
-            mesh = self.device_mesh["data_parallel"]
-            shard(
-                model,
-                mesh,
-                forward_methods=methods,
-                layer_dtype=self.frozen_dtype,
-                in_float32=in_float32,
-            )
-
-    def _hold_in_bf16(self, model: PolicyModel | ScalarModel) -> None:
-        if self._precision != "bf16-mixed":
-            raise ConfigError(
-                "model.optimizer.weights bf16 needs trainer.precision bf16-mixed, which computes "
-                f"what must be float32 in float32; got {self._precision}"
-            )
-        hold_in_bf16(model.model if isinstance(model, PolicyModel) else model.backbone)
-
     def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
         """Return how much what the phase computes depends on padding, by the name of the number.
 
@@ -406,8 +390,3 @@ class PhaseModule(KeepsArguments, SteppingModule):
         take_saved_rate(self, checkpoint)
         require_resumable(checkpoint, self)
         fill_left_out(checkpoint, self)
-
-    @property
-    def _precision(self) -> str:
-        trainer = self.trainer_if_any
-        return "32-true" if trainer is None else str(trainer.precision)

@@ -16,7 +16,7 @@ from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.policy import TokenScores
 from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.modules.building import build_critic
+from lit_rlhf.modules.building import build_critic, prepare
 from lit_rlhf.modules.mixing import mix_in, refuse_idle_mixing
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.ppo_metrics import iteration_means
@@ -163,8 +163,8 @@ class PPOModule(RewardedPolicy):
         self.load_models(value_head=shares_trunk)
         if self.advantage.requires_values and self.critic_kind == "separate":
             self.critic = build_critic(self.critic_source, self.packing_width)
-            self.prepare(self.critic)
-        self.prepare(self.trained_model)
+            prepare(self, self.critic)
+        prepare(self, self.trained_model)
 
     @property
     def num_scheduler_steps(self) -> int:

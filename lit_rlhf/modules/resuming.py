@@ -1,4 +1,4 @@
-"""What a checkpoint says of its run, and what a run requires and tells when it goes on with one.
+"""What a checkpoint holds of its run, and what a run requires and tells that goes on with one.
 
 A run that goes on with other settings, data or models than it began with says which ones win.
 """
@@ -6,7 +6,7 @@ A run that goes on with other settings, data or models than it began with says w
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Module = TypeVar("Module", bound=PhaseModule)
 
+# A callback that averages weights puts the average in the place of the weights, which then are
+# under a name of their own.
+_WEIGHTS = ("state_dict", "current_model_state")
 # In a checkpoint: how optimizer states and weights are stored.
 _STORAGE_KEY = "lit_rlhf_storage"
 _PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
@@ -37,6 +40,25 @@ _SAVED = {
 _SILENT = ("trainer.logger", "trainer.callbacks", "last_checkpoint", "trainer.enable_")
 
 _log = logging.getLogger(__name__)
+
+
+def keep_trained(checkpoint: dict[str, Any], module: PhaseModule) -> None:
+    """Take out of a checkpoint what the run can load again."""
+    for key in _WEIGHTS:
+        if key in checkpoint:
+            state = checkpoint[key]
+            checkpoint[key] = {name: state[name] for name in _kept_names(module, state)}
+
+
+def fill_left_out(checkpoint: dict[str, Any], module: PhaseModule) -> None:
+    """Put into the checkpoint of an averaged run what was taken out, as the module has it now.
+
+    Lightning reads an average by all of its names.
+    """
+    if _WEIGHTS[1] in checkpoint:
+        own = module.state_dict()
+        for key in _WEIGHTS:
+            checkpoint[key] = own | checkpoint[key]
 
 
 def leave_marks(checkpoint: dict[str, Any], module: PhaseModule) -> None:
@@ -101,6 +123,16 @@ def saved_rate(checkpoint: Mapping[str, Any]) -> float | None:
     arguments = checkpoint.get(_ARGUMENTS_KEY) or {}
     rate: float | None = arguments.get("optimizer", {}).get("learning_rate")
     return rate
+
+
+def _kept_names(module: PhaseModule, state: Iterable[str]) -> list[str]:
+    names = [name for name in state if not name.startswith("reference.")]
+    if module.lora is None:
+        return names
+    # Under all of their names: a tied output is the embedding once more.
+    parameters = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, value in parameters if not value.requires_grad}
+    return [name for name in names if name not in frozen]
 
 
 def _require_phase(checkpoint: Mapping[str, Any], cls: type[PhaseModule]) -> None:

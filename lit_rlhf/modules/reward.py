@@ -15,7 +15,7 @@ from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.saving import as_classifier
 from lit_rlhf.models.scalar_head import ScalarModel
-from lit_rlhf.modules.building import build_reward_model
+from lit_rlhf.modules.building import build_reward_model, prepare
 from lit_rlhf.modules.metrics import CalibrationError, NamedMeans, agreement, decided_weight
 from lit_rlhf.modules.normalizing import (
     NormalizerConfig,
@@ -86,7 +86,7 @@ class RewardModule(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.prepare(self.reward_model)
+            prepare(self, self.reward_model)
 
     def prepare_fit(self) -> None:
         """See that the model can be saved; draw the samples that the normaliser needs."""

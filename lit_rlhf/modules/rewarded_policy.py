@@ -17,7 +17,7 @@ from lit_rlhf.callbacks import OveroptimizationMonitor
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.policy import PolicyModel, TokenScores
-from lit_rlhf.modules.building import build_policy, build_reference
+from lit_rlhf.modules.building import build_policy, build_reference, prepare
 from lit_rlhf.modules.default_callbacks import tell_of_averages
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.padding_gap import rollout_padding_gaps
@@ -169,7 +169,7 @@ class RewardedPolicy(PhaseModule):
         """Load the policy, and the reference where it is a model of its own."""
         if self.policy is None:
             self.load_models()
-            self.prepare(self.trained_model)
+            prepare(self, self.trained_model)
 
     def load_models(self, *, value_head: bool = False) -> None:
         """Load policy and reference; the policy is not prepared yet.
@@ -190,7 +190,7 @@ class RewardedPolicy(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.prepare(self.reference)
+            prepare(self, self.reference)
         if self.lora is not None and self.device_mesh is None:
             # One trunk for all roles; the reference is the adapter switched off.
             for source in self.sources.values():

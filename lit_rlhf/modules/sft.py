@@ -11,7 +11,7 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.modules.building import build_policy
+from lit_rlhf.modules.building import build_policy, prepare
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
@@ -57,7 +57,7 @@ class SFTModule(PhaseModule):
                 frozen_dtype=self.frozen_dtype,
                 packing_width=self.packing_width,
             )
-            self.prepare(self.policy)
+            prepare(self, self.policy)
 
     def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
         """Return the mean negative log-likelihood of the batch's response tokens."""

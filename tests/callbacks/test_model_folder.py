@@ -174,7 +174,7 @@ def test_a_metric_that_is_none_is_named(tmp_path, policy, data):
 
 
 def test_a_full_disk_loses_neither_the_run_nor_the_older_best(tmp_path, policy, data, monkeypatch):
-    full = "lit_rlhf.modules.handing_over.save_policy"
+    full = "lit_rlhf.modules.phase.save_policy"
 
     class FillsUp(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
