@@ -41,6 +41,11 @@ def largest_over_ranks(value: float, device: torch.device) -> float:
     return float(largest)
 
 
+def any_rank(claim: bool, device: torch.device) -> bool:
+    """Return whether a claim holds on any process."""
+    return largest_over_ranks(float(claim), device) > 0
+
+
 def from_rank_zero(value: Value) -> Value:
     """Return what rank zero has, whatever the others have."""
     values = [value]

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -20,12 +23,65 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.callbacks.csv_logger import MetricsFile, ResumableCSVLogger
-from lit_rlhf.callbacks.preemption import SignalWatch
-from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, Preempted, RewardError
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import any_rank
 
 _LOCK = ".lock"  # in the folder of checkpoints, while a run writes there
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_AGAIN_S = 2.0  # a second Ctrl+C so long after the first is meant; launchers repeat it at once
+
+
+class SignalWatch:
+    """Notes the first signal that asks the process to end.
+
+    Lightning's own handler of SIGTERM talks to the other ranks from within the signal, where they
+    may be in the middle of something else; this one talks to nobody.
+
+    Attributes:
+        received: the signal, None before.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def name(self) -> str:
+        """The signal's name; where only another rank received it, what it most likely is."""
+        return (self.received or signal.SIGTERM).name
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that the signal ended."""
+        return 128 + (self.received or signal.SIGTERM)
+
+    def install(self) -> None:
+        """Listen, in the main thread; a signal that somebody ignores or handles is left alone.
+
+        Those are SIGHUP under `nohup` and SIGUSR1 under Slurm's requeueing. SIGTERM is taken from
+        Lightning.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        defaults = (signal.SIG_DFL, signal.default_int_handler)
+        for number in _SIGNALS:
+            if number == signal.SIGTERM or signal.getsignal(number) in defaults:
+                self._before[number] = signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), now
+            os.write(2, f"lit-rlhf: {self.name}: this batch is finished and saved\n".encode())
+        elif number == self.received == signal.SIGINT and now - self._received_at > _AGAIN_S:
+            raise KeyboardInterrupt
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -129,10 +185,10 @@ class LastCheckpoint(ModelCheckpoint):
         is_between_epochs = batch_idx == 0 and trainer.max_steps != -1
         if self._place is None or is_accumulating or is_between_epochs:
             return
-        if not any_rank(trainer, self._watch.received is not None or self._is_time()):
+        if not any_rank(self._watch.received is not None or self._is_time(), pl_module.device):
             return
         self._save(trainer)
-        if any_rank(trainer, self._watch.received is not None):
+        if any_rank(self._watch.received is not None, pl_module.device):
             raise Preempted(
                 f"{self._watch.name}: saved {self.path} at step {trainer.global_step}; go on with "
                 "the same command and --ckpt_path last",

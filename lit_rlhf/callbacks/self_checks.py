@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from lit_rlhf.callbacks.ranks import any_rank
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import any_rank
 
 # If the samples are the policy's own, the KL summed over the responses of an iteration is below
 # minus this many nats with probability exp(-20.7) = 1e-9 at most, whatever the models: the mean of
@@ -128,7 +128,7 @@ class SelfChecks(Callback):
         gaps = pl_module.padding_gaps(batch)
         worst = max(gaps, key=lambda name: _or_infinite(gaps[name]), default=None)
         is_broken = worst is not None and not gaps[worst] <= limit
-        if any_rank(trainer, is_broken):
+        if any_rank(is_broken, pl_module.device):
             shown = f"{worst} differs by {gaps[worst]:.2g}" if is_broken and worst else "it differs"
             raise TrainingError(
                 f"self-check: {shown} between a row by itself and the same row padded, at most "
@@ -166,7 +166,7 @@ class SelfChecks(Callback):
         if self._checksum is None:
             return
         has_changed = not torch.equal(frozen_checksum(pl_module), self._checksum)
-        if any_rank(trainer, has_changed):
+        if any_rank(has_changed, pl_module.device):
             raise TrainingError(
                 "self-check: a frozen weight (the reference, or what stands under the adapters) "
                 "has changed since training began. Likely causes: a callback or a reward that "

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from lit_rlhf.modules.number_guard import NumberGuard, gradient_squares
-from lit_rlhf.ranks import sum_over_ranks
+from lit_rlhf.ranks import any_rank, sum_over_ranks
 
 
 class SteppingModule(lightning.LightningModule, abc.ABC):
@@ -162,7 +162,7 @@ class SteppingModule(lightning.LightningModule, abc.ABC):
         Raises:
             TrainingError: too many steps were skipped.
         """
-        if sum_over_ranks(self.guard.is_broken.to(self.device)) > 0:
+        if any_rank(bool(self.guard.is_broken), self.device):
             self.skip_step()
             return False
         self.guard.forget()

@@ -11,7 +11,7 @@ from torch import Tensor
 from lit_rlhf.batches import SampleBatch
 from lit_rlhf.errors import LitRLHFError, RewardError
 from lit_rlhf.prompts import Prompt, Response, prompt_text, response_text
-from lit_rlhf.ranks import sum_over_ranks
+from lit_rlhf.ranks import any_rank
 from lit_rlhf.rewards.importing import place_of
 from lit_rlhf.rewards.source import RewardSource
 from lit_rlhf.rewards.watch import TimeLimitError, watched
@@ -62,10 +62,10 @@ def ask(name: str, source: RewardSource, samples: SampleBatch) -> tuple[Tensor, 
         )
         fault.__cause__ = error
     # Others must not wait for a process that is gone.
-    num_failed = int(sum_over_ranks(torch.tensor(float(fault is not None), device=device)))
+    some_failed = any_rank(fault is not None, device)
     if fault is not None:
         raise fault
-    if num_failed:
+    if some_failed:
         raise RewardError(f"{name} failed on another process, which says why")
     return scores.detach().float(), details
 

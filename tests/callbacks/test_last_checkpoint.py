@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch import Callback
 
 from lit_rlhf.callbacks import LastCheckpoint, preemption
-from lit_rlhf.callbacks.preemption import SignalWatch
+from lit_rlhf.callbacks.last_checkpoint import SignalWatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import checkpoint_io
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO

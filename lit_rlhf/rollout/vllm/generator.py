@@ -20,7 +20,7 @@ from lit_rlhf.models.merged import merged_weights
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.weights import weight_versions
 from lit_rlhf.ranges import require
-from lit_rlhf.ranks import largest_over_ranks, rank, wait_for_all
+from lit_rlhf.ranks import any_rank, rank, wait_for_all
 from lit_rlhf.rollout.generation import Decode, Generation, Generator
 from lit_rlhf.rollout.sampling import Sampling
 from lit_rlhf.rollout.vllm.in_process import InProcessEngine
@@ -153,7 +153,7 @@ class VLLMGenerator(Generator):
         versions = tuple(weight_versions(policy.model))
         is_same = slot.policy() is policy and slot.versions == versions
         # Decided together: a rank that saw no change must not draw while the weights are replaced.
-        if largest_over_ranks(float(not is_same), next(policy.parameters()).device) > 0:
+        if any_rank(not is_same, next(policy.parameters()).device):
             # One server may serve all ranks: rank zero changes its weights while nobody draws.
             wait_for_all()
             if rank() == 0:
