@@ -22,6 +22,7 @@ from lit_rlhf.models.handover import (
     load_trunk,
     require_fitting_tokenizer,
 )
+from lit_rlhf.models.packing import DEFAULT_WIDTH
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.scalar_head import ScalarModel
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
@@ -52,7 +53,7 @@ def build_policy(
 
 
 def build_reference(
-    source: str, *, frozen_dtype: torch.dtype | None, packing_width: int | None
+    source: str, *, frozen_dtype: torch.dtype | None, packing_width: int | None = DEFAULT_WIDTH
 ) -> PolicyModel:
     """Load a frozen copy of a policy."""
     model = load_frozen(load_causal_lm, source, frozen_dtype)

@@ -22,9 +22,8 @@ from lit_rlhf.errors import ConfigError, RewardError
 from lit_rlhf.prompts import Message, Prompt, Response, as_messages
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards.asking import first_rows
-from lit_rlhf.rewards.grouping import rows_by_prompt
 from lit_rlhf.rewards.importing import import_function, place_of
-from lit_rlhf.rewards.source import RewardSource
+from lit_rlhf.rewards.source import RewardSource, rows_by_prompt
 
 _log = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from lit_rlhf.objectives.group_scores import standardize_by_group
 from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards.combined import CombinedReward
-from lit_rlhf.rewards.grouping import group_ids_of
 from lit_rlhf.rewards.learned import share_among
-from lit_rlhf.rewards.source import RewardSource
+from lit_rlhf.rewards.source import RewardSource, group_ids_of
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lit_rlhf.batches import SampleBatch
@@ -126,3 +128,22 @@ def origins_of(sources: Mapping[str, RewardSource]) -> dict[str, str]:
         for name, source in sources.items()
         for role, origin in source.origins.items()
     }
+
+
+def group_ids_of(prompts: Sequence[Prompt], batch: SampleBatch | None) -> Tensor:
+    """Return `[B]` int64, equal for samples of the same prompt.
+
+    Of texts alone, neighbours with equal prompts are samples of the same one.
+    """
+    if batch is not None:
+        return batch.group_ids
+    sizes = [len(list(equal)) for _, equal in groupby(prompts)]
+    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.long))
+
+
+def rows_by_prompt(prompts: Sequence[Prompt], batch: SampleBatch | None) -> list[list[int]]:
+    """Return the rows of each prompt's samples, in the order of the prompts."""
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(group_ids_of(prompts, batch).tolist()):
+        rows.setdefault(group, []).append(row)
+    return list(rows.values())
