@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.handover import BEST_FOLDER, MODEL_FOLDER
 
@@ -84,8 +85,7 @@ class ModelFolder(Callback):
         Raises:
             ConfigError: they would not.
         """
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-        is_averaged = any(isinstance(one, WeightAveraging) for one in callbacks)
+        is_averaged = bool(callbacks_of(trainer, WeightAveraging))
         if stage == "fit" and is_averaged and self.metric(pl_module):
             raise ConfigError(
                 "save_model.monitor: with WeightAveraging the averaged weights are validated, and "

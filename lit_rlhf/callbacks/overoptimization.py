@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.model_folder import ModelFolder, SavesModel
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.handover import BEST_FOLDER, is_adapter
 from lit_rlhf.overoptimization.alarm import COLUMNS, Alarm, explain
@@ -340,9 +341,8 @@ def _gather(module: HasValidationValues) -> dict[str, Any]:
 
 
 def _kl_control(trainer: Trainer) -> KLControl:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if isinstance(callback, KLControl):
-            return callback
+    if found := callbacks_of(trainer, KLControl):
+        return found[0]
     raise ConfigError(
         "monitor.action tighten lowers the target of KLControl, and the Trainer has none; add one, "
         "or choose another action"
@@ -350,8 +350,8 @@ def _kl_control(trainer: Trainer) -> KLControl:
 
 
 def _best_folder(trainer: Trainer, module: LightningModule, metric: str) -> ModelFolder:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if isinstance(callback, ModelFolder) and callback.metric(module) == metric:
+    for callback in callbacks_of(trainer, ModelFolder):
+        if callback.metric(module) == metric:
             assert isinstance(module, SavesModel)
             if module.lora is not None and (callback.merge or is_adapter(module.source)):
                 raise ConfigError(

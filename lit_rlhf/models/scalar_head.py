@@ -90,7 +90,7 @@ class ScalarModel(nn.Module):
 
     def features(self, rows: TokenRows) -> Tensor:
         """Return what the head reads of each row: `[B, H]`, the hidden state of its last token."""
-        hidden, places = hidden_states(self._trunk, rows, self.packing_width)
+        hidden, places = hidden_states(self.backbone, rows, self.packing_width)
         last = places.gather(1, rows.lengths[:, None] - 1).squeeze(1)  # [B]
         features: Tensor = hidden[last]
         return features
@@ -104,7 +104,7 @@ class ScalarModel(nn.Module):
         Returns:
             `[S]` float32 raw scores, row by row: log-odds that the step is right.
         """
-        hidden, places = hidden_states(self._trunk, rows, self.packing_width)
+        hidden, places = hidden_states(self.backbone, rows, self.packing_width)
         scores: Tensor = self.head(hidden[places[rows.response_mask]])
         return scores
 
@@ -117,7 +117,7 @@ class ScalarModel(nn.Module):
         Returns:
             `[B, L]` float32, zero where `response_mask` is False.
         """
-        hidden, places = hidden_states(self._trunk, rows, self.packing_width)
+        hidden, places = hidden_states(self.backbone, rows, self.packing_width)
         row, column = rows.response_mask.nonzero(as_tuple=True)
         values = self.head(hidden[places[row, column - 1]])
         full = torch.zeros(rows.input_ids.shape, device=values.device)
@@ -150,8 +150,3 @@ class ScalarModel(nn.Module):
     def transformers_config(self) -> Any:  # noqa: ANN401  (its fields differ by architecture)
         """The architecture's configuration."""
         return without_adapter_wrapper(self.backbone).config
-
-    @property
-    def _trunk(self) -> nn.Module:
-        backbone: nn.Module = self.backbone
-        return backbone

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
@@ -42,23 +43,21 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
     Raises:
         ConfigError: a callback would do something else than it promises.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        for kind, why in _REFUSED.items():
-            if isinstance(callback, kind):
-                raise ConfigError(f"callbacks: {kind.__name__} {why}")
-        if isinstance(callback, ModelCheckpoint):
-            _refuse_folders_of_metrics(callback)
-        if isinstance(callback, EarlyStopping):
-            _look_after_each_validation(callback, trainer)
-        if isinstance(callback, WeightAveraging):
-            _average_what_trains(callback)
+    for refused, why in _REFUSED.items():
+        if callbacks_of(trainer, refused):
+            raise ConfigError(f"callbacks: {refused.__name__} {why}")
+    for checkpoint in callbacks_of(trainer, ModelCheckpoint):
+        _refuse_folders_of_metrics(checkpoint)
+    for stopping in callbacks_of(trainer, EarlyStopping):
+        _look_after_each_validation(stopping, trainer)
+    for averaging in callbacks_of(trainer, WeightAveraging):
+        _average_what_trains(averaging)
     if trainer.checkpoint_callback is None:  # it keeps nothing
         return []
     kinds = (SelfChecks, ModelFolder, LastCheckpoint)
-    missing = [kind for kind in kinds if not any(isinstance(one, kind) for one in callbacks)]
+    missing = [kind for kind in kinds if not callbacks_of(trainer, kind)]
     # Lightning would put `LastCheckpoint` in its place.
-    if any(map(_is_set_by_user, callbacks)):
+    if any(map(_is_set_by_user, callbacks_of(trainer, ModelCheckpoint))):
         missing = [kind for kind in missing if kind is not LastCheckpoint]
     return [kind() for kind in missing]
 
@@ -68,8 +67,7 @@ def tell_of_averages(trainer: Trainer) -> None:
 
     Lightning writes it where torch does not count; packed weights and vLLM's would be stale.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(isinstance(one, WeightAveraging) for one in callbacks):
+    if callbacks_of(trainer, WeightAveraging):
         note_changed_weights()
 
 
@@ -104,8 +102,7 @@ def steps_by_time(trainer: Trainer, schedule: str) -> int:
     Raises:
         ConfigError: the run has no end, or its schedule leads to one that nobody knows.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    if not any(isinstance(one, Timer) for one in callbacks):
+    if not callbacks_of(trainer, Timer):
         raise ConfigError(
             "trainer: max_epochs -1 has no end, but the learning rate's schedule needs one; "
             "set trainer.max_epochs or trainer.max_steps"

@@ -13,6 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from transformers import PreTrainedTokenizerBase
 
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.number_guard import NumberGuard
 from lit_rlhf.modules.resuming import saved_rate
@@ -136,8 +137,7 @@ def _tell(suggested: float, before: float, *, is_taken: bool) -> None:
 
 
 def _finder(trainer: Trainer) -> LearningRateFinder | None:
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-    return next((one for one in callbacks if isinstance(one, LearningRateFinder)), None)
+    return next(iter(callbacks_of(trainer, LearningRateFinder)), None)
 
 
 def _wait(*_: object) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows, cut_by_tokens
 from lit_rlhf.callbacks import OveroptimizationMonitor
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.given import ModelSource, model_source
 from lit_rlhf.models.policy import PolicyModel, TokenScores
@@ -117,10 +118,7 @@ class RewardedPolicy(PhaseModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring `own_callbacks`, too, where the Trainer has none of their kind."""
-        present = self.trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
-        missing = [
-            kind for kind in self.own_callbacks if not any(isinstance(one, kind) for one in present)
-        ]
+        missing = [kind for kind in self.own_callbacks if not callbacks_of(self.trainer, kind)]
         return [*super().configure_callbacks(), *(kind() for kind in missing)]
 
     @property

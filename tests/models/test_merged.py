@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lit_rlhf.models import LoRAConfig, apply_lora
-from lit_rlhf.models.merged import merged_weights, write_weights
+from lit_rlhf.models.weights import merged_weights, write_weights
 from tests.models.examples import ARCHITECTURES, lively_model, shake
 
 

@@ -16,9 +16,8 @@ from torch import Tensor
 from lit_rlhf.batches import PromptBatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
-from lit_rlhf.models.merged import merged_weights
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.models.weights import weight_versions
+from lit_rlhf.models.weights import merged_weights, weight_versions
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import any_rank, rank, wait_for_all
 from lit_rlhf.rollout.generation import Decode, Generation, Generator

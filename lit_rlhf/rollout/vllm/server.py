@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.errors import ConfigError, TrainingError
-from lit_rlhf.models.merged import write_weights
+from lit_rlhf.models.weights import write_weights
 from lit_rlhf.rollout.vllm.requests import Answer, Ask, Engine, is_finished
 
 _START = (
