@@ -125,7 +125,8 @@ class SelfChecks(Callback):
             return
         self._is_padding_checked = True
         limit = 1e-2 if str(trainer.precision).startswith(("32", "64")) else 0.25
-        gaps = pl_module.padding_gaps(batch)
+        with trainer.precision_plugin.forward_context():
+            gaps = pl_module.padding_gaps(batch)
         worst = max(gaps, key=lambda name: _or_infinite(gaps[name]), default=None)
         is_broken = worst is not None and not gaps[worst] <= limit
         if any_rank(is_broken, pl_module.device):

@@ -185,10 +185,8 @@ class DPOModule(PhaseModule):
 
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
         """Return how much the policy's log-probabilities depend on padding."""
-        policy = self.policy
-        assert policy is not None
-        with self.trainer.precision_plugin.forward_context():
-            gap = padding_gap(lambda rows: policy(rows).logprobs, batch.rows)
+        policy = self.trained_model
+        gap = padding_gap(lambda rows: policy(rows).logprobs, batch.rows)
         return {"the policy's log-probabilities": gap}
 
     @property

@@ -352,6 +352,8 @@ class PhaseModule(KeepsArguments, SteppingModule):
     def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
         """Return how much what the phase computes depends on padding, by the name of the number.
 
+        `SelfChecks` calls it under the autocast of the run.
+
         Args:
             batch: of training, on the module's device.
 

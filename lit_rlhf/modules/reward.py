@@ -207,8 +207,7 @@ class RewardModule(PhaseModule):
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
         """Return how much the scores depend on padding."""
         assert self.reward_model is not None
-        with self.trainer.precision_plugin.forward_context():
-            return {"the score": padding_gap(self.reward_model, batch.rows)}
+        return {"the score": padding_gap(self.reward_model, batch.rows)}
 
     def on_validation_start(self) -> None:
         """See that the rows are such as the loss reads."""

@@ -266,8 +266,7 @@ class RewardedPolicy(PhaseModule):
 
     def padding_gaps(self, batch: PromptBatch) -> dict[str, float]:
         """Return how much the policy's log-probabilities and learned rewards depend on padding."""
-        with self.trainer.precision_plugin.forward_context():
-            return rollout_padding_gaps(self.trained_model, self.sources, batch)
+        return rollout_padding_gaps(self.trained_model, self.sources, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the samples of the last validation."""

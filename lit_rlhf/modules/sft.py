@@ -84,8 +84,7 @@ class SFTModule(PhaseModule):
 
     def padding_gaps(self, batch: TokenRows) -> dict[str, float]:
         """Return how much the policy's log-probabilities depend on padding."""
-        with self.trainer.precision_plugin.forward_context():
-            return {"the policy's log-probabilities": padding_gap(self._nll, batch)}
+        return {"the policy's log-probabilities": padding_gap(self._nll, batch)}
 
     def _nll(self, batch: TokenRows) -> Tensor:
         assert self.policy is not None
