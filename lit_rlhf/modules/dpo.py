@@ -92,12 +92,7 @@ class DPOModule(PhaseModule):
         """Load the policy and, where it computes with each batch, the frozen reference."""
         if self.policy is not None:
             return
-        self.policy = build_policy(
-            self.source,
-            self.lora,
-            frozen_dtype=self.frozen_dtype,
-            packing_width=self.packing_width,
-        )
+        self.policy = build_policy(self.source, self.lora, **self.load_options)
         if self.loss.requires_reference and self.reference_logprobs == "cached":
             # Now it is what was loaded; a checkpoint may be restored next.
             self._reference_digest = self._digest_reference(self.policy)
@@ -144,8 +139,7 @@ class DPOModule(PhaseModule):
 
     def _compare(self, batch: ComparisonBatch, means: NamedMeans) -> Tensor:
         """Return the loss of each pair, `[M]`, and add what is logged of them to some means."""
-        assert self.policy is not None
-        logprobs = self.policy(batch.rows).logprobs.sum(1)  # [N]
+        logprobs = self.trained_model(batch.rows).logprobs.sum(1)  # [N]
         reference = self._reference_logprobs(batch)
         pairs = self._pairs(batch, logprobs, reference)
         if torch.is_grad_enabled():  # no validation
@@ -179,8 +173,7 @@ class DPOModule(PhaseModule):
         if reference is not None:
             logprobs: Tensor = reference(rows).logprobs
         else:
-            assert self.policy is not None
-            logprobs = self.policy(rows, with_adapter=False).logprobs
+            logprobs = self.trained_model(rows, with_adapter=False).logprobs
         return logprobs.sum(1)
 
     def padding_gaps(self, batch: ComparisonBatch) -> dict[str, float]:
@@ -194,9 +187,7 @@ class DPOModule(PhaseModule):
         return self.loss.requires_reference and self.reference_logprobs != "on_the_fly"
 
     def _load_reference(self) -> PolicyModel:
-        reference = build_reference(
-            self.source, frozen_dtype=self.frozen_dtype, packing_width=self.packing_width
-        ).to(self.root_device)
+        reference = build_reference(self.source, **self.load_options).to(self.root_device)
         prepare(self, reference)
         return reference
 

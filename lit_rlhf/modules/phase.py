@@ -309,6 +309,11 @@ class PhaseModule(KeepsArguments, SteppingModule):
         return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
 
     @property
+    def load_options(self) -> dict[str, Any]:
+        """How all models of the phase are read, in the words of `building`."""
+        return {"frozen_dtype": self.frozen_dtype, "packing_width": self.packing_width}
+
+    @property
     def trainer_if_any(self) -> Trainer | None:
         """The Trainer, or None where the module is used without one."""
         try:

@@ -80,12 +80,7 @@ class RewardModule(PhaseModule):
     def configure_model(self) -> None:
         """Load the backbone and give it a fresh head."""
         if self.reward_model is None:
-            self.reward_model = build_reward_model(
-                self.source,
-                self.lora,
-                frozen_dtype=self.frozen_dtype,
-                packing_width=self.packing_width,
-            )
+            self.reward_model = build_reward_model(self.source, self.lora, **self.load_options)
             prepare(self, self.reward_model)
 
     def prepare_fit(self) -> None:

@@ -176,17 +176,11 @@ class RewardedPolicy(PhaseModule):
             value_head: on the policy's trunk.
         """
         self.policy = build_policy(
-            self.source,
-            self.lora,
-            frozen_dtype=self.frozen_dtype,
-            packing_width=self.packing_width,
-            value_head=value_head,
+            self.source, self.lora, **self.load_options, value_head=value_head
         )
         if self.computes_kl and (self.lora is None or self.reference_source is not None):
             self.reference = build_reference(
-                self.reference_source or self.source,
-                frozen_dtype=self.frozen_dtype,
-                packing_width=self.packing_width,
+                self.reference_source or self.source, **self.load_options
             )
             prepare(self, self.reference)
         if self.lora is not None and self.device_mesh is None:

@@ -51,12 +51,7 @@ class SFTModule(PhaseModule):
     def configure_model(self) -> None:
         """Load the policy."""
         if self.policy is None:
-            self.policy = build_policy(
-                self.source,
-                self.lora,
-                frozen_dtype=self.frozen_dtype,
-                packing_width=self.packing_width,
-            )
+            self.policy = build_policy(self.source, self.lora, **self.load_options)
             prepare(self, self.policy)
 
     def training_step(self, batch: TokenRows, batch_idx: int) -> Tensor:
@@ -87,5 +82,4 @@ class SFTModule(PhaseModule):
         return {"the policy's log-probabilities": padding_gap(self._nll, batch)}
 
     def _nll(self, batch: TokenRows) -> Tensor:
-        assert self.policy is not None
-        return response_nll(self.policy(batch).logprobs, batch.response_mask)
+        return response_nll(self.trained_model(batch).logprobs, batch.response_mask)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from lit_rlhf.batches import cut_by_tokens
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.own_cache import left_padded
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.rollout.graphs import Recorder, Steps
-from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens, require_numbers
+from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens
 
 # Columns beyond those that are needed: the cache is moved to the left once in so many steps.
 _SPARE_COLUMNS = 32
@@ -106,7 +106,12 @@ class Drawn:
         self.finished[ids] = is_stop
         goes_on = ~is_stop & (steps + 1 < sampling.max_new_tokens)
         answers: list[list[bool]] = torch.stack([goes_on, drawn.is_sound]).tolist()
-        require_numbers(all(answers[1]))
+        if not all(answers[1]):  # the index of a NaN is not the likeliest token
+            raise TrainingError(
+                "the policy's logits are no numbers (NaN or infinite), so that no token can be "
+                "drawn: its weights have diverged; start again from an earlier checkpoint with a "
+                "lower learning rate"
+            )
         return answers[0]
 
     def last_tokens(self, ids: Tensor) -> Tensor:

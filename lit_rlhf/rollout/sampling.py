@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.ranges import require
 
 _BLOCK = 128  # vocabulary entries summed before the search looks inside a block
@@ -228,20 +228,6 @@ def sums_by_products(values: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
         totals = inside[:, :, -1]
         inside = inside + (sums_by_products(totals) - totals)[:, :, None]
     return inside.view(len(values), -1)[:, :length]
-
-
-def require_numbers(is_sound: bool) -> None:
-    """Refuse what NaN or infinite logits lead to: the index of a NaN is not the likeliest token.
-
-    Raises:
-        TrainingError: the logits of a row were not numbers.
-    """
-    if not is_sound:
-        raise TrainingError(
-            "the policy's logits are no numbers (NaN or infinite), so that no token can be drawn: "
-            "its weights have diverged; start again from an earlier checkpoint with a lower "
-            "learning rate"
-        )
 
 
 def _first_above(ends: Tensor, threshold: Tensor) -> Tensor:
