@@ -169,21 +169,20 @@ class RowCache(Cache):
         finally:
             self.window.fixed = None
 
-    def readable(self, lengths: Tensor, num_new: int = 1) -> Tensor:
-        """Tell which columns belong to each row.
+    def readable(self, lengths: Tensor) -> Tensor:
+        """Tell which columns belong to each row, that of the next token among them.
 
         Args:
             lengths: `[b]` cached tokens of the rows in use.
-            num_new: columns about to be written, all of them real.
 
         Returns:
-            `[b, columns in use + num_new]` bool; inside of `fixed` all columns that are read.
+            `[b, columns in use + 1]` bool; inside of `fixed` all columns that are read.
         """
         window = self.window
         if (step := window.fixed) is not None:
             columns = torch.arange(step.first, step.stop, device=lengths.device)
             return (columns >= step.column - lengths[:, None]) & (columns <= step.column)
-        columns = torch.arange(window.first, window.end + num_new, device=lengths.device)
+        columns = torch.arange(window.first, window.end + 1, device=lengths.device)
         return columns >= (window.end - lengths)[:, None]
 
     def keep(self, places: Sequence[int]) -> list[int]:
