@@ -137,40 +137,23 @@ def rewarded_tokens(
 
     Args:
         rollout: `B` samples.
-        scores: `[B]`, behind the rules for cut and overlong responses.
+        scores: `[B]`, behind the rules for cut and overlong responses; of the last token each.
         penalty: in the reward, in the loss, or None.
         kl_coef: score per nat.
     """
+    samples, old, reference = rollout.samples, rollout.old_logprobs, rollout.reference_logprobs
+    token_kl, charge = torch.zeros_like(old), 0.0
+    if penalty is not None and penalty.place == "reward" and reference is not None:
+        token_kl, charge = penalty.of_tokens(old, reference), kl_coef
     tokens = RewardedTokens(
-        shape_rewards(rollout, scores, penalty, kl_coef),
-        rollout.samples.response_mask,
-        rollout.samples.group_ids,
+        token_rewards(scores, token_kl, samples.response_mask, charge),
+        samples.response_mask,
+        samples.group_ids,
         rollout.values,
         rollout.greedy_scores,
     )
     moments = sum_over_ranks(torch.stack(tokens.own_moments()))
     return tokens._replace(moments=Moments(*moments))
-
-
-def shape_rewards(
-    rollout: RolloutBatch, scores: Tensor, penalty: KLPenalty | None, kl_coef: float
-) -> Tensor:
-    """Return a reward a token `[B, T]`: the KL penalty, and the score at the last one.
-
-    Args:
-        rollout: `B` samples.
-        scores: `[B]`, behind the rules for cut and overlong responses.
-        penalty: in the reward, in the loss, or None.
-        kl_coef: score per nat.
-    """
-    old, reference, mask = (
-        rollout.old_logprobs,
-        rollout.reference_logprobs,
-        rollout.samples.response_mask,
-    )
-    if penalty is None or penalty.place != "reward" or reference is None:
-        return token_rewards(scores, torch.zeros_like(old), mask, 0.0)
-    return token_rewards(scores, penalty.of_tokens(old, reference), mask, kl_coef)
 
 
 def make_targets(
