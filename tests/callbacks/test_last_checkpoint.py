@@ -6,7 +6,7 @@ import signal
 import pytest
 from lightning.pytorch import Callback
 
-from lit_rlhf.callbacks import LastCheckpoint, preemption
+from lit_rlhf.callbacks import LastCheckpoint, last_checkpoint
 from lit_rlhf.callbacks.last_checkpoint import SignalWatch
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import checkpoint_io
@@ -140,7 +140,7 @@ def test_ctrl_c_once_more_ends_at_once(monkeypatch):
     try:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)  # by a launcher, at once
-        monkeypatch.setattr(preemption, "_AGAIN_S", 0.0)
+        monkeypatch.setattr(last_checkpoint, "_AGAIN_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
