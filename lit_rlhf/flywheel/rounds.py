@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure
-from lit_rlhf.evaluation.responses import read_prompts
+from lit_rlhf.evaluation.responses import prompt_key, read_prompts
 from lit_rlhf.feedback.store import FeedbackStore
 from lit_rlhf.flywheel.one_round import OPTIONAL_STEPS, STEPS, Round, Run, Start, record_path
 from lit_rlhf.flywheel.settings import FlywheelSettings
@@ -39,7 +39,7 @@ def run_rounds(
         WaitingError: `waits` is false, and people have not judged all tasks of a round.
         ConfigError: a finished step had other settings, another process runs them, or a file of
             settings is missing.
-        DataError: there are no two held-out prompts.
+        DataError: there are no two held-out prompts, or some are training prompts.
         TrainingError: a command failed.
     """
     _check(settings)
@@ -70,9 +70,16 @@ def _check(settings: FlywheelSettings) -> None:
     phases = {"reward": settings.reward, "policy": settings.policy, "refresh": settings.refresh}
     for key, phase in phases.items():
         for file in name_shipped_files([] if phase is None else phase.configs):
-            if not Path(file).is_file():
+            if not Path(file).expanduser().is_file():
                 raise ConfigError(f"{key}.configs: there is no file {file}")
-    if len(read_prompts(settings.held_out, 2)) < 2:
+    held_out = read_prompts(settings.held_out, settings.gate.num_prompts)
+    known = {prompt_key(row.prompt) for row in read_prompts(settings.prompts)}
+    if doubled := sum(prompt_key(row.prompt) in known for row in held_out):
+        raise DataError(
+            f"held_out {settings.held_out}: {doubled} of these prompts are in {settings.prompts}, "
+            "too; compare policies on prompts that none learns from"
+        )
+    if len(held_out) < 2:
         raise DataError(f"held_out {settings.held_out}: needs two prompts, to tell gain from luck")
 
 

@@ -398,6 +398,10 @@ def test_a_store_without_the_earlier_judgments_is_refused(tmp_path, monkeypatch)
         ({"policy": PhaseConfig("ppo", ["no.yaml"])}, "policy.configs: there is no file"),
         ({"held_out": "none.jsonl"}, "none.jsonl: there is no such file"),
         ({"held_out": "sft.jsonl"}, "held_out sft.jsonl: needs two prompts"),
+        (
+            {"held_out": "prompts.jsonl"},
+            "held_out prompts.jsonl: 6 of these prompts are in prompts",
+        ),
         ({"folder": "sft.jsonl/run"}, "folder sft.jsonl/run: cannot be made: Not a directory"),
     ],
 )
@@ -407,3 +411,11 @@ def test_what_is_missing_is_said_before_anybody_judges(tmp_path, monkeypatch, ch
     with pytest.raises(LitRLHFError, match=message):
         go(settings, StandIns())
     assert not list(tmp_path.glob("run/round*"))
+
+
+def test_settings_may_lie_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    policy = PhaseConfig("ppo", ["~/ppo.yaml"])
+    run = StandIns()
+    go(replace(tiny_settings(tmp_path, monkeypatch, rounds=1), policy=policy), run)
+    assert "--config=~/ppo.yaml" in command(run, 1, "ppo")
