@@ -16,7 +16,7 @@ from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_groups, padding_id
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.responses import ResponseDataModule
-from lit_rlhf.data.source_types import TokenizerSource
+from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
 from lit_rlhf.errors import DataError

@@ -20,8 +20,7 @@ from lit_rlhf.data.given_rows import without_paths
 from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
 from lit_rlhf.data.preparation import describe_source, read_examples
 from lit_rlhf.data.records import Records, SourcedRecord
-from lit_rlhf.data.source_types import RowSource, TokenizerSource
-from lit_rlhf.data.sources import open_records, source_name
+from lit_rlhf.data.sources import RowSource, TokenizerSource, open_records, source_name
 from lit_rlhf.data.tables import (
     BadRows,
     Examples,

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.data.hub import digest_table
-from lit_rlhf.data.records import PLACE, Records, json_features, keep_table
+from lit_rlhf.data.records import PLACE, Records, digest_table, json_features, keep_table
 from lit_rlhf.errors import ConfigError, DataError
 
 

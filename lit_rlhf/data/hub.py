@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from lit_rlhf.data.records import PLACE, Records, keep_table
+from lit_rlhf.data.records import PLACE, Records, digest_table, keep_table
 from lit_rlhf.errors import DataError
 from lit_rlhf.row_files import is_row_file, read_object, read_rows
-
-if TYPE_CHECKING:
-    # `datasets` takes half a second to import, so it is imported where it is used.
-    from datasets import Dataset  # type: ignore[import-untyped] # has no stubs
 
 _SAVED = ("dataset_dict.json", "state.json")
 # A name with one of these endings is a file, there or not; it is never looked up on the hub.
@@ -42,7 +37,7 @@ def open_dataset(source: str, split: str | None, *, streaming: bool, limit: int 
     Raises:
         DataError: nothing is there, it cannot be read, or lacks the configuration or the split.
     """
-    import datasets  # noqa: PLC0415 - see above
+    import datasets  # type: ignore[import-untyped] # noqa: PLC0415 - no stubs, and half a second
 
     named = _parse(source)
     version = ""
@@ -137,15 +132,6 @@ def _first_bad_row(named: _Name) -> DataError | None:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError):
         return None
     return None
-
-
-def digest_table(table: Dataset) -> str:
-    """Return the SHA-256 of a table's columns, however they are cut into chunks on the disk."""
-    digest = hashlib.sha256(str(table.features).encode())
-    for rows in table.with_format("arrow").iter(1000):
-        for batch in rows.combine_chunks().to_batches():
-            digest.update(batch.serialize())
-    return digest.hexdigest()
 
 
 def _pick_split(

@@ -9,10 +9,10 @@ from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.data.chat_template import warn_once
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.data.mixing import EndlessOrder
+from lit_rlhf.data.loading import EndlessOrder
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.sft import SFTDataModule
-from lit_rlhf.data.source_types import TokenizerSource
+from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Row, tokenize_prompts
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback import parse_prompt

@@ -5,6 +5,7 @@ A record's place is in every error, so that whatever is wrong with it can be fou
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -134,3 +135,12 @@ def keep_table(
             raise error.__cause__ or error from None
 
     return keep(kind, {"format": FORMAT, "lit_rlhf": __version__, **inputs}, make)
+
+
+def digest_table(table: Dataset) -> str:
+    """Return the SHA-256 of a table's columns, however they are cut into chunks on the disk."""
+    digest = hashlib.sha256(str(table.features).encode())
+    for rows in table.with_format("arrow").iter(1000):
+        for batch in rows.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_rlhf.data.chat_template import is_learned
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.loading import Batch, Example
-from lit_rlhf.data.source_types import TokenizerSource
+from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import DataError
 from lit_rlhf.prompts import Response, as_messages, response_text

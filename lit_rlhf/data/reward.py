@@ -10,7 +10,7 @@ from lit_rlhf.data.comparisons import ComparisonDataModule, RenderedGroup
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.data.predicting import responses_of
 from lit_rlhf.data.records import SourcedRecord
-from lit_rlhf.data.source_types import TokenizerSource
+from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.stepwise import at_step_ends, mark_steps, step_labels
 from lit_rlhf.data.tables import Examples, TokenTable
 from lit_rlhf.data.unpaired import all_labelled

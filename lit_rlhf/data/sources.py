@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -22,6 +22,17 @@ from lit_rlhf.row_files import TEXT_FIELDS, find_files, read_rows, readable
 _LARGE = 100_000_000
 # `datasets.Dataset` is one of them, which has no type of its own.
 Source = str | Sequence[str] | Sequence[Mapping[str, Any]]
+
+# What data modules take. The config parser reads the annotations of constructors, and offers what
+# it finds. It is to find text alone, since no object can be given on a command line.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    RowSource: TypeAlias = Source | Path
+    TokenizerSource: TypeAlias = str | Path | PreTrainedTokenizerBase
+else:
+    RowSource = str | list[str]
+    TokenizerSource = str
 
 
 def open_records(

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.data.mixing import EndlessOrder
+from lit_rlhf.data.loading import EndlessOrder
 from lit_rlhf.errors import ConfigError
 from tests.models.examples import save_policy
 from tests.support.phases import demonstrations, prompts, write_rows
