@@ -33,7 +33,7 @@ from lit_rlhf.callbacks.last_checkpoint import go_on_where_it_ended
 from lit_rlhf.callbacks.redacted_config import RedactedConfig
 from lit_rlhf.class_changes import start_anew_on_class_change
 from lit_rlhf.config_messages import in_plain_words, short_message, untouched_seeds
-from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
+from lit_rlhf.data import DATA_MODULES
 from lit_rlhf.errors import CheckpointError, ConfigError, LitRLHFError, TrainingError
 from lit_rlhf.modules import DPOModule, OnlineDPOModule, PPOModule, RewardModule, SFTModule
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
@@ -135,14 +135,14 @@ def _is_lightnings_own(error: Exception) -> bool:
 
 def phase_classes(phase: str) -> tuple[type[PhaseModule], type[LightningDataModule]]:
     """Return the module and the data module of a phase."""
-    phases: dict[str, tuple[type[PhaseModule], type[LightningDataModule]]] = {
-        "sft": (SFTModule, SFTDataModule),
-        "reward": (RewardModule, RewardDataModule),
-        "ppo": (PPOModule, PPODataModule),
-        "dpo": (DPOModule, DPODataModule),
-        "online-dpo": (OnlineDPOModule, PPODataModule),
+    modules: dict[str, type[PhaseModule]] = {
+        "sft": SFTModule,
+        "reward": RewardModule,
+        "ppo": PPOModule,
+        "dpo": DPOModule,
+        "online-dpo": OnlineDPOModule,
     }
-    return phases[phase]
+    return modules[phase], DATA_MODULES[phase]
 
 
 class PhaseCLI(LightningCLI):

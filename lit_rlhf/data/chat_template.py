@@ -218,7 +218,7 @@ class Renderer:
 
     def _prepare(self, message: Message) -> Message:
         prepared = {key: value for key, value in message.items() if key not in _TRAINING_KEYS}
-        thinking, answer = part_thinking(message)
+        thinking, answer = _part_thinking(message)
         if thinking and self.thinking == "drop" and message["role"] == "assistant":
             prepared = {k: v for k, v in prepared.items() if k not in _THINKING_KEYS}
             prepared["content"] = answer
@@ -247,7 +247,7 @@ class Renderer:
     def _turn(self, chat: _Chat, *, for_reward: bool = False) -> RenderedText:
         """Render a chat that ends in a turn of the assistant, which is learned."""
         opened, whole = self._opened(chat.cut(-1)), self._render(chat)
-        thinking = part_thinking(chat.messages[-1])[0]
+        thinking = _part_thinking(chat.messages[-1])[0]
         if for_reward:
             before, opener = _shared_beginning(opened, whole), ""
         else:
@@ -295,7 +295,7 @@ class Renderer:
             DataError: to be learned, and it leaves out anything else, or knows of no thinking.
         """
         last, found = chat.messages[-1], _squeeze(written)
-        thinking, answer = part_thinking(last)
+        thinking, answer = _part_thinking(last)
         calls = [function_name(call) for call in last.get("tool_calls") or ()]
         lost = [part for part in (answer, *calls) if _squeeze(part) not in found]
         loses_thinking = _squeeze(thinking) not in found
@@ -389,7 +389,7 @@ def is_learned(message: Message) -> bool:
     return message["role"] == "assistant" and bool(is_wanted)
 
 
-def part_thinking(message: Message) -> tuple[str, str]:
+def _part_thinking(message: Message) -> tuple[str, str]:
     """Return what the assistant thought, without tags, and what it answered."""
     content = content_text(message)
     for key in _THINKING_KEYS:

@@ -19,7 +19,8 @@ from lit_rlhf.data.responses import ResponseDataModule
 from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.subset import Subset
 from lit_rlhf.data.tokenization import tokenize_rows
-from lit_rlhf.errors import DataError
+from lit_rlhf.data.unpaired import has_labels
+from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.feedback import Comparison, JudgedGroup, JudgedPair, parse_judgment
 from lit_rlhf.feedback.aggregation import Aggregation, BetaMean, mean_ratings
 from lit_rlhf.prompts import Prompt, Response, response_text
@@ -37,16 +38,20 @@ class RenderedGroup(NamedTuple):
     ratings: list[float]
 
 
-class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
+class ComparisonDataModule(ResponseDataModule[ComparisonBatch]):
     """Judged groups and comparisons as `ComparisonBatch`; `batch_size` counts groups.
 
     Attributes:
         is_for_reward: render what a reward model reads; else what a policy learns to say.
+        labels: what rows with labels are called, which a source may have in place of comparisons.
+        loss_of_labels: the loss that reads them.
     """
 
     preparation = (*ResponseDataModule.preparation, "subset", "aggregation", "is_for_reward")
     kind = "judgment"
     is_for_reward: ClassVar[bool] = False
+    labels: ClassVar[str]
+    loss_of_labels: ClassVar[str]
 
     def __init__(
         self,
@@ -98,17 +103,9 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
             for group in groups
         ]
 
-    def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
-        """Return the group as it is."""
-        return group
-
     def collate(self, examples: Sequence[GroupExample]) -> ComparisonBatch:
         """Put all rows of the groups into one padded batch."""
         return collate_groups(examples, padding_id(self.tokenizer))
-
-    def stand_in(self, example: GroupExample) -> GroupExample:
-        """Return the group without its pairs, and with no response token that counts."""
-        return example.silenced()
 
     def pairs(
         self, judgment: Comparison | JudgedGroup, row: dict[str, object], where: str
@@ -149,6 +146,17 @@ class ComparisonDataModule(ResponseDataModule[GroupExample, ComparisonBatch]):
                 "or, where it drops earlier thinking, set data.thinking to drop."
             )
         return texts[0]
+
+    def _require_kind(self, loss: str, *, reads_labels: bool) -> None:
+        """Raise a ConfigError for comparisons where a loss reads labels, or the reverse."""
+        kinds = {True: self.labels, False: "comparisons"}
+        for name, examples in self._examples.items():
+            if has_labels(examples) != reads_labels:
+                other = "another loss than " if reads_labels else ""
+                raise ConfigError(
+                    f"model.loss {loss} reads {kinds[reads_labels]}, but data.{name} has "
+                    f"{kinds[not reads_labels]}: choose {other}{self.loss_of_labels}, or other data"
+                )
 
     def _check_responses(self, responses: Sequence[Response], where: str) -> None:
         if len({response_text(response).strip() for response in responses}) == 1:

@@ -16,9 +16,16 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.given_rows import without_paths
-from lit_rlhf.data.loading import Batch, EvaluationLoader, Example, LastBatch, TrainingLoader
-from lit_rlhf.data.preparation import describe_source, read_examples
+from lit_rlhf.data.given_rows import is_given, without_paths
+from lit_rlhf.data.loading import (
+    Batch,
+    Dealer,
+    EvaluationLoader,
+    Example,
+    LastBatch,
+    TrainingLoader,
+)
+from lit_rlhf.data.preparation import read_examples
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.sources import RowSource, TokenizerSource, open_records, source_name
 from lit_rlhf.data.tables import (
@@ -36,6 +43,8 @@ from lit_rlhf.ranges import require
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# By which two data modules read their rows alike.
+_OF_READING = ("template", "template_options", "thinking", "bad_rows", "num_proc", "streaming")
 SOURCES_OF_STAGE = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -282,13 +291,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         """Return the training loader: the same one until the next `setup`."""
         if self._train_loader is None:
             self._train_loader = TrainingLoader(
-                self._examples["train"],
-                self.collate,
+                self._dealer("train"),
                 batch_size=self.batch_size,
                 seed=self.seed,
-                stand_in=self.stand_in,
-                rank=self._rank,
-                world_size=self._world_size,
                 lengths=self._examples["train"].lengths,
                 length_window=self.length_window,
                 last_batch=self.last_batch,
@@ -344,15 +349,16 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
 
     def _evaluation_loader(self, name: str) -> EvaluationLoader[Example, Batch]:
         return EvaluationLoader(
-            self._examples[name],
-            self.collate,
+            self._dealer(name),
             batch_size=self.eval_batch_size,
             batch_tokens=self.eval_batch_tokens,
             lengths=self._examples[name].lengths,
-            stand_in=self.stand_in,
-            rank=self._rank,
-            world_size=self._world_size,
         )
+
+    def _dealer(self, name: str) -> Dealer[Example, Batch]:
+        trainer = self.trainer
+        place = (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+        return Dealer(self._examples[name], self.collate, self.stand_in, *place)
 
     def open(self, name: str) -> Records:
         """Open the records of "train", "validation" or "test" that are used.
@@ -377,11 +383,20 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def _read(self, name: str) -> Examples[Example]:
         self.load_tokenizer()
         records, source = self.open(name), self.sources[name]
-        self._provenance[name] = describe_source(source, records)
+        self._provenance[name] = {
+            "source": source_name(source) if is_given(source) else source,
+            "sha256": records.sha256,
+            "rows": len(records),
+            **records.facts,
+        }
         worker = copy.copy(self)  # others need neither trainer nor data
         worker.trainer, worker._examples, worker.sources, worker._reader = None, {}, {}, None
-        examples = read_examples(self, name, records, worker.prepare)
+        examples = read_examples(self, name, records, worker)
         return self.completed(examples, source_name(source))
+
+    def reading_settings(self) -> dict[str, Any]:
+        """Return the settings by which another data module reads its rows as this one does."""
+        return {name: getattr(self, name) for name in _OF_READING}
 
     def load_tokenizer(self) -> None:
         """Load the tokenizer, once; `setup` does it."""
@@ -398,11 +413,3 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def shares_tokenizer(self, source: str) -> bool:
         """Tell whether a model of this source is to use this module's tokenizer."""
         return self.tokenizer_source == source or not isinstance(self.tokenizer_source, str)
-
-    @property
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
-
-    @property
-    def _world_size(self) -> int:
-        return self.trainer.world_size if self.trainer is not None else 1

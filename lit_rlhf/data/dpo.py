@@ -20,6 +20,9 @@ class DPODataModule(ComparisonDataModule):
     and one to another prompt, with the label as their probability. A source has one kind of rows.
     """
 
+    labels = "labelled responses (prompt, response, label)"
+    loss_of_labels = "KTO"
+
     def completed(self, examples: TokenTable[GroupExample], source: str) -> Examples[GroupExample]:
         """Give each labelled response one to another prompt."""
         if not all_labelled(examples, source):
@@ -50,15 +53,7 @@ class DPODataModule(ComparisonDataModule):
             ConfigError: a source has comparisons, and labelled responses are read, or the reverse;
                 or the training data have soft labels that the loss does not take.
         """
-        kinds = {True: "labelled responses (prompt, response, label)", False: "comparisons"}
-        for name, examples in self._examples.items():
-            if isinstance(examples, WithUnrelated) != is_unpaired:
-                advice = "another loss than KTO" if is_unpaired else "KTO"
-                raise ConfigError(
-                    f"model.loss {loss} reads {kinds[is_unpaired]}, but data.{name} has "
-                    f"{kinds[not is_unpaired]}: choose {advice}, or other data"
-                )
-
+        self._require_kind(loss, reads_labels=is_unpaired)
         train = self._examples.get("train")
         if not takes_soft_labels and isinstance(train, TokenTable):
             probability = train.values("probability")

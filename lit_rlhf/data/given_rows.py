@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_rlhf.data.records import PLACE, Records, digest_table, json_features, keep_table
+from lit_rlhf.data.records import PLACE, Records, json_features, keep_table, records_of_dataset
 from lit_rlhf.errors import ConfigError, DataError
 
 
@@ -45,10 +45,7 @@ def open_given(rows: Any, split: str | None) -> Records:  # noqa: ANN401 - whate
             raise ConfigError(f"{place}: the DatasetDict has no such split, only {sorted(rows)}")
         rows = rows[split]
     if isinstance(rows, datasets.Dataset):
-        table = rows.with_format(None)
-        sha256 = digest_table(table)
-        table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
-        return Records(table, place, sha256, is_json=False)
+        return records_of_dataset(rows.with_format(None), place)
     if not isinstance(rows, (list, tuple)):
         raise ConfigError(
             f"{place}: give a file, a folder, a hub name, a list of dictionaries or a "

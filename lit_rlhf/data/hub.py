@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from lit_rlhf.data.records import PLACE, Records, digest_table, keep_table
+from lit_rlhf.data.records import Records, keep_table, records_of_dataset
 from lit_rlhf.errors import DataError
 from lit_rlhf.row_files import is_row_file, read_object, read_rows
 
@@ -55,9 +55,7 @@ def open_dataset(source: str, split: str | None, *, streaming: bool, limit: int 
             inputs = {"version": version, "place": place, "limit": limit}
             stream = table if limit is None else table.take(limit)
             table = keep_table("streams", inputs, lambda: iter(stream), table.features)
-        sha256 = digest_table(table)
-        table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
-        return Records(table, place, sha256, is_json=False)
+        return records_of_dataset(table, place)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, DataError):
             raise

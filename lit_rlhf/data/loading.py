@@ -30,16 +30,25 @@ LastBatch = Literal["drop", "keep"]
 
 
 @dataclass(frozen=True)
-class _Dealer(Generic[Example, Batch]):
-    """This process's share of a global batch, or a stand-in where there is none."""
+class Dealer(Generic[Example, Batch]):
+    """Makes this process's share of a global batch, or a stand-in where there is none.
+
+    Attributes:
+        examples: all of them.
+        collate: makes a batch of a list of examples.
+        stand_in: turns an example into one in which nothing counts.
+        rank: this process.
+        world_size: number of processes.
+    """
 
     examples: Sequence[Example]
     collate: Callable[[Sequence[Example]], Batch]
     stand_in: Callable[[Example], Example]
-    rank: int
-    world_size: int
+    rank: int = 0
+    world_size: int = 1
 
     def __call__(self, batch: list[int]) -> Batch:
+        """Make it of the examples at these places."""
         mine = [self.examples[i] for i in batch[self.rank :: self.world_size]]
         return self.collate(mine or [self.stand_in(self.examples[batch[0]])])
 
@@ -54,16 +63,12 @@ class TrainingLoader(Generic[Example, Batch]):
     there, until all batches have been seen.
     """
 
-    def __init__(  # noqa: PLR0913 - settings, given by keyword
+    def __init__(
         self,
-        examples: Sequence[Example],
-        collate: Callable[[Sequence[Example]], Batch],
+        deal: Dealer[Example, Batch],
         *,
         batch_size: int,
         seed: int,
-        stand_in: Callable[[Example], Example],
-        rank: int = 0,
-        world_size: int = 1,
         lengths: Sequence[int] | IntArray | None = None,
         length_window: int = 0,
         last_batch: LastBatch = "drop",
@@ -71,13 +76,9 @@ class TrainingLoader(Generic[Example, Batch]):
         """Set up the loader at the beginning of epoch 0.
 
         Args:
-            examples: all examples, equal on every process.
-            collate: makes a batch of a list of examples.
-            batch_size: examples in a global batch, over all processes.
+            deal: has the examples, equal on every process.
+            batch_size: examples in a global batch, over all processes, whose number divides it.
             seed: with the epoch, sets the order.
-            stand_in: turns an example into one in which nothing counts.
-            rank: this process.
-            world_size: number of processes; divides `batch_size`.
             lengths: of the examples, needed by `length_window`.
             length_window: inside as many batches' worth of shuffled examples, those of like
                 length are put into one batch; the batches are shuffled again. 0 switches it off.
@@ -87,21 +88,20 @@ class TrainingLoader(Generic[Example, Batch]):
         Raises:
             ConfigError: `batch_size` cannot be dealt out evenly, or no batch can be filled.
         """
-        if batch_size % world_size:
+        if batch_size % deal.world_size:
             raise ConfigError(
-                f"batch_size={batch_size} cannot be dealt out evenly to {world_size} processes; "
-                f"make it a multiple of {world_size}."
+                f"batch_size={batch_size} cannot be dealt out evenly to {deal.world_size} "
+                f"processes; make it a multiple of {deal.world_size}."
             )
-        if len(examples) < batch_size and last_batch == "drop":
+        if len(deal.examples) < batch_size and last_batch == "drop":
             raise ConfigError(
-                f"batch_size={batch_size} is more than the {len(examples)} training examples "
+                f"batch_size={batch_size} is more than the {len(deal.examples)} training examples "
                 "(judged groups count as one): no batch can be filled. Make batch_size smaller, "
                 "or set 'last_batch' to 'keep'."
             )
         if length_window and lengths is None:
             raise ConfigError("length_window needs the lengths of the examples.")
-        self._examples = examples
-        self._deal = _Dealer(examples, collate, stand_in, rank, world_size)
+        self._deal = deal
         self._batch_size = batch_size
         self._seed = seed
         self._lengths = lengths
@@ -117,18 +117,18 @@ class TrainingLoader(Generic[Example, Batch]):
 
     def __len__(self) -> int:
         """Return the batches of an epoch."""
-        num_used = len(self._examples) - self.num_left_out
+        num_used = self.num_examples - self.num_left_out
         return math.ceil(num_used / self._batch_size)
 
     @property
     def num_left_out(self) -> int:
         """Examples that an epoch does without, as they fill no batch."""
-        return 0 if self._last_batch == "keep" else len(self._examples) % self._batch_size
+        return 0 if self._last_batch == "keep" else self.num_examples % self._batch_size
 
     @property
     def smallest_batch(self) -> int:
         """Examples in the smallest global batch of an epoch."""
-        num_left = len(self._examples) % self._batch_size
+        num_left = self.num_examples % self._batch_size
         return num_left if self._last_batch == "keep" and num_left else self._batch_size
 
     def __iter__(self) -> Iterator[Batch]:
@@ -149,8 +149,8 @@ class TrainingLoader(Generic[Example, Batch]):
         """Return the global batches of an epoch, as indices into the examples."""
         # A pair of seed and epoch names its own stream: seed 1 does not repeat seed 0 an epoch on.
         generator = np.random.default_rng((self._seed, epoch))
-        num_used = len(self._examples) - self.num_left_out
-        order = generator.permutation(len(self._examples)).tolist()[:num_used]
+        num_used = self.num_examples - self.num_left_out
+        order = generator.permutation(self.num_examples).tolist()[:num_used]
         if not self._length_window or self._lengths is None:
             return _chunks(order, self._batch_size)
         batches = []
@@ -161,11 +161,11 @@ class TrainingLoader(Generic[Example, Batch]):
     @property
     def num_examples(self) -> int:
         """How many examples there are."""
-        return len(self._examples)
+        return len(self._deal.examples)
 
     def batch_of(self, indices: Sequence[int]) -> Batch:
         """Make a batch of some examples, whatever their order; the position stays where it is."""
-        return self._deal.collate([self._examples[index] for index in indices])
+        return self._deal.collate([self._deal.examples[index] for index in indices])
 
     def state_dict(self) -> dict[str, int]:
         """Return the position, and what gives it its meaning, as plain numbers."""
@@ -190,7 +190,7 @@ class TrainingLoader(Generic[Example, Batch]):
 
     def _identity(self) -> dict[str, int]:
         return {
-            "num_examples": len(self._examples),
+            "num_examples": self.num_examples,
             "batch_size": self._batch_size,
             "seed": self._seed,
             "length_window": self._length_window,
@@ -207,36 +207,28 @@ class EvaluationLoader(Generic[Example, Batch]):
 
     def __init__(
         self,
-        examples: Sequence[Example],
-        collate: Callable[[Sequence[Example]], Batch],
+        deal: Dealer[Example, Batch],
         *,
         batch_size: int,
-        stand_in: Callable[[Example], Example],
-        rank: int = 0,
-        world_size: int = 1,
         batch_tokens: int | None = None,
         lengths: Sequence[int] | IntArray = (),
     ) -> None:
         """Set up the loader.
 
         Args:
-            examples: all examples, equal on every process.
-            collate: makes a batch of a list of examples.
+            deal: has the examples, equal on every process.
             batch_size: examples in a global batch, over all processes.
-            stand_in: turns an example into one in which nothing counts.
-            rank: this process.
-            world_size: number of processes.
             batch_tokens: a batch ends earlier where a process's share of its examples, times the
                 longest row of the batch, would be more.
             lengths: of the examples' longest rows, needed by `batch_tokens`.
         """
-        places = list(range(len(examples)))
+        places = list(range(len(deal.examples)))
         if batch_tokens is None:
             self._batches = _chunks(places, batch_size)
         else:
-            parts = cut_by_tokens(list(lengths), batch_size, batch_tokens * world_size)
+            parts = cut_by_tokens(list(lengths), batch_size, batch_tokens * deal.world_size)
             self._batches = [places[part] for part in parts]
-        self._deal = _Dealer(examples, collate, stand_in, rank, world_size)
+        self._deal = deal
 
     def __len__(self) -> int:
         """Return the batches of a pass."""
@@ -247,35 +239,23 @@ class EvaluationLoader(Generic[Example, Batch]):
         return map(self._deal, self._batches)
 
 
-@dataclass(frozen=True)
-class EndlessOrder:
-    """Shuffled batches without end, each named by its number: there is no position to save.
+def endless_batch(number: int, *, num_examples: int, batch_size: int, seed: int) -> list[int]:
+    """Return the examples of a batch out of shuffled ones without end: no position is to be saved.
 
-    Attributes:
+    Args:
+        number: of the batch, which may lie in two passes or more.
         num_examples: each comes once before any comes again.
         batch_size: examples in a batch, over all processes.
         seed: with the number of the pass, sets its order.
     """
-
-    num_examples: int
-    batch_size: int
-    seed: int
-
-    def batch(self, number: int) -> list[int]:
-        """Return the examples of a batch, which may lie in two passes or more."""
-        first = number * self.batch_size
-        places = np.arange(first, first + self.batch_size)
-        passes = places // self.num_examples
-        orders = {one: self._order(one) for one in set(passes.tolist())}
-        return [
-            orders[one][place]
-            for one, place in zip(passes.tolist(), places % self.num_examples, strict=True)
-        ]
-
-    def _order(self, number: int) -> list[int]:
-        generator = np.random.default_rng((self.seed, number))
-        order: list[int] = generator.permutation(self.num_examples).tolist()
-        return order
+    first = number * batch_size
+    passes, places = np.divmod(np.arange(first, first + batch_size), num_examples)
+    orders = {
+        one: np.random.default_rng((seed, one)).permutation(num_examples)
+        for one in set(passes.tolist())
+    }
+    pairs = zip(passes.tolist(), places.tolist(), strict=True)
+    return [int(orders[one][place]) for one, place in pairs]
 
 
 def _chunks(items: list[int], size: int) -> list[list[int]]:

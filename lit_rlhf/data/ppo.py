@@ -9,7 +9,7 @@ from lit_rlhf.batches import PromptBatch, TokenRows
 from lit_rlhf.data.chat_template import warn_once
 from lit_rlhf.data.collation import GroupExample, PromptExample, collate_prompts, padding_id
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.data.loading import EndlessOrder
+from lit_rlhf.data.loading import Dealer, endless_batch
 from lit_rlhf.data.records import Records, SourcedRecord
 from lit_rlhf.data.sft import SFTDataModule
 from lit_rlhf.data.sources import TokenizerSource
@@ -19,9 +19,6 @@ from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.feedback.records import PromptRecord
 from lit_rlhf.prompts import Prompt
 from lit_rlhf.ranges import require
-
-# Settings of prompts that are those of `pretraining`, too.
-_OF_PRETRAINING = ("template", "template_options", "thinking", "bad_rows", "num_proc", "streaming")
 
 
 class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
@@ -77,7 +74,7 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
                 train=self.pretraining,
                 batch_size=self._pretraining_batch_size,
                 overlong="truncate",
-                **{name: getattr(self, name) for name in _OF_PRETRAINING},
+                **self.reading_settings(),
             )
             self._mixed.trainer = self.trainer
             self._mixed.setup("fit")
@@ -98,10 +95,9 @@ class PPODataModule(TextDataModule[PromptExample, PromptBatch]):
         """
         assert self._mixed is not None, "the caller checks that there is data.pretraining"
         examples = self._mixed.prepared("train")
-        order = EndlessOrder(len(examples), self._pretraining_batch_size, self.seed)
-        batch = order.batch(number)
-        mine = [examples[index] for index in batch[rank::world_size]]
-        return self._mixed.collate(mine or [self._mixed.stand_in(examples[batch[0]])])
+        size, seed = self._pretraining_batch_size, self.seed
+        batch = endless_batch(number, num_examples=len(examples), batch_size=size, seed=seed)
+        return Dealer(examples, self._mixed.collate, self._mixed.stand_in, rank, world_size)(batch)
 
     def parse(self, record: SourcedRecord) -> PromptRecord:
         """Read a prompt with its further fields."""

@@ -90,7 +90,7 @@ class ResponsesToScore(TextDataModule[ResponseExample, ResponseBatch]):
         return limit_of_rows(self.max_length, self.context_length)
 
 
-def prompts_of(data: ResponseDataModule[Any, Any]) -> AnyPrompts:
+def prompts_of(data: ResponseDataModule[Any]) -> AnyPrompts:
     """Return the data module that reads the prompts for a phase's policy."""
     columns = {ours: name for ours, name in (data.columns or {}).items() if ours in _OF_PROMPTS}
     return AnyPrompts(
@@ -98,7 +98,7 @@ def prompts_of(data: ResponseDataModule[Any, Any]) -> AnyPrompts:
     )
 
 
-def responses_of(data: ResponseDataModule[Any, Any]) -> ResponsesToScore:
+def responses_of(data: ResponseDataModule[Any]) -> ResponsesToScore:
     """Return the data module that reads the responses for a reward model."""
     return ResponsesToScore(
         **_shared(data), columns=data.columns, format=data.format, max_length=data.max_length
@@ -110,11 +110,6 @@ def _shared(data: TextDataModule[Any, Any]) -> dict[str, Any]:
         "tokenizer": data.tokenizer_source,
         "predict": data.sources["predict"],
         "batch_size": data.eval_batch_size,
-        "template": data.template,
-        "template_options": data.template_options,
-        "thinking": data.thinking,
-        "bad_rows": data.bad_rows,
         "id_field": data.id_field,
-        "num_proc": data.num_proc,
-        "streaming": data.streaming,
+        **data.reading_settings(),
     }

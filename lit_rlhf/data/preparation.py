@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from lit_rlhf.data.collation import GroupExample
-from lit_rlhf.data.given_rows import is_given
-from lit_rlhf.data.records import Records, SourcedRecord
-from lit_rlhf.data.sources import Source, source_name
+from lit_rlhf.data.records import Records
+from lit_rlhf.data.sources import source_name
 from lit_rlhf.data.summary import check_judgments, describe, warn_of_skipped, warn_of_unused
 from lit_rlhf.data.tables import TokenTable, tokenize_records
 from lit_rlhf.errors import DataError
@@ -25,7 +22,7 @@ def read_examples(
     data: TextDataModule[Any, Any],
     name: str,
     records: Records,
-    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
+    worker: TextDataModule[Any, Any],
 ) -> TokenTable[Any]:
     """Read the examples of "train", "validation", "test" or "predict", and tell what they are.
 
@@ -33,25 +30,21 @@ def read_examples(
         data: has the settings.
         name: of the source.
         records: of the source.
-        prepare: as `data.prepare`, but light enough for other processes.
+        worker: likewise, but light enough to be sent to other processes.
 
     Raises:
         DataError: a record is not as expected, or nothing is left.
     """
     shown = source_name(data.sources[name])
-    table = tokenize_records(
-        records,
-        prepare,
-        _inputs(data, name, records.sha256),
-        id_field=data.id_field,
-        num_proc=data.num_proc,
-        kind=data.kind,
-        used=data.used_fields,
-        bad_rows=data.bad_rows,
-    )
+    table = tokenize_records(records, worker, _inputs(data, name, records.sha256))
     examples = TokenTable(table, partial(data.example, records))
     bad = [error for error in table.with_format("arrow")[:]["error"].to_pylist() if error]
-    bad += map(str, _fit(data, examples, records))
+    bad += map(
+        str,
+        examples.fit(
+            data.length_limit(), data.overlong, lambda index: records[index].where, data.bad_rows
+        ),
+    )
     if not examples:
         raise DataError(
             f"{shown}: all {len(records)} rows are too long and were dropped; raise the "
@@ -64,21 +57,6 @@ def read_examples(
         warn_of_unused(table, shown, data.kind)
     rank_zero_info(describe(examples, data.kind, shown, records.shape))
     return examples
-
-
-def describe_source(source: Source, records: Records) -> dict[str, Any]:
-    """Return what the lineage says of a source."""
-    shown = source_name(source) if is_given(source) else source
-    return {"source": shown, "sha256": records.sha256, "rows": len(records), **records.facts}
-
-
-def _fit(
-    data: TextDataModule[Any, Any], examples: TokenTable[Any], records: Records
-) -> list[DataError]:
-    """Apply the length limit; return why groups were skipped."""
-    return examples.fit(
-        data.length_limit(), data.overlong, lambda index: records[index].where, data.bad_rows
-    )
 
 
 def _inputs(data: TextDataModule[Any, Any], name: str, sha256: str) -> dict[str, object] | None:

@@ -137,10 +137,14 @@ def keep_table(
     return keep(kind, {"format": FORMAT, "lit_rlhf": __version__, **inputs}, make)
 
 
-def digest_table(table: Dataset) -> str:
-    """Return the SHA-256 of a table's columns, however they are cut into chunks on the disk."""
+def records_of_dataset(table: Dataset, place: str) -> Records:
+    """Return the rows of a data set as records; their digest is that of its columns.
+
+    It is the same however they are cut into chunks on the disk.
+    """
     digest = hashlib.sha256(str(table.features).encode())
     for rows in table.with_format("arrow").iter(1000):
         for batch in rows.combine_chunks().to_batches():
             digest.update(batch.serialize())
-    return digest.hexdigest()
+    table = table.add_column(PLACE, [f"[{index}]" for index in range(len(table))])
+    return Records(table, place, digest.hexdigest(), is_json=False)

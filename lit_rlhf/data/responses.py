@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from lit_rlhf.data.chat_template import is_learned
+from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.data.loading import Batch, Example
+from lit_rlhf.data.loading import Batch
+from lit_rlhf.data.records import Records
 from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.tokenization import LengthLimit, Overlong, limit_of_rows
 from lit_rlhf.errors import DataError
@@ -17,7 +19,7 @@ from lit_rlhf.ranges import require
 EmptyResponses = Literal["error", "keep"]
 
 
-class ResponseDataModule(TextDataModule[Example, Batch]):
+class ResponseDataModule(TextDataModule[GroupExample, Batch]):
     """Data with responses: a row is a prompt and its response."""
 
     preparation = (*TextDataModule.preparation, "append_eos", "empty_responses")
@@ -55,6 +57,14 @@ class ResponseDataModule(TextDataModule[Example, Batch]):
         self.overlong: Overlong = overlong
         self.append_eos = append_eos
         self.empty_responses: EmptyResponses = empty_responses
+
+    def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
+        """Return the rows as they are."""
+        return group
+
+    def stand_in(self, example: GroupExample) -> GroupExample:
+        """Return the rows with nothing that counts, and no pairs."""
+        return example.silenced()
 
     def length_limit(self) -> LengthLimit:
         """Return the most tokens of prompt and response."""

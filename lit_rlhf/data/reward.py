@@ -29,6 +29,8 @@ class RewardDataModule(ComparisonDataModule):
 
     preparation = (*ComparisonDataModule.preparation, "margin")
     is_for_reward = True
+    labels = "steps (prompt, completions, labels)"
+    loss_of_labels = "StepLoss"
 
     def __init__(self, tokenizer: TokenizerSource, *, margin: bool = False, **kwargs: Any) -> None:
         """Keep the settings; nothing is read before `setup`.
@@ -105,16 +107,7 @@ class RewardDataModule(ComparisonDataModule):
             ConfigError: a source has comparisons, and steps are read, or the reverse; or the
                 training data have rankings that are not whole, and these are needed.
         """
-        kinds = {True: "steps (prompt, completions, labels)", False: "comparisons"}
-        for name, examples in self._examples.items():
-            first = examples[0].pairs[0]
-            if (first.chosen == first.rejected) != reads_steps:
-                advice = "another loss than StepLoss" if reads_steps else "StepLoss"
-                raise ConfigError(
-                    f"model.loss {loss} reads {kinds[reads_steps]}, but data.{name} has "
-                    f"{kinds[not reads_steps]}: choose {advice}, or other data"
-                )
-
+        self._require_kind(loss, reads_labels=reads_steps)
         train = self._examples.get("train")
         if needs_whole_rankings and isinstance(train, TokenTable):
             responses, pairs = train.counts("lengths"), train.counts("weight")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lit_rlhf.batches import TokenRows
 from lit_rlhf.data.chat_template import RenderedText
 from lit_rlhf.data.collation import GroupExample, collate_rows, padding_id
-from lit_rlhf.data.records import Records, SourcedRecord
+from lit_rlhf.data.records import SourcedRecord
 from lit_rlhf.data.responses import ResponseDataModule
 from lit_rlhf.data.sources import TokenizerSource
 from lit_rlhf.data.tokenization import tokenize_rows
@@ -18,7 +18,7 @@ from lit_rlhf.feedback import parse_demonstration
 Learn = Literal["all", "last"]
 
 
-class SFTDataModule(ResponseDataModule[GroupExample, TokenRows]):
+class SFTDataModule(ResponseDataModule[TokenRows]):
     """Demonstrations as `TokenRows`; `batch_size` counts demonstrations.
 
     A demonstration is one row, or one a learned turn where the chat template renders earlier
@@ -52,10 +52,6 @@ class SFTDataModule(ResponseDataModule[GroupExample, TokenRows]):
         rows = iter(tokenize_rows(self.tokenizer, texts, append_eos=self.append_eos))
         return [GroupExample(tuple(islice(rows, len(turns))), ()) for turns in rendered]
 
-    def example(self, records: Records, index: int, group: GroupExample) -> GroupExample:
-        """Return the demonstration's rows."""
-        return group
-
     def _render(self, row: dict[str, object], where: str) -> list[RenderedText]:
         record = parse_demonstration(row, where)
         self.refuse_empty([record.response], where)
@@ -67,7 +63,3 @@ class SFTDataModule(ResponseDataModule[GroupExample, TokenRows]):
         """Pad rows to the longest."""
         rows = [row for example in examples for row in example.rows]
         return collate_rows(rows, padding_id(self.tokenizer))
-
-    def stand_in(self, example: GroupExample) -> GroupExample:
-        """Return the rows with nothing that counts."""
-        return example.silenced()

@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
+from lit_rlhf.data import DATA_MODULES
 from lit_rlhf.data.collation import GroupExample
 from lit_rlhf.data.datamodule import TextDataModule
-from lit_rlhf.data.dpo import DPODataModule
-from lit_rlhf.data.ppo import PPODataModule
 from lit_rlhf.data.records import Records, SourcedRecord
-from lit_rlhf.data.reward import RewardDataModule
-from lit_rlhf.data.sft import SFTDataModule
 from lit_rlhf.data.summary import name_unused
 from lit_rlhf.data.tables import read_and_prepare
 from lit_rlhf.data.tokenization import Row
@@ -26,13 +23,6 @@ from lit_rlhf.markdown import visible
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MODULES: dict[str, type[TextDataModule[Any, Any]]] = {
-    "sft": SFTDataModule,
-    "reward": RewardDataModule,
-    "dpo": DPODataModule,
-    "ppo": PPODataModule,
-    "online-dpo": PPODataModule,
-}
 _AT_ONCE = 500
 _GREEN, _PLAIN = "\x1b[32m", "\x1b[0m"
 
@@ -60,7 +50,7 @@ def data_command(arguments: list[str]) -> int:
     )
     show.add_argument("source", metavar="FILE", help="as data.train: a file, folder or hub name")
     show.add_argument("--tokenizer", required=True, help="hub name or folder, as the model's")
-    show.add_argument("--phase", choices=_MODULES, default="sft")
+    show.add_argument("--phase", choices=DATA_MODULES, default="sft")
     show.add_argument("--rows", type=int, default=3, help="rows to show (default: 3)")
     options, rest = parser.parse_known_args(arguments)
     show_rows(_build(options, rest), options.rows, sys.stdout)
@@ -72,7 +62,7 @@ def _build(options: argparse.Namespace, rest: list[str]) -> TextDataModule[Any, 
     from jsonargparse import ArgumentParser  # noqa: PLC0415 - slow to import
 
     parser = ArgumentParser(prog="lit-rlhf data show")
-    parser.add_class_arguments(_MODULES[options.phase], "data")
+    parser.add_class_arguments(DATA_MODULES[options.phase], "data")
     words = [f"--data.tokenizer={options.tokenizer}", f"--data.train={options.source}"]
     for word in rest:
         name, *value = word.split("=", 1)
@@ -136,7 +126,7 @@ def _groups(
 ) -> Iterator[tuple[SourcedRecord, GroupExample] | DataError]:
     for start in range(0, len(records), _AT_ONCE):
         columns = records.table[start : start + _AT_ONCE]
-        yield from read_and_prepare(records, module.prepare, columns, module.bad_rows)
+        yield from read_and_prepare(records, module, columns)
 
 
 def _show(tokenizer: PreTrainedTokenizerBase, row: Row, *, in_colour: bool) -> str:

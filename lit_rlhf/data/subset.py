@@ -6,7 +6,8 @@ import random
 from dataclasses import dataclass
 
 from lit_rlhf.data.records import Records, SourcedRecord
-from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.errors import DataError
+from lit_rlhf.ranges import require
 
 _JUDGMENTS = ("ratings", "rankings")
 
@@ -31,11 +32,8 @@ class Subset:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("raters", "rows"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"data.subset.{name} is {getattr(self, name)}; expected a share in (0, 1]"
-                )
+        require("data.subset.raters", self.raters, above=0, most=1)
+        require("data.subset.rows", self.rows, above=0, most=1)
 
     def choose(self, records: Records) -> Records:
         """Return the records that are used, in their order, with the labelers that are.

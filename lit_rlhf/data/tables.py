@@ -10,7 +10,7 @@ import datetime
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from itertools import accumulate, pairwise
@@ -27,11 +27,13 @@ from lit_rlhf.data.records import FORMAT, PLACE, Records, SourcedRecord
 from lit_rlhf.data.tokenization import IntArray, LengthLimit, Overlong, Row
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback import JudgedPair
-from lit_rlhf.feedback.meant_fields import Kind, unused_fields
+from lit_rlhf.feedback.meant_fields import unused_fields
 
 if TYPE_CHECKING:
     from datasets import Dataset  # type: ignore[import-untyped] # has no stubs
     from transformers import PreTrainedTokenizerBase
+
+    from lit_rlhf.data.datamodule import TextDataModule
 
 # Records that are tokenised at once.
 RECORDS_AT_ONCE = 500
@@ -184,43 +186,31 @@ class TokenTable(Examples[Example]):
 
 
 def tokenize_records(
-    records: Records,
-    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
-    inputs: Mapping[str, object] | None,
-    *,
-    id_field: str | None,
-    num_proc: int | None,
-    kind: Kind = "prompt",
-    used: Collection[str] = (),
-    bad_rows: BadRows = "refuse",
+    records: Records, reader: TextDataModule[Any, Any], inputs: Mapping[str, object] | None
 ) -> Dataset:
     """Return the table of all records' tokens; make it where no earlier run did.
 
     Args:
         records: all of them.
-        prepare: checks and tokenises some: one group of rows a record. Other processes call it.
+        reader: whose `prepare` checks and tokenises some of them; it goes to other processes.
         inputs: all that the tokens depend on, as JSON can write it; None to keep nothing.
-        id_field: the field that names a record, or None.
-        num_proc: processes that tokenise; null for one a core, and one alone for few records.
-        kind: of the records, for the fields that look meant and that nothing uses.
-        used: further fields that are used.
-        bad_rows: "skip" leaves a record that is not as expected without tokens.
 
     Returns:
         A row for each record, for `TokenTable`, with the columns `error`, why it was skipped or
         "", and `unused`, the names of its fields that look meant, with commas.
 
     Raises:
-        DataError: a record is not as expected and `bad_rows` is "refuse", no record is, or one
-            has the name of another.
+        DataError: a record is not as expected and `reader.bad_rows` is "refuse", no record is, or
+            one has the name of another.
     """
+    num_proc = reader.num_proc
     if num_proc is None:
         few = len(records) < FEW_RECORDS
         num_proc = 1 if few else min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
 
     def make(folder: Path) -> Dataset:
         return records.table.map(
-            partial(_prepare_batch, records, prepare, id_field, (kind, used), bad_rows),
+            partial(_prepare_batch, records, reader),
             batched=True,
             batch_size=RECORDS_AT_ONCE,
             remove_columns=records.table.column_names,
@@ -238,7 +228,7 @@ def tokenize_records(
     for index, name in enumerate(table.with_format("arrow")[:]["name"].to_pylist()):
         if name is not None and first.setdefault(name, index) != index:
             raise DataError(
-                f"{records[index].where}: field '{id_field}': {name} is the name of "
+                f"{records[index].where}: field '{reader.id_field}': {name} is the name of "
                 f"{records[first[name]].where} already. Give each row a name of its own, or set "
                 "data.id_field to null if names may repeat."
             )
@@ -264,12 +254,7 @@ def digest_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _prepare_batch(
-    records: Records,
-    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
-    id_field: str | None,
-    uses: tuple[Kind, Collection[str]],
-    bad_rows: BadRows,
-    batch: Mapping[str, Sequence[object]],
+    records: Records, reader: TextDataModule[Any, Any], batch: Mapping[str, Sequence[object]]
 ) -> dict[str, list[Any]]:
     """Return rows of the table of tokens for rows of the records' table.
 
@@ -279,12 +264,13 @@ def _prepare_batch(
     if size > _MUCH_TEXT:
         where = f"{records.place}{batch[PLACE][0]}"
         rank_zero_info(f"{where}: tokenising {size // 1_000_000:,} MB of text at once")
-    found = read_and_prepare(records, prepare, batch, bad_rows)
+    found = read_and_prepare(records, reader, batch)
     groups = [_NOTHING if isinstance(item, DataError) else item[1] for item in found]
     rows = [{} if isinstance(item, DataError) else item[0].record for item in found]
-    names = [None if id_field is None else row.get(id_field) for row in rows]
+    names = [None if reader.id_field is None else row.get(reader.id_field) for row in rows]
     columns: dict[str, list[Any]] = {"name": [None if n is None else repr(n) for n in names]}
     columns["error"] = [str(item) if isinstance(item, DataError) else "" for item in found]
+    uses = reader.kind, reader.used_fields
     columns["unused"] = [",".join(unused_fields(row, *uses)) for row in rows]
     for name, dtype in _LISTS.items():
         columns[name] = [np.array(_values(group, name), dtype=dtype) for group in groups]
@@ -292,10 +278,7 @@ def _prepare_batch(
 
 
 def read_and_prepare(
-    records: Records,
-    prepare: Callable[[Sequence[SourcedRecord]], list[GroupExample]],
-    batch: Mapping[str, Sequence[object]],
-    bad_rows: BadRows,
+    records: Records, reader: TextDataModule[Any, Any], batch: Mapping[str, Sequence[object]]
 ) -> list[tuple[SourcedRecord, GroupExample] | DataError]:
     """Return records with their groups; where they may be skipped, bad ones as their errors.
 
@@ -303,18 +286,18 @@ def read_and_prepare(
     """
     try:
         sourced = records.read(batch)
-        groups = prepare(sourced)
+        groups = reader.prepare(sourced)
         for record, group in zip(sourced, groups, strict=True):
             _check_distinct(group, record.where)
         return [(record, _distinct(group)) for record, group in zip(sourced, groups, strict=True)]
     except DataError as error:
-        if bad_rows == "refuse":
+        if reader.bad_rows == "refuse":
             raise
         half = len(batch[PLACE]) // 2
         if half == 0:
             return [error]
     parts = ({n: v[:half] for n, v in batch.items()}, {n: v[half:] for n, v in batch.items()})
-    return [item for part in parts for item in read_and_prepare(records, prepare, part, bad_rows)]
+    return [item for part in parts for item in read_and_prepare(records, reader, part)]
 
 
 def _distinct(group: GroupExample) -> GroupExample:

@@ -60,6 +60,12 @@ class WithUnrelated(Examples[GroupExample]):
         return GroupExample((row, unrelated), (label._replace(rejected=1),))
 
 
+def has_labels(examples: Examples[GroupExample]) -> bool:
+    """Say whether examples have labels, of which no source has others; see `all_labelled`."""
+    first = examples[0].pairs[0]
+    return isinstance(examples, WithUnrelated) or first.chosen == first.rejected
+
+
 def all_labelled(examples: TokenTable[GroupExample], source: str) -> bool:
     """Say whether a source has labels on single responses or steps: rows paired with themselves.
 

@@ -4,26 +4,27 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lit_rlhf.data.loading import EvaluationLoader, TrainingLoader
+from lit_rlhf.data.loading import Dealer, EvaluationLoader, TrainingLoader
 from lit_rlhf.errors import CheckpointError, ConfigError
 
 
-def training(num_examples=11, batch_size=2, seed=0, **options):
+def dealer(num_examples, rank, world_size):
+    return Dealer(range(num_examples), list, lambda x: -1 - x, rank, world_size)
+
+
+def training(num_examples=11, batch_size=2, seed=0, rank=0, world_size=1, **options):
     return TrainingLoader(
-        range(num_examples),
-        list,
+        dealer(num_examples, rank, world_size),
         batch_size=batch_size,
         seed=seed,
         lengths=range(num_examples),
-        stand_in=lambda x: -1 - x,
         **options,
     )
 
 
-def evaluation(num_examples, batch_size, **options):
-    return EvaluationLoader(
-        range(num_examples), list, batch_size=batch_size, stand_in=lambda x: -1 - x, **options
-    )
+def evaluation(num_examples, batch_size, rank=0, world_size=1, **options):
+    deal = dealer(num_examples, rank, world_size)
+    return EvaluationLoader(deal, batch_size=batch_size, **options)
 
 
 def test_a_held_out_batch_has_at_most_so_many_tokens_a_process():
@@ -204,7 +205,7 @@ def test_settings_that_cannot_be_honoured():
     with pytest.raises(ConfigError, match="batch_size=3 is more than the 2 training examples"):
         training(2, 3)
     with pytest.raises(ConfigError, match="length_window needs"):
-        TrainingLoader(range(4), list, batch_size=2, seed=0, stand_in=lambda x: x, length_window=2)
+        TrainingLoader(dealer(4, 0, 1), batch_size=2, seed=0, length_window=2)
     assert list(training(2, 3, last_batch="keep")) in ([[0, 1]], [[1, 0]])
 
 

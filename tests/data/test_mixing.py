@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from lit_rlhf.data import PPODataModule
-from lit_rlhf.data.loading import EndlessOrder
+from lit_rlhf.data.loading import endless_batch
 from lit_rlhf.errors import ConfigError
 from tests.models.examples import save_policy
 from tests.support.phases import demonstrations, prompts, write_rows
@@ -11,18 +11,18 @@ from tests.support.phases import demonstrations, prompts, write_rows
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 12])
 def test_each_example_comes_once_before_any_comes_again(batch_size):
-    order = EndlessOrder(5, batch_size, seed=0)
-    drawn = [example for number in range(20) for example in order.batch(number)]
+    how = {"num_examples": 5, "batch_size": batch_size, "seed": 0}
+    drawn = [example for number in range(20) for example in endless_batch(number, **how)]
     for start in range(0, len(drawn) - 4, 5):
         assert sorted(drawn[start : start + 5]) == list(range(5))
     assert drawn[:5] != drawn[5:10] or drawn[:5] != drawn[10:15]
 
 
 def test_a_batch_is_named_by_its_number_and_the_seed():
-    order = EndlessOrder(9, 4, seed=0)
-    assert order.batch(7) == EndlessOrder(9, 4, seed=0).batch(7)
-    assert [order.batch(n) for n in range(3)] != [
-        EndlessOrder(9, 4, seed=1).batch(n) for n in range(3)
+    how = {"num_examples": 9, "batch_size": 4}
+    assert endless_batch(7, **how, seed=0) == endless_batch(7, **how, seed=0)
+    assert [endless_batch(n, **how, seed=0) for n in range(3)] != [
+        endless_batch(n, **how, seed=1) for n in range(3)
     ]
 
 
