@@ -2,7 +2,8 @@
 
 `torch.save` writes a ZIP archive, in which each record has a CRC-32. `torch.load` passes over it.
 A sharded checkpoint is a folder to which every process writes its part. It is read whole, as if it
-were one file, so that any strategy and number of processes can go on from it.
+were one file, so that any strategy and number of processes can go on from it. It is written while
+training goes on, from a copy of what is saved.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import EnumMeta
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import distributed
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.storage import WriteResult
 
 from lit_rlhf.errors import CheckpointError
-from lit_rlhf.whole_files import written_whole
+from lit_rlhf.whole_files import partial_of, put_in_place, written_whole
 
-__all__ = ["read_verified", "write_checkpoint"]
+__all__ = ["read_verified", "write_checkpoint", "write_folder"]
 
 _INDEX = ".metadata"  # torch's, a pickle
 _META = "meta.pt"  # Lightning's: all but weights and optimizer states
@@ -63,6 +70,49 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
         raise
+
+
+def write_folder(
+    checkpoint: dict[str, Any], path: Path, group: distributed.ProcessGroup
+) -> Future[Any]:
+    """Begin to write a folder of shards; it takes its name once all of them are on the disk.
+
+    All processes call it. What is saved is what the checkpoint holds now: it is copied into the
+    host's memory before this returns.
+
+    Args:
+        checkpoint: its weights and optimizer states are taken out.
+        path: where nothing is being written.
+        group: by which the writing processes talk, of the gloo backend. Nobody else may use it.
+
+    Returns:
+        Done when the folder is in its place. If any process failed, its `result` raises torch's
+        `CheckpointException` on all of them.
+    """
+    shards = {"state_dict": checkpoint.pop("state_dict")}
+    for number, states in enumerate(checkpoint.pop("optimizer_states", [])):
+        shards[f"{_OPTIMIZER}{number}"] = states
+    meta = io.BytesIO()
+    if distributed.get_rank() == 0:
+        torch.save(checkpoint, meta)
+    writer = _FolderWriter(path, meta.getvalue())
+    future = async_save(shards, storage_writer=writer, process_group=group)
+    assert isinstance(future, Future)
+    return future
+
+
+class _FolderWriter(FileSystemWriter):
+    """Writes beside a folder's place, and puts it there in the end."""
+
+    def __init__(self, target: Path, meta: bytes) -> None:
+        super().__init__(partial_of(target))
+        self._target, self._meta = target, meta
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Called on rank zero, once all processes have written."""
+        super().finish(metadata, results)
+        (partial_of(self._target) / _META).write_bytes(self._meta)
+        put_in_place(self._target)
 
 
 def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever was saved

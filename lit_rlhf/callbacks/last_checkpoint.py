@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
@@ -82,6 +82,14 @@ class SignalWatch:
             os.write(2, f"lit-rlhf: {self.name}: this batch is finished and saved\n".encode())
         elif number == self.received == signal.SIGINT and now - self._received_at > _AGAIN_S:
             raise KeyboardInterrupt
+
+
+@runtime_checkable
+class WritesBehind(Protocol):
+    """A strategy whose checkpoints are written while training goes on."""
+
+    def finish_writing(self) -> None:
+        """Wait until the newest is written."""
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -231,13 +239,19 @@ class LastCheckpoint(ModelCheckpoint):
                 f"saved {self.path} at step {trainer.global_step}: mend the reward, and go on with "
                 "the same command and --ckpt_path last"
             )
-        self._watch.restore()
-        self._unlock_folder()
+        self._release(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the signals back, and the folder free."""
-        self._watch.restore()
-        self._unlock_folder()
+        self._release(trainer)
+
+    def _release(self, trainer: Trainer) -> None:
+        try:
+            if isinstance(trainer.strategy, WritesBehind):
+                trainer.strategy.finish_writing()
+        finally:
+            self._watch.restore()
+            self._unlock_folder()
 
     def _lock_folder(self) -> None:
         """Keep the run's folder to this run until it ends, or its process does.

@@ -7,19 +7,23 @@ Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this modu
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import Tensor, nn
+from lightning.pytorch.trainer.states import TrainerStatus
+from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
+    get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -32,13 +36,14 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
+from lit_rlhf.checkpoints import write_folder
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.models.backbone import transformer_layers
 from lit_rlhf.models.freezing import hold_in_float32
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.models.weights import note_changed_weights
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
-from lit_rlhf.whole_files import partial_of, put_in_place
+from lit_rlhf.whole_files import partial_of
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -48,20 +53,24 @@ class FSDP2Strategy(ModelParallelStrategy):
     for GPUs, gloo for CPUs.
 
     Args:
-        save_distributed_checkpoint: each rank writes its shard into a folder. The default (unlike
-            Lightning's) is one ordinary file, gathered on rank zero.
+        save_distributed_checkpoint: each rank writes its shard into a folder, while training goes
+            on. The default (unlike Lightning's) is one ordinary file, gathered on rank zero.
         timeout_minutes: how long a process waits for the others before it fails.
     """
 
     def __init__(
         self, save_distributed_checkpoint: bool = False, timeout_minutes: float = 30.0
     ) -> None:
+        self.patience = timedelta(minutes=timeout_minutes)
         super().__init__(
             tensor_parallel_size=1,
             save_distributed_checkpoint=save_distributed_checkpoint,
-            timeout=timedelta(minutes=timeout_minutes),
+            timeout=self.patience,
         )
         self.saves_shards = save_distributed_checkpoint
+        self._writers: distributed.ProcessGroup | None = None  # who write shards
+        self._writing: tuple[Path, Future[Any]] | None = None
+        self._replaced: list[str | Path] = []  # by what is being written
 
     def setup_environment(self) -> None:
         """Set the size of the data-parallel group before Lightning builds its mesh."""
@@ -74,28 +83,64 @@ class FSDP2Strategy(ModelParallelStrategy):
         filepath: str | Path,
         storage_options: Any | None = None,  # noqa: ANN401  (Lightning's signature)
     ) -> None:
-        """Save a checkpoint; a folder of shards takes its name once it is whole.
+        """Save a checkpoint; shards are written while training goes on, the last ones before.
 
         Raises:
             CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
                 training go on.
         """
-        if not self.saves_shards:
+        if not self.saves_shards or storage_options is not None:  # which Lightning refuses
             super().save_checkpoint(checkpoint, filepath, storage_options)
             return
+        self.finish_writing()
         path = Path(self.broadcast(str(filepath)))
-        partial = partial_of(path)
         if self.is_global_zero:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(partial_of(path), ignore_errors=True)
         self.barrier("before the shards")
-        write = super().save_checkpoint
-        fault = self._attempt(lambda: write(checkpoint, partial, storage_options))
-        if fault is None:
-            fault = self._attempt(lambda: put_in_place(path) if self.is_global_zero else None)
+        if self._writers is None:
+            # Of its own: what the run itself exchanges meanwhile must not come between.
+            self._writers = distributed.new_group(backend="gloo", timeout=self.patience)
+        self._writing = path, write_folder(checkpoint, path, self._writers)
+        assert self.lightning_module is not None
+        if self.lightning_module.trainer.state.status is not TrainerStatus.RUNNING:
+            self.finish_writing()  # nothing goes on meanwhile
+
+    def finish_writing(self) -> None:
+        """Wait for the shards that are being written, and report them if that failed.
+
+        Raises:
+            CheckpointError: as for `save_checkpoint`.
+        """
+        if self._writing is None:
+            return
+        (path, written), self._writing = self._writing, None
+        fault = None
+        try:
+            written.result()
+        except CheckpointException as error:  # on all processes alike
+            failures = error.failures.items()
+            fault = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in failures)
         if isinstance(self.checkpoint_io, AtomicCheckpointIO):
             self.checkpoint_io.note(str(path), fault)
         elif fault is not None:
             raise CheckpointError(f"{path}: the checkpoint could not be written ({fault})")
+        replaced, self._replaced = self._replaced, []
+        for older in replaced:
+            self.remove_checkpoint(older)
+
+    def remove_checkpoint(self, filepath: str | Path) -> None:
+        """Remove a checkpoint that a newer one replaces, once that is whole."""
+        if self._writing is None:
+            super().remove_checkpoint(filepath)
+        else:
+            self._replaced.append(filepath)
+
+    def teardown(self) -> None:
+        """Wait for the last checkpoint, then end as Lightning does."""
+        try:
+            self.finish_writing()
+        finally:
+            super().teardown()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the module: what trains, and buffers.
@@ -105,7 +150,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         assert self.model is not None
         options = StateDictOptions(
-            full_state_dict=not self.saves_shards, cpu_offload=True, ignore_frozen_params=True
+            full_state_dict=not self.saves_shards,
+            cpu_offload=not self.saves_shards,  # shards are copied to the CPU to be written
+            ignore_frozen_params=True,
         )
         state = get_model_state_dict(self.model, options=options)
         # torch leaves a tied output in, the second name of frozen embeddings.
@@ -113,21 +160,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         frozen = {name for name, value in parameters if not value.requires_grad}
         return {name: value for name, value in state.items() if name not in frozen}
 
-    def _attempt(self, write: Callable[[], None]) -> str | None:
-        """Write on all processes; return, on all alike, why rank zero could not, else None.
-
-        It learns of shards that others could not write: torch raises on every process.
-        """
-        fault = None
-        try:
-            write()
-        except OSError as error:
-            fault = error.strerror or str(error)
-        except CheckpointException as error:
-            failures = error.failures.items()
-            fault = "; ".join(f"process {rank}: {failure}" for rank, (failure, _) in failures)
-        told: str | None = self.broadcast(fault)
-        return told
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Return the state of an optimizer: whole, on the CPU of rank zero, or as it is spread."""
+        if not self.saves_shards:
+            return super().optimizer_state(optimizer)
+        plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        assert self.model is not None
+        return get_optimizer_state_dict(self.model, plain)
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
@@ -144,6 +183,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         Raises:
             CheckpointError: missing, torn, altered, or with more than plain types and tensors.
         """
+        self.finish_writing()
         path: str = self.broadcast(str(checkpoint_path))
         # Ours, whatever plugin writes: Lightning's reads no folder, and verifies nothing.
         checkpoint = AtomicCheckpointIO().load_checkpoint(path)

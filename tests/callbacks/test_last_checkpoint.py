@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import nullcontext
 
 import pytest
 from lightning.pytorch import Callback
@@ -61,6 +62,26 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path):
     with pytest.raises(ValueError, match="broken off"):
         fit(tmp_path, LastCheckpoint(), Second(), Fails(), **options)
     fit(tmp_path, LastCheckpoint(), **options)  # the folder is free again
+    assert list(tmp_path.rglob(".lock")) == []
+
+
+@pytest.mark.parametrize("is_broken_off", [False, True])
+def test_the_folder_is_kept_until_the_last_checkpoint_is_written(tmp_path, is_broken_off):
+    """By a strategy that writes while training goes on."""
+    locks = []
+
+    class Writes(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.strategy.finish_writing = lambda: locks.append(list(tmp_path.rglob(".lock")))
+
+        def on_train_batch_end(self, *_):
+            if is_broken_off:
+                raise ValueError("broken off")
+
+    options = {"max_epochs": 1, "limit_val_batches": 0}
+    with pytest.raises(ValueError, match="broken off") if is_broken_off else nullcontext():
+        fit(tmp_path, LastCheckpoint(), Writes(), **options)
+    assert [len(found) for found in locks] == [1]
     assert list(tmp_path.rglob(".lock")) == []
 
 

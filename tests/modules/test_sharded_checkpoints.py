@@ -5,9 +5,12 @@ import functools
 import os
 import pickle
 import shutil
+import threading
+import time
 import warnings
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter
@@ -66,6 +69,92 @@ def save_on_a_full_disk(folder):
     return expected, full_weights(resumed), unwritten, messages, str(ended.value)
 
 
+class SavesBehind(pl.Callback):
+    """Saves `last.ckpt` before batch 2, before 3 with writers held up to batch 5, and at the end.
+
+    Attributes:
+        weights: those before each batch, by its number.
+        found: what `last.ckpt` holds before a batch, and whether `older.ckpt` is there.
+    """
+
+    def __init__(self, folder):
+        self.last, self.older = f"{folder}/last.ckpt", f"{folder}/older.ckpt"
+        self.is_free = threading.Event()
+        self.is_free.set()
+        self.weights, self.found = {}, {}
+
+    def look(self):
+        return read_verified(Path(self.last))["state_dict"], os.path.exists(self.older)
+
+    def on_train_batch_start(self, trainer, module, *_):
+        step = trainer.global_step
+        self.weights[step] = full_weights(module)
+        if step in (3, 6):
+            trainer.strategy.finish_writing()
+            trainer.strategy.barrier()
+        if step == 1:
+            trainer.save_checkpoint(self.older)
+        if step == 2:
+            trainer.save_checkpoint(self.last)
+        if step == 3:
+            self.is_free.clear()
+            trainer.save_checkpoint(self.last)
+            trainer.strategy.remove_checkpoint(self.older)
+        if step in (5, 6):
+            self.found[step] = self.look()
+            self.is_free.set()
+
+    def on_train_end(self, trainer, module):
+        self.weights["end"] = full_weights(module)
+        trainer.save_checkpoint(self.last)
+
+
+def train_while_writers_are_held(folder):
+    callback = SavesBehind(folder)
+    write = FileSystemWriter.write_data
+
+    def held(*arguments):
+        callback.is_free.wait()
+        time.sleep(0.3)
+        return write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileSystemWriter, "write_data", held)
+        strategy = FSDP2Strategy(save_distributed_checkpoint=True)
+        options = {"strategy": strategy, "devices": 2, "max_epochs": 2, "callbacks": callback}
+        trainer_for(folder, **options).fit(LanguageModule())
+    return callback.weights, callback.found | {"end": callback.look()}
+
+
+def fail_while_training(folder):
+    """Return what was said of a write that failed on the last rank, and what is left."""
+
+    class Saves(pl.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 1:
+                trainer.save_checkpoint(f"{folder}/older.ckpt")
+            if trainer.global_step == 2:
+                trainer.strategy.finish_writing()
+                if trainer.global_rank == 1:
+                    patch.setattr(FileSystemWriter, "write_data", no_space)
+                trainer.save_checkpoint(f"{folder}/newer.ckpt")
+                trainer.strategy.remove_checkpoint(f"{folder}/older.ckpt")
+
+    checkpoints = AtomicCheckpointIO()
+    strategy = FSDP2Strategy(save_distributed_checkpoint=True)
+    options = {"strategy": strategy, "devices": 2, "plugins": checkpoints, "callbacks": Saves()}
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer_for(folder, **options).fit(LanguageModule())
+    said = [one for one in caught if "newer.ckpt: the checkpoint could not be" in str(one.message)]
+    return dict(checkpoints.unwritten), len(said), sorted(path.name for path in folder.glob("*er*"))
+
+
+def write_behind(folder):
+    (folder / "failing").mkdir(exist_ok=True)
+    return train_while_writers_are_held(folder), fail_while_training(folder / "failing")
+
+
 def no_space(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -98,6 +187,38 @@ def test_a_full_disk_is_reported_by_all_and_the_older_folder_stays(tmp_path):
         assert "2. failure in a row" in ended
         for name, weight in expected.items():
             assert torch.equal(resumed[name], weight), name
+
+
+@pytest.fixture(scope="module")
+def written_behind(tmp_path_factory):
+    return run_in_two_processes(
+        write_behind, tmp_path_factory.mktemp("behind"), init_process_group=False
+    )
+
+
+def test_training_goes_on_while_a_checkpoint_of_that_moment_is_written(written_behind):
+    """What is found at batch 5 is what a kill would leave there."""
+    for (weights, found), _ in written_behind:
+        saved_at = {5: 2, 6: 3, "end": "end"}
+        assert {when: has_older for when, (_, has_older) in found.items()} == {
+            5: True,
+            6: False,
+            "end": False,
+        }
+        for when, (saved, _) in found.items():
+            for name, weight in weights[saved_at[when]].items():
+                assert torch.equal(saved[name], weight), (when, name)
+        name = next(iter(weights[2]))
+        assert not any(torch.equal(weights[2][name], weights[step][name]) for step in (3, 5))
+
+
+def test_a_write_that_failed_is_reported_by_all_and_the_older_one_stays(written_behind):
+    for _, (unwritten, num_said, names) in written_behind:
+        ((path, fault),) = unwritten.items()
+        assert path.endswith("newer.ckpt")
+        assert fault.startswith("process 1: ")
+        assert num_said == 1
+        assert names == ["newer.ckpt.partial", "older.ckpt"]
 
 
 @pytest.fixture
