@@ -47,8 +47,8 @@ def partial_of(path: Path) -> Path:
 def put_in_place(path: Path) -> None:
     """Give what is at `partial_of(path)` its name, once it is on the disk.
 
-    An older folder is moved aside for a moment. A kill just then leaves `last.ckpt` as
-    `last-old.ckpt`, which Lightning's `--ckpt_path last` finds as well.
+    An older folder is moved aside for a moment, and so is a file where a folder comes. A kill just
+    then leaves `last.ckpt` as `last-old.ckpt`, which Lightning's `--ckpt_path last` finds as well.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
@@ -57,11 +57,12 @@ def put_in_place(path: Path) -> None:
     for file in partial.rglob("*"):
         sync(file)
     sync(partial)
-    if path.is_dir():
+    is_moved = path.is_dir() or (partial.is_dir() and path.exists())
+    if is_moved:
         _remove(old)
         os.replace(path, old)
     os.replace(partial, path)
-    if old.is_dir():
+    if is_moved or old.is_dir():
         os.replace(old, partial)  # torn from here on, so no longer found by its name
         _remove(partial)
     sync(path.parent)

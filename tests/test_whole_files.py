@@ -21,6 +21,18 @@ def test_a_newer_folder_takes_the_place_of_the_older_one(tmp_path):
         assert os.listdir(folder.parent) == ["model"]
 
 
+def test_a_folder_takes_the_place_of_a_file_and_the_other_way_round(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_text("0")
+    (tmp_path / "last-old.txt").write_text("of somebody else")
+    write_number(path, 1)
+    assert (path / "number").read_text() == "1"
+    with written_whole(path) as partial:
+        partial.write_text("2")
+    assert path.read_text() == "2"
+    assert sorted(os.listdir(tmp_path)) == ["last-old.txt", "last.ckpt"]
+
+
 def write_text(file, text, error):
     with written_whole(file) as partial:
         partial.write_text(text)

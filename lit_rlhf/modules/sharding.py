@@ -37,7 +37,7 @@ from torch.distributed.fsdp import (
 from torch.optim import Optimizer
 
 from lit_rlhf.checkpoints import write_folder
-from lit_rlhf.errors import CheckpointError
+from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import transformer_layers
 from lit_rlhf.models.freezing import hold_in_float32
 from lit_rlhf.models.scalar_head import ScalarHead
@@ -88,10 +88,16 @@ class FSDP2Strategy(ModelParallelStrategy):
         Raises:
             CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
                 training go on.
+            ConfigError: `storage_options` with shards.
         """
-        if not self.saves_shards or storage_options is not None:  # which Lightning refuses
-            super().save_checkpoint(checkpoint, filepath, storage_options)
+        if not self.saves_shards:
+            # Not `ModelParallelStrategy`'s, which would first remove a folder of that name.
+            super(ModelParallelStrategy, self).save_checkpoint(
+                checkpoint, filepath, storage_options
+            )
             return
+        if storage_options is not None:
+            raise ConfigError("storage_options: shards are written into a plain folder, without")
         self.finish_writing()
         path = Path(self.broadcast(str(filepath)))
         if self.is_global_zero:

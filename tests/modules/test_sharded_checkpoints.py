@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from lit_rlhf.checkpoints import read_index, read_verified
 from lit_rlhf.errors import CheckpointError
+from lit_rlhf.modules import checkpoint_io
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.sharding import FSDP2Strategy
 from lit_rlhf.whole_files import partial_of, put_in_place
@@ -150,9 +151,25 @@ def fail_while_training(folder):
     return dict(checkpoints.unwritten), len(said), sorted(path.name for path in folder.glob("*er*"))
 
 
+def replace_the_folder_by_a_file(folder):
+    """Return whether the folder is there after a write that failed, and the file after the next."""
+    options = {"strategy": FSDP2Strategy(), "devices": 2, "plugins": AtomicCheckpointIO()}
+    trainer = trainer_for(folder, max_steps=1, **options)
+    trainer.fit(LanguageModule())
+    path = f"{folder}/last.ckpt"
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(checkpoint_io, "write_checkpoint", no_space)
+        trainer.save_checkpoint(path)
+    is_kept = os.path.isdir(path)
+    trainer.save_checkpoint(path)
+    return is_kept, os.path.isfile(path)
+
+
 def write_behind(folder):
     (folder / "failing").mkdir(exist_ok=True)
-    return train_while_writers_are_held(folder), fail_while_training(folder / "failing")
+    held = train_while_writers_are_held(folder)
+    return held, fail_while_training(folder / "failing"), replace_the_folder_by_a_file(folder)
 
 
 def no_space(*_):
@@ -198,7 +215,7 @@ def written_behind(tmp_path_factory):
 
 def test_training_goes_on_while_a_checkpoint_of_that_moment_is_written(written_behind):
     """What is found at batch 5 is what a kill would leave there."""
-    for (weights, found), _ in written_behind:
+    for (weights, found), *_ in written_behind:
         saved_at = {5: 2, 6: 3, "end": "end"}
         assert {when: has_older for when, (_, has_older) in found.items()} == {
             5: True,
@@ -213,12 +230,16 @@ def test_training_goes_on_while_a_checkpoint_of_that_moment_is_written(written_b
 
 
 def test_a_write_that_failed_is_reported_by_all_and_the_older_one_stays(written_behind):
-    for _, (unwritten, num_said, names) in written_behind:
+    for _, (unwritten, num_said, names), _ in written_behind:
         ((path, fault),) = unwritten.items()
         assert path.endswith("newer.ckpt")
         assert fault.startswith("process 1: ")
         assert num_said == 1
         assert names == ["newer.ckpt.partial", "older.ckpt"]
+
+
+def test_a_folder_stays_until_the_file_that_replaces_it_is_written(written_behind):
+    assert [replaced for *_, replaced in written_behind] == [(True, True)] * 2
 
 
 @pytest.fixture
