@@ -135,6 +135,12 @@ class Renderer:
             return [_plain(prompt, response)]
         chat = self._chat(prompt, response, where)
         answers = as_messages(response, "assistant")
+        for turn in (*as_messages(prompt, "user"), *answers):
+            if turn["role"] != "assistant" and (turn.get("train") or turn.get("weight")):
+                warn_once(
+                    f"turns of the {turn['role']} are not learned, although their 'train' or "
+                    "'weight' asks for it: the assistant's alone are"
+                )
         first = len(chat.messages) - len(answers)
         turns = [first + i for i, turn in enumerate(answers) if turn["role"] == "assistant"]
         wanted = turns[-1:] if last_only else turns
@@ -271,17 +277,22 @@ class Renderer:
     def _opened(self, chat: _Chat) -> str:
         """Render a prompt up to where the response begins, and check that it is all there."""
         text = self._render(chat, opens_turn=True)
-        for tool in (*chat.tools, *_tools_inside(chat.messages)):
-            if function_name(tool) not in text:
+        tools = [*chat.tools, *_tools_inside(chat.messages)]
+        # The name of a tool may stand in what is said, too.
+        is_deaf = bool(tools) and text == self._render(_without_tools(chat), opens_turn=True)
+        for tool in tools:
+            if is_deaf or function_name(tool) not in text:
                 raise DataError(
                     f"{chat.where}: the chat template leaves out the tool {function_name(tool)!r}. "
                     "Use a tokenizer whose template takes tools, or leave out the field 'tools'."
                 )
         found = _squeeze(text)
         for role in dict.fromkeys(message["role"] for message in chat.messages):
-            if role == "assistant":  # what it said earlier may lose its thinking
-                continue
-            said = [content_text(message) for message in chat.messages if message["role"] == role]
+            own = [message for message in chat.messages if message["role"] == role]
+            said = [content_text(message) for message in own]
+            if role == "assistant":  # what it said earlier may lose its thinking, but not its calls
+                calls = [call for message in own for call in message.get("tool_calls") or ()]
+                said = [function_name(call) for call in calls]
             if any(_squeeze(content) not in found for content in said):
                 warn_once(
                     f"{self._name}: its chat template changes or leaves out messages of the {role}"
@@ -297,8 +308,9 @@ class Renderer:
         last, found = chat.messages[-1], _squeeze(written)
         thinking, answer = _part_thinking(last)
         calls = [function_name(call) for call in last.get("tool_calls") or ()]
-        lost = [part for part in (answer, *calls) if _squeeze(part) not in found]
-        loses_thinking = _squeeze(thinking) not in found
+        lost = [answer] if _squeeze(answer) not in found else []
+        lost += [call for call in calls if not _stands_beside(answer, call, found)]
+        loses_thinking = not _stands_beside(answer, thinking, found)
         if for_reward and (lost or loses_thinking):
             warn_once(f"{self._name}: its chat template leaves out a part of some scored responses")
             return True
@@ -414,6 +426,14 @@ def _tools_inside(messages: list[Message]) -> Iterator[Mapping[str, Any]]:
             yield from (tool for tool in tools if isinstance(tool, Mapping))
 
 
+def _without_tools(chat: _Chat) -> _Chat:
+    messages = [
+        cast("Message", {key: value for key, value in message.items() if key != "tools"})
+        for message in chat.messages
+    ]
+    return chat._replace(messages=messages, tools=[])
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the texts of the special tokens, EOS among them, but that for unknown words."""
     added = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
@@ -462,6 +482,12 @@ def _part_opener(opened: str, whole: str, thinks: bool, where: str) -> tuple[str
         "later one follows, so the response cannot be told from its prompt. Use a tokenizer "
         f"with another chat template, or plain texts. Prompt alone: ...{opened[-60:]!r}."
     )
+
+
+def _stands_beside(answer: str, part: str, found: str) -> bool:
+    """Say whether a part of a turn is in its squeezed text, and not only within the answer."""
+    part = _squeeze(part)
+    return not part or found.count(part) > _squeeze(answer).count(part)
 
 
 def _squeeze(text: str) -> str:

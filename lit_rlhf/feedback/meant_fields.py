@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, cast
 
 from lit_rlhf.errors import DataError
 from lit_rlhf.feedback.fields import Record, is_present, read_number, read_text, wrong_field
-from lit_rlhf.prompts import Message, Prompt, as_messages
+from lit_rlhf.prompts import Message, Prompt, as_messages, content_text
 
 Kind = Literal["demonstration", "judgment", "prompt"]
 
 _SYSTEM = ("system", "system_prompt")
+# Of a demonstration the first one is read, the first two behind a prompt.
+_RESPONSES = ("response", "completion", "messages", "text")
 # Words that make a field the rating of `chosen`: `score_chosen`, `chosen-rating`,
 # `chosen_avg_rating`, `reward_chosen`.
 _RATES = frozenset({"score", "rating", "reward"})
@@ -28,9 +30,9 @@ _MEANT = frozenset({
     "instruction", "context", "history", "documents", "probability", "rating", "ratings", "rank",
     "rankings", "score", "scores", "strengths", "reward", "rewards", "preference", "preferred",
     "better", "winner", "good", "bad", "correct", "desirable", "accepted", "quality", "upvoted",
-    "thumbs",
+    "thumbs", "tie", "tied", "thinking", "thought", "thoughts", "reasoning", "cot", "kwargs",
 })  # fmt: skip
-_WORD = re.compile("[a-z]+")
+_WORD = re.compile("[A-Z]?[a-z]+|[A-Z]+")  # of `is_correct`, and of `isCorrect`
 _USED: dict[Kind, tuple[str, ...]] = {
     "demonstration": (*_SYSTEM, "tools", "functions"),
     "judgment": (
@@ -53,15 +55,31 @@ def unused_fields(row: Record, kind: Kind, used: Collection[str] = ()) -> list[s
     if kind == "prompt":
         return []
     ratings = _rating_fields(row) or () if kind == "judgment" else ()
-    return [
+    overlooked = _overlooked(row) if kind == "demonstration" else []
+    return overlooked + [
         str(field)
         for field in row
         if is_present(row, field)
-        and not _MEANT.isdisjoint(_WORD.findall(str(field).lower()))
+        and not _MEANT.isdisjoint(_words(field))
         and field not in _USED[kind]
         and not (field == "label" and is_unpaired(row))
         and field not in used
         and field not in ratings
+    ]
+
+
+def _overlooked(row: Record) -> list[str]:
+    """Return the fields of a demonstration that say something else than what is read of it."""
+    used = next((name for name in _RESPONSES if is_present(row, name)), None)
+    if used is None:
+        return []
+    read = {used, "prompt"} if used in _RESPONSES[:2] else {used}
+    said = [row[name] for name in read if is_present(row, name)]
+    turns = [turn for one in said for turn in as_messages(cast("Prompt", one), "user")]
+    whole = "\n".join(map(content_text, turns))
+    others = {name: row.get(name) for name in ("prompt", *_RESPONSES) if name not in read}
+    return [
+        name for name, text in others.items() if isinstance(text, str) and text.strip() not in whole
     ]
 
 
@@ -118,10 +136,14 @@ def read_probability(row: Record, where: str) -> float:
 def _rating_fields(row: Record) -> tuple[str, str] | None:
     """Return the names of the fields that rate `chosen` and `rejected`, if a row has both."""
     for field in map(str, row):
-        words = set(_WORD.findall(field))
+        words = _words(field)
         if "chosen" not in words or not words & _RATES or not words <= _RATES_OR_TELLS_HOW:
             continue
-        other = field.replace("chosen", "rejected")
-        if is_present(row, field) and is_present(row, other):
+        other = field.replace("chosen", "rejected").replace("Chosen", "Rejected")
+        if other != field and is_present(row, field) and is_present(row, other):
             return field, other
     return None
+
+
+def _words(field: object) -> set[str]:
+    return {word.lower() for word in _WORD.findall(str(field))}

@@ -192,6 +192,25 @@ def test_what_a_template_has_no_place_for_is_refused():
     assert "'deep'" in refused(tiny_tokenizer(), HI, thought)
 
 
+def test_turns_of_others_that_ask_to_be_learned_are_named_once(caplog):
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        render(tiny_tokenizer(), ({**HI[0], "train": True},), (assistant("yes", weight=1),))
+    assert caplog.text.count("turns of the user are not learned") == 1
+    assert "turns of the assistant" not in caplog.text
+
+
+def test_what_is_left_out_is_refused_where_the_chat_has_its_words():
+    asked = ({"role": "user", "content": "ask about the weather"},)
+    told = ({"role": "system", "content": "be kind", "tools": [TOOL]}, *asked)
+    for prompt in (ChatWithTools(asked, [TOOL]), told):
+        assert "leaves out the tool 'weather'" in refused(tiny_tokenizer(), prompt)
+    call = (assistant("let me see the weather", tool_calls=[CALL]),)
+    assert "turn: 'weather'" in refused(tiny_tokenizer(), HI, call)
+    thought = (assistant("deep water", reasoning_content="deep"),)
+    assert "turn: 'deep'" in refused(tiny_tokenizer(), HI, thought)
+
+
 def test_a_template_that_leaves_out_a_prompts_messages_is_named_once(caplog):
     caplog.set_level(logging.WARNING)
     tokenizer = word_tokenizer(
@@ -207,3 +226,6 @@ def test_a_template_that_leaves_out_a_prompts_messages_is_named_once(caplog):
     for role in ("tool", "developer"):
         render(tokenizer, (*HI, assistant("look"), {"role": role, "content": "30"}), "yes")
         assert caplog.text.count(f"leaves out messages of the {role}") == 1
+    called = (*HI, assistant("look", tool_calls=[CALL]), {"role": "tool", "content": "30"})
+    render(tiny_tokenizer(), called, "yes")
+    assert caplog.text.count("leaves out messages of the assistant") == 1

@@ -157,6 +157,7 @@ def test_a_system_text_beside_the_prompt_is_its_first_turn():
 
 
 @pytest.mark.parametrize("names", [("score_chosen", "score_rejected"),
+                                   ("chosenScore", "rejectedScore"),
                                    ("chosen-rating", "rejected-rating"),
                                    ("reward_chosen", "reward_rejected"),
                                    ("chosen_overall_score", "rejected_overall_score")])  # fmt: skip
@@ -201,12 +202,28 @@ def test_fields_that_look_meant_are_named_where_nothing_uses_them():
     ]  # fmt: skip
     assert unused_fields(row, "prompt") == []
     said = {"prompt": "p", "response": "r"}
-    for field in ("label", "kto_tag", "is_correct", "human_rating", "reward", "context", "good"):
+    for field in (
+        *("label", "kto_tag", "is_correct", "isCorrect", "human_rating", "reward", "context"),
+        *("good", "reasoning", "chat_template_kwargs"),
+    ):
         assert unused_fields({**said, field: -1}, "demonstration") == [field]
-    for field in ("score_a", "chosen_rank", "better_response_id", "label"):
+    for field in ("score_a", "chosen_rank", "better_response_id", "label", "is_tie"):
         assert unused_fields({**PAIR, field: 2}, "judgment") == [field]
     for field in ("source", "id", "language", "tools", "functions", "system"):
         assert unused_fields({**said, field: "x"}, "demonstration") == []
     assert unused_fields({**said, "label": True}, "demonstration") == []
     rated = {**PAIR, "reward_chosen": 2, "reward_rejected": 1}
     assert unused_fields(rated, "judgment") == []
+
+
+def test_texts_that_others_take_the_place_of_are_named():
+    turns = [{"role": "user", "content": "p"}, {"role": "assistant", "content": "r"}]
+    for row, named in (
+        ({"prompt": "p", "text": "r"}, ["prompt"]),
+        ({"prompt": "p", "text": "p and r"}, []),
+        ({"prompt": "q", "messages": turns}, ["prompt"]),
+        ({"prompt": "p", "messages": turns}, []),
+        ({"prompt": "p", "response": "r", "completion": "s", "messages": turns}, ["completion"]),
+        ({"prompt": turns[:1], "completion": turns[1:], "text": "p"}, []),
+    ):
+        assert unused_fields(row, "demonstration") == named
