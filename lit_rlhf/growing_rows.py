@@ -55,7 +55,7 @@ class GrowingRows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._rows.open("wb" if self.is_new else "ab") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
             size = file.tell()

@@ -58,6 +58,14 @@ def as_messages(text: Prompt, role: str) -> Sequence[Message]:
     return (Message(role=role, content=text),) if isinstance(text, str) else text
 
 
+def prompt_fields(prompt: Prompt) -> dict[str, Any]:
+    """Return a prompt as the fields of a row, which reads as this prompt."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt}
+    tools = {"tools": list(prompt.tools)} if isinstance(prompt, ChatWithTools) else {}
+    return {"prompt": list(prompt), **tools}
+
+
 def content_text(message: Message) -> str:
     """Return the text of a message, its parts joined; "" where it has none."""
     content = message.get("content") or ""

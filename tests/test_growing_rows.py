@@ -1,4 +1,5 @@
 import json
+from datetime import date
 
 import pytest
 
@@ -47,6 +48,13 @@ def test_a_first_part_that_was_not_told_of_is_forgotten(tmp_path):
     file.add([{"row": 1}], {"done": 1})
     file.finish()
     assert lines(tmp_path / "rows.jsonl") == [{"row": 1}]
+
+
+def test_what_json_has_not_is_written_as_text(tmp_path):
+    file = GrowingRows(tmp_path / "rows.jsonl", SETTINGS)
+    file.add([{"day": date(2020, 1, 2)}], {"done": 1})
+    file.finish()
+    assert lines(tmp_path / "rows.jsonl") == [{"day": "2020-01-02"}]
 
 
 def test_other_settings_do_not_go_on(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import of_all_ranks
 from lit_rlhf.rollout import Sampling
@@ -80,13 +82,18 @@ class PredictionFile(Callback):
             pl_module.prediction = self.config
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an empty file."""
+        """Begin an empty file.
+
+        Raises:
+            ConfigError: there is no place for it; likewise where the disk is full later.
+        """
         folder = trainer.log_dir or trainer.default_root_dir  # on every rank, by a broadcast
         self.path = self.path or Path(folder) / FILE_NAME
         self._num_rows = 0
         if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial_of(self.path).write_bytes(b"")
+            with _writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                partial_of(self.path).write_bytes(b"")
 
     def on_predict_batch_end(
         self,
@@ -105,11 +112,23 @@ class PredictionFile(Callback):
         """Give the file its name."""
         assert self.path is not None
         if trainer.is_global_zero:
-            put_in_place(self.path)
+            with _writing(self.path):
+                put_in_place(self.path)
         rank_zero_info(f"{self._num_rows:,} predictions: {self.path}")
 
     def _append(self, rows: Sequence[dict[str, Any]]) -> None:
         assert self.path is not None
-        with partial_of(self.path).open("a", encoding="utf-8") as file:
+        with _writing(self.path), partial_of(self.path).open("a", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"prediction.path: {path} cannot be written ({error.strerror}); make room, or name "
+            "another file"
+        ) from error

@@ -11,9 +11,11 @@ from lit_rlhf.batches import PromptBatch, SampleBatch
 from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.data.collation import batch_prompts
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.sharding import gathered
-from lit_rlhf.prompts import Prompt
+from lit_rlhf.prompts import ChatWithTools, Prompt, as_messages, prompt_fields
+from lit_rlhf.ranges import require
 from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ def generate_responses(
 
     Raises:
         ConfigError: the module trains no policy, or `prompts` is a text or empty.
+        DataError: one of them is neither a text nor a chat.
     """
+    require("generate: samples_per_prompt", samples_per_prompt, least=1)
     module.configure_model()
     batch = _batch_of(module, prompts)
     samples = _draw(module, batch, TorchGenerator(), sampling, samples_per_prompt, seed)
@@ -58,7 +62,7 @@ def predict_responses(module: PhaseModule, batch: object) -> list[dict[str, Any]
     return [
         {
             "row": row,
-            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            **prompt_fields(prompt),
             "response": response,
             "finished": finished,
             **({"fields": fields} if fields else {}),
@@ -101,4 +105,13 @@ def _batch_of(module: PhaseModule, prompts: object) -> PromptBatch:
     if not isinstance(prompts, (list, tuple)) or not prompts:
         raise ConfigError(f"generate: give a list of prompts, got {prompts!r:.60}")
     places = [f"prompt {number}" for number in range(len(prompts))]
-    return batch_prompts(Renderer(module.tokenizer), prompts, places).to(module.device)
+    read = [_read(prompt, place) for prompt, place in zip(prompts, places, strict=True)]
+    return batch_prompts(Renderer(module.tokenizer), read, places).to(module.device)
+
+
+def _read(prompt: object, where: str) -> Prompt:
+    """Return a prompt as a row with it would have it; a DataError where it is none."""
+    read = parse_prompt({"prompt": prompt}, where).prompt
+    if isinstance(prompt, ChatWithTools):
+        return ChatWithTools(as_messages(read, "user"), prompt.tools)
+    return read

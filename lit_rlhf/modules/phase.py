@@ -265,6 +265,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
         Raises:
             CheckpointError: the folder could not be written.
         """
+        self.configure_model()  # of a module that nothing has used yet
         model = self.trained_model
         save: Callable[..., None] = save_policy
         if not isinstance(model, PolicyModel):

@@ -26,6 +26,7 @@ from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.objectives.reward import BradleyTerryLoss, RewardLoss, ScoredResponses
+from lit_rlhf.prompts import prompt_fields
 
 
 class RewardModule(PhaseModule):
@@ -187,7 +188,7 @@ class RewardModule(PhaseModule):
         return [
             {
                 "row": row,
-                "prompt": prompt if isinstance(prompt, str) else list(prompt),
+                **prompt_fields(prompt),
                 "response": response if isinstance(response, str) else list(response),
                 "score": score,
             }

@@ -12,7 +12,7 @@ from transformers import modeling_utils
 
 from lit_rlhf.callbacks import LastCheckpoint, ModelFolder, ResumableCSVLogger, SelfChecks
 from lit_rlhf.data import DPODataModule, RewardDataModule, SFTDataModule
-from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.errors import CheckpointError, ConfigError, DataError
 from lit_rlhf.models import LoRAConfig, handover, lineage, load_causal_lm, load_reward_model
 from lit_rlhf.models.handover import load_tokenizer
 from lit_rlhf.models.lineage import describe_origin, read_lineage
@@ -311,6 +311,31 @@ def test_a_policy_responds_to_plain_prompts_as_transformers_does(policy):
 def test_what_is_no_list_of_prompts_is_refused(policy, prompts):
     with pytest.raises(ConfigError, match="give a list of prompts"):
         SFTModule(policy).generate(prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "place"),
+    [
+        ([{"role": "user", "content": "a chat without its list"}], "prompt 0: field 'prompt'"),
+        (["a", 5], "prompt 1: field 'prompt'"),
+        (["a", [{"role": "user"}]], r"prompt 1: field 'prompt\[0\].content'"),
+    ],
+)
+def test_what_is_no_prompt_is_named(policy, prompts, place):
+    with pytest.raises(DataError, match=place):
+        SFTModule(policy).generate(prompts)
+
+
+def test_no_responses_at_all_are_refused(policy):
+    with pytest.raises(ConfigError, match="samples_per_prompt"):
+        SFTModule(policy).generate(["a"], samples_per_prompt=0)
+
+
+def test_a_module_that_nothing_has_used_yet_is_saved(tmp_path, policy):
+    SFTModule(policy).save_pretrained(tmp_path / "model")
+    greedy = Sampling(max_new_tokens=4, temperature=0.0)
+    saved = SFTModule(str(tmp_path / "model")).generate(["a"], sampling=greedy)
+    assert saved == SFTModule(policy).generate(["a"], sampling=greedy)
 
 
 def test_a_reward_model_does_not_respond(policy):

@@ -1,9 +1,11 @@
 """`predict`: responses of policies, scores of reward models, in memory and in a file."""
 
 import json
+from datetime import date
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from lit_rlhf.callbacks import PredictionConfig, PredictionFile
@@ -15,6 +17,7 @@ from lit_rlhf.rewards import LearnedReward
 from lit_rlhf.rollout import Sampling
 from tests.support.phase_runs import build
 from tests.support.phases import demonstrations, judged_groups, phase_trainer
+from tests.support.tokenizer import tiny_tokenizer
 from tests.support.two_processes import run_in_two_processes
 
 GREEDY = Sampling(max_new_tokens=5, temperature=0.0)
@@ -61,6 +64,18 @@ def test_the_prompts_of_other_rows_are_those_of_their_phase(tmp_path, policy):
     found = [row["prompt"] for row in predict(tmp_path, SFTModule(policy), data)]
     with_system = [{"role": "system", "content": "be kind"}, turns[0]]
     assert found == ["a", turns[:1], turns[:1], turns[:1], with_system]
+
+
+def test_predictions_keep_the_tools_of_their_prompts(tmp_path, policy):
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ tools }}" + tokenizer.chat_template
+    turns = [{"role": "user", "content": "hi"}]
+    data = SFTDataModule(tokenizer, predict=[{"prompt": turns, "tools": tools}])
+    module = SFTModule(policy)
+    module.prediction = PredictionConfig(GREEDY)
+    (row,) = predict(tmp_path, module, data)
+    assert (row["prompt"], row["tools"]) == (turns, tools)
 
 
 def test_a_loader_of_plain_prompts(tmp_path, policy):
@@ -147,3 +162,22 @@ def test_a_file_has_the_predictions_once_it_is_whole(tmp_path, policy):
     assert [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]] == found
     assert module.prediction.sampling == GREEDY
     assert [file.name for file in path.parent.iterdir()] == ["out.jsonl"]
+
+
+def test_a_file_has_fields_that_json_has_not_as_text(tmp_path, policy):
+    rows = Dataset.from_dict({"prompt": ["a"], "day": [date(2020, 1, 2)]})
+    callback = PredictionFile(str(tmp_path / "out.jsonl"), sampling=GREEDY)
+    predict(tmp_path, SFTModule(policy), SFTDataModule(policy, predict=rows), callbacks=[callback])
+    assert json.loads(callback.path.read_text())["fields"] == {"day": "2020-01-02"}
+
+
+def test_a_file_that_cannot_be_written_is_one_error(tmp_path, policy):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "out.jsonl"
+    with pytest.raises(ConfigError, match=rf"prediction\.path: {path} cannot be written \("):
+        predict(
+            tmp_path,
+            SFTModule(policy),
+            SFTDataModule(policy, predict=[{"prompt": "a"}]),
+            callbacks=[PredictionFile(str(path), sampling=GREEDY)],
+        )
