@@ -210,7 +210,7 @@ def as_source(reward: object) -> RewardSource:
 
 
 # What a function may call its first two parameters, although records have such fields.
-_ANSWERED = frozenset({"prompt", "prompts", "response", "completion"})
+_ANSWERED = frozenset({"prompt", "prompts", "response", "responses", "completion"})
 
 
 # Not one number for each response, or nobody knows for which one.
@@ -230,8 +230,13 @@ def _arguments(
     """Return what a function is called with: positional, and by name."""
     names = dict.fromkeys(name for row in fields for name in row)
     columns: dict[str, Sequence[Any]] = {name: [row.get(name) for row in fields] for name in names}
-    columns.setdefault("messages", list(map(_whole_chat, prompts, responses)))
     parameters = _parameters(function)
+    if "messages" in columns and "messages" in parameters:
+        raise _MisfitError(
+            "takes `messages`, the chat with the response, and the records have a field of that "
+            "name: give the field another one by data.columns, such as {earlier: messages}"
+        )
+    columns.setdefault("messages", list(map(_whole_chat, prompts, responses)))
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     positional: tuple[Any, ...] = ()
     if "completions" in parameters:  # TRL's

@@ -197,6 +197,17 @@ def test_fields_of_the_records_are_handed_on_by_name(name, expected):
     assert score(name).tolist() == expected
 
 
+def test_a_field_that_is_called_like_what_is_handed_on():
+    named = SAMPLES._replace(fields=[{"responses": ["x"], "messages": []}] * 3)
+    assert FunctionReward(length)(named.prompts, named.responses, named).tolist() == [1, 3, 0]
+
+    def of_chat(prompts, responses, messages):
+        raise AssertionError  # which of the two would it be?
+
+    with pytest.raises(RewardError, match=r"takes `messages`.*\{earlier: messages\}"):
+        FunctionReward(of_chat)(named.prompts, named.responses, named)
+
+
 def test_trl_functions_get_the_completions_of_chats_as_messages():
     def roles_of(completions, **fields):
         return [float(one[0]["role"] == "assistant") for one in completions]
