@@ -60,6 +60,9 @@ class MetricsFile(ExperimentWriter):
 
     Args:
         log_dir: its folder, which is made.
+
+    Raises:
+        ConfigError: it cannot be made.
     """
 
     def __init__(self, log_dir: str) -> None:
@@ -71,7 +74,13 @@ class MetricsFile(ExperimentWriter):
         self.metrics_file_path = str(Path(log_dir) / self.NAME_METRICS_FILE)
         self._num_saved = 0  # rows of the file that belong to this run
         self._is_ours = False  # the file holds these rows and no others
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{log_dir}: metrics cannot be written there ({error.strerror}); choose another "
+                "folder (trainer.logger's save_dir)"
+            ) from error
 
     @property
     def num_rows(self) -> int:

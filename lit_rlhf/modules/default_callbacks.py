@@ -77,7 +77,7 @@ def refuse_unreachable_validation(trainer: Trainer) -> None:
     Raises:
         ConfigError: there is none, or it is longer than an epoch.
     """
-    interval = trainer.val_check_interval
+    interval = _interval(trainer)
     if interval == 0:
         raise ConfigError(
             "trainer.val_check_interval 0 is no interval: give a number of batches, or a share of "
@@ -135,9 +135,15 @@ def _look_after_each_validation(callback: EarlyStopping, trainer: Trainer) -> No
     Lightning takes the 1 of "every batch" for the 1.0 of "once an epoch", and would look at the end
     of the epoch alone: of PPO's only one, at the end of the run.
     """
-    every_batch = isinstance(trainer.val_check_interval, int) and trainer.val_check_interval == 1
+    interval = _interval(trainer)
+    every_batch = isinstance(interval, int) and interval == 1
     if every_batch and callback._check_on_train_epoch_end is None:
         callback._check_on_train_epoch_end = False
+
+
+def _interval(trainer: Trainer) -> int | float | None:
+    """Return what `val_check_interval` counts in batches, or None where it is a time."""
+    return getattr(trainer, "val_check_interval", None)
 
 
 def _average_what_trains(callback: WeightAveraging) -> None:

@@ -78,6 +78,12 @@ def test_rows_that_cannot_be_written_come_with_the_next(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["0", "1", "2"]
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"run.: metrics cannot be written there \("):
+        _ = ResumableCSVLogger(str(tmp_path / "file"), name="run").experiment
+
+
 def test_a_remote_folder_is_refused():
     with pytest.raises(ConfigError, match="not to s3://bucket"):
         ResumableCSVLogger("s3://bucket")

@@ -1,5 +1,7 @@
 """Callbacks and limits of Lightning: each does what it promises, or is refused in one line."""
 
+from datetime import timedelta
+
 import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.callbacks import (
@@ -13,7 +15,7 @@ from lightning.pytorch.callbacks import (
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from tests.support.phase_runs import build
-from tests.support.phases import phase_trainer
+from tests.support.phases import Recorder, phase_trainer
 
 PHASES = ("sft", "reward", "dpo", "ppo")
 STEPS_A_BATCH = {"ppo": 2}
@@ -88,6 +90,14 @@ def test_an_interval_that_no_epoch_reaches_is_refused(tmp_path, folder, phase, i
     if interval:
         options |= {"check_val_every_n_epoch": None, "max_epochs": 2}
         assert fit(tmp_path, folder, phase, **options).current_epoch == 2
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_time_may_part_two_validations(tmp_path, folder, phase):
+    recorder = Recorder()
+    at_once = timedelta(microseconds=1)
+    fit(tmp_path, folder, phase, recorder, val_check_interval=at_once, limit_val_batches=1)
+    assert recorder.held_out
 
 
 @pytest.mark.parametrize("phase", PHASES)
