@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.objectives import KLPenalty
-from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController, KLState
+from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController
 
 _DEFAULT = AdaptiveKL()
 
@@ -140,14 +140,15 @@ class KLControl(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the controller's state in plain types, as checkpoints need them."""
         return {
+            **self.state._asdict(),
             "coefficient": float(self.state.coefficient),
-            "num_updates": self.state.num_updates,
             "target_factor": self._target_factor,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state."""
-        self.state = KLState(state_dict["coefficient"], state_dict["num_updates"])
+        saved = {name: state_dict[name] for name in self.state._fields if name in state_dict}
+        self.state = self.state._replace(**saved)
         self._target_factor = state_dict["target_factor"]
 
     @property

@@ -5,7 +5,9 @@ A run that goes on with other settings, data or models than it began with says w
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -167,6 +169,7 @@ def _tell_changes(saved: Mapping[str, Any] | None, module: PhaseModule) -> None:
     lines = changed_inputs(saved["digests"], digests_of(lineage))
     if saved["settings"] and module.run_config:
         lines += changed_settings(saved["settings"], module.run_config)
+        _name_saved(saved["settings"], module.run_config)
     for line in lines:
         _log.warning("resumed: %s", line)
 
@@ -190,6 +193,17 @@ def changed_settings(saved: Mapping[str, Any], own: Mapping[str, Any]) -> list[s
         winner = "checkpoint's" if name in _SAVED else "new one"
         lines.append(f"{name} was {before.get(name)}, is {now.get(name)}: the {winner} counts")
     return lines
+
+
+def _name_saved(saved: Mapping[str, Any], own: dict[str, Any]) -> None:
+    """Put what the checkpoint decides into the settings, which the lineage and a later part read.
+
+    Otherwise the later part would be told of a value that never counted.
+    """
+    before, now = dict(_flat(saved)), dict(_flat(own))
+    for name in _SAVED & before.keys() & now.keys():
+        *groups, last = name.split(".")
+        functools.reduce(operator.getitem, groups, own)[last] = before[name]
 
 
 def changed_inputs(saved: Mapping[str, str | None], own: Mapping[str, str | None]) -> list[str]:

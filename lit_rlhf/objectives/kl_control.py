@@ -14,6 +14,9 @@ from lit_rlhf.ranges import require
 class KLState(NamedTuple):
     """All that a controller remembers, small enough to be in every checkpoint.
 
+    A controller that remembers more has a NamedTuple of its own, with further fields of plain
+    values behind these two.
+
     Attributes:
         coefficient: the current weight of the KL penalty.
         num_updates: updates so far.

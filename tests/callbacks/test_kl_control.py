@@ -1,5 +1,6 @@
 import csv
 import math
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import pytest
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from lit_rlhf.callbacks import KLControl
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL
+from lit_rlhf.objectives.kl_control import AdaptiveKL, FixedKL, KLController
 from tests.support.reporting import quiet_trainer
 
 CONTROLLER = AdaptiveKL(initial=0.1, target=6.0, horizon=1000.0)
@@ -107,6 +108,35 @@ def test_a_resumed_run_continues_with_the_coefficient(tmp_path):
     assert resumed.seen == whole.seen[len(kls) :]
     assert resumed.kl_coef == whole.kl_coef
     assert callback.state.num_updates == 2 * len(kls)
+
+
+class Sums(NamedTuple):
+    coefficient: float
+    num_updates: int
+    total: float
+
+
+class Integral(KLController):
+    """Remembers the sum of all KLs."""
+
+    def initial_state(self):
+        return Sums(0.1, 0, 0.0)
+
+    def update(self, state, kl, num_episodes):
+        return Sums(0.1 + state.total / 1000, state.num_updates + 1, state.total + kl)
+
+
+def test_a_controllers_own_state_goes_on(tmp_path):
+    callback = KLControl(controller=Integral())
+    first = trainer(tmp_path, callback, max_epochs=1)
+    first.fit(Penalised([60.0, 6.0]))
+    assert callback.state == Sums(0.16, 2, 66.0)
+    first.save_checkpoint(tmp_path / "middle.ckpt")
+    resumed = KLControl(controller=Integral())
+    trainer(tmp_path, resumed, max_epochs=2).fit(
+        Penalised([0.0, 0.0]), ckpt_path=tmp_path / "middle.ckpt"
+    )
+    assert resumed.state == pytest.approx(Sums(0.166, 4, 66.0))
 
 
 def test_a_module_without_the_coefficient_is_refused(tmp_path):

@@ -53,7 +53,8 @@ def test_a_resumed_run_tells_what_is_new_and_the_learning_rate_is_the_checkpoint
     assert "resumed:" not in caplog.text
     write_rows(inputs / "sft.jsonl", demonstrations(8)[1:])  # as many rows, others
     with caplog.at_level(logging.WARNING):
-        run(inputs, "sft", settings={"model": {"optimizer": {"learning_rate": 1e-5}}})
+        module = run(inputs, "sft", settings={"model": {"optimizer": {"learning_rate": 1e-5}}})
+    assert module.run_config == settings  # so that a third part is told of no 1e-05
     assert "resumed: data.train has other contents" in caplog.text
     assert "learning_rate was 0.01, is 1e-05: the checkpoint's counts" in caplog.text
 
