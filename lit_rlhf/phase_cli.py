@@ -59,6 +59,8 @@ _DRY_RUN = "--dry-run"
 yaml.SafeDumper.add_representer(
     Interval, lambda dumper, interval: dumper.represent_str(str(interval.value))
 )
+# Strategies of notebooks: of the processes that they start, weights and metrics alone come back.
+_OF_NOTEBOOKS = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 _NAMED_CHECKPOINTS = ("best", "last", "hpc", "registry")  # names that Lightning resolves itself
 
 
@@ -235,7 +237,7 @@ class PhaseCLI(LightningCLI):
 
         Raises:
             CheckpointError: `ckpt_path` names no file or folder.
-            ConfigError: the strategy is Lightning's older FSDP.
+            ConfigError: the strategy is Lightning's older FSDP, or one for notebooks.
         """
         strategy = self.config[self.config["subcommand"]]["trainer"]["strategy"]
         name = strategy if isinstance(strategy, str) else strategy.get("class_path", "")
@@ -243,6 +245,11 @@ class PhaseCLI(LightningCLI):
             raise ConfigError(
                 f"trainer.strategy {name}: the phases are not made for Lightning's older FSDP; "
                 "take --trainer.strategy fsdp2"
+            )
+        if name.startswith(_OF_NOTEBOOKS):
+            raise ConfigError(
+                f"trainer.strategy {name}: a command would not know what its processes did; take "
+                "--trainer.strategy ddp"
             )
         path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path is not None and path not in _NAMED_CHECKPOINTS and not Path(path).exists():

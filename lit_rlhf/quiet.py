@@ -23,6 +23,8 @@ _REPEATED = (
     "You're using the WeightAveraging callback with a model that overrides",
     "Starting from v1.9.0, `tensorboardX`",
     ".*weights_only",
+    # Of held-out metrics, which are of all processes before they are logged.
+    r"It is recommended to use `self\.log\('(val|test)/",
 )
 _OURS = str(Path(__file__).parent)
 

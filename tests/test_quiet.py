@@ -36,8 +36,12 @@ def test_our_lines_and_all_warnings_of_lightning_are_shown(quietened):
 def test_repeated_warnings_of_others_are_left_out_and_ours_stay(quietened):
     warnings.warn("`is_gradient_checkpointing` is deprecated", FutureWarning, stacklevel=1)
     warnings.warn("The number of training batches (2) is smaller than", UserWarning, stacklevel=1)
+    log = "It is recommended to use `self.log('{}', ..., sync_dist=True)` when logging on epoch"
+    warnings.warn(log.format("val/sft/loss"), UserWarning, stacklevel=1)
+    warnings.warn(log.format("my_own"), UserWarning, stacklevel=1)
     warnings.warn("float16 is slow on this machine", UserWarning, stacklevel=1)
-    assert [str(one.message) for one in quietened] == ["float16 is slow on this machine"]
+    shown = [log.format("my_own"), "float16 is slow on this machine"]
+    assert [str(one.message) for one in quietened] == shown
 
 
 @pytest.mark.parametrize("words", [["fit", "--model.policy", "x"], ["fit", "--verbose"]])

@@ -101,6 +101,8 @@ CASES = [
     ("the older fsdp", "sft", ["--trainer.strategy=fsdp"], ["trainer.strategy fsdp", "fsdp2"]),
     ("its class", "ppo", "trainer: {strategy: {class_path: FSDPStrategy}}",
      ["FSDPStrategy", "fsdp2"]),
+    ("a strategy of notebooks", "sft", ["--trainer.strategy=ddp_spawn", "--trainer.devices=2"],
+     ["trainer.strategy ddp_spawn", "--trainer.strategy ddp"]),
     # Wrong types.
     ("a word for a number", "sft", ["--data.batch_size=many"], ["data.batch_size", "int", "many"]),
     ("a fraction for a count", "sft", ["--data.batch_size=2.5"], ["data.batch_size", "int", "2.5"]),
