@@ -8,6 +8,7 @@ training goes on, from a copy of what is saved.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import pickle
@@ -21,6 +22,7 @@ from enum import EnumMeta
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -32,7 +34,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.whole_files import partial_of, put_in_place, written_whole
 
-__all__ = ["read_verified", "write_checkpoint", "write_folder"]
+__all__ = ["read_verified", "unreadable_object", "write_checkpoint", "write_folder"]
 
 _INDEX = ".metadata"  # torch's, a pickle
 _META = "meta.pt"  # Lightning's: all but weights and optimizer states
@@ -50,6 +52,16 @@ _INDEX_CLASSES = {
     ("pathlib", "PosixPath"),
     ("pathlib", "WindowsPath"),
 }
+
+# Numbers and arrays of numpy, which states of rewards and callbacks often hold, run no code.
+_NUMPY: list[Any] = [
+    np.float64().__reduce__()[0],  # functions that pickle names
+    np.zeros(1).__reduce__()[0],
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in np.typecodes["All"] if code not in "OV"),
+    codecs.encode,
+]
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -130,20 +142,37 @@ def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever
             return _read_folder(path)
         with path.open("rb") as file:
             _verify_archive(file, path)
-        return torch.load(path, weights_only=True, **options)
+        with torch.serialization.safe_globals(_NUMPY):
+            return torch.load(path, weights_only=True, **options)
     except CheckpointError:
         raise
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the object {named[1]}" if named else "an object"
         raise CheckpointError(
-            f"{path}: not a readable checkpoint: {what} is pickled in it, which could run code; "
-            "only plain types and tensors are read"
+            f"{path}: not a readable checkpoint: {_named(error)} is pickled in it, which could run "
+            "code; only plain types, tensors and arrays are read"
         ) from error
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def unreadable_object(content: object) -> str | None:
+    """Return what of a checkpoint's content could not be read back, or None where all can."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    try:
+        with torch.serialization.safe_globals(_NUMPY):
+            torch.load(file, weights_only=True)
+    except pickle.UnpicklingError as error:
+        return _named(error)
+    return None
+
+
+def _named(error: pickle.UnpicklingError) -> str:
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f"the object {named[1]}" if named else "an object"
 
 
 def _read_folder(path: Path) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def readable_errors() -> Iterator[None]:
     """Tell what Lightning refuses as an error of the settings.
 
     Raises:
-        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError` or
-            `TypeError` that none of its callees raised.
+        ConfigError: inside, Lightning raised a `MisconfigurationException`, or a `ValueError`,
+            `TypeError`, `RuntimeError` or `ImportError` that none of its callees raised.
     """
     try:
         yield
@@ -117,17 +117,15 @@ def readable_errors() -> Iterator[None]:
         raise ConfigError(f"trainer: {str(error).strip()}") from error
     except LitRLHFError:
         raise
-    except (ValueError, TypeError) as error:
-        if not _is_lightnings_own(error):
-            raise
-        raise ConfigError(f"trainer: {str(error).strip()}") from error
-    except RuntimeError as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         if any(words in str(error) for words in _OF_LOST_PROCESSES):
             raise TrainingError(
                 "another process of the run is gone: killed, out of memory, or ended by an error "
                 "that it has printed. Go on with --ckpt_path last"
             ) from error
-        raise
+        if not _is_lightnings_own(error):
+            raise
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _is_lightnings_own(error: Exception) -> bool:

@@ -5,11 +5,12 @@ import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lit_rlhf import checkpoints
-from lit_rlhf.checkpoints import read_verified, write_checkpoint
+from lit_rlhf.checkpoints import read_verified, unreadable_object, write_checkpoint
 from lit_rlhf.errors import CheckpointError
 
 CONTENT = {"step": 7, "weights": torch.arange(3000, dtype=torch.float32), "names": ["a", "b"]}
@@ -133,6 +134,23 @@ def test_pickled_code_is_named_and_not_run(tmp_path):
     assert not harm.exists()
 
 
+def test_numbers_and_arrays_of_numpy_come_back(tmp_path):
+    state = {"mean": np.float64(1.5), "n": np.int32(3), "seen": np.arange(3.0), "is_on": np.True_}
+    state |= {"words": np.array(["a", "b"]), "half": np.zeros(2, np.float16)}
+    assert unreadable_object({"callbacks": state}) is None
+    write_checkpoint({"callbacks": state}, tmp_path / "last.ckpt")
+    found = read_verified(tmp_path / "last.ckpt")["callbacks"]
+    for name, value in state.items():
+        assert type(found[name]) is type(value)
+        assert np.array_equal(found[name], value)
+
+
+def test_objects_of_classes_are_named(tmp_path):
+    assert unreadable_object({"callbacks": {"Own": {"path": tmp_path}}}) == (
+        "the object pathlib.PosixPath"
+    )
+
+
 def test_nothing_in_the_package_loads_otherwise():
     """`torch.load` stands where it is restricted to plain types, and pickle nowhere."""
     loads = re.compile(r"(?<!safetensors\.)torch\.load\(|pickle\.load|joblib|allow_pickle=True")
@@ -140,5 +158,6 @@ def test_nothing_in_the_package_loads_otherwise():
     assert len(sources) > 90
     lines = [line for source in sources for line in source.read_text().splitlines()]
     found = [line.strip() for line in lines if loads.search(line)]
-    assert len(found) == 3  # a file; a folder's shards put together, and what stands beside them
+    # A file, or what goes into one; a folder's shards put together, and what stands beside them.
+    assert len(found) == 4
     assert all("weights_only=True" in line for line in found), found

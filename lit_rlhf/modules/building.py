@@ -102,7 +102,7 @@ def prepare(module: PhaseModule, model: PolicyModel | ScalarModel) -> None:
 
     Raises:
         ConfigError: weights in bf16 with another precision of the computation; or a precision
-            that rounds all weights, and the losses with them.
+            that rounds all weights, and the losses with them, or is finer than float32.
         CheckpointError: the tokenizer has tokens that the model does not know.
     """
     require_fitting_tokenizer(module.tokenizer, model.transformers_config, module.source)
@@ -111,6 +111,11 @@ def prepare(module: PhaseModule, model: PolicyModel | ScalarModel) -> None:
             f"trainer.precision {module.precision} computes losses and log-probabilities in 16 "
             "bits, and most updates round to nothing: take bf16-mixed, and "
             "model.optimizer.weights bf16 if memory is short"
+        )
+    if module.precision == "64-true":
+        raise ConfigError(
+            "trainer.precision 64-true: weights that train, scores and samples are float32; "
+            "take 32-true"
         )
     will_be_sharded = module.device_mesh is not None
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -9,9 +9,12 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_rlhf.checkpoints import read_verified, write_checkpoint
+from lit_rlhf.checkpoints import read_verified, unreadable_object, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.ranges import require
+
+# Of tensors alone; the last two are those of an average.
+_LARGE = ("state_dict", "optimizer_states", "current_model_state", "averaging_state")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -40,6 +43,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.max_failures = max_failures
         self.unwritten: dict[str, str] = {}
         self._num_failures = 0
+        self._has_warned = False
 
     def save_checkpoint(
         self,
@@ -61,6 +65,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.note(str(path), error.strerror or str(error))
         else:
             self.note(str(path), None)
+            self._warn_of_objects(checkpoint, path)
+
+    def _warn_of_objects(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Warn once where no run could go on from a checkpoint: as it is written, not when read."""
+        rest = {name: value for name, value in checkpoint.items() if name not in _LARGE}
+        found = None if self._has_warned else unreadable_object(rest)
+        if found is not None:
+            self._has_warned = True
+            warnings.warn(
+                f"{path}: no run can go on from it: {found} is in it. Keep plain types, tensors "
+                "and arrays alone in the states of rewards and callbacks, and in what "
+                "save_hyperparameters saves",
+                stacklevel=2,
+            )
 
     def load_checkpoint(
         self,

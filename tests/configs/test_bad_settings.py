@@ -101,6 +101,9 @@ CASES = [
     ("the older fsdp", "sft", ["--trainer.strategy=fsdp"], ["trainer.strategy fsdp", "fsdp2"]),
     ("its class", "ppo", "trainer: {strategy: {class_path: FSDPStrategy}}",
      ["FSDPStrategy", "fsdp2"]),
+    ("two callbacks of which there may be one", "sft",
+     "trainer:\n  callbacks+:\n" + 2 * "    - class_path: EMAWeightAveraging\n",
+     ["more than one stateful callback of type `EMAWeightAveraging`"]),
     ("a strategy of notebooks", "sft", ["--trainer.strategy=ddp_spawn", "--trainer.devices=2"],
      ["trainer.strategy ddp_spawn", "--trainer.strategy ddp"]),
     # Wrong types.

@@ -32,6 +32,14 @@ def test_a_save_that_fails_is_reported_and_keeps_the_older_checkpoint(tmp_path):
     assert checkpoints.unwritten == {}
 
 
+def test_what_no_run_could_go_on_from_is_told_once(tmp_path):
+    checkpoints, state = AtomicCheckpointIO(), {"callbacks": {"Own": {"path": tmp_path}}}
+    with pytest.warns(UserWarning, match=r"any\.ckpt: no run can go on from it: .*PosixPath is in"):
+        checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")
+    checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")  # a warning would be an error
+    assert checkpoints.unwritten == {}
+
+
 @pytest.mark.filterwarnings("ignore:.*the checkpoint could not be written")
 def test_the_run_ends_after_failures_in_a_row_alone(tmp_path):
     checkpoints = AtomicCheckpointIO(max_failures=2)

@@ -126,3 +126,10 @@ def test_weights_in_16_bits_alone_are_refused_in_one_line(tmp_path, inputs, phas
     module, data = build(phase, inputs)
     with pytest.raises(ConfigError, match=f"trainer.precision {precision} .*take bf16-mixed"):
         phase_trainer(tmp_path, limit_val_batches=0, plugins=[plugin]).fit(module, data)
+
+
+@pytest.mark.parametrize("phase", ["sft", "reward", "dpo", "ppo"])
+def test_float64_is_refused_in_one_line(tmp_path, inputs, phase):
+    module, data = build(phase, inputs)
+    with pytest.raises(ConfigError, match=r"trainer\.precision 64-true: .* take 32-true"):
+        phase_trainer(tmp_path, limit_val_batches=0, precision="64-true").fit(module, data)
