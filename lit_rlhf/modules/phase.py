@@ -216,6 +216,14 @@ class PhaseModule(KeepsArguments, SteppingModule):
             raise ConfigError("load_from_checkpoint: leave out hparams_file, strict, weights_only")
         return load_module(cls, Path(checkpoint_path), map_location, kwargs)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - torch's own
+        """Take weights, as torch does; models that nothing has used yet are built first.
+
+        So a notebook's process gets what `ddp_notebook` trained in others.
+        """
+        self.configure_model()
+        return super().load_state_dict(*args, **kwargs)
+
     def generate(
         self,
         prompts: Sequence[Prompt],

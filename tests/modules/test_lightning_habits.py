@@ -1,9 +1,11 @@
 """Callbacks and limits of Lightning: each does what it promises, or is refused in one line."""
 
+import os
 from datetime import timedelta
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
@@ -15,7 +17,8 @@ from lightning.pytorch.callbacks import (
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from tests.support.phase_runs import build
-from tests.support.phases import Recorder, phase_trainer
+from tests.support.phases import Recorder, largest_difference, phase_trainer, weights
+from tests.support.two_processes import rank_environment, run_in_processes
 
 PHASES = ("sft", "reward", "dpo", "ppo")
 STEPS_A_BATCH = {"ppo": 2}
@@ -186,3 +189,34 @@ def test_overfitting_sees_the_same_batches_in_each_epoch(
     options["max_epochs"] = 6
     fit(tmp_path, folder, phase, rest, ckpt_path=tmp_path / "last.ckpt", **options)
     assert rest.batches == seen.batches[: 2 * num_batches]
+
+
+class KeepsWeights(pl.Callback):
+    """Writes down what rank zero has trained."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_fit_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            torch.save(weights(pl_module), self.path)
+
+
+def fit_as_in_a_notebook(path, folder):
+    """Return by how much the module of the process that asked differs from what was trained."""
+    for name in rank_environment(0, 0):
+        os.environ.pop(name)
+    differences = {}
+    for phase in PHASES:
+        module, data = build(phase, folder)
+        kept = KeepsWeights(path / f"{phase}.pt")
+        options = {"max_epochs": 1, "devices": 2, "strategy": "ddp_fork"}
+        phase_trainer(path, callbacks=[kept], **options).fit(module, data)
+        module.save_pretrained(path / phase)
+        differences[phase] = largest_difference(weights(module), torch.load(kept.path))
+    return differences
+
+
+def test_a_notebook_gets_what_its_processes_trained(tmp_path, folder):
+    answers = run_in_processes(1, fit_as_in_a_notebook, tmp_path, folder, init_process_group=False)
+    assert answers == [dict.fromkeys(PHASES, 0)]
