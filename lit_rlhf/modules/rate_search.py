@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,10 +92,10 @@ def search_learning_rate(module: PhaseModule) -> None:
         return
     suggested = finder.optimal_lr.suggestion()
     if suggested is None:
-        num_steps = len(finder.optimal_lr.results["loss"])
+        num_finite = sum(map(math.isfinite, finder.optimal_lr.results["loss"]))
         raise ConfigError(
-            f"callbacks: LearningRateFinder got {num_steps} steps before the run's data ended or "
-            "the loss rose, and needs 13: give it more data or epochs, or a smaller min_lr"
+            f"callbacks: LearningRateFinder got {num_finite} finite losses before the run's data "
+            "ended or the loss rose, and needs 13: give it more data or epochs, or smaller rates"
         )
     trainer.ckpt_path = None  # of the search's own checkpoint
     trainer.strategy.setup_optimizers(trainer)

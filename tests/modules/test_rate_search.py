@@ -1,6 +1,8 @@
 """LearningRateFinder: its rate is the peak of our schedule, and nothing else of the run changes."""
 
+import itertools
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -125,10 +127,17 @@ def test_a_search_that_only_suggests_changes_nothing(tmp_path, folder):
     assert same_weights(module, plain)
 
 
-def test_numbers_that_break_in_a_search_are_no_skipped_steps(tmp_path, folder):
-    search = finder(max_lr=1e38, min_lr=1e-3, early_stop_threshold=None, update_attr=False)
+def test_numbers_that_break_in_a_search_are_no_skipped_steps(tmp_path, folder, monkeypatch):
+    plain, steps = SFTModule._nll, itertools.count()
+    monkeypatch.setattr(
+        SFTModule,
+        "_nll",
+        lambda self, batch: plain(self, batch) * (math.inf if next(steps) == 13 else 1),
+    )
+    search = finder(early_stop_threshold=None)
     module, _ = fit(tmp_path, folder, "sft", search)
-    assert max(search.optimal_lr.results["loss"]) > 1000
+    losses = search.optimal_lr.results["loss"]
+    assert (len(losses), sum(map(math.isfinite, losses))) == (16, 13)
     assert module.guard.num_skipped == 0
     assert not list(tmp_path.rglob("skipped_rows.jsonl"))
 
@@ -159,7 +168,7 @@ def test_phases_whose_loss_does_not_fall_are_refused(tmp_path, folder, phase):
 
 
 def test_what_gives_no_rate_is_refused(tmp_path, folder):
-    with pytest.raises(ConfigError, match=r"LearningRateFinder got 3 steps .* needs 13"):
+    with pytest.raises(ConfigError, match=r"LearningRateFinder got 3 finite losses .* needs 13"):
         fit(tmp_path, folder, "sft", finder(), max_epochs=1)
 
     class AtEpochs(LearningRateFinder):
