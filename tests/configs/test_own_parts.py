@@ -44,7 +44,7 @@ class Toy(PreferenceLoss):
         assert pairs.reference_chosen is None
         margin = pairs.policy_rejected - pairs.policy_chosen
         rewards = torch.full_like(margin, 7.0).detach()
-        return PreferenceOutput(self.offset + margin - margin.detach(), rewards, rewards - 3)
+        return PreferenceOutput(self.offset + (margin - margin.detach()), rewards, rewards - 3)
 
 
 @dataclass(frozen=True)
