@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ def generate_responses(
     sampling: Sampling,
     samples_per_prompt: int,
     seed: int,
+    template_options: Mapping[str, Any] | None,
 ) -> list[str]:
     """Draw responses, see `PhaseModule.generate`.
 
@@ -38,7 +39,7 @@ def generate_responses(
     """
     require("generate: samples_per_prompt", samples_per_prompt, least=1)
     module.configure_model()
-    batch = _batch_of(module, prompts)
+    batch = _batch_of(module, prompts, template_options)
     samples = _draw(module, batch, TorchGenerator(), sampling, samples_per_prompt, seed)
     return list(samples.responses)
 
@@ -96,8 +97,12 @@ def _draw(
         )
 
 
-def _batch_of(module: PhaseModule, prompts: object) -> PromptBatch:
-    """Tokenise prompts; their ids are their places.
+def _batch_of(
+    module: PhaseModule, prompts: object, template_options: Mapping[str, Any] | None = None
+) -> PromptBatch:
+    """Tokenise prompts, as the run's data does where there are no options.
+
+    Their ids are their places.
 
     Raises:
         ConfigError: they are no list with prompts.
@@ -106,7 +111,11 @@ def _batch_of(module: PhaseModule, prompts: object) -> PromptBatch:
         raise ConfigError(f"generate: give a list of prompts, got {prompts!r:.60}")
     places = [f"prompt {number}" for number in range(len(prompts))]
     read = [_read(prompt, place) for prompt, place in zip(prompts, places, strict=True)]
-    return batch_prompts(Renderer(module.tokenizer), read, places).to(module.device)
+    data = getattr(module.trainer_if_any, "datamodule", None)
+    renderer = getattr(data, "renderer", None)
+    if renderer is None or template_options is not None:
+        renderer = Renderer(module.tokenizer, options=template_options or {})
+    return batch_prompts(renderer, read, places).to(module.device)
 
 
 def _read(prompt: object, where: str) -> Prompt:

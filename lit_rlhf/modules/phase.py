@@ -231,6 +231,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
         sampling: Sampling = Sampling(),
         samples_per_prompt: int = 1,
         seed: int = 0,
+        template_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Respond to prompts with the policy as it is now, also without a Trainer.
 
@@ -239,12 +240,19 @@ class PhaseModule(KeepsArguments, SteppingModule):
             sampling: length, temperature and truncation; `temperature=0` takes the likeliest.
             samples_per_prompt: responses to each prompt, beside each other in the result.
             seed: the same one draws the same responses.
+            template_options: variables for the chat template, such as `enable_thinking`; None
+                writes prompts as the run's data module does, if there is one.
 
         Raises:
             ConfigError: the phase trains no policy, or `prompts` is not a list with prompts.
         """
         return generate_responses(
-            self, prompts, sampling=sampling, samples_per_prompt=samples_per_prompt, seed=seed
+            self,
+            prompts,
+            sampling=sampling,
+            samples_per_prompt=samples_per_prompt,
+            seed=seed,
+            template_options=template_options,
         )
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # noqa: ANN401 - the phase's own

@@ -44,6 +44,21 @@ def test_every_policy_responds_as_it_generates(tmp_path, folder, phase):
     assert found[2]["fields"] == {"id": 1}
 
 
+def test_chats_are_written_with_the_options_of_the_data(tmp_path, policy):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}{{ ' (short)' if short else ' (long)' }}: "
+    chat = [{"role": "user", "content": "say it"}]
+    options = {"short": True}
+    data = SFTDataModule(tokenizer, predict=[{"prompt": chat}], template_options=options)
+    module = SFTModule(policy)
+    module.tokenizer = tokenizer
+    assert module.generate([chat]) == module.generate(["say it (long): "])
+    expected = module.generate(["say it (short): "])
+    assert module.generate([chat], template_options=options) == expected
+    predict(tmp_path, module, data)
+    assert module.generate([chat]) == expected != module.generate([chat], template_options={})
+
+
 def test_ppo_samples_as_its_setting_says(tmp_path, folder):
     module, _ = build("ppo", folder)
     data = PPODataModule(str(folder), predict=[{"prompt": "a"}] * 2, batch_size=2)
