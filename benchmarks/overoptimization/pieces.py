@@ -23,6 +23,7 @@ from lit_rlhf.batches import PromptBatch
 from lit_rlhf.data import PPODataModule
 from lit_rlhf.models import PolicyModel, freeze, load_causal_lm, load_tokenizer
 from lit_rlhf.modules.precision import choose_precision
+from lit_rlhf.objectives.kl_control import AdaptiveKL
 from lit_rlhf.phase_cli import run_phase
 from lit_rlhf.rollout import Sampling, TorchGenerator, collect_samples
 from lit_rlhf.shipped import configs_folder
@@ -178,7 +179,8 @@ class Proof:
             "reward": reward,
             "judges": {"vader": {"class_path": "lit_rlhf.demo.vader.VaderReward"}},
         }
-        kl = {"target": None, "coefficient": run.kl_coef}
+        # Of the demonstration's settings, a horizon would have no effect.
+        kl = {"target": None, "coefficient": run.kl_coef, "horizon": AdaptiveKL().horizon}
         config = self.folder / f"{run.name}.yaml"
         config.write_text(
             yaml.safe_dump({"trainer": {"callbacks": _callbacks()}, "kl": kl, "model": model}),
