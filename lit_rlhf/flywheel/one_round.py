@@ -285,11 +285,8 @@ class Round:
         policy trained against it, where that was promoted). Where the truth is simulated: this
         round's model on the new policy's responses, and how often a single judgment was right.
         """
-        settings, labeler, output = (
-            self.settings,
-            self.settings.labeler,
-            self.folder / "measures.json",
-        )
+        settings, labeler = self.settings, self.settings.labeler
+        output = self.folder / "measures.json"
         reward, policy = self.folder / "reward" / "model", self.folder / "policy" / "model"
         inputs = {
             "judged": digest_source(self.folder / "judged"),

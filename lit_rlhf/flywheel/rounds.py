@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.evaluation.bootstrap import Estimate
@@ -86,14 +87,17 @@ def _check(settings: FlywheelSettings) -> None:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder of a run as long as this process lives: two would mix their steps."""
-    with (folder / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: another `lit-rlhf flywheel run` is at work here; let it end, or end it"
-            ) from None
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{folder}: another `lit-rlhf flywheel run` is at work here; let it end, or end it"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def next_start(start: Start, folder: Path, *, is_promoted: bool) -> Start:
