@@ -1,4 +1,5 @@
 import os
+import signal
 import time
 
 import pytest
@@ -45,6 +46,18 @@ def test_the_processes_have_the_environment_of_now(monkeypatch):
 def test_the_traceback_of_the_process_that_failed_is_shown():
     with pytest.raises(RuntimeError, match=r"(?s)rank 1 failed.*KeyError: 'only here'"):
         run_in_two_processes(fail_on_rank_one)
+
+
+def crash_on_rank_zero():
+    if dist.get_rank() == 0:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    dist.barrier()
+
+
+def test_a_crash_is_shown_beside_what_it_did_to_the_other_process():
+    crashed = r"rank 0 failed:\nit died with exit code -11\nFatal Python error.*crash_on_rank_zero"
+    with pytest.raises(RuntimeError, match=rf"(?s){crashed}.*rank 1 failed:.*barrier"):
+        run_in_two_processes(crash_on_rank_zero)
 
 
 def test_a_hanging_process_is_ended():

@@ -3,18 +3,22 @@
 The processes are forked from one that has imported torch and Lightning: seconds, paid once.
 """
 
+import faulthandler
 import functools
 import multiprocessing
 import os
 import pickle
 import queue
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 NUM_PROCESSES = 2
+_GRACE_S = 5  # for what further processes have to say once one has failed
 _PRELOADED = ["torch.distributed", "lightning.pytorch", "transformers", "peft"]
 
 
@@ -35,15 +39,17 @@ def run_in_processes(
         init_process_group: start `torch.distributed`; False where a Trainer does it.
 
     Raises:
-        RuntimeError: with the traceback of the first process that failed.
+        RuntimeError: with the tracebacks of all processes that failed: the first to tell may only
+            have lost its connection to the one that did.
         TimeoutError: when a process hangs, as one does that waits for another in vain.
     """
     answers = _context().Queue()
+    crashes = tempfile.TemporaryDirectory()
     processes = start_processes(
-        num_processes, _answer, init_process_group, answers, function, arguments
+        num_processes, _answer, Path(crashes.name), init_process_group, answers, function, arguments
     )
     try:
-        return _collect(processes, answers, timeout_s)
+        return _collect(processes, answers, timeout_s, Path(crashes.name))
     finally:
         for process in processes:
             process.kill()
@@ -51,6 +57,7 @@ def run_in_processes(
             process.close()
         answers.close()
         answers.join_thread()
+        crashes.cleanup()
 
 
 run_in_two_processes = functools.partial(run_in_processes, NUM_PROCESSES)
@@ -90,30 +97,42 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _collect(processes, answers, timeout_s: float) -> list[Any]:
+def _collect(processes, answers, timeout_s: float, crashes: Path) -> list[Any]:
     deadline = time.monotonic() + timeout_s
     results: dict[int, Any] = {}
-    while len(results) < len(processes):
+    faults: dict[int, str] = {}
+    while missing := set(range(len(processes))) - set(results) - set(faults):
         try:
             rank, result, error = answers.get(timeout=0.5)
         except queue.Empty:
-            _raise_when_dead(processes, results)
-            if time.monotonic() > deadline:
-                missing = sorted(set(range(len(processes))) - set(results))
-                raise TimeoutError(f"no answer from rank {missing} after {timeout_s} s") from None
-            continue
-        if error is not None:
-            raise RuntimeError(f"rank {rank} failed:\n{error}")
-        results[rank] = pickle.loads(result)
+            faults |= _deaths(processes, missing, crashes)
+        else:
+            if error is None:
+                results[rank] = pickle.loads(result)
+            else:
+                faults[rank] = error
+        if faults:
+            deadline = min(deadline, time.monotonic() + _GRACE_S)
+        if time.monotonic() > deadline:
+            break
+    if faults:
+        lines = [f"rank {rank} failed:\n{fault}" for rank, fault in sorted(faults.items())]
+        raise RuntimeError("\n".join(lines))
+    if missing:
+        raise TimeoutError(f"no answer from rank {sorted(missing)} after {timeout_s} s")
     for process in processes:
         process.join(timeout=10)
     return [results[rank] for rank in range(len(processes))]
 
 
-def _raise_when_dead(processes, results) -> None:
-    for rank, process in enumerate(processes):
-        if rank not in results and process.exitcode not in {None, 0}:
-            raise RuntimeError(f"rank {rank} died with exit code {process.exitcode}, no traceback")
+def _deaths(processes, ranks, crashes: Path) -> dict[int, str]:
+    faults = {}
+    for rank in ranks:
+        if processes[rank].exitcode not in {None, 0}:
+            traces = crashes / str(rank)
+            said = traces.read_text() if traces.exists() else ""
+            faults[rank] = f"it died with exit code {processes[rank].exitcode}\n{said}"
+    return faults
 
 
 def _context():
@@ -134,10 +153,11 @@ def _work(environment, function, arguments) -> None:
     function(*arguments)
 
 
-def _answer(init_process_group, answers, function, arguments) -> None:
+def _answer(crashes: Path, init_process_group, answers, function, arguments) -> None:
     import torch.distributed as dist  # noqa: PLC0415  (after the environment is set)
 
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    faulthandler.enable((crashes / str(rank)).open("w"))  # what a crash in native code leaves
     try:
         if init_process_group:
             dist.init_process_group("gloo", rank=rank, world_size=world_size)
