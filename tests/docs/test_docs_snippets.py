@@ -81,6 +81,12 @@ def documented_options():
     ]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_has_both_sides_of_a_merge(page):
+    markers = re.compile(r"^(<{7}|={7}|>{7})( |$)", flags=re.MULTILINE)
+    assert not markers.search(page.read_text(encoding="utf-8"))
+
+
 def test_commands_yaml_blocks_and_defaults_are_those_of_the_command_line(tmp_path):
     fragments = write_examples(tmp_path)
     options = documented_options()
