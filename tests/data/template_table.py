@@ -1,7 +1,7 @@
 """Chat templates against kinds of chats: has a row the template's tokens, and what is learned?
 
 `python -m tests.data.template_table` writes docs/reference/chat-templates.md. The templates are
-short ones of ours in templates/, in the forms of the models that they are named after.
+our own short ones in templates/, in the forms of the models that they are named after.
 """
 
 from dataclasses import dataclass
@@ -339,7 +339,7 @@ _HEAD = """\
 # Chat templates
 
 What becomes of six kinds of chats with {count} chat templates, checked by `tests/data`. The \
-templates are short ones of ours, in the forms of the models that they are named after. Write this \
+templates are our own short ones, in the forms of the models that they are named after. Write this \
 page again by `python -m tests.data.template_table`.
 
 | cell | meaning |
