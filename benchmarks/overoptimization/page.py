@@ -197,7 +197,9 @@ def _ppo(proof: Proof, runs: Sequence[PPORun], folder: Path) -> list[str]:
     return [
         "## PPO",
         "Gains of gold with 95 % intervals: each prompt is compared with itself at the first "
-        "validation.",
+        "validation. A run's name has the judged texts, the layers of the reward model (`depth`; "
+        "all if not named), one reward model or the minimum of several, the KL coefficient, the "
+        "learning rate, the seed and the iterations.",
         markdown_table(header, rows),
         "![PPO](overoptimization-ppo.png)",
     ]
@@ -333,6 +335,5 @@ def _minutes(proof: Proof) -> str:
     for piece in map(json.loads, lines):
         kind = "scores" if piece["piece"].startswith("scores") else piece["piece"].split("-")[0]
         minutes[kind] = minutes.get(kind, 0.0) + piece["minutes"]
-    rows = [[kind, f"{value:.0f}"] for kind, value in minutes.items()]
-    rows.append(["all", f"{sum(minutes.values()):.0f}"])
-    return "## Time\n\n" + markdown_table(["piece", "minutes"], rows)
+    parts = ", ".join(f"{kind} {value:.0f}" for kind, value in minutes.items())
+    return f"All of it took {sum(minutes.values()):.0f} minutes: {parts}."
