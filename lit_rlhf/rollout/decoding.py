@@ -18,7 +18,7 @@ from lit_rlhf.models.kv_cache import RowCache
 from lit_rlhf.models.own_cache import left_padded
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.rollout.graphs import Recorder, Steps
-from lit_rlhf.rollout.sampling import Sampling, adjust_logits, draw_tokens
+from lit_rlhf.rollout.sampling import Sampling, draw_tokens, rule_out_stops
 
 # Columns beyond those that are needed: the cache is moved to the left once in so many steps.
 _SPARE_COLUMNS = 32
@@ -93,9 +93,8 @@ class Drawn:
         """
         sampling, stop_ids = self.request.sampling, self.request.stop_ids
         steps = self.lengths[ids]
-        logits = adjust_logits(
-            logits, sampling, stop_ids, is_too_short=steps < sampling.min_new_tokens
-        )
+        if sampling.min_new_tokens:
+            rule_out_stops(logits, stop_ids, is_too_short=steps < sampling.min_new_tokens)
         drawn = draw_tokens(logits, self.request.uniforms[ids, steps], sampling)
         self.tokens[ids, steps] = drawn.tokens
         self.logprobs[ids, steps] = drawn.logprobs

@@ -36,7 +36,7 @@ class Generation(NamedTuple):
         lengths: `[B]` int64, sampled tokens, the stop token included.
         finished: `[B]` bool, True when a stop token or a stop string ended the response.
         logprobs: `[B, T]` float32, natural logarithm of the probability with which each token was
-            drawn: after temperature, bias and truncation, as the engine computed it. 0 where the
+            drawn: after temperature and truncation, as the engine computed it. 0 where the
             likeliest token is taken, and beyond a row's length.
     """
 

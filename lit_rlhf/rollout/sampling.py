@@ -23,7 +23,7 @@ _BLOCK = 128  # vocabulary entries summed before the search looks inside a block
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn: bias, then temperature, then top-k, top-p and min-p.
+    """How responses are drawn: temperature, then top-k, top-p and min-p.
 
     Attributes:
         max_new_tokens: a response without a stop token is cut here.
@@ -32,7 +32,6 @@ class Sampling:
         top_p: the smallest set of tokens with this much probability, 1 for all.
         min_p: only tokens with at least this share of the likeliest one's probability, 0 for all.
         min_new_tokens: stop tokens are not drawn before as many others have been.
-        logit_bias: added to the logits of these token ids.
         stop_ids: tokens that end a response, beside the EOS of tokenizer and model.
         stop_strings: texts that end a response; the token that completes one is its last.
     """
@@ -43,7 +42,6 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     min_new_tokens: int = 0
-    logit_bias: dict[int, float] | None = None
     stop_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
 
@@ -60,9 +58,6 @@ class Sampling:
                 f"sampling.min_new_tokens is {self.min_new_tokens}, more than "
                 f"max_new_tokens {self.max_new_tokens}"
             )
-        for token, bias in (self.logit_bias or {}).items():
-            if token < 0 or math.isnan(bias):
-                raise ConfigError(f"logit_bias: token ids and numbers, got {token}: {bias}")
         if any(token < 0 for token in self.stop_ids):
             raise ConfigError(f"stop_ids must be token ids, got {list(self.stop_ids)}")
         if not all(self.stop_strings):
@@ -76,7 +71,7 @@ class Sampling:
         top_k 0, top_p 1).
         """
         plain = Sampling()
-        names = ("top_k", "top_p", "min_p", "min_new_tokens", "logit_bias")
+        names = ("top_k", "top_p", "min_p", "min_new_tokens")
         return tuple(name for name in names if getattr(self, name) != getattr(plain, name))
 
 
@@ -121,36 +116,20 @@ def truncate_logits(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[T
     return logits
 
 
-def adjust_logits(
+def rule_out_stops(
     logits: Float[Tensor, "B V"],
-    sampling: Sampling,
     stop_ids: Int[Tensor, " n"],
     *,
     is_too_short: Bool[Tensor, " B"],
-) -> Float[Tensor, "B V"]:
-    """Add the bias, and rule stop tokens out where a response is too short to end.
+) -> None:
+    """Let no response end here that is too short.
 
     Args:
         logits: of the model; changed in place, as a copy would cost as much as the draw.
-        sampling: has the bias and the least length.
         stop_ids: tokens that end a response.
         is_too_short: rows that must not end here.
-
-    Raises:
-        ConfigError: the bias names a token that the vocabulary does not have.
     """
-    if sampling.logit_bias:
-        if max(sampling.logit_bias) >= logits.shape[-1]:
-            raise ConfigError(
-                f"logit_bias: token {max(sampling.logit_bias)} is not in the vocabulary of "
-                f"{logits.shape[-1]} tokens"
-            )
-        for token, bias in sampling.logit_bias.items():
-            logits[:, token] += bias
-    if sampling.min_new_tokens:
-        ends = logits[:, stop_ids].masked_fill(is_too_short[:, None], float("-inf"))
-        logits[:, stop_ids] = ends
-    return logits
+    logits[:, stop_ids] = logits[:, stop_ids].masked_fill(is_too_short[:, None], float("-inf"))
 
 
 class DrawnTokens(NamedTuple):
@@ -176,7 +155,7 @@ def draw_tokens(
     cumulative sum over the vocabulary, slow and inexact in float32, is never formed.
 
     Args:
-        logits: `[B, V]` float32, with bias (`adjust_logits`) if there is one.
+        logits: `[B, V]` float32.
         uniforms: `[B]` in [0, 1).
         sampling: temperature and truncation.
 

@@ -314,8 +314,6 @@ CASES = [
      ["data.tokenizer", "model.policy"]),
     ("responses beyond the context", "ppo", ["--model.sampling.max_new_tokens=127"],
      ["max_new_tokens=127", "context of 128"]),
-    ("a logit bias beyond the vocabulary", "ppo", ["--model.sampling.logit_bias={-1: 2.0}"],
-     ["logit_bias", "token ids"]),
     ("a stop string of nothing", "ppo", ['--model.sampling.stop_strings=[""]'], ["stop_strings"]),
     ("a reward function that is not there", "ppo", ["--model.reward.function=nowhere.at_all"],
      ["nowhere.at_all", "cannot be imported", "my_module:my_function"]),

@@ -104,12 +104,6 @@ def test_no_response_stops_before_its_least_length(policies):
         assert not set(row[:4]) & set(stop_ids)
 
 
-def test_a_bias_steers_every_step(policies):
-    steered = replace(GREEDY, logit_bias={11: 1e4})
-    rows = responses(generate(policies("llama"), prompt_batch(), steered))
-    assert rows == [[11] * GREEDY.max_new_tokens] * len(PROMPT_LENGTHS)
-
-
 @each_architecture
 def test_lengths_and_finished_tell_where_responses_stop(architecture, policies):
     policy, prompts = policies(architecture), prompt_batch()

@@ -12,7 +12,7 @@ SETTINGS = {
     "plain": {},
     "greedy": {"temperature": 0.0},
     "truncated": {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
-    "steered": {"logit_bias": {11: 4.0}, "min_new_tokens": 3},
+    "patient": {"min_new_tokens": 3},
     "strings": {"stop_strings": ("7", "1")},
 }
 

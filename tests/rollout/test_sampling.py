@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.rollout.sampling import (
     Sampling,
-    adjust_logits,
     draw_tokens,
+    rule_out_stops,
     sums_by_products,
     truncate_logits,
     uniform_streams,
@@ -27,11 +27,6 @@ def evenly_spaced(count):
 
 def draw_many(logits, uniforms, sampling=PLAIN):
     return draw_tokens(logits.expand(len(uniforms), -1), uniforms, sampling).tokens
-
-
-def adjusted(logits, sampling):
-    may_end = torch.zeros(len(logits), dtype=torch.bool)
-    return adjust_logits(logits, sampling, torch.tensor([0]), is_too_short=may_end)
 
 
 def expected_tokens(logits, uniforms):
@@ -195,21 +190,10 @@ def test_min_p_keeps_what_is_likely_beside_the_likeliest(min_p, expected):
     assert survivors([0.3, 0.15, 0.5, 0.05], Sampling(min_p=min_p)) == expected
 
 
-def test_a_bias_multiplies_the_odds():
-    logits = torch.tensor([[0.3, 0.15, 0.5, 0.05]]).log()
-    biased = adjusted(logits, Sampling(logit_bias={1: math.log(2), 3: NEVER}))
-    odds = torch.tensor([0.3, 0.3, 0.5, 0.0])
-    torch.testing.assert_close(biased.softmax(-1)[0], odds / odds.sum())
-
-
 def test_stop_tokens_cannot_be_drawn_where_a_response_is_too_short():
     logits = torch.randn(2, 300)
-    allowed = adjust_logits(
-        logits.clone(),
-        Sampling(min_new_tokens=3),
-        torch.tensor([7, 299]),
-        is_too_short=torch.tensor([False, True]),
-    )
+    allowed = logits.clone()
+    rule_out_stops(allowed, torch.tensor([7, 299]), is_too_short=torch.tensor([False, True]))
     assert torch.equal(allowed[0], logits[0])
     is_changed = (allowed != logits)[1].nonzero()[:, 0]
     assert is_changed.tolist() == [7, 299]
@@ -228,16 +212,10 @@ def test_log_probabilities_are_those_of_the_distribution_that_was_drawn_from(sam
     torch.testing.assert_close(drawn.logprobs.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_bias_outside_the_vocabulary_is_refused():
-    with pytest.raises(ConfigError, match="token 50 is not in the vocabulary of 50 tokens"):
-        adjusted(torch.zeros(1, 50), Sampling(logit_bias={3: 1.0, 50: 1.0}))
-
-
 def test_what_distorts_the_policy_is_named():
     assert Sampling(temperature=0.7, max_new_tokens=5).distortions == ()
     assert Sampling(top_k=5, min_p=0.1).distortions == ("top_k", "min_p")
-    others = Sampling(top_p=0.9, min_new_tokens=1, logit_bias={1: 1.0})
-    assert others.distortions == ("top_p", "min_new_tokens", "logit_bias")
+    assert Sampling(top_p=0.9, min_new_tokens=1).distortions == ("top_p", "min_new_tokens")
 
 
 def test_truncated_draws_follow_the_renormalised_rest():
@@ -260,7 +238,6 @@ def test_temperature_comes_before_top_p():
     [
         ({"min_new_tokens": 33}, "min_new_tokens is 33, more than max_new_tokens 32"),
         ({"min_new_tokens": -1}, "min_new_tokens is -1; it must be at least 0"),
-        ({"logit_bias": {1: math.nan}}, "logit_bias: token ids and numbers, got 1: nan"),
         ({"temperature": math.nan}, "temperature is nan; it must be at least 0"),
         ({"top_p": math.nan}, "top_p is nan; it must be at most 1 and above 0"),
         ({"stop_ids": (3, -1)}, r"stop_ids must be token ids, got \[3, -1\]"),

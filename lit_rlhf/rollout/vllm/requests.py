@@ -12,10 +12,9 @@ from torch import Tensor
 from lit_rlhf.errors import ConfigError, TrainingError
 from lit_rlhf.rollout.sampling import Sampling
 
-# vLLM lifts a positive temperature below this to it, and its server cuts biases to this: both in
-# silence, so that tokens would be drawn from another distribution than the one asked for.
+# vLLM lifts a positive temperature below this to it in silence, so that tokens would be drawn from
+# another distribution than the one asked for.
 _LEAST_TEMPERATURE = 0.01
-_LARGEST_BIAS = 100.0
 
 
 class Ask(NamedTuple):
@@ -101,11 +100,6 @@ def sampling_parameters(sampling: Sampling, stop_ids: Sequence[int]) -> dict[str
         raise ConfigError(
             f"temperature {sampling.temperature}: vLLM takes 0 or at least {_LEAST_TEMPERATURE}"
         )
-    for token, bias in (sampling.logit_bias or {}).items():
-        if abs(bias) > _LARGEST_BIAS:
-            raise ConfigError(
-                f"logit_bias: vLLM takes biases from -100 to 100, got {bias} for token {token}"
-            )
     return {
         "max_tokens": sampling.max_new_tokens,
         "min_tokens": sampling.min_new_tokens,
@@ -113,7 +107,6 @@ def sampling_parameters(sampling: Sampling, stop_ids: Sequence[int]) -> dict[str
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
-        "logit_bias": sampling.logit_bias,
         "stop": list(sampling.stop_strings),
         "stop_token_ids": list(stop_ids),
         "ignore_eos": True,

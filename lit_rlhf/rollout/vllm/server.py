@@ -91,9 +91,6 @@ class ServerEngine(Engine):
 
     def draw(self, asks: list[Ask], parameters: dict[str, Any]) -> list[Answer]:
         """Draw all samples, in the order of the asks."""
-        if parameters["logit_bias"]:  # keys of a JSON object are texts
-            biases = {str(token): bias for token, bias in parameters["logit_bias"].items()}
-            parameters = {**parameters, "logit_bias": biases}
 
         def one(ask: Ask) -> Answer:
             request = {"model": self._model, "prompt": ask.prompt, "seed": ask.seed}
