@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, bootstrap, cluster_sums, ratio
 from lit_rlhf.modules.metrics import both_orders
 
@@ -37,7 +36,7 @@ class ReliabilityBin(NamedTuple):
 
 
 class JudgedPredictions(NamedTuple):
-    """Predictions for judged pairs, and what people said.
+    """Predictions for one judged pair or more, and what people said.
 
     Attributes:
         predicted: `[M]` in [0, 1].
@@ -58,11 +57,7 @@ def brier_score(pairs: JudgedPredictions) -> Estimate:
     """Estimate the weighted mean squared error of the predicted against the human probability.
 
     Source: Brier 1950, with the share of people in place of an outcome.
-
-    Raises:
-        DataError: there is no pair, or a value is out of range.
     """
-    _check(pairs)
     error = pairs.weight * (pairs.predicted - pairs.human) ** 2
     return ratio(_by_prompt(pairs, error), _by_prompt(pairs, pairs.weight), n=pairs.weight.size)
 
@@ -74,11 +69,7 @@ def calibration_error(pairs: JudgedPredictions) -> Estimate:
     labels; every pair enters in both orders with half its weight, so that the result does not
     depend on which response is first. Noise in the bins only ever adds to it: of a perfect
     model it is above 0, and the fewer the pairs the more so. The interval shares this bias.
-
-    Raises:
-        DataError: there is no pair, or a value is out of range.
     """
-    _check(pairs)
     bins, predicted, human, half = _both_orders(pairs)
     gaps = np.zeros((2 * pairs.weight.size, _NUM_BINS))
     gaps[np.arange(len(gaps)), bins] = half * (predicted - human)
@@ -94,12 +85,7 @@ def calibration_error(pairs: JudgedPredictions) -> Estimate:
 
 
 def reliability(pairs: JudgedPredictions) -> list[ReliabilityBin]:
-    """Return the bins behind the calibration error, without those that are empty.
-
-    Raises:
-        DataError: there is no pair, or a value is out of range.
-    """
-    _check(pairs)
+    """Return the bins behind the calibration error, without those that are empty."""
     bins, predicted, human, half = _both_orders(pairs)
     prompts = np.tile(pairs.prompts, 2)
     table = []
@@ -127,13 +113,3 @@ def _both_orders(pairs: JudgedPredictions) -> list[npt.NDArray[Any]]:
 
 def _by_prompt(pairs: JudgedPredictions, values: Floats) -> Floats:
     return cluster_sums(values, pairs.prompts, pairs.num_prompts)
-
-
-def _check(pairs: JudgedPredictions) -> None:
-    if pairs.predicted.size == 0 or len({column.shape for column in pairs[:4]}) != 1:
-        raise DataError("calibration needs at least one pair, and four values of each")
-    for name, column in (("predicted", pairs.predicted), ("human", pairs.human)):
-        if not ((column >= 0) & (column <= 1)).all():
-            raise DataError(f"{name} probabilities must be in [0, 1]")
-    if not (np.isfinite(pairs.weight) & (pairs.weight >= 0)).all():
-        raise DataError("weights must be finite, 0 or more")
