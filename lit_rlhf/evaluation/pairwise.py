@@ -26,6 +26,8 @@ INSTRUCTIONS = (
 _ANSWER = re.compile(r'\{\s*"better"\s*:\s*"(A|B|tie)"\s*\}', flags=re.IGNORECASE)
 _MAX_TOKENS = 512  # models that think aloud answer at the end
 _OUTCOMES = {"a": 1.0, "b": 0.0, "tie": 0.5}
+_NUM_READINGS = 2  # how often an order is asked until the answer can be read
+_MAX_CHARACTERS = 20_000  # of a response; what is longer is cut, and the judge is told so
 
 
 class Verdicts(NamedTuple):
@@ -51,20 +53,14 @@ class PairJudge:
     Attributes:
         endpoint: where it answers.
         num_connections: requests under way together.
-        num_readings: how often an order is asked until the answer can be read.
-        max_characters: of a response that are shown to the judge; what is longer is cut, and the
-            judge is told so.
     """
 
     endpoint: Endpoint
     num_connections: int = 4
-    num_readings: int = 2
-    max_characters: int = 20_000
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1."""
-        for name in ("num_connections", "num_readings", "max_characters"):
-            require(f"judge.{name}", getattr(self, name), least=1)
+        """Refuse a judge that may not be asked."""
+        require("judge.num_connections", self.num_connections, least=1)
 
     def compare(
         self, prompts: Sequence[SourcedPrompt], first: Sequence[str], second: Sequence[str]
@@ -101,24 +97,19 @@ class PairJudge:
     def _ask(self, prompt: str, first: str, second: str) -> float:
         """Return how the first response fared, NaN if no answer could be read."""
         content = (
-            f"<prompt>\n{self._cut(prompt)}\n</prompt>\n"
-            f"<response_A>\n{self._cut(first)}\n</response_A>\n"
-            f"<response_B>\n{self._cut(second)}\n</response_B>"
+            f"<prompt>\n{_cut(prompt)}\n</prompt>\n"
+            f"<response_A>\n{_cut(first)}\n</response_A>\n"
+            f"<response_B>\n{_cut(second)}\n</response_B>"
         )
         messages = [
             {"role": "system", "content": INSTRUCTIONS},
             {"role": "user", "content": content},
         ]
-        for _ in range(self.num_readings):
+        for _ in range(_NUM_READINGS):
             outcome = read_answer(self.endpoint.chat(messages, max_tokens=_MAX_TOKENS))
             if outcome is not None:
                 return outcome
         return float("nan")
-
-    def _cut(self, text: str) -> str:
-        if len(text) <= self.max_characters:
-            return text
-        return f"{text[: self.max_characters]}\n[cut: {len(text):,} characters in all]"
 
 
 def read_answer(answer: str) -> float | None:
@@ -133,3 +124,9 @@ def read_answer(answer: str) -> float | None:
     found = _ANSWER.findall(answer)
     word = found[-1] if found else answer.strip().strip(".\"'*`").strip()
     return _OUTCOMES.get(word.lower())
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    return f"{text[:_MAX_CHARACTERS]}\n[cut: {len(text):,} characters in all]"

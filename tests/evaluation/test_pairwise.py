@@ -122,9 +122,9 @@ def test_reading_of_answers(answer, outcome):
 
 def test_long_responses_are_cut_and_the_judge_is_told():
     with judge_server(by_word) as server:
-        judge(server, max_characters=10).compare(PROMPTS[:1], ["x" * 1_000_000], ["y"])
+        judge(server).compare(PROMPTS[:1], ["x" * 1_000_000], ["y"])
     texts = [shown_responses(content) for _, _, content in server.requests]
-    cut = "x" * 10 + "\n[cut: 1,000,000 characters in all]"
+    cut = "x" * 20_000 + "\n[cut: 1,000,000 characters in all]"
     assert sorted(texts) == sorted([(cut, "y"), ("y", cut)])
 
 
