@@ -17,7 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from lit_rlhf.class_changes import made_by, start_anew_on_class_change
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.renamed import GONE, RENAMED, new_name
+from lit_rlhf.renamed import NEW_NAMES, new_name
 from lit_rlhf.shipped import name_shipped_files
 
 # What the parser says about the alternatives of a type that were not meant, and its lists.
@@ -112,7 +112,7 @@ def explain(message: str, options: Iterable[str], arguments: Sequence[str]) -> s
         arguments: of the command line, among them `--config` files.
     """
     known, files = list(options), config_files(arguments)
-    for old in (name for name in (*RENAMED, *GONE) if name not in known):
+    for old in (name for name in NEW_NAMES if name not in known):
         if place := place_of(old, files):  # before what is missing without it
             return f"{place}there is no option '{old}'{new_name(old)}"
     short = short_message(message)
