@@ -178,7 +178,7 @@ class TrainingLoader(Generic[Example, Batch]):
             CheckpointError: the position was saved for other data, batches or order.
         """
         for name, value in self._identity().items():
-            saved = state.get(name, 0)  # older checkpoints dropped the last batch and did not say
+            saved = state[name]
             if saved != value:
                 raise CheckpointError(
                     f"The checkpoint's position in the training data was saved with {name}="

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _WEIGHTS = ("state_dict", "current_model_state")
 # In a checkpoint: how optimizer states and weights are stored.
 _STORAGE_KEY = "lit_rlhf_storage"
-_PLAIN_STORAGE = {"states": "float32", "weights": "float32"}  # of those without an entry
 _PHASE_KEY = "lit_rlhf_phase"
 _SKIPPED_KEY = "lit_rlhf_skipped_steps"
 _RUN_KEY = "lit_rlhf_run"
@@ -80,17 +79,12 @@ def load_module(
     """Make the module that a checkpoint was saved of, see `PhaseModule.load_from_checkpoint`.
 
     Raises:
-        CheckpointError: it is not there, damaged, of another phase, or says nothing of arguments.
+        CheckpointError: it is not there, damaged, or of another phase.
         ConfigError: an argument is not in it, and is not given.
     """
     checkpoint = read_verified(path, map_location=map_location or "cpu")
     _require_phase(checkpoint, cls)
-    saved = checkpoint.get(_ARGUMENTS_KEY)
-    if saved is None:
-        raise CheckpointError(
-            f"{path}: the checkpoint does not say what its module was made with; make the module "
-            "and give the checkpoint to the Trainer as ckpt_path"
-        )
+    saved = checkpoint[_ARGUMENTS_KEY]
     kept = {name: value for name, value in saved.items() if name not in changes}
     module = cls(**unpacked(kept), **changes)
     module.configure_model()
@@ -107,8 +101,8 @@ def require_resumable(checkpoint: Mapping[str, Any], module: PhaseModule) -> Non
             or are stored in another way.
     """
     _require_phase(checkpoint, type(module))
-    module.guard.num_skipped = checkpoint.get(_SKIPPED_KEY, 0)
-    saved, own = checkpoint.get(_STORAGE_KEY, _PLAIN_STORAGE), _storage(module)
+    module.guard.num_skipped = checkpoint[_SKIPPED_KEY]
+    saved, own = checkpoint[_STORAGE_KEY], _storage(module)
     if saved != own:
         raise CheckpointError(
             f"the checkpoint's run had model.optimizer {saved}, this one has {own}: "
@@ -138,7 +132,12 @@ def _kept_names(module: PhaseModule, state: Iterable[str]) -> list[str]:
 
 
 def _require_phase(checkpoint: Mapping[str, Any], cls: type[PhaseModule]) -> None:
-    phase = checkpoint.get(_PHASE_KEY, cls.phase)
+    phase = checkpoint.get(_PHASE_KEY)
+    if phase is None:
+        raise CheckpointError(
+            "ckpt_path: no phase of lit_rlhf wrote this checkpoint, or an older version did: start "
+            f"from a model folder, with --model.{cls.source_option}"
+        )
     if phase != cls.phase:
         raise CheckpointError(
             f"ckpt_path: the checkpoint is of the phase {phase}, and {cls.phase} cannot go on "

@@ -252,7 +252,7 @@ class RewardedPolicy(PhaseModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Hand the states back; on another number of processes, those of the first."""
         super().on_load_checkpoint(checkpoint)
-        states = checkpoint.get(_REWARDS_KEY, [{}])
+        states = checkpoint[_REWARDS_KEY]
         own = states[self.global_rank if len(states) == world_size() else 0]
         for name, state in own.items():
             if name in self.sources:

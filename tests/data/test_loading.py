@@ -185,16 +185,6 @@ def test_a_position_in_other_data_is_refused(name, options):
         training(**options).load_state_dict(state)
 
 
-def test_a_position_from_before_the_option_is_taken_up():
-    loader = training()
-    next(iter(loader))
-    state = loader.state_dict()
-    del state["keeps_last_batch"]
-    other = training()
-    other.load_state_dict(state)
-    assert list(other) == list(loader)
-
-
 def test_the_state_is_plain_numbers():
     assert all(type(value) is int for value in training().state_dict().values())
 

@@ -146,6 +146,12 @@ def test_arguments_of_a_subclass_are_saved_and_may_be_changed(tmp_path, policy, 
         MySFT.load_from_checkpoint(tmp_path / "any.ckpt", strict=True)
 
 
+def test_a_checkpoint_that_no_phase_wrote_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "others.ckpt")
+    with pytest.raises(CheckpointError, match="no phase of lit_rlhf wrote this checkpoint"):
+        SFTModule.load_from_checkpoint(tmp_path / "others.ckpt")
+
+
 def test_what_is_not_in_a_checkpoint_is_asked_for(tmp_path, folder):
     _, data = build("ppo", folder)
     module = PPOModule(str(folder), lambda prompts, responses: [1.0] * len(prompts))
