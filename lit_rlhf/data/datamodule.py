@@ -100,7 +100,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         batch_size: int = 32,
         eval_batch_size: int | None = None,
         seed: int = 0,
-        length_window: int = 0,
         last_batch: LastBatch = "drop",
         limit_train: int | None = None,
         limit_validation: int | None = None,
@@ -138,8 +137,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 groups. A multiple of the number of processes.
             eval_batch_size: the same for validation and testing; as `batch_size` if null.
             seed: with the epoch, sets the order of the training examples.
-            length_window: put examples of like length into one batch, inside a window of as many
-                batches: less padding, while which batch comes when stays random. 0: no.
             last_batch: what becomes of the training examples that do not fill the last batch of an
                 epoch: "drop" leaves them out of it, others in each epoch; "keep" makes a short
                 batch of them.
@@ -166,7 +163,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         require("data.limit_validation", limit_validation, least=1, is_optional=True)
         require("data.num_proc", num_proc, least=1, is_optional=True)
         require("data.seed", seed, least=0)
-        require("data.length_window", length_window, least=0)
         choices = (("last_batch", last_batch, LastBatch), ("bad_rows", bad_rows, BadRows))
         for name, value, known in choices:
             if value not in get_args(known):
@@ -181,7 +177,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         self.eval_batch_size = eval_batch_size
         self.eval_batch_tokens = eval_batch_tokens
         self.seed = seed
-        self.length_window = length_window
         self.last_batch: LastBatch = last_batch
         self.id_field = id_field
         self.num_proc = num_proc
@@ -294,8 +289,6 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
                 self._dealer("train"),
                 batch_size=self.batch_size,
                 seed=self.seed,
-                lengths=self._examples["train"].lengths,
-                length_window=self.length_window,
                 last_batch=self.last_batch,
             )
             self._overfit(self._train_loader)

@@ -69,8 +69,6 @@ class TrainingLoader(Generic[Example, Batch]):
         *,
         batch_size: int,
         seed: int,
-        lengths: Sequence[int] | IntArray | None = None,
-        length_window: int = 0,
         last_batch: LastBatch = "drop",
     ) -> None:
         """Set up the loader at the beginning of epoch 0.
@@ -79,9 +77,6 @@ class TrainingLoader(Generic[Example, Batch]):
             deal: has the examples, equal on every process.
             batch_size: examples in a global batch, over all processes, whose number divides it.
             seed: with the epoch, sets the order.
-            lengths: of the examples, needed by `length_window`.
-            length_window: inside as many batches' worth of shuffled examples, those of like
-                length are put into one batch; the batches are shuffled again. 0 switches it off.
             last_batch: "keep" makes a short batch of the examples that fill none, "drop" leaves
                 them out.
 
@@ -99,13 +94,9 @@ class TrainingLoader(Generic[Example, Batch]):
                 "(judged groups count as one): no batch can be filled. Make batch_size smaller, "
                 "or set 'last_batch' to 'keep'."
             )
-        if length_window and lengths is None:
-            raise ConfigError("length_window needs the lengths of the examples.")
         self._deal = deal
         self._batch_size = batch_size
         self._seed = seed
-        self._lengths = lengths
-        self._length_window = length_window
         self._last_batch = last_batch
         self._epoch = 0
         self._position = 0  # batches of this epoch already handed out
@@ -151,12 +142,7 @@ class TrainingLoader(Generic[Example, Batch]):
         generator = np.random.default_rng((self._seed, epoch))
         num_used = self.num_examples - self.num_left_out
         order = generator.permutation(self.num_examples).tolist()[:num_used]
-        if not self._length_window or self._lengths is None:
-            return _chunks(order, self._batch_size)
-        batches = []
-        for window in _chunks(order, self._length_window * self._batch_size):
-            batches += _chunks(sorted(window, key=self._lengths.__getitem__), self._batch_size)
-        return [batches[i] for i in generator.permutation(len(batches))]
+        return _chunks(order, self._batch_size)
 
     @property
     def num_examples(self) -> int:
@@ -193,7 +179,6 @@ class TrainingLoader(Generic[Example, Batch]):
             "num_examples": self.num_examples,
             "batch_size": self._batch_size,
             "seed": self._seed,
-            "length_window": self._length_window,
             "keeps_last_batch": int(self._last_batch == "keep"),
         }
 

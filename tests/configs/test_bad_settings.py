@@ -158,7 +158,6 @@ CASES = [
             ("sft", "data.max_length", ["0", "1"]),
             ("sft", "data.limit_train", ["0"]),
             ("sft", "data.seed", ["-1"]),
-            ("sft", "data.length_window", ["-1"]),
             ("reward", "data.eval_batch_size", ["0"]),
             ("ppo", "data.max_prompt_length", ["0"]),
             ("sft", "model.optimizer.learning_rate", ["0", "-1", "nan"]),

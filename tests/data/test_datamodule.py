@@ -11,7 +11,7 @@ SHARED = {
     "template_options",
     "thinking", "format", "bad_rows", "predict",
     "tokenizer", "train", "validation", "test", "template", "columns", "batch_size",
-    "eval_batch_size", "eval_batch_tokens", "seed", "length_window", "limit_train",
+    "eval_batch_size", "eval_batch_tokens", "seed", "limit_train",
     "limit_validation", "overlong",
     "id_field", "last_batch", "num_proc", "streaming",
 }  # fmt: skip
@@ -225,7 +225,6 @@ def test_a_missing_tokenizer(rows, tmp_path):
         ("limit_train", 0, 1),
         ("limit_validation", -1, 1),
         ("seed", -1, 0),
-        ("length_window", -1, 0),
         ("num_proc", 0, 1),
     ],
 )

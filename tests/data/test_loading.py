@@ -17,7 +17,6 @@ def training(num_examples=11, batch_size=2, seed=0, rank=0, world_size=1, **opti
         dealer(num_examples, rank, world_size),
         batch_size=batch_size,
         seed=seed,
-        lengths=range(num_examples),
         **options,
     )
 
@@ -39,14 +38,13 @@ def test_a_held_out_batch_has_at_most_so_many_tokens_a_process():
 
 
 SIZES = st.tuples(st.integers(1, 30), st.integers(1, 4), st.integers(1, 4))
-WINDOWS = st.sampled_from([0, 1, 3])
 
 
-@given(SIZES, st.integers(0, 3), WINDOWS)
-def test_an_epoch_holds_each_example_at_most_once(sizes, seed, window):
+@given(SIZES, st.integers(0, 3))
+def test_an_epoch_holds_each_example_at_most_once(sizes, seed):
     num_examples, batch_size, _ = sizes
     assume(batch_size <= num_examples)
-    loader = training(num_examples, batch_size, seed, length_window=window)
+    loader = training(num_examples, batch_size, seed)
     batches = list(loader)
     assert len(batches) == len(loader) == num_examples // batch_size
     assert all(len(batch) == batch_size for batch in batches)
@@ -55,16 +53,14 @@ def test_an_epoch_holds_each_example_at_most_once(sizes, seed, window):
     assert set(seen) <= set(range(num_examples))
 
 
-@given(SIZES, st.integers(0, 3), WINDOWS)
-def test_the_processes_together_see_what_one_sees(sizes, seed, window):
+@given(SIZES, st.integers(0, 3))
+def test_the_processes_together_see_what_one_sees(sizes, seed):
     num_examples, share, world_size = sizes
     batch_size = share * world_size
     assume(batch_size <= num_examples)
-    alone = training(num_examples, batch_size, seed, length_window=window)
+    alone = training(num_examples, batch_size, seed)
     ranks = [
-        training(
-            num_examples, batch_size, seed, rank=rank, world_size=world_size, length_window=window
-        )
+        training(num_examples, batch_size, seed, rank=rank, world_size=world_size)
         for rank in range(world_size)
     ]
     for _ in range(2):
@@ -76,10 +72,10 @@ def test_the_processes_together_see_what_one_sees(sizes, seed, window):
             assert sorted(x for batches in shares for x in batches[i]) == sorted(batch)
 
 
-@given(SIZES, st.integers(0, 3), WINDOWS)
-def test_a_kept_last_batch_is_dealt_out_too(sizes, seed, window):
+@given(SIZES, st.integers(0, 3))
+def test_a_kept_last_batch_is_dealt_out_too(sizes, seed):
     num_examples, share, world_size = sizes
-    options = {"length_window": window, "last_batch": "keep"}
+    options = {"last_batch": "keep"}
     ranks = [
         training(num_examples, share * world_size, seed, rank=i, world_size=world_size, **options)
         for i in range(world_size)
@@ -96,15 +92,15 @@ def test_a_kept_last_batch_is_dealt_out_too(sizes, seed, window):
         assert all(one and (min(one) >= 0 or len(one) == 1) for one in mine)
 
 
-@given(st.integers(0, 14), st.integers(0, 2), WINDOWS)
-def test_a_resumed_loader_goes_on_as_if_never_stopped(num_seen, seed, window):
+@given(st.integers(0, 14), st.integers(0, 2))
+def test_a_resumed_loader_goes_on_as_if_never_stopped(num_seen, seed):
     def endless(loader):
         return itertools.chain.from_iterable(iter(loader) for _ in itertools.repeat(None))
 
-    whole = list(itertools.islice(endless(training(seed=seed, length_window=window)), 20))
-    first = training(seed=seed, length_window=window)
+    whole = list(itertools.islice(endless(training(seed=seed)), 20))
+    first = training(seed=seed)
     seen = list(itertools.islice(endless(first), num_seen))
-    second = training(seed=seed, length_window=window)
+    second = training(seed=seed)
     second.load_state_dict(first.state_dict())
     assert seen + list(itertools.islice(endless(second), 20 - num_seen)) == whole
 
@@ -162,20 +158,12 @@ def test_what_does_not_fill_a_batch_differs_between_epochs():
     assert len(left_out) > 1
 
 
-def test_a_length_window_brings_like_lengths_together():
-    batches = list(training(64, 4, length_window=16))
-    # All in one window: each batch holds four neighbours, and the batches are in no order.
-    assert all(max(batch) - min(batch) == 3 for batch in batches)
-    assert [batch[0] for batch in batches] != sorted(batch[0] for batch in batches)
-
-
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("num_examples", {"num_examples": 10}),
         ("batch_size", {"batch_size": 3}),
         ("seed", {"seed": 1}),
-        ("length_window", {"length_window": 2}),
         ("keeps_last_batch", {"last_batch": "keep"}),
     ],
 )
@@ -194,8 +182,6 @@ def test_settings_that_cannot_be_honoured():
         training(10, 3, world_size=2)
     with pytest.raises(ConfigError, match="batch_size=3 is more than the 2 training examples"):
         training(2, 3)
-    with pytest.raises(ConfigError, match="length_window needs"):
-        TrainingLoader(dealer(4, 0, 1), batch_size=2, seed=0, length_window=2)
     assert list(training(2, 3, last_batch="keep")) in ([[0, 1]], [[1, 0]])
 
 

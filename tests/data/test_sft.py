@@ -50,14 +50,6 @@ def test_nothing_counts_in_a_stand_in(word_folder, write_rows):
     assert not any(stand_in.rows[0].response_mask)
 
 
-def test_the_longest_row_decides_the_length(word_folder, write_rows):
-    file = write_rows("x.jsonl", [{"prompt": "one", "response": "yes " * n} for n in (1, 9) * 8])
-    data = SFTDataModule(word_folder, train=file, batch_size=4, length_window=4)
-    data.setup("fit")
-    for batch in data.train_dataloader():
-        assert len(set(batch.lengths.tolist())) == 1
-
-
 @pytest.mark.parametrize(("learn", "answers"), [("all", ["No.", "Yes."]), ("last", ["Yes."])])
 def test_a_chat_is_a_row_a_turn_where_the_template_drops_earlier_thinking(
     tmp_path, write_rows, learn, answers

@@ -170,7 +170,7 @@ def test_reward_models_and_dpo_have_tokens_of_their_own(word_folder, write_rows,
 IRRELEVANT = {
     "tokenizer", "train", "validation", "test", "predict", "batch_size", "eval_batch_size", "seed",
     "eval_batch_tokens",
-    "length_window", "limit_train", "limit_validation", "last_batch", "num_proc", "streaming",
+    "limit_train", "limit_validation", "last_batch", "num_proc", "streaming",
     "pretraining", "pretraining_batch_size",
     "kwargs", "self", "max_length", "max_prompt_length", "overlong",
 }  # fmt: skip
@@ -206,7 +206,7 @@ def test_every_setting_of_the_preparation_counts(
     for number, name in enumerate(sorted(settings), start=2):
         examples(module_class, word_folder, file, **{name: OTHERS[name]})
         assert len(num_prepared) == number, name
-    examples(module_class, word_folder, file, batch_size=1, seed=3, length_window=2)
+    examples(module_class, word_folder, file, batch_size=1, seed=3)
     assert len(num_prepared) == 1 + len(settings)
 
 
