@@ -1,8 +1,8 @@
 """Results kept on disk by what they were computed from, so that nothing is computed twice.
 
 An entry's name is a digest of all that its content depends on. So it is never out of date: other
-inputs have another name. An entry is a file of tensors, or a folder. Reading one executes nothing,
-and all of them may be deleted between runs.
+inputs have another name. An entry is a folder. Reading one executes nothing, and all of them may
+be deleted between runs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
-from torch import Tensor
-
-from lit_rlhf.checkpoints import read_verified, write_checkpoint
-from lit_rlhf.errors import CheckpointError
 
 # A folder that cannot be written to, or is full.
 _UNWRITABLE = {
@@ -48,51 +44,6 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def entry_path(kind: str, inputs: Mapping[str, object]) -> Path:
-    """Return where an entry lies.
-
-    Args:
-        kind: the folder of such entries.
-        inputs: all that the content depends on, as JSON can write it: digests of large inputs.
-    """
-    text = json.dumps(inputs, sort_keys=True)
-    return cache_folder() / kind / f"{hashlib.sha256(text.encode()).hexdigest()}.bin"
-
-
-def read_entry(path: Path) -> dict[str, Tensor] | None:
-    """Read an entry.
-
-    Returns:
-        Its tensors by name; None if there is none, or what is there is not what was written
-        (which is logged: it is about to be computed again).
-    """
-    if not path.exists():
-        return None
-    try:
-        entry: dict[str, Tensor] = read_verified(path)
-    except CheckpointError as error:
-        _log.warning("%s; it is computed again", error)
-        return None
-    return entry
-
-
-def write_entry(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write an entry, whole or not at all.
-
-    Where the folder cannot be written to, this is logged, and the run goes on.
-
-    Args:
-        path: from `entry_path`.
-        tensors: on the CPU, by name.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # other runs may write the same entry
-            write_checkpoint(dict(tensors), path)
-    except OSError as error:
-        _log.warning("%s could not be written, so it will be computed again: %s", path, error)
-
-
 def keep(kind: str, inputs: Mapping[str, object] | None, make: Callable[[Path], Result]) -> Result:
     """Return what `make` makes in a folder, or finds there; other processes wait until it is done.
 
@@ -100,12 +51,14 @@ def keep(kind: str, inputs: Mapping[str, object] | None, make: Callable[[Path], 
 
     Args:
         kind: the folder of such results.
-        inputs: as in `entry_path`; None for a result that no other process may find.
+        inputs: all that the result depends on, as JSON can write it: digests of large inputs. None
+            for a result that no other process may find.
         make: takes the result from a folder where it is, and else makes it there. A damaged folder
             is emptied, and it is called again.
     """
     if inputs is not None:
-        path = entry_path(kind, inputs).with_suffix("")
+        text = json.dumps(inputs, sort_keys=True)
+        path = cache_folder() / kind / hashlib.sha256(text.encode()).hexdigest()
         try:
             return _make_alone(path, make)
         except OSError as error:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,13 +11,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lit_rlhf.batches import ComparisonBatch, TokenRows
-from lit_rlhf.cache import entry_path
 from lit_rlhf.data.dpo import DPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig
 from lit_rlhf.models.given import ModelSource
 from lit_rlhf.models.policy import PolicyModel
-from lit_rlhf.models.weights import weights_digest
 from lit_rlhf.modules.building import build_policy, build_reference, prepare
 from lit_rlhf.modules.metrics import NamedMeans
 from lit_rlhf.modules.optimizers import OptimizerConfig
@@ -28,7 +23,6 @@ from lit_rlhf.modules.padding_gap import padding_gap
 from lit_rlhf.modules.phase import PhaseModule
 from lit_rlhf.modules.preference import preference_losses
 from lit_rlhf.modules.reference_logprobs import (
-    FORMAT,
     ReferenceTable,
     UniqueRows,
     compute_logprobs,
@@ -36,7 +30,7 @@ from lit_rlhf.modules.reference_logprobs import (
 from lit_rlhf.objectives.preference import DPO, PreferenceLoss, PreferencePairs
 from lit_rlhf.ranks import sum_over_ranks
 
-ReferenceLogprobs = Literal["cached", "precomputed", "on_the_fly"]
+ReferenceLogprobs = Literal["precomputed", "on_the_fly"]
 
 
 class DPOModule(PhaseModule):
@@ -51,8 +45,7 @@ class DPOModule(PhaseModule):
         lora: train low-rank adapters; then no second model is held.
         optimizer: AdamW and its schedule.
         loss: the preference loss, by `class_path` or short name.
-        reference_logprobs: when the reference computes. "cached": before training, and later runs
-            on the same data find it on disk. "precomputed": before training, again in each run.
+        reference_logprobs: when the reference computes. "precomputed": once, before training.
             "on_the_fly": with each batch; then it is held in memory throughout.
         **kwargs: the settings of `PhaseModule`.
     """
@@ -65,11 +58,11 @@ class DPOModule(PhaseModule):
         lora: LoRAConfig | None = None,
         optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-6),
         loss: PreferenceLoss = DPO(),
-        reference_logprobs: ReferenceLogprobs = "cached",
+        reference_logprobs: ReferenceLogprobs = "precomputed",
         **kwargs: Any,  # passed on as they are; the config parser finds them there
     ) -> None:
         super().__init__(policy, lora=lora, optimizer=optimizer, **kwargs)
-        if not loss.requires_reference and reference_logprobs != "cached":
+        if not loss.requires_reference and reference_logprobs == "on_the_fly":
             raise ConfigError(
                 f"model.reference_logprobs={reference_logprobs} has no effect: model.loss "
                 f"{type(loss).__name__} reads no reference; leave the option out"
@@ -78,7 +71,6 @@ class DPOModule(PhaseModule):
         self.reference_logprobs: ReferenceLogprobs = reference_logprobs
         self.policy: PolicyModel | None = None
         self.reference: PolicyModel | None = None  # held only where it computes on the fly
-        self._reference_digest = ""
         self._reference_table = ReferenceTable()
         self.validation_means = NamedMeans()
 
@@ -93,9 +85,6 @@ class DPOModule(PhaseModule):
         if self.policy is not None:
             return
         self.policy = build_policy(self.source, self.lora, **self.load_options)
-        if self.loss.requires_reference and self.reference_logprobs == "cached":
-            # Now it is what was loaded; a checkpoint may be restored next.
-            self._reference_digest = self._digest_reference(self.policy)
         if self.loss.requires_reference and not self._precomputes and self.lora is None:
             self.reference = self._load_reference()
         prepare(self, self.policy)
@@ -208,9 +197,7 @@ class DPOModule(PhaseModule):
                 "responses are known before training; set it to on_the_fly for other data."
             )
         for split in splits:
-            rows = UniqueRows(data.prepared(split))
-            path = self._entry_of(rows.keys) if self.reference_logprobs == "cached" else None
-            self._reference_table.fill(rows, path, self._compute)
+            self._reference_table.fill(UniqueRows(data.prepared(split)), self._compute)
 
     def _compute(self, rows: UniqueRows) -> Tensor:
         # Not in inference mode, under which models cannot be sharded.
@@ -224,26 +211,3 @@ class DPOModule(PhaseModule):
         del reference, forward
         gc.collect()
         return values
-
-    def _digest_reference(self, policy: PolicyModel) -> str:
-        """Digest the weights that the policy starts from, without fresh adapters."""
-        named = {**dict(policy.named_parameters()), **dict(policy.named_buffers())}
-        if self.lora is not None:
-            named = {name: value for name, value in named.items() if not value.requires_grad}
-        return weights_digest(named, self.model_config)
-
-    def _entry_of(self, rows: Iterable[bytes]) -> Path:
-        """Name the cache's entry by all that the values depend on, rounding included."""
-        inputs = {
-            "format": FORMAT,
-            "reference": self._reference_digest,
-            "rows": hashlib.sha256(b"".join(rows)).hexdigest(),
-            "precision": str(self.trainer.precision),
-            "packing_width": self.trained_model.packing_width,
-            "head": self.trained_model.paths.head,
-            "weights": self.optimizer.weights,
-            "cpu_paths": self.cpu_paths,
-            "device": self.device.type,
-            "torch": torch.__version__,
-        }
-        return entry_path("reference_logprobs", inputs)

@@ -1,4 +1,4 @@
-"""A frozen reference's log-probabilities: computed once, kept on disk, found by a row's content.
+"""A frozen reference's log-probabilities: computed once, and found by a row's content.
 
 The reference never changes, so each response needs its forward once, however many epochs follow;
 and no model has to be held for it. Values are found by the tokens of the row and the mask of its
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_rlhf.batches import TokenRows, cut_by_tokens
-from lit_rlhf.cache import read_entry, write_entry
 from lit_rlhf.data.collation import GroupExample, collate_rows
 from lit_rlhf.data.tokenization import Row
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.ranks import from_rank_zero, rank, sum_over_ranks, world_size
+from lit_rlhf.ranks import rank, sum_over_ranks, world_size
 
-# Counts up whenever the values of the same inputs change: entries of older code are then not found.
-FORMAT = 1
 # Tokens, padding included, of one forward. Not an option: values depend on it by their rounding.
 TOKENS_AT_ONCE = 8192
 
@@ -36,31 +32,18 @@ class ReferenceTable:
     def __init__(self) -> None:
         self._logprobs: dict[bytes, float] = {}
 
-    def fill(
-        self, rows: UniqueRows, path: Path | None, compute: Callable[[UniqueRows], Tensor]
-    ) -> None:
-        """Take the values of rows from the disk, or compute them and keep them there.
-
-        Every process calls it with the same rows; rank 0 alone reads and writes.
+    def fill(self, rows: UniqueRows, compute: Callable[[UniqueRows], Tensor]) -> None:
+        """Compute the values of rows, unless all of them are there; call it on all processes.
 
         Args:
             rows: all of them.
-            path: the entry of just these rows, or None to keep nothing.
             compute: rows -> `[B]` log-probabilities, equal on every process.
         """
         if self._logprobs.keys() >= set(rows.keys):
             return
-        found = read_entry(path) if path is not None and rank() == 0 else None
-        logprobs = from_rank_zero(None if found is None else found["logprobs"])
-        if logprobs is None:
-            # It may take a while; Lightning's messages are seen without any setting.
-            rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
-            logprobs = compute(rows).cpu()
-            if path is not None and rank() == 0:
-                write_entry(path, {"logprobs": logprobs})
-        else:
-            rank_zero_info(f"reference log-probabilities of {len(rows)} responses: from {path}")
-        self._logprobs.update(zip(rows.keys, logprobs.tolist(), strict=True))
+        # It may take a while; Lightning's messages are seen without any setting.
+        rank_zero_info(f"computing the reference's log-probabilities of {len(rows)} responses")
+        self._logprobs.update(zip(rows.keys, compute(rows).tolist(), strict=True))
 
     def look_up(self, rows: TokenRows) -> Tensor:
         """Return the value of each row, `[B]` float32 on the rows' device.

@@ -85,11 +85,11 @@ def test_a_resumed_run_goes_on_with_the_moved_reference(fit, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"reference_logprobs": "cached"},
+        {"reference_logprobs": "precomputed"},
         {"lora": LoRAConfig(rank=2)},
-        {"reference_logprobs": "cached", "loss": SimPO()},
+        {"reference_logprobs": "precomputed", "loss": SimPO()},
     ],
-    ids=["cached", "lora", "no reference"],
+    ids=["precomputed", "lora", "no reference"],
 )
 def test_a_run_without_a_reference_to_move_is_refused(fit, settings):
     with pytest.raises(ConfigError, match="ReferenceSync moves the reference"):

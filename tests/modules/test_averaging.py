@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You're using the WeightAveraging callback with a model that"
 )
 PHASES = ("sft", "reward", "dpo", "ppo")
-VARIANTS = ("sft-lora", "dpo-cached-lora", "ppo-lora")
+VARIANTS = ("sft-lora", "dpo-precomputed-lora", "ppo-lora")
 
 
 class FromStep(WeightAveraging):

@@ -1,11 +1,9 @@
 import gc
-import os
 import weakref
 
 import pytest
 import torch
 
-from lit_rlhf.cache import cache_folder
 from lit_rlhf.data import DPODataModule
 from lit_rlhf.data.collation import GroupExample, collate_rows
 from lit_rlhf.data.tokenization import Row
@@ -13,7 +11,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import DPOModule, OptimizerConfig, reference_logprobs
 from lit_rlhf.modules.reference_logprobs import UniqueRows, row_keys
-from tests.models.examples import plain_model, save_policy
+from tests.models.examples import plain_model
 from tests.support.phase_runs import checkpoints_after, run, write_inputs
 from tests.support.phases import (
     Kill,
@@ -28,18 +26,12 @@ from tests.support.phases import (
 from tests.support.two_processes import run_in_two_processes
 
 FAST = OptimizerConfig(learning_rate=1e-2, eps=1e-3, schedule="constant", warmup_fraction=0.0)
-CASES = ("dpo-cached", "dpo-cached-lora", "dpo-cached-bf16")
+CASES = ("dpo-precomputed", "dpo-precomputed-lora", "dpo-precomputed-bf16")
 KINDS = [None, LoRAConfig(rank=2, alpha=4.0)]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def home(monkeypatch, tmp_path):
-    """An empty cache for each test."""
-    monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ class Gradients(Recorder):
         self.last = {name: p.grad.clone() for name, p in parameters if p.grad is not None}
 
 
-def train(policy, folder, mode="cached", *, groups=None, precision="32-true", **settings):
+def train(policy, folder, mode="precomputed", *, groups=None, precision="32-true", **settings):
     """Train two epochs; return the module and what the callback kept."""
     torch.manual_seed(0)
     path = write_rows(folder / "groups.jsonl", groups or judged_groups(7))
@@ -83,13 +75,12 @@ def test_precomputed_values_train_as_those_computed_with_each_batch(
 ):
     monkeypatch.setattr(reference_logprobs, "TOKENS_AT_ONCE", 64)  # several forwards
     plain, expected = train(policy, tmp_path, "on_the_fly", lora=lora)
-    for mode in ("cached", "precomputed"):
-        module, seen = train(policy, tmp_path, mode, lora=lora)
-        assert_close(seen.batches, expected.batches, 1e-5)
-        assert seen.held_out == pytest.approx(expected.held_out, abs=1e-5)
-        assert largest_difference(seen.last, expected.last) < 1e-5
-        trained = {name: w for name, w in weights(plain).items() if "reference" not in name}
-        assert largest_difference(weights(module), trained) < 1e-5
+    module, seen = train(policy, tmp_path, lora=lora)
+    assert_close(seen.batches, expected.batches, 1e-5)
+    assert seen.held_out == pytest.approx(expected.held_out, abs=1e-5)
+    assert largest_difference(seen.last, expected.last) < 1e-5
+    trained = {name: w for name, w in weights(plain).items() if "reference" not in name}
+    assert largest_difference(weights(module), trained) < 1e-5
 
 
 def test_values_are_those_of_transformers(policy, tmp_path):
@@ -108,7 +99,7 @@ def test_values_are_those_of_transformers(policy, tmp_path):
 
 def test_no_second_model_is_held(policy, tmp_path):
     number = sum(parameter.numel() for parameter in plain_model(policy).parameters())
-    for mode, models in {"cached": 1, "precomputed": 1, "on_the_fly": 2}.items():
+    for mode, models in {"precomputed": 1, "on_the_fly": 2}.items():
         module, _ = train(policy, tmp_path, mode)
         assert sum(parameter.numel() for parameter in module.parameters()) == models * number
 
@@ -130,25 +121,9 @@ def test_the_reference_is_gone_before_the_first_step(policy, tmp_path, monkeypat
     gc.collect()
     gc.disable()  # what is freed is so by the module, not by chance
     try:
-        train(policy, tmp_path, "precomputed")
+        train(policy, tmp_path)
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize("lora", KINDS)
-def test_a_second_run_finds_what_the_first_one_computed(
-    policy, tmp_path, lora, num_computed, monkeypatch, caplog
-):
-    first, expected = train(policy, tmp_path, lora=lora)
-    assert len(num_computed) == 2  # training and validation data
-    second, seen = train(policy, tmp_path, lora=lora)
-    assert len(num_computed) == 2
-    assert str(cache_folder()) in caplog.text
-    assert seen.batches == expected.batches
-    assert largest_difference(weights(first), weights(second)) == 0
-    # Precomputed without the disk, in its second run as in its first.
-    train(policy, tmp_path, "precomputed", lora=lora)
-    assert len(num_computed) == 4
 
 
 def test_each_response_is_computed_once(policy, tmp_path, num_computed):
@@ -158,42 +133,12 @@ def test_each_response_is_computed_once(policy, tmp_path, num_computed):
     assert num_computed[0] == sum(len(group["responses"]) for group in groups)
 
 
-def test_other_weights_data_or_precision_have_values_of_their_own(policy, tmp_path, num_computed):
-    def is_new(policy, **settings):
-        before = len(num_computed)
-        train(policy, tmp_path, **settings)
-        return len(num_computed) > before
-
-    assert is_new(policy)
-    assert not is_new(policy)
-    other = str(save_policy(tmp_path / "other", seed=1))
-    assert is_new(other)
-    groups = judged_groups(7)
-    groups[3]["responses"][0] += "!"
-    assert is_new(policy, groups=groups)
-    assert is_new(policy, precision="bf16-mixed")
-    assert is_new(policy, packing_width=None)
-    assert not is_new(policy, optimizer=OptimizerConfig(learning_rate=1e-4))
-    # The same weights in another place are the same reference.
-    assert not is_new(str(save_policy(tmp_path / "moved")))
-
-
-def test_a_torn_entry_is_computed_again(policy, tmp_path, num_computed, caplog):
-    _, expected = train(policy, tmp_path)
-    for entry in (cache_folder() / "reference_logprobs").iterdir():
-        os.truncate(entry, 60)
-    _, seen = train(policy, tmp_path)
-    assert len(num_computed) == 4
-    assert "it is computed again" in caplog.text
-    assert seen.batches == expected.batches
-
-
 @pytest.mark.parametrize("stage", ["validate", "test"])
 @pytest.mark.parametrize("lora", KINDS)
 def test_validate_and_test_compute_what_they_need(policy, tmp_path, stage, lora):
     """Also after training: the reference is what training started from."""
     settled = []
-    for mode in ("on_the_fly", "cached"):
+    for mode in ("on_the_fly", "precomputed"):
         module, recorder = train(policy, tmp_path, mode, lora=lora)
         data = module.trainer.datamodule
         for one in (module, DPOModule(policy, lora=lora, reference_logprobs=mode)):
@@ -207,9 +152,8 @@ def test_validate_and_test_compute_what_they_need(policy, tmp_path, stage, lora)
     assert abs(settled[3][margin]) < 1e-5
 
 
-@pytest.mark.parametrize("keeps_the_cache", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, case, keeps_the_cache, monkeypatch):
+def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, case):
     """Its policy has moved; the values of the reference have not."""
     write_inputs(tmp_path)
     whole = run(case, tmp_path, max_batches=4)
@@ -217,8 +161,6 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path, case, keeps_the_cache, monk
     callbacks = [checkpoints_after(saved, case, 2), Kill(2)]
     with pytest.raises(Killed):
         run(case, tmp_path, max_batches=4, callbacks=callbacks)
-    if not keeps_the_cache:
-        monkeypatch.setenv("LIT_RLHF_HOME", str(tmp_path / "another"))
     callbacks = [checkpoints_after(saved, case, 2)]
     resumed = run(case, tmp_path, max_batches=4, callbacks=callbacks, ckpt_path=saved / "last.ckpt")
     assert resumed.metrics == whole.metrics[2:]
@@ -284,14 +226,11 @@ def assert_close(batches, others, tolerance):
 
 
 def run_with_each_strategy(folder):
-    """Each process with a disk of its own."""
     runs = {}
     for strategy in ("ddp", "fsdp2"):
-        os.environ["LIT_RLHF_HOME"] = str(folder / f"{strategy}-{os.environ['RANK']}")
         for case in CASES:
-            for time in ("first", "second"):
-                one = run(case, folder, max_batches=3, strategy=strategy, devices=2)
-                runs[strategy, case, time] = (one.metrics, one.held_out)
+            one = run(case, folder, max_batches=3, strategy=strategy, devices=2)
+            runs[strategy, case] = (one.metrics, one.held_out)
     return runs
 
 
@@ -303,11 +242,8 @@ def test_two_processes_share_the_work_and_agree_with_one(tmp_path, monkeypatch):
         run_with_each_strategy, tmp_path, init_process_group=False, timeout_s=280
     )
     for runs in ranks:
-        for (_, case, _), (metrics, held_out) in runs.items():
+        for (_, case), (metrics, held_out) in runs.items():
             # fsdp2 gathers whole layers in bf16, with norms that autocast leaves in float32.
             tolerance = 2e-2 if case.endswith("bf16") else 1e-5
             expected = alone[case]
             assert_close([*metrics, held_out], [*expected.metrics, expected.held_out], tolerance)
-    # Rank 0 alone writes, and what it has read reaches the other.
-    assert (tmp_path / "ddp-0" / "reference_logprobs").is_dir()
-    assert not (tmp_path / "ddp-1" / "reference_logprobs").exists()

@@ -13,7 +13,7 @@ CASES = (
     "reward-lora",
     "dpo",
     "dpo-lora",
-    "dpo-cached",
+    "dpo-precomputed",
     "ppo",
     "ppo-lora",
     "online",

@@ -159,7 +159,7 @@ def build(case: str, folder: Path, **changes):
         )
     if phase == "dpo":
         # With each batch, the first margins are zero: no rounding decides who is right.
-        mode = "cached" if "cached" in variants else "on_the_fly"
+        mode = "precomputed" if "precomputed" in variants else "on_the_fly"
         rows, loss = ("labels", KTO()) if "kto" in variants else ("groups", DPO())
         module = DPOModule(policy, loss=loss, reference_logprobs=mode, **shared)
         return module, DPODataModule(policy, **_data(folder, rows, 2, *variants))

@@ -25,7 +25,7 @@ class KTO(PreferenceLoss):
     takes a response for a good one.
 
     Peers: TRL's `KTOTrainer`, the same; there `z` comes from a response of the same batch, here of
-    the next row of the data, so that a cached reference serves.
+    the next row of the data, so that a precomputed reference serves.
 
     Attributes:
         beta: how strongly the reference holds the policy, > 0.
