@@ -67,16 +67,12 @@ class Contrast(NamedTuple):
     Attributes:
         window: validations averaged on each side.
         reference: index of the last validation of the earlier side.
-        fall: mean fall of the validation reward, positive where it fell.
-        rise: mean rise of the optimised reward.
         p_value: of "fell and rose", paid for all contrasts of all validations: divergence if it is
             at most the false-alarm rate.
     """
 
     window: int
     reference: int
-    fall: float
-    rise: float
     p_value: float
 
 
@@ -178,10 +174,7 @@ class DivergenceTest:
         window, reference = int(scores.windows[best]), int(scores.references[best])
         paid = self.false_alarm_rate / self.level(number) * scores.windows.size
         tail = 0.5 * math.erfc(float(loudest[best]) / math.sqrt(2))
-        fall = _mean(self._differences(validation, -1, window, reference)) + self.min_fall
-        rise = _mean(self._differences(proxy, 1, window, reference))
-        p_value = min(1.0, SIGNS_CONSTANT * tail * paid)
-        return Contrast(window, reference, fall, rise, p_value)
+        return Contrast(window, reference, min(1.0, SIGNS_CONSTANT * tail * paid))
 
     def _differences(self, values: Floats, sign: int, window: int, reference: int) -> Floats:
         """`[..., n]`: the last validations' mean minus that of the earlier ones, times the sign."""
@@ -189,11 +182,6 @@ class DivergenceTest:
         before = values[..., reference - window + 1 : reference + 1, :].mean(axis=-2)
         differences: Floats = sign * (now - before) - (self.min_fall if sign < 0 else 0.0)
         return differences
-
-
-def _mean(differences: Floats) -> float:
-    known = differences[~np.isnan(differences)]
-    return float(known.mean()) if known.size else 0.0
 
 
 def _z(differences: Floats) -> Floats:
