@@ -38,26 +38,15 @@ Decoding = Literal["own", "padded", "by_length", "uncached"]
 _FALLBACKS: tuple[Decoding, ...] = ("padded", "by_length", "uncached")
 
 
-class TrunkPaths(NamedTuple):
-    """What was measured of a transformer without its vocabulary.
+class Paths(NamedTuple):
+    """What was measured of a causal language model, or of one without its vocabulary.
 
     Attributes:
         packs: packed rows give what each row alone does.
-        width: `H` of its last hidden state.
-    """
-
-    packs: bool
-    width: int
-
-
-class Paths(NamedTuple):
-    """What was measured of a causal language model.
-
-    Attributes:
-        packs: see `TrunkPaths`.
-        width: likewise.
-        head: what follows the vocabulary matrix, or None where only the model itself knows.
-        decoding: how responses are decoded.
+        width: `H` of the last hidden state.
+        head: what follows the vocabulary matrix, or None where only the model itself knows; plain
+            where there is no vocabulary.
+        decoding: how responses are decoded, likewise.
     """
 
     packs: bool
@@ -66,8 +55,7 @@ class Paths(NamedTuple):
     decoding: Decoding
 
 
-_policies: dict[object, Paths] = {}
-_trunks: dict[object, TrunkPaths] = {}
+_paths: dict[object, Paths] = {}
 _sequences: dict[object, bool] = {}
 
 
@@ -81,32 +69,26 @@ def paths_of(model: nn.Module) -> Paths:
         ConfigError: it is not a causal language model: its plain forward fails, has no logits, or
             reads the tokens behind each one.
     """
+    return _known(model, Probe)
+
+
+def trunk_paths_of(trunk: nn.Module) -> Paths:
+    """Measure a transformer without its vocabulary, see `paths_of`."""
+    return _known(trunk, TrunkProbe)
+
+
+def _known(model: nn.Module, kind: type[TrunkProbe]) -> Paths:
     avoid_cudnn_attention()
     inner = without_adapter_wrapper(model)
-    if (key := _key(inner)) not in _policies:
+    if (key := (kind, _key(inner))) not in _paths:
         with _as_measured(inner):
-            probe = Probe(inner)
+            probe = kind(inner)
             _require_causal(probe, inner)
             if not probe.is_finite():  # nothing can be told; the guards of a run report it
                 return Paths(False, probe.width, head_forms(inner.config)[0], "own")
-            _policies[key] = paths = _measure(probe)
-        _tell(inner, paths.packs, paths.head is not None, paths.decoding)
-    return _policies[key]
-
-
-def trunk_paths_of(trunk: nn.Module) -> TrunkPaths:
-    """Measure a transformer without its vocabulary, see `paths_of`."""
-    avoid_cudnn_attention()
-    inner = without_adapter_wrapper(trunk)
-    if (key := _key(inner)) not in _trunks:
-        with _as_measured(inner):
-            probe = TrunkProbe(inner)
-            _require_causal(probe, inner)
-            if not probe.is_finite():
-                return TrunkPaths(False, probe.width)
-            _trunks[key] = paths = TrunkPaths(_holds(probe.packs), probe.width)
-        _tell(inner, paths.packs, True, "own")
-    return _trunks[key]
+            _paths[key] = paths = _measure(probe)
+        _tell(inner, paths)
+    return _paths[key]
 
 
 def packs_by_sequence(trunk: nn.Module) -> bool:
@@ -123,7 +105,9 @@ def packs_by_sequence(trunk: nn.Module) -> bool:
     return _sequences[key]
 
 
-def _measure(probe: Probe) -> Paths:
+def _measure(probe: TrunkProbe) -> Paths:
+    if not isinstance(probe, Probe):
+        return Paths(_holds(probe.packs), probe.width, HeadForm(), "own")
     head = probe.head()
     decoding: Decoding = "own"
     if head is None or not _holds(probe.decodes):
@@ -156,12 +140,12 @@ def _holds(check: Callable[[], bool]) -> bool:
         return False
 
 
-def _tell(model: PreTrainedModel, packs: bool, reads_head: bool, decoding: Decoding) -> None:
+def _tell(model: PreTrainedModel, paths: Paths) -> None:
     slower = {
-        "padded rows instead of packed ones": not packs,
-        "its own logits, all of them": not reads_head,
-        "decoding by transformers' own cache": decoding in {"padded", "by_length"},
-        "decoding without a cache": decoding == "uncached",
+        "padded rows instead of packed ones": not paths.packs,
+        "its own logits, all of them": paths.head is None,
+        "decoding by transformers' own cache": paths.decoding in {"padded", "by_length"},
+        "decoding without a cache": paths.decoding == "uncached",
     }
     if any(slower.values()) and rank() == 0:
         listed = ", ".join(name for name, is_taken in slower.items() if is_taken)
