@@ -52,8 +52,8 @@ from lit_rlhf.feedback.reading import (
     read_questions,
     read_tasks,
 )
-from lit_rlhf.feedback.schema import in_parts, judgments, labelers, task_responses
-from lit_rlhf.feedback.submitting import Receipt, judgment_of, store_judgment
+from lit_rlhf.feedback.schema import in_parts, labelers, task_responses
+from lit_rlhf.feedback.submitting import Receipt, store_judgment
 from lit_rlhf.prompts import Prompt, response_text
 
 
@@ -272,18 +272,6 @@ class FeedbackStore:
         if found is None:
             raise DataError(f"{self.database}: has no task {task_id}.")
         return found
-
-    def judgments_of(self, labeler: str, count: int = 50) -> list[tuple[int, Judgment]]:
-        """Return a labeler's last judgments, the newest first, each with its task's id."""
-        query = (
-            select(*judgments.c)
-            .join_from(judgments, labelers)
-            .where(labelers.c.name == labeler)
-            .order_by(judgments.c.seq.desc())
-            .limit(count)
-        )
-        with self.database.reading() as connection:
-            return [(row.task_id, judgment_of(row, labeler)) for row in connection.execute(query)]
 
     def judged_tasks(
         self, split: str | None = None, question: str | None = None

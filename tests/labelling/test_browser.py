@@ -13,6 +13,7 @@ from tests.labelling.browser import chromium, join
 from tests.labelling.conftest import pair
 from tests.labelling.serving import served
 from tests.support.chromium import WHERE
+from tests.support.feedback_stores import judgments_of
 
 pytestmark = [
     pytest.mark.skipif(WHERE is None, reason="no Chromium (Debian: apt-get install chromium)"),
@@ -185,7 +186,7 @@ def test_what_is_pressed_is_what_the_store_has(file_store, server, window):
     press(page, "Control+Enter")
     page.wait_for_selector("#empty:not([hidden])")
     wait_for_judgments(page, file_store, 4)
-    said = dict(file_store.judgments_of("ana"))
+    said = dict(judgments_of(file_store, "ana"))
     compared, ranked, rated, edited = (said[i] for i in range(1, 5))
     better = compared.side_order[1]  # what stood second on the screen
     assert (compared.ranks[better], compared.ranks[1 - better]) == (1, 2)
@@ -206,7 +207,7 @@ def test_undo_corrects_and_skip_hands_on(file_store, server, window):
     press(page, "2", "Enter", "s")
     page.wait_for_selector("#empty:not([hidden])")
     wait_for_judgments(page, file_store, 3)
-    skipped, second, first = (judgment for _, judgment in file_store.judgments_of("ana"))
+    skipped, second, first = (judgment for _, judgment in judgments_of(file_store, "ana"))
     assert (skipped.outcome, second.replaces) == ("skip", first.id)
     assert second.ranks == tuple(reversed(first.ranks))
     assert [task.id for task in file_store.claim("ben", 5)] == [2]

@@ -8,6 +8,7 @@ from lit_rlhf.labelling.access import invite
 from lit_rlhf.labelling.app import create_app
 from lit_rlhf.labelling.page import Settings
 from tests.labelling.conftest import Client, pair
+from tests.support.feedback_stores import judgments_of
 
 
 def fresh():
@@ -32,7 +33,7 @@ def test_a_judgment_reaches_the_store_once(enter, store):
             "side_order": task["side_order"], "comment": "second", "guideline": "v1"}  # fmt: skip
     assert ana.judge(**sent).json() == {"is_new": True, "is_surplus": False}
     assert ana.judge(**sent).json() == {"is_new": False, "is_surplus": False}
-    ((task_id, said),) = store.judgments_of("ana")
+    ((task_id, said),) = judgments_of(store, "ana")
     assert (task_id, said.ranks, said.strength, said.comment) == (task["id"], (2, 1), 3, "second")
     assert said.side_order == tuple(task["side_order"])
     assert said.guideline == "v1"

@@ -5,7 +5,9 @@ import itertools
 import pytest
 import sqlalchemy as sa
 
+from lit_rlhf.feedback.schema import judgments, labelers
 from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.feedback.submitting import judgment_of
 from tests.support.postgres import postgres_server
 
 _numbers = itertools.count()
@@ -37,3 +39,15 @@ def store_url(request, tmp_path):
 def store(store_url):
     with FeedbackStore.open(store_url) as opened:
         yield opened
+
+
+def judgments_of(store, labeler):
+    """Return all judgments of a labeler, the newest first, each with its task's id."""
+    query = (
+        sa.select(*judgments.c)
+        .join_from(judgments, labelers)
+        .where(labelers.c.name == labeler)
+        .order_by(judgments.c.seq.desc())
+    )
+    with store.database.reading() as connection:
+        return [(row.task_id, judgment_of(row, labeler)) for row in connection.execute(query)]

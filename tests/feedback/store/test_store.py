@@ -7,6 +7,7 @@ from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment
 from lit_rlhf.feedback.splits import SPLITS, bucket_of
 from lit_rlhf.feedback.store import FeedbackStore
+from tests.support.feedback_stores import judgments_of
 
 CHAT = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"})
 
@@ -202,7 +203,7 @@ def test_a_correction_counts_and_the_corrected_one_stays(store):
     store.submit(claimed.id, first)
     store.submit(claimed.id, second)
     assert [said.id for said in only_task(store).judgments] == [second.id]
-    assert [said.id for _, said in store.judgments_of("ana")] == [second.id, first.id]
+    assert [said.id for _, said in judgments_of(store, "ana")] == [second.id, first.id]
     assert (store.counts().judgments, store.counts().current) == (2, 1)
 
 
