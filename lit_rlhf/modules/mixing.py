@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lit_rlhf.modules.ppo import PPOModule
 
 
-def mix_in(module: PPOModule, number: int, statistics: UpdateStatistics) -> None:
+def mix_in(module: PPOModule, step: int, statistics: UpdateStatistics) -> None:
     """Add the gradient of the mixed rows to a step that goes on with others; on all processes.
 
     `loss = pretraining_coef * sum of nll / number of tokens that count`, over all processes.
@@ -23,10 +23,11 @@ def mix_in(module: PPOModule, number: int, statistics: UpdateStatistics) -> None
 
     Args:
         module: whose policy learns; its coefficient is positive.
-        number: of the optimizer step since the run began, which names the rows.
+        step: of this iteration, from 0. Counted since the run began, it names the rows.
         statistics: counted into.
     """
     data = module.trainer.datamodule  # type: ignore[attr-defined]  # checked at the start
+    number = int(module.num_iterations) * module.update.num_steps + step
     rows = data.pretraining_rows(number, module.global_rank, module.trainer.world_size)
     rows = rows.to(module.device)
     logprobs = module.trained_model(rows).logprobs

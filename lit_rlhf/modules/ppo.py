@@ -204,16 +204,15 @@ class PPOModule(RewardedPolicy):
             What callbacks read: the KL, the number of responses, the share that was cut.
         """
         self.rollout = self.targets = None  # gives their memory back before the next ones
-        drawn, plan = self._roll_out(batch)
+        drawn, plan = self._roll_out(batch)  # responses and their scores
         first = FirstForward(plan, is_read_before=self._needs_old_logprobs)
-        rollout = self.evaluate(drawn, plan, first)
-        targets = self._targets(rollout)
+        rollout = self.evaluate(drawn, plan, first)  # log-probabilities before the update, values
+        targets = self._targets(rollout)  # the KL penalty, rewards a token, advantages
         statistics = UpdateStatistics()
         warms_up = int(self.num_iterations) < self.update.critic_warmup_iterations
         kl = None if self.kl_penalty is None else (self.kl_penalty, self.kl_coef)
-        minibatches = plan.minibatches if self.is_sound() else []
-        first_step = int(self.num_iterations) * self.update.num_steps
-        for step, minibatch in enumerate(minibatches, start=first_step):
+        minibatches = plan.minibatches if self.is_sound() else []  # of all epochs
+        for step, minibatch in enumerate(minibatches):
             if self.update.pretraining_coef:
                 mix_in(self, step, statistics)
             scale = self._loss_scale(targets, minibatch)
@@ -221,6 +220,7 @@ class PPOModule(RewardedPolicy):
                 selected = targets.select(rows)
                 forward = first.take() or self.score(selected.rows)
                 selected = first.fill_in(targets, rows, selected, forward)
+                # The ratio of new to old policy, and its clipping.
                 loss = minibatch_loss(selected, forward, self.update, statistics, kl)
                 self.guard.watch(selected.rows, loss, **update_numbers(selected, forward))
                 with self.reduces_gradients(is_last=number == len(minibatch)):
