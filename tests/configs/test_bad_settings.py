@@ -57,7 +57,7 @@ CASES = [
      ["max_epocs", "did you mean 'trainer.max_epochs'"]),
     ("a group", "ppo", ["--modell.policy=x"], ["modell.policy", "mean 'model.policy'"]),
     ("a key that has another name now", "reward", "model:\n  policy: x",
-     ["wrong.yaml:2: ", "model.policy", "now called 'model.backbone'"]),
+     ["wrong.yaml:2: ", "model.policy", "set model.backbone"]),
     ("an option of the command", "dpo", ["--ckpt_pth=x"], ["ckpt_pth", "mean 'ckpt_path'"]),
     ("nothing like it", "sft", ["--nothing.at_all=1"], ["nothing.at_all", "--help lists"]),
     ("a key of a file", "ppo", "model:\n  update:\n    num_epoch: 3\n",
