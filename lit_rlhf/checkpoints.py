@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import EnumMeta
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType
 from typing import IO, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from lit_rlhf.errors import CheckpointError
 from lit_rlhf.whole_files import partial_of, put_in_place, written_whole
 
-__all__ = ["read_verified", "unreadable_object", "write_checkpoint", "write_folder"]
+__all__ = ["kinds_in", "read_verified", "unreadable_object", "write_checkpoint", "write_folder"]
 
 _INDEX = ".metadata"  # torch's, a pickle
 _META = "meta.pt"  # Lightning's: all but weights and optimizer states
@@ -53,6 +54,8 @@ _INDEX_CLASSES = {
     ("pathlib", "WindowsPath"),
 }
 
+# What any checkpoint may hold, and holds most of.
+_PLAIN = (bool, int, float, str, bytes, type(None))
 # Numbers and arrays of numpy, which states of rewards and callbacks often hold, run no code.
 _NUMPY: list[Any] = [
     np.float64().__reduce__()[0],  # functions that pickle names
@@ -155,6 +158,34 @@ def read_verified(path: Path, **options: Any) -> Any:  # noqa: ANN401 - whatever
         ) from error
     except Exception as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({error})") from error
+
+
+def kinds_in(content: object) -> set[object]:
+    """Return the types of all objects in a checkpoint's content, by which it can be read or not.
+
+    Classes and functions, which are stored by their names, and the types of an array's numbers are
+    kinds of their own. Nothing is copied.
+    """
+    kinds: set[object] = set()
+    seen: set[int] = set()
+    left = [content]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, (type, FunctionType, BuiltinFunctionType)):
+            kinds.add(one)
+            continue
+        numbers = one.dtype if isinstance(one, (np.ndarray, np.generic)) else None
+        kinds.add((type(one), numbers))
+        parts = list(getattr(one, "__dict__", {}).values())
+        if isinstance(one, dict):
+            parts += [*one, *one.values()]
+        elif isinstance(one, (list, tuple, set, frozenset)):
+            parts += one
+        left += [part for part in parts if type(part) not in _PLAIN]
+    return kinds
 
 
 def unreadable_object(content: object) -> str | None:

@@ -3,6 +3,7 @@
 import random
 import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from lit_rlhf import checkpoints
-from lit_rlhf.checkpoints import read_verified, unreadable_object, write_checkpoint
+from lit_rlhf.checkpoints import kinds_in, read_verified, unreadable_object, write_checkpoint
 from lit_rlhf.errors import CheckpointError
 
 CONTENT = {"step": 7, "weights": torch.arange(3000, dtype=torch.float32), "names": ["a", "b"]}
@@ -149,6 +150,22 @@ def test_objects_of_classes_are_named(tmp_path):
     assert unreadable_object({"callbacks": {"Own": {"path": tmp_path}}}) == (
         "the object pathlib.PosixPath"
     )
+
+
+def test_kinds_are_found_wherever_they_are():
+    def is_new(one):
+        return not kinds_in(one) <= kinds_in([{"a": [torch.zeros(1)]}, (np.zeros(1), {1})])
+
+    assert not is_new({"b": [(torch.ones(2, 3), np.ones(4))], 1: {"c": None}})
+    with_attribute = OrderedDict(a=1)
+    with_attribute.hidden = Path()
+    around = []
+    around.append(around)
+    for holder in ([Path()], (Path(),), {Path()}, {"a": Path()}, {Path(): 1}):
+        assert is_new([holder, around])
+    for one in (with_attribute, np.zeros(1, dtype=object), np.float32(1), torch.relu, Path, 1j):
+        assert is_new([one]), one
+    assert kinds_in([Path]) != kinds_in([OrderedDict])
 
 
 def test_nothing_in_the_package_loads_otherwise():

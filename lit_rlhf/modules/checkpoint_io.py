@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_rlhf.checkpoints import read_verified, unreadable_object, write_checkpoint
+from lit_rlhf.checkpoints import kinds_in, read_verified, unreadable_object, write_checkpoint
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.ranges import require
 
@@ -44,6 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.unwritten: dict[str, str] = {}
         self._num_failures = 0
         self._has_warned = False
+        self._known_kinds: set[object] = set()  # of objects that were looked at
 
     def save_checkpoint(
         self,
@@ -65,12 +66,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.note(str(path), error.strerror or str(error))
         else:
             self.note(str(path), None)
-            self._warn_of_objects(checkpoint, path)
+            self.warn_of_objects(checkpoint, path)
 
-    def _warn_of_objects(self, checkpoint: dict[str, Any], path: str | Path) -> None:
-        """Warn once where no run could go on from a checkpoint: as it is written, not when read."""
+    def warn_of_objects(self, checkpoint: dict[str, Any], path: str | Path) -> None:
+        """Warn once where no run could go on from a checkpoint: as it is written, not when read.
+
+        What stands beside its weights is written and read in memory, where it has kinds of objects
+        that were not there before: at the first checkpoint of a run, and seldom again.
+
+        Args:
+            checkpoint: its content.
+            path: where it is written.
+        """
         rest = {name: value for name, value in checkpoint.items() if name not in _LARGE}
-        found = None if self._has_warned else unreadable_object(rest)
+        kinds = kinds_in(rest)
+        if self._has_warned or kinds <= self._known_kinds:
+            return
+        self._known_kinds |= kinds
+        found = unreadable_object(rest)
         if found is not None:
             self._has_warned = True
             warnings.warn(

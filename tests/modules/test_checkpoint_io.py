@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from lit_rlhf.checkpoints import unreadable_object
 from lit_rlhf.errors import CheckpointError, ConfigError
+from lit_rlhf.modules import checkpoint_io
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 
 
@@ -38,6 +41,29 @@ def test_what_no_run_could_go_on_from_is_told_once(tmp_path):
         checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")
     checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")  # a warning would be an error
     assert checkpoints.unwritten == {}
+
+
+def test_what_stands_beside_the_weights_is_looked_at_where_its_kinds_are_new(tmp_path, monkeypatch):
+    looked_at = []
+
+    def look(content):
+        looked_at.append(content)
+        return unreadable_object(content)
+
+    monkeypatch.setattr(checkpoint_io, "unreadable_object", look)
+    checkpoints = AtomicCheckpointIO()
+    for step in range(3):
+        state = {"state_dict": {"w": torch.zeros(step + 1)}, "loops": {"step": step, "at": [1.0]}}
+        checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")
+    assert len(looked_at) == 1
+    assert "state_dict" not in looked_at[0]
+    checkpoints.save_checkpoint(state | {"callbacks": [np.float32(1)]}, tmp_path / "any.ckpt")
+    assert len(looked_at) == 2
+    state["callbacks"] = {"Own": {"seen": (tmp_path,)}}  # only now
+    with pytest.warns(UserWarning, match=r"no run can go on from it: .*PosixPath is in"):
+        checkpoints.save_checkpoint(state, tmp_path / "any.ckpt")
+    checkpoints.save_checkpoint(state | {"more": {1j}}, tmp_path / "any.ckpt")
+    assert len(looked_at) == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*the checkpoint could not be written")
