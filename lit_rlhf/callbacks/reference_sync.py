@@ -9,17 +9,23 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.models.weights import spread_again
 from lit_rlhf.ranges import require
-
-_KEY = "reference_sync"
 
 
 @runtime_checkable
 class HasReference(Protocol):
-    """A module that trains a policy and may hold a frozen reference of the same architecture."""
+    """A module that trains a policy and may hold a frozen reference of the same architecture.
+
+    Attributes:
+        policy: the model that trains.
+        reference: the one that does not, if it is held.
+        reference_moves: it follows the policy, so that its weights belong to the checkpoint.
+    """
 
     policy: nn.Module | None
     reference: nn.Module | None
+    reference_moves: bool
 
 
 class ReferenceSync(Callback):
@@ -45,17 +51,14 @@ class ReferenceSync(Callback):
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a run in which there is no reference to move.
+        """Refuse a run in which there is no reference to move; let checkpoints keep it.
 
         Raises:
-            ConfigError: the module holds no reference of its own, or it is sharded.
+            ConfigError: the module holds no reference of its own.
         """
-        if getattr(pl_module, "device_mesh", None) is not None:
-            raise ConfigError(
-                "callbacks: ReferenceSync cannot save a reference that is sharded over processes; "
-                "use trainer.strategy ddp"
-            )
         self._models(pl_module)
+        assert isinstance(pl_module, HasReference)
+        pl_module.reference_moves = True
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
@@ -65,6 +68,7 @@ class ReferenceSync(Callback):
             return
         self._last_step = step
         policy, reference = self._models(pl_module)
+        spread_again(pl_module)  # each process moves its share
         weights = dict(policy.named_parameters())
         for name, weight in reference.named_parameters():
             # In float32, since a frozen reference may be stored in bf16.
@@ -77,19 +81,6 @@ class ReferenceSync(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self._last_step = state_dict["last_step"]
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keep the reference as it is."""
-        checkpoint[_KEY] = self._models(pl_module)[1].state_dict()
-
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put the reference back."""
-        if _KEY in checkpoint:
-            self._models(pl_module)[1].load_state_dict(checkpoint[_KEY])
 
     def _models(self, pl_module: LightningModule) -> tuple[nn.Module, nn.Module]:
         policy = reference = None

@@ -14,10 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from lit_rlhf.callbacks.reference_sync import HasReference
 from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.models.weights import spread_again
 from lit_rlhf.ranges import require
 from lit_rlhf.ranks import any_rank
 
@@ -257,15 +258,18 @@ def frozen_checksum(module: torch.nn.Module) -> Tensor:
     """Add up the bits of all parameters that do not train, as integers: any changed bit shows.
 
     What a forward has gathered of a sharded model is spread again, so that the same part is added
-    up each time; the next forward gathers it again. Not between a forward and its backward.
+    up each time. Not between a forward and its backward. A reference that follows the policy is
+    left out.
 
     Returns:
         `[n]` int64 on the CPU, a number for each such parameter, of sharded ones this rank's part.
     """
-    for unit in module.modules():
-        if isinstance(unit, FSDPModule):
-            unit.reshard()
-    sums = [_bit_sum(value) for value in module.parameters() if not value.requires_grad]
+    spread_again(module)
+    moved = set()
+    if isinstance(module, HasReference) and module.reference_moves and module.reference is not None:
+        moved = set(module.reference.parameters())
+    frozen = [value for value in module.parameters() if not value.requires_grad]
+    sums = [_bit_sum(value) for value in frozen if value not in moved]
     return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.int64)
 
 

@@ -125,6 +125,16 @@ def weight_versions(model: nn.Module) -> Iterator[object]:
             yield module.disable_adapters, tuple(module.active_adapters), module.merged
 
 
+def spread_again(module: nn.Module) -> None:
+    """Give back what a forward has gathered of sharded models; the next forward gathers it again.
+
+    Not between a forward and its backward.
+    """
+    for unit in module.modules():
+        if isinstance(unit, FSDPModule):
+            unit.reshard()
+
+
 def weights_digest(weights: Mapping[str, Tensor], config: PretrainedConfig) -> str:
     """Return a digest of a model: names, types, shapes and bytes of its weights, and its settings.
 

@@ -59,8 +59,8 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
     Models are built in `configure_model`, once the Trainer knows precision and strategy. A
     checkpoint, from which the run itself goes on, holds what was trained (with LoRA: the adapters
-    and heads alone), never the frozen reference. The next phase starts from the folder that
-    `save_pretrained` writes; `ModelFolder`, which every run has, calls it.
+    and heads alone), and the reference only where `ReferenceSync` moves it. The next phase starts
+    from the folder that `save_pretrained` writes; `ModelFolder`, which every run has, calls it.
 
     Args:
         source: where the model comes from: hub name or Hugging Face folder, or a model of
@@ -83,6 +83,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
     strict_loading = False  # what is not in the checkpoint on purpose is checked by name below
     can_search_rate = True  # by a LearningRateFinder
+    reference_moves = False  # by a ReferenceSync
     source_option = "policy"  # the constructor's name for `source`
 
     prediction = PredictionConfig()

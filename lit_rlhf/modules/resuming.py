@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # A callback that averages weights puts the average in the place of the weights, which then are
 # under a name of their own.
 _WEIGHTS = ("state_dict", "current_model_state")
+REFERENCE = "reference."  # how the names of the reference's weights begin
 # In a checkpoint: how optimizer states and weights are stored.
 _STORAGE_KEY = "lit_rlhf_storage"
 _PHASE_KEY = "lit_rlhf_phase"
@@ -122,7 +123,7 @@ def saved_rate(checkpoint: Mapping[str, Any]) -> float | None:
 
 
 def _kept_names(module: PhaseModule, state: Iterable[str]) -> list[str]:
-    names = [name for name in state if not name.startswith("reference.")]
+    names = [n for n in state if module.reference_moves or not n.startswith(REFERENCE)]
     if module.lora is None:
         return names
     # Under all of their names: a tied output is the embedding once more.

@@ -36,6 +36,7 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
+from lit_rlhf.callbacks.reference_sync import HasReference
 from lit_rlhf.checkpoints import write_folder
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.backbone import transformer_layers
@@ -43,6 +44,7 @@ from lit_rlhf.models.freezing import hold_in_float32
 from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.models.weights import note_changed_weights
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
+from lit_rlhf.modules.resuming import REFERENCE
 from lit_rlhf.whole_files import partial_of
 
 
@@ -107,6 +109,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             # Of its own: what the run itself exchanges meanwhile must not come between.
             self._writers = distributed.new_group(backend="gloo", timeout=self.patience)
         self._writing = path, write_folder(checkpoint, path, self._writers)
+        if self.is_global_zero and isinstance(self.checkpoint_io, AtomicCheckpointIO):
+            self.checkpoint_io.warn_of_objects(checkpoint, path)
         assert self.lightning_module is not None
         if self.lightning_module.trainer.state.status is not TrainerStatus.RUNNING:
             self.finish_writing()  # nothing goes on meanwhile
@@ -149,21 +153,24 @@ class FSDP2Strategy(ModelParallelStrategy):
             super().teardown()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the module: what trains, and buffers.
+        """Return what a checkpoint keeps of the module: what trains, or moves, and buffers.
 
         Lightning's own collects all weights on rank zero, the frozen reference's too, which no
         phase saves.
         """
         assert self.model is not None
+        moves = isinstance(self.model, HasReference) and self.model.reference_moves
         options = StateDictOptions(
             full_state_dict=not self.saves_shards,
             cpu_offload=not self.saves_shards,  # shards are copied to the CPU to be written
-            ignore_frozen_params=True,
+            ignore_frozen_params=not moves,
         )
         state = get_model_state_dict(self.model, options=options)
         # torch leaves a tied output in, the second name of frozen embeddings.
         parameters = self.model.named_parameters(remove_duplicate=False)
         frozen = {name for name, value in parameters if not value.requires_grad}
+        if moves:
+            frozen = {name for name in frozen if not name.startswith(REFERENCE)}
         return {name: value for name, value in state.items() if name not in frozen}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lit_rlhf.callbacks import ReferenceSync
+from lit_rlhf.callbacks import ReferenceSync, SelfChecks
+from lit_rlhf.callbacks.self_checks import frozen_checksum
 from lit_rlhf.data import DPODataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig
@@ -61,6 +62,18 @@ def test_the_reference_moves_every_second_step(fit, mix):
     assert largest_difference(fourth, moved(third, seen.policy[3], mix)) < 1e-6
 
 
+def test_the_self_checks_let_the_reference_move_and_nothing_else(fit):
+    checked = SelfChecks()
+    trainer, module = fit(ReferenceSync(1, 0.5), checked, limit_val_batches=0)
+    assert trainer.global_step == 4
+    before = frozen_checksum(module)
+    with torch.no_grad():
+        next(module.reference.parameters()).add_(1)
+    assert torch.equal(frozen_checksum(module), before)
+    module.reference_moves = False
+    assert len(frozen_checksum(module)) > len(before)
+
+
 def test_an_optimizer_step_of_several_batches_moves_it_once(fit):
     seen = Weights()
     fit(ReferenceSync(1, 0.5), seen, max_steps=2, accumulate_grad_batches=2)
@@ -103,12 +116,12 @@ def test_numbers_out_of_range_are_refused():
 
 
 def test_a_reference_in_bfloat16_moves_as_well():
-    class Module:
-        policy = torch.nn.Linear(2, 2)
-        reference = torch.nn.Linear(2, 2).bfloat16()
-
     class Trainer:
         global_step = 1
 
-    ReferenceSync(1, 1.0).on_train_batch_end(Trainer(), Module(), None, None, 0)
-    assert torch.equal(Module.reference.weight, Module.policy.weight.bfloat16())
+    module = torch.nn.ModuleDict(
+        {"policy": torch.nn.Linear(2, 2), "reference": torch.nn.Linear(2, 2).bfloat16()}
+    )
+    module.reference_moves = True
+    ReferenceSync(1, 1.0).on_train_batch_end(Trainer(), module, None, None, 0)
+    assert torch.equal(module["reference"].weight, module["policy"].weight.bfloat16())

@@ -17,7 +17,7 @@ from tests.support.phase_cases import (
 from tests.support.phase_runs import run
 from tests.support.two_processes import run_in_two_processes
 
-CASES = ("ppo", "ppo-lora", "reward")
+CASES = ("ppo", "ppo-lora", "reward", "dpo-sync")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Found .* in eval mode"),
@@ -85,6 +85,8 @@ def test_a_folder_holds_what_the_file_does(folder, by_rank, case):
         for path in (shards_of(folder, case), folder / f"{case}-file.ckpt")
     )
     assert shards.keys() == file.keys()
+    has_reference = any(name.startswith("reference.") for name in shards["state_dict"])
+    assert has_reference == (case == "dpo-sync")
     assert_close(shards["state_dict"], file["state_dict"], 0)
     # Numbers name parameters by their places in the groups, in either.
     moments, of_file = (

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.tensor import DTensor
 
-from lit_rlhf.callbacks import KLControl
+from lit_rlhf.callbacks import KLControl, ReferenceSync
 from lit_rlhf.data import DPODataModule, PPODataModule, RewardDataModule, SFTDataModule
 from lit_rlhf.models import LoRAConfig
 from lit_rlhf.modules import (
@@ -220,6 +220,7 @@ def run(
     is_ppo = isinstance(module, PPOModule)
     control = KLControl(target=2.0, coefficient=0.2, horizon=16.0)
     callbacks = [control] if is_ppo else []
+    callbacks += [ReferenceSync(1, 0.5)] if "sync" in case.split("-") else []
     gradients = GradientRecorder()
     callbacks += [*options.pop("callbacks", []), recorder, gradients]
     advantages = _record_advantages(module) if is_ppo else []
