@@ -25,12 +25,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     if _old_of(path).exists() and not path.exists():  # killed between the two renames below
         os.replace(_old_of(path), path)
     partial = partial_of(path)
-    _remove(partial)
+    remove(partial)
     try:
         yield partial
         put_in_place(path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def write_text_whole(path: Path, text: str) -> None:
@@ -59,12 +59,12 @@ def put_in_place(path: Path) -> None:
     sync(partial)
     is_moved = path.is_dir() or (partial.is_dir() and path.exists())
     if is_moved:
-        _remove(old)
+        remove(old)
         os.replace(path, old)
     os.replace(partial, path)
     if is_moved or old.is_dir():
         os.replace(old, partial)  # torn from here on, so no longer found by its name
-        _remove(partial)
+        remove(partial)
     sync(path.parent)
 
 
@@ -77,12 +77,13 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _old_of(path: Path) -> Path:
-    return path.with_name(f"{path.stem}-old{path.suffix}")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, if there is one."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _old_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}-old{path.suffix}")

@@ -33,6 +33,18 @@ def test_a_folder_takes_the_place_of_a_file_and_the_other_way_round(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["last-old.txt", "last.ckpt"]
 
 
+def test_a_folder_takes_the_place_of_a_link_and_leaves_what_it_led_to(tmp_path):
+    older, link = tmp_path / "step=1.ckpt", tmp_path / "last.ckpt"
+    write_number(older, 1)
+    link.symlink_to("step=1.ckpt")
+    for number in (2, 3):
+        write_number(link, number)
+        assert not link.is_symlink()
+        numbers = [(path / "number").read_text() for path in (older, link)]
+        assert numbers == ["1", str(number)]
+        assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "step=1.ckpt"]
+
+
 def write_text(file, text, error):
     with written_whole(file) as partial:
         partial.write_text(text)

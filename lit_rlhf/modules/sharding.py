@@ -6,7 +6,6 @@ Lightning's own `fsdp` wraps the older FSDP and needs a GPU. Importing this modu
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerStatus
@@ -36,6 +36,7 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
+from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.callbacks.reference_sync import HasReference
 from lit_rlhf.checkpoints import write_folder
 from lit_rlhf.errors import CheckpointError, ConfigError
@@ -45,7 +46,7 @@ from lit_rlhf.models.scalar_head import ScalarHead
 from lit_rlhf.models.weights import note_changed_weights
 from lit_rlhf.modules.checkpoint_io import AtomicCheckpointIO
 from lit_rlhf.modules.resuming import REFERENCE
-from lit_rlhf.whole_files import partial_of
+from lit_rlhf.whole_files import partial_of, remove
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -87,6 +88,9 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> None:
         """Save a checkpoint; shards are written while training goes on, the last ones before.
 
+        With `ModelCheckpoint(save_last="link")` training waits for each of them: a kill must not
+        leave a link to a folder that is not there yet.
+
         Raises:
             CheckpointError: shards could not be written, and `AtomicCheckpointIO` does not let
                 training go on.
@@ -103,7 +107,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.finish_writing()
         path = Path(self.broadcast(str(filepath)))
         if self.is_global_zero:
-            shutil.rmtree(partial_of(path), ignore_errors=True)
+            remove(partial_of(path))
         self.barrier("before the shards")
         if self._writers is None:
             # Of its own: what the run itself exchanges meanwhile must not come between.
@@ -112,8 +116,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.is_global_zero and isinstance(self.checkpoint_io, AtomicCheckpointIO):
             self.checkpoint_io.warn_of_objects(checkpoint, path)
         assert self.lightning_module is not None
-        if self.lightning_module.trainer.state.status is not TrainerStatus.RUNNING:
-            self.finish_writing()  # nothing goes on meanwhile
+        trainer = self.lightning_module.trainer
+        is_linked = any(one.save_last == "link" for one in callbacks_of(trainer, ModelCheckpoint))
+        if is_linked or trainer.state.status is not TrainerStatus.RUNNING:
+            self.finish_writing()  # a link to it comes next, or nothing goes on meanwhile
 
     def finish_writing(self) -> None:
         """Wait for the shards that are being written, and report them if that failed.

@@ -13,6 +13,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
@@ -151,6 +152,41 @@ def fail_while_training(folder):
     return dict(checkpoints.unwritten), len(said), sorted(path.name for path in folder.glob("*er*"))
 
 
+class LooksAtLinks(pl.Callback):
+    """Notes before each batch what a kill would leave of `last.ckpt`, which is a link.
+
+    Attributes:
+        found: by step, whether what it leads to is whole.
+    """
+
+    def __init__(self, folder):
+        self.last, self.found = Path(folder, "last.ckpt"), {}
+
+    def on_train_batch_start(self, trainer, *_):
+        if os.path.lexists(self.last):
+            assert self.last.is_symlink()
+            self.found[trainer.global_step] = (self.last / "meta.pt").is_file()
+        trainer.strategy.barrier()
+
+
+def link_to_what_is_written(folder):
+    """Return what was found of the links while writers are slow, and what is left."""
+    write = FileSystemWriter.write_data
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        return write(*arguments)
+
+    looks = LooksAtLinks(folder)
+    saves = ModelCheckpoint(folder, "{step}", save_last="link", every_n_train_steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileSystemWriter, "write_data", slowly)
+        strategy = FSDP2Strategy(save_distributed_checkpoint=True)
+        options = {"strategy": strategy, "devices": 2, "callbacks": [saves, looks]}
+        trainer_for(folder, enable_checkpointing=True, **options).fit(LanguageModule())
+    return looks.found, sorted(path.name for path in folder.glob("*.ckpt*"))
+
+
 def replace_the_folder_by_a_file(folder):
     """Return whether the folder is there after a write that failed, and the file after the next."""
     options = {"strategy": FSDP2Strategy(), "devices": 2, "plugins": AtomicCheckpointIO()}
@@ -167,9 +203,12 @@ def replace_the_folder_by_a_file(folder):
 
 
 def write_behind(folder):
-    (folder / "failing").mkdir(exist_ok=True)
+    for name in ("failing", "links"):
+        (folder / name).mkdir(exist_ok=True)
     held = train_while_writers_are_held(folder)
-    return held, fail_while_training(folder / "failing"), replace_the_folder_by_a_file(folder)
+    failed = fail_while_training(folder / "failing")
+    linked = link_to_what_is_written(folder / "links")
+    return held, failed, linked, replace_the_folder_by_a_file(folder)
 
 
 def no_space(*_):
@@ -230,12 +269,20 @@ def test_training_goes_on_while_a_checkpoint_of_that_moment_is_written(written_b
 
 
 def test_a_write_that_failed_is_reported_by_all_and_the_older_one_stays(written_behind):
-    for _, (unwritten, num_said, names), _ in written_behind:
+    for _, (unwritten, num_said, names), *_ in written_behind:
         ((path, fault),) = unwritten.items()
         assert path.endswith("newer.ckpt")
         assert fault.startswith("process 1: ")
         assert num_said == 1
         assert names == ["newer.ckpt.partial", "older.ckpt"]
+
+
+def test_a_link_leads_to_a_folder_that_is_whole(written_behind):
+    for _, _, (found, names), _ in written_behind:
+        assert len(found) > 1
+        assert all(found.values())
+        assert names[0] == "last.ckpt"
+        assert [name.startswith("step=") for name in names[1:]] == [True]
 
 
 def test_a_folder_stays_until_the_file_that_replaces_it_is_written(written_behind):
