@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities import rank_zero_only
 from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -44,15 +45,21 @@ class ResumableCSVLogger(CSVLogger):
                 "use lightning.pytorch.loggers.CSVLogger there"
             )
         super().__init__(save_dir, name=name, version=version)
+        self._file: MetricsFile | None = None
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MetricsFile:
         """The writer, made at first use."""
-        if self._experiment is None:
-            self._experiment = MetricsFile(self.log_dir)
-        assert isinstance(self._experiment, MetricsFile)
-        return self._experiment
+        if self._file is None:
+            self._file = MetricsFile(self.log_dir)
+        return self._file
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left, if anything was logged here."""
+        if self._file is not None:
+            self.save()
 
 
 class MetricsFile(ExperimentWriter):

@@ -18,7 +18,6 @@ from jsonargparse import ArgumentParser, _typehints
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import lit_rlhf
@@ -30,7 +29,6 @@ ALLOWED = {
     "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
     "_check_on_train_epoch_end": "modules/default_callbacks.py: has no public name, and is wrong",
     "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
-    "_experiment": "callbacks/csv_logger.py: finalize asks it whether there is a writer",
     "_kwargs": "modules/default_callbacks.py: Lightning's way to torch's average has no other",
     "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
@@ -181,13 +179,6 @@ def test_a_configuration_tells_its_attention():
 
 def test_lightning_sets_the_size_of_its_group_only_where_it_is_automatic():
     assert ModelParallelStrategy()._data_parallel_size == "auto"
-
-
-def test_lightning_asks_whether_there_is_a_writer(tmp_path):
-    logger = CSVLogger(tmp_path)
-    assert logger._experiment is None
-    logger.finalize("success")  # which would write, had there been one
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_reads_checkpoints_in_a_method_of_its_own():

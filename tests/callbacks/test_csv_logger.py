@@ -87,3 +87,16 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 def test_a_remote_folder_is_refused():
     with pytest.raises(ConfigError, match="not to s3://bucket"):
         ResumableCSVLogger("s3://bucket")
+
+
+def test_a_logger_that_logged_nothing_leaves_nothing(tmp_path):
+    """As in the process that only starts others."""
+    logger(tmp_path).finalize("success")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_end_writes_what_is_left(tmp_path):
+    one = logger(tmp_path)
+    one.log_metrics({"loss": 1.0}, 0)
+    one.finalize("success")
+    assert rows(tmp_path) == [{"loss": "1.0", "step": "0"}]
