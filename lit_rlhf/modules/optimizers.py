@@ -69,13 +69,15 @@ class OptimizerConfig:
                 )
 
     def build(
-        self, parameters: Iterable[nn.Parameter], num_steps: int
+        self, parameters: Iterable[nn.Parameter], num_steps: int, *, has_scaler: bool = False
     ) -> tuple[Optimizer, LambdaLR]:
         """Make the optimizer and its schedule.
 
         Args:
             parameters: those without `requires_grad` are left out.
             num_steps: scheduler steps of the whole run.
+            has_scaler: the run scales its gradients (16-mixed). Fused AdamW would undo that by
+                itself, in the step, and Lightning refuses to clip what is still scaled.
 
         Returns:
             The optimizer and a scheduler to be stepped `num_steps` times.
@@ -90,12 +92,13 @@ class OptimizerConfig:
             [
                 {"params": matrices, "weight_decay": self.weight_decay},
                 {"params": others, "weight_decay": 0.0},
-            ]
+            ],
+            fused=not has_scaler,
         )
         return optimizer, LambdaLR(optimizer, lambda step: self.rate_factor(step, num_steps))
 
-    def _build_optimizer(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """Choose the class: torch's own fused one wherever nothing is rounded."""
+    def _build_optimizer(self, groups: list[dict[str, Any]], *, fused: bool) -> Optimizer:
+        """Choose the class: torch's own wherever nothing is rounded."""
         betas = (self.beta1, self.beta2)
         rounded: dict[str, Any] = {
             "learning_rate": self.learning_rate,
@@ -109,11 +112,7 @@ class OptimizerConfig:
         if self.states == "bf16" or torch.bfloat16 in dtypes:
             moment_dtype = torch.bfloat16 if self.states == "bf16" else torch.float32
             return BF16AdamW(groups, moment_dtype=moment_dtype, **rounded)
-        optimizer = AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=True)
-        # Fused AdamW can undo a gradient scaler's scaling by itself, and Lightning then refuses to
-        # clip. Without the offer the scaler undoes it before the step (bf16 has none at all).
-        optimizer._step_supports_amp_scaling = False
-        return optimizer
+        return AdamW(groups, lr=self.learning_rate, betas=betas, eps=self.eps, fused=fused)
 
     def rate_factor(self, step: int, num_steps: int) -> float:
         """Return the share of the peak rate at a step: 1 at the end of warm-up, 0 at the end."""

@@ -366,7 +366,9 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped once a batch."""
-        optimizer, scheduler = self.optimizer.build(self.parameters(), self.num_scheduler_steps)
+        optimizer, scheduler = self.optimizer.build(
+            self.parameters(), self.num_scheduler_steps, has_scaler=self.trainer.scaler is not None
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},

@@ -123,7 +123,7 @@ class SteppingModule(lightning.LightningModule, abc.ABC):
         Under 16-mixed the scaler takes its scale off within the step. Automatic optimization looks
         at the gradients behind that.
         """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = self.trainer.scaler
         if scaler is None or self.automatic_optimization:
             return 1.0
         return float(scaler.get_scale())
@@ -140,7 +140,7 @@ class SteppingModule(lightning.LightningModule, abc.ABC):
             TrainingError: too many steps were skipped.
         """
         own_squares, whole_squares = gradient_squares(self.parameters(), self.device)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = self.trainer.scaler
         is_broken = self.guard.is_broken.to(self.device)
         if scaler is None:
             is_broken = is_broken + (~torch.isfinite(own_squares + whole_squares)).float()

@@ -35,7 +35,6 @@ ALLOWED = {
     "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
     "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
-    "_step_supports_amp_scaling": "modules/optimizers.py: Lightning would refuse to clip",
     "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
     "_use_buffers": "modules/default_callbacks.py: likewise",
     "_typehints": "class_changes.py: jsonargparse keeps settings of another class",
@@ -200,11 +199,6 @@ def test_many_tensors_are_copied_in_place():
     whole, other = torch.zeros(3, 2), torch.arange(6.0).view(3, 2)
     torch._foreach_copy_([whole[0], whole[2]], [other[1], other[0]])
     assert whole.tolist() == [[2, 3], [0, 0], [0, 1]]
-
-
-def test_fused_adamw_offers_to_undo_a_scaler():
-    weight = torch.nn.Parameter(torch.zeros(1))
-    assert torch.optim.AdamW([weight], fused=True)._step_supports_amp_scaling is True
 
 
 def test_torch_counts_the_writes_to_a_tensor():

@@ -128,3 +128,11 @@ def test_8_bit_states_say_what_they_need(monkeypatch):
     monkeypatch.delitem(sys.modules, "lit_rlhf.modules.eight_bit_adamw", raising=False)
     with pytest.raises(ConfigError, match=r"states 8bit needs torchao: pip install .*torchao"):
         OptimizerConfig(states="8bit").build([nn.Parameter(torch.ones(2))], num_steps=1)
+
+
+@pytest.mark.parametrize("has_scaler", [False, True])
+def test_a_scaler_and_a_fused_step_do_not_meet(has_scaler):
+    """Lightning does not clip what a fused optimizer takes the scale off."""
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer, _ = OptimizerConfig().build([weight], num_steps=1, has_scaler=has_scaler)
+    assert optimizer.defaults["fused"] is not has_scaler
