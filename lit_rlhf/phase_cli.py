@@ -165,6 +165,7 @@ class PhaseCLI(LightningCLI):
         class_paths: Mapping[str, str] | None = None,
     ) -> None:
         self._dry_run = dry_run
+        self._ckpt_path: str | Path | None = None
         self.plan: Plan | None = None
         self._class_paths = class_paths or {}  # "model", "data" -> the class that is named for it
         self._takes_tokenizer = "tokenizer" in inspect.signature(data_class).parameters
@@ -224,6 +225,8 @@ class PhaseCLI(LightningCLI):
                 refuse_nulls(classes[name], group, name, args)
         if seeds := untouched_seeds(args, settings):
             rank_zero_info(seeds)
+        # Lightning would look for hyper-parameters in a file that is not verified yet.
+        self._ckpt_path, settings["ckpt_path"] = settings["ckpt_path"], None
 
     def options(self) -> list[str]:
         """Return the dotted names of all options of the commands."""
@@ -237,7 +240,9 @@ class PhaseCLI(LightningCLI):
             CheckpointError: `ckpt_path` names no file or folder.
             ConfigError: the strategy is Lightning's older FSDP, or one for notebooks.
         """
-        strategy = self.config[self.config["subcommand"]]["trainer"]["strategy"]
+        settings = self.config[self.config["subcommand"]]
+        path = settings["ckpt_path"] = self._ckpt_path
+        strategy = settings["trainer"]["strategy"]
         name = strategy if isinstance(strategy, str) else strategy.get("class_path", "")
         if (name.startswith("fsdp") and name != "fsdp2") or name.endswith(".FSDPStrategy"):
             raise ConfigError(
@@ -249,7 +254,6 @@ class PhaseCLI(LightningCLI):
                 f"trainer.strategy {name}: a command would not know what its processes did; take "
                 "--trainer.strategy ddp"
             )
-        path = self.config[self.config["subcommand"]].get("ckpt_path")
         if path is not None and path not in _NAMED_CHECKPOINTS and not Path(path).exists():
             raise CheckpointError(f"ckpt_path: {path}: no such checkpoint")
 
@@ -401,6 +405,3 @@ class PhaseCLI(LightningCLI):
             kwargs["max_epochs"] = 1
         trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return trainer
-
-    def _parse_ckpt_path(self) -> None:
-        """Read no hyper-parameters: there are none, and the file has not been verified yet."""

@@ -17,7 +17,6 @@ import torch
 from jsonargparse import ArgumentParser, _typehints
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import lit_rlhf
@@ -32,7 +31,6 @@ ALLOWED = {
     "_kwargs": "modules/default_callbacks.py: Lightning's way to torch's average has no other",
     "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
-    "_parse_ckpt_path": "phase_cli.py: would read a file that is not verified yet",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
     "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
     "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
@@ -178,13 +176,6 @@ def test_a_configuration_tells_its_attention():
 
 def test_lightning_sets_the_size_of_its_group_only_where_it_is_automatic():
     assert ModelParallelStrategy()._data_parallel_size == "auto"
-
-
-def test_the_command_line_reads_checkpoints_in_a_method_of_its_own():
-    assert "torch.load" in inspect.getsource(LightningCLI._parse_ckpt_path)
-    assert "torch.load" not in inspect.getsource(LightningCLI).replace(
-        inspect.getsource(LightningCLI._parse_ckpt_path), ""
-    )
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")

@@ -4,7 +4,7 @@ import pytest
 import wandb
 from lightning.pytorch.callbacks import Timer
 
-from lit_rlhf.errors import TrainingError
+from lit_rlhf.errors import CheckpointError, TrainingError
 
 VERSIONS = ["--trainer.logger.version=null"]  # a new folder for each part
 LOGGERS = {
@@ -36,6 +36,13 @@ def test_the_same_command_goes_on(workplace, tmp_path, monkeypatch, logger):
     assert steps == [2, 4, 6]  # one epoch more each time, and not from the beginning
     assert folders[0] == folders[1] == folders[2]
     assert len(list(tmp_path.rglob("model/config.json"))) == 1
+
+
+def test_a_torn_checkpoint_is_one_error(workplace):
+    """Lightning's command line would read it before we have looked whether it is whole."""
+    (workplace.folder / "torn.ckpt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"torn\.ckpt: torn"):
+        workplace.fit("sft", options=["--ckpt_path=torn.ckpt"])
 
 
 def test_a_run_without_a_step_is_an_error(workplace):
