@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lit_rlhf.callbacks import (
+        AveragedWeights,
         KLControl,
         LastCheckpoint,
         OveroptimizationMonitor,
@@ -68,6 +69,7 @@ __all__ = [
     "AdaptiveKL",
     "AdvantageEstimator",
     "Advantages",
+    "AveragedWeights",
     "DPODataModule",
     "DPOModule",
     "EnsembleReward",

@@ -1,5 +1,6 @@
 """What watches or steers a run from outside: Lightning callbacks and loggers."""
 
+from lit_rlhf.callbacks.averaged_weights import AveragedWeights
 from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
 from lit_rlhf.callbacks.kl_control import KLControl
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
@@ -12,6 +13,7 @@ from lit_rlhf.callbacks.self_checks import SelfChecks
 from lit_rlhf.callbacks.wandb_logger import WandbAutoLogger
 
 __all__ = [
+    "AveragedWeights",
     "KLControl",
     "LastCheckpoint",
     "ModelFolder",

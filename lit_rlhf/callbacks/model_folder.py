@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_rlhf.callbacks.averaged_weights import AveragedWeights
 from lit_rlhf.callbacks.of_trainer import callbacks_of
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models.handover import BEST_FOLDER, MODEL_FOLDER
@@ -48,7 +48,7 @@ class ModelFolder(Callback):
     """Writes the model at the end of training, and the best one by a validation metric.
 
     `model/` in the run's folder, beside `checkpoints/`, holds the weights that the run ends with:
-    averaged ones where `EMAWeightAveraging` has put them in place. `best/` is replaced at each
+    averaged ones where `AveragedWeights` has put them in place. `best/` is replaced at each
     validation of the training run whose metric is better than all before. The next phase,
     transformers, vLLM and TRL read both as they are.
 
@@ -85,10 +85,10 @@ class ModelFolder(Callback):
         Raises:
             ConfigError: they would not.
         """
-        is_averaged = bool(callbacks_of(trainer, WeightAveraging))
+        is_averaged = bool(callbacks_of(trainer, AveragedWeights))
         if stage == "fit" and is_averaged and self.metric(pl_module):
             raise ConfigError(
-                "save_model.monitor: with WeightAveraging the averaged weights are validated, and "
+                "save_model.monitor: with AveragedWeights the averaged weights are validated, and "
                 "best/ would hold others; set save_model.monitor to null"
             )
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
@@ -16,8 +15,8 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
-from torch import Tensor
 
+from lit_rlhf.callbacks.averaged_weights import AveragedWeights
 from lit_rlhf.callbacks.last_checkpoint import LastCheckpoint
 from lit_rlhf.callbacks.model_folder import ModelFolder
 from lit_rlhf.callbacks.of_trainer import callbacks_of
@@ -29,11 +28,12 @@ from lit_rlhf.models.weights import note_changed_weights
 # Callbacks of Lightning that would do something else than they promise, and what to do instead.
 _REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "copies the module before its model is loaded, and would average "
-    "nothing; take WeightAveraging, Lightning's newer callback, whose average is the equal one of "
-    "SWA, or EMAWeightAveraging",
+    "nothing; take AveragedWeights of lit_rlhf.callbacks, whose average is SWA's",
     BatchSizeFinder: "changes data.batch_size, which is the number of examples in an optimizer "
     "step and changes what is learned; to fit into memory take trainer.accumulate_grad_batches, "
     "in ppo model.update.micro_batch_size, and data.eval_batch_tokens for validation",
+    WeightAveraging: "averages a run's counters and may round frozen weights; take AveragedWeights "
+    "of lit_rlhf.callbacks (exponential with decay: 0.999), or derive yours from it",
 }
 
 
@@ -44,14 +44,13 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
         ConfigError: a callback would do something else than it promises.
     """
     for refused, why in _REFUSED.items():
-        if callbacks_of(trainer, refused):
-            raise ConfigError(f"callbacks: {refused.__name__} {why}")
+        for callback in callbacks_of(trainer, refused):
+            if not isinstance(callback, AveragedWeights):
+                raise ConfigError(f"callbacks: {type(callback).__name__} {why}")
     for checkpoint in callbacks_of(trainer, ModelCheckpoint):
         _refuse_folders_of_metrics(checkpoint)
     for stopping in callbacks_of(trainer, EarlyStopping):
         _look_after_each_validation(stopping, trainer)
-    for averaging in callbacks_of(trainer, WeightAveraging):
-        _average_what_trains(averaging)
     if trainer.checkpoint_callback is None:  # it keeps nothing
         return []
     kinds = (SelfChecks, ModelFolder, LastCheckpoint)
@@ -67,7 +66,7 @@ def tell_of_averages(trainer: Trainer) -> None:
 
     Lightning writes it where torch does not count; packed weights and vLLM's would be stale.
     """
-    if callbacks_of(trainer, WeightAveraging):
+    if callbacks_of(trainer, AveragedWeights):
         note_changed_weights()
 
 
@@ -136,36 +135,15 @@ def _look_after_each_validation(callback: EarlyStopping, trainer: Trainer) -> No
     of the epoch alone: of PPO's only one, at the end of the run.
     """
     interval = _interval(trainer)
-    every_batch = isinstance(interval, int) and interval == 1
-    if every_batch and callback._check_on_train_epoch_end is None:
-        callback._check_on_train_epoch_end = False
+    if isinstance(interval, int) and interval == 1:
+        # Let it decide now, as for a share of an epoch; what it was told stays.
+        shares = SimpleNamespace(val_check_interval=0.5, check_val_every_n_epoch=1)
+        EarlyStopping.setup(callback, cast("Trainer", shares), trainer.lightning_module, "fit")
 
 
 def _interval(trainer: Trainer) -> int | float | None:
     """Return what `val_check_interval` counts in batches, or None where it is a time."""
     return getattr(trainer, "val_check_interval", None)
-
-
-def _average_what_trains(callback: WeightAveraging) -> None:
-    """Keep counters and frozen weights out of an average.
-
-    Lightning would average the number of iterations, which seeds PPO's samples, and round the
-    frozen weights, of which the self-checks know every bit.
-    """
-    callback._use_buffers = False
-    average = callback._kwargs.get("avg_fn")
-    if average is not None:
-        callback._kwargs["avg_fn"] = partial(_average_of_changed, average)
-
-
-def _average_of_changed(
-    average: Callable[[Tensor, Tensor, Tensor | int], Tensor],
-    averaged: Tensor,
-    current: Tensor,
-    num_averaged: Tensor | int,
-) -> Tensor:
-    """Average, where rounding would move even equal numbers, only what differs."""
-    return torch.where(averaged == current, current, average(averaged, current, num_averaged))
 
 
 def _is_set_by_user(callback: Callback) -> bool:

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from jsonargparse import ArgumentParser, _typehints
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import lit_rlhf
@@ -26,15 +24,12 @@ from tests.support.tiny_models import tiny_model
 PACKAGE = Path(lit_rlhf.__file__).parent
 ALLOWED = {
     "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
-    "_check_on_train_epoch_end": "modules/default_callbacks.py: has no public name, and is wrong",
     "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
-    "_kwargs": "modules/default_callbacks.py: Lightning's way to torch's average has no other",
     "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
     "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
     "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
-    "_use_buffers": "modules/default_callbacks.py: likewise",
     "_typehints": "class_changes.py: jsonargparse keeps settings of another class",
     "_version": "models/weights.py: torch's count of the writes to a tensor",
 }
@@ -197,23 +192,6 @@ def test_torch_counts_the_writes_to_a_tensor():
     before = tensor._version
     tensor.add_(1)
     assert tensor._version == before + 1
-
-
-def test_an_average_is_made_by_the_settings_of_its_callback():
-    callback = EMAWeightAveraging(decay=0.5)
-    assert callback._use_buffers is True
-    callback._use_buffers = False
-    callback._kwargs["avg_fn"] = lambda averaged, current, num_averaged: averaged - 1
-    module = LightningModule()
-    module.register_buffer("counter", torch.zeros(()))
-    module.weight = torch.nn.Parameter(torch.zeros(()))
-    callback.setup(None, module, "fit")
-    average = callback._average_model
-    average.update_parameters(module)  # the first one is a copy
-    module.counter += 4
-    average.update_parameters(module)
-    assert average.module.weight.item() == -1
-    assert average.module.counter.item() == 4
 
 
 def test_jsonargparse_asks_one_function_what_another_class_keeps(monkeypatch):

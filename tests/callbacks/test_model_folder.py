@@ -5,9 +5,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
-from lit_rlhf.callbacks import ModelFolder
+from lit_rlhf.callbacks import AveragedWeights, ModelFolder
 from lit_rlhf.data import PPODataModule, SFTDataModule
 from lit_rlhf.errors import CheckpointError, ConfigError
 from lit_rlhf.models import LoRAConfig, load_causal_lm
@@ -137,20 +137,20 @@ def test_averaged_weights_are_handed_over(tmp_path, policy, data):
     last = LastStep()
     module = SFTModule(policy, optimizer=FAST)
     fit(tmp_path / "run", module, data, max_epochs=3, limit_val_batches=0,
-        callbacks=[EMAWeightAveraging(decay=0.5), last])  # fmt: skip
+        callbacks=[AveragedWeights(decay=0.5), last])  # fmt: skip
     loaded = weights(load_causal_lm(str(tmp_path / "run" / "model")))
     assert all(torch.equal(loaded[name], own) for name, own in weights(module.policy.model).items())
     assert any(not torch.equal(loaded[name], own) for name, own in last.weights.items())
 
 
 def test_an_average_of_nothing_is_refused(tmp_path, policy, data):
-    with pytest.raises(ConfigError, match="would average nothing; take WeightAveraging"):
+    with pytest.raises(ConfigError, match="would average nothing; take AveragedWeights"):
         fit(tmp_path, SFTModule(policy), data, callbacks=[StochasticWeightAveraging(0.01)])
 
 
 def test_best_of_averaged_weights_is_refused(tmp_path, policy, data):
-    callbacks = [EMAWeightAveraging(), ModelFolder("val/sft/loss", "min")]
-    with pytest.raises(ConfigError, match=r"WeightAveraging.*set save_model\.monitor to null"):
+    callbacks = [AveragedWeights(), ModelFolder("val/sft/loss", "min")]
+    with pytest.raises(ConfigError, match=r"AveragedWeights.*set save_model\.monitor to null"):
         fit(tmp_path / "run", SFTModule(policy), data, callbacks=callbacks)
 
 

@@ -102,8 +102,8 @@ CASES = [
     ("its class", "ppo", "trainer: {strategy: {class_path: FSDPStrategy}}",
      ["FSDPStrategy", "fsdp2"]),
     ("two callbacks of which there may be one", "sft",
-     "trainer:\n  callbacks+:\n" + 2 * "    - class_path: EMAWeightAveraging\n",
-     ["more than one stateful callback of type `EMAWeightAveraging`"]),
+     "trainer:\n  callbacks+:\n" + 2 * "    - class_path: AveragedWeights\n",
+     ["more than one stateful callback of type `AveragedWeights`"]),
     ("a strategy of notebooks", "sft", ["--trainer.strategy=ddp_spawn", "--trainer.devices=2"],
      ["trainer.strategy ddp_spawn", "--trainer.strategy ddp"]),
     # Wrong types.

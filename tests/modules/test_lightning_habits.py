@@ -9,9 +9,11 @@ import torch
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     EarlyStopping,
+    EMAWeightAveraging,
     ModelCheckpoint,
     StochasticWeightAveraging,
     Timer,
+    WeightAveraging,
 )
 
 from lit_rlhf.errors import ConfigError
@@ -47,9 +49,11 @@ def fit(path, folder, phase, *callbacks, ckpt_path=None, **options):
     ("callback", "remedy"),
     [
         (BatchSizeFinder(), "accumulate_grad_batches"),
-        (StochasticWeightAveraging(1e-2), "WeightAveraging"),
+        (StochasticWeightAveraging(1e-2), "AveragedWeights"),
+        (WeightAveraging(), "AveragedWeights"),
+        (EMAWeightAveraging(), "AveragedWeights .*decay"),
     ],
-    ids=["sizes", "SWA"],
+    ids=["sizes", "SWA", "equal", "exponential"],
 )
 def test_what_would_not_do_as_it_says_is_refused(tmp_path, folder, phase, callback, remedy):
     with pytest.raises(ConfigError, match=f"{type(callback).__name__} .*{remedy}"):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateFinder
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 
-from lit_rlhf.callbacks.csv_logger import ResumableCSVLogger
+from lit_rlhf.callbacks import AveragedWeights, ResumableCSVLogger
 from lit_rlhf.checkpoints import read_verified
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import SFTModule
@@ -154,10 +154,8 @@ def test_the_tuner_sets_the_rate_of_the_next_run(tmp_path, folder):
 
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback with a model that")
 def test_an_average_begins_behind_the_search(tmp_path, folder):
-    module, _ = fit(tmp_path, folder, "sft", finder(), EMAWeightAveraging(decay=0.5))
-    plain, _ = fit(
-        tmp_path, folder, "sft", EMAWeightAveraging(decay=0.5), rate=module.learning_rate
-    )
+    module, _ = fit(tmp_path, folder, "sft", finder(), AveragedWeights(decay=0.5))
+    plain, _ = fit(tmp_path, folder, "sft", AveragedWeights(decay=0.5), rate=module.learning_rate)
     assert same_weights(module, plain)
 
 
