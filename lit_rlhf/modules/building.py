@@ -130,12 +130,11 @@ def prepare(module: PhaseModule, model: PolicyModel | ScalarModel) -> None:
     take_gpu_paths(model, module.root_device)
     if module.activation_checkpointing and names:
         checkpoint_activations(model)
-    if module.device_mesh is not None:
+    if will_be_sharded:
         methods = [name for name in _FORWARD_METHODS if hasattr(model, name)]
-        mesh = module.device_mesh["data_parallel"]
         shard(
             model,
-            mesh,
+            module.root_device,
             forward_methods=methods,
             layer_dtype=module.frozen_dtype,
             in_float32=in_float32,

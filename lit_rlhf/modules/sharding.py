@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
     MixedPrecisionPolicy,
@@ -50,10 +50,10 @@ from lit_rlhf.whole_files import partial_of, remove
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's `ModelParallelStrategy` with every process in one data-parallel group.
+    """Lightning's `ModelParallelStrategy` for `shard`: each process has other data.
 
-    Lightning's default is tensor parallelism inside a node. The backend is chosen by device: NCCL
-    for GPUs, gloo for CPUs.
+    The mesh that Lightning makes, for tensor parallelism inside a node, is not used. The backend is
+    chosen by device: NCCL for GPUs, gloo for CPUs.
 
     Args:
         save_distributed_checkpoint: each rank writes its shard into a folder, while training goes
@@ -66,19 +66,17 @@ class FSDP2Strategy(ModelParallelStrategy):
     ) -> None:
         self.patience = timedelta(minutes=timeout_minutes)
         super().__init__(
-            tensor_parallel_size=1,
-            save_distributed_checkpoint=save_distributed_checkpoint,
-            timeout=self.patience,
+            save_distributed_checkpoint=save_distributed_checkpoint, timeout=self.patience
         )
         self.saves_shards = save_distributed_checkpoint
         self._writers: distributed.ProcessGroup | None = None  # who write shards
         self._writing: tuple[Path, Future[Any]] | None = None
         self._replaced: list[str | Path] = []  # by what is being written
 
-    def setup_environment(self) -> None:
-        """Set the size of the data-parallel group before Lightning builds its mesh."""
-        self._data_parallel_size = self.num_processes * self.num_nodes
-        super().setup_environment()
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Each process has a share of its own."""
+        return {"num_replicas": self.world_size, "rank": self.global_rank}
 
     def save_checkpoint(
         self,
@@ -248,13 +246,13 @@ StrategyRegistry.register(
 
 def shard(
     model: nn.Module,
-    mesh: DeviceMesh,
+    device: torch.device,
     *,
     forward_methods: Sequence[str] = (),
     layer_dtype: torch.dtype | None = None,
     in_float32: bool = False,
 ) -> None:
-    """Spread a model's parameters over the processes of a mesh, in place; a second call is idle.
+    """Spread a model's parameters over all processes, in place; a second call is idle.
 
     Each transformer layer becomes a unit that is gathered when its forward begins and freed when
     it ends; what remains (embeddings, output, heads) is the root's unit, which stays gathered
@@ -263,7 +261,7 @@ def shard(
     Args:
         model: any module with a transformers model inside, adapters included. What is outside
             of it is not sharded.
-        mesh: one-dimensional, `trainer.strategy.device_mesh["data_parallel"]`.
+        device: where each process keeps its share.
         forward_methods: names of methods of `model`, other than `forward`, that use its
             parameters; they gather the root's unit as `forward` does.
         layer_dtype: in which the weights of layers are gathered, that of autocast: half of the
@@ -277,6 +275,7 @@ def shard(
     """
     if isinstance(model, FSDPModule):
         return
+    mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     policy = MixedPrecisionPolicy()
     if layer_dtype is not None:
         # What flows between layers stays float32, as under autocast.

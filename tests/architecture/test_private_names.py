@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import torch
 from jsonargparse import ArgumentParser, _typehints
-from lightning.pytorch.strategies import ModelParallelStrategy
 
 import lit_rlhf
 from lit_rlhf.objectives import PreferenceLoss
@@ -24,7 +23,6 @@ from tests.support.tiny_models import tiny_model
 PACKAGE = Path(lit_rlhf.__file__).parent
 ALLOWED = {
     "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
-    "_data_parallel_size": "modules/sharding.py: Lightning asks for it before it is known",
     "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
     "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
     "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
@@ -167,10 +165,6 @@ def test_a_configuration_tells_its_attention():
     assert model.config._attn_implementation == "eager"
     model.set_attn_implementation("sdpa")
     assert model.config._attn_implementation == "sdpa"
-
-
-def test_lightning_sets_the_size_of_its_group_only_where_it_is_automatic():
-    assert ModelParallelStrategy()._data_parallel_size == "auto"
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")

@@ -5,7 +5,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -17,6 +16,7 @@ from tests.support.phases import weights as full_weights
 from tests.support.tiny_models import CONFIGS, VOCABULARY_SIZE, tiny_model
 from tests.support.two_processes import run_in_two_processes
 
+CPU = torch.device("cpu")
 NUM_STEPS = 4
 BATCH_SIZE = 4  # over all processes
 
@@ -54,8 +54,8 @@ def build(architecture, adapter):
 def train_sharded(architecture, adapter):
     rank = torch.distributed.get_rank()
     model = build(architecture, adapter)
-    shard(model, init_device_mesh("cpu", (2,)))
-    shard(model, init_device_mesh("cpu", (2,)))  # a second call changes nothing
+    shard(model, CPU)
+    shard(model, CPU)  # a second call changes nothing
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     local = sum(parameter.to_local().numel() for parameter in model.parameters())
     train(model, rank, num_processes=2)
@@ -65,8 +65,7 @@ def train_sharded(architecture, adapter):
 def generate_while_sharded():
     rank = torch.distributed.get_rank()
     model = tiny_model("llama")
-    mesh = init_device_mesh("cpu", (2,))
-    shard(model, mesh)
+    shard(model, CPU)
     num_tokens = (3, 9)[rank]  # the processes do not take the same number of steps
     prompt = batches()[0, :1, :5]
     with torch.no_grad(), gathered(model):
@@ -93,7 +92,7 @@ class Scorer(nn.Module):
 def score_while_sharded():
     torch.manual_seed(5)
     scorer = Scorer()
-    shard(scorer, init_device_mesh("cpu", (2,)), forward_methods=["score"])
+    shard(scorer, CPU, forward_methods=["score"])
     scores = scorer.score(batches()[0])
     scores.sum().backward()
     return scores.detach(), scorer.head.weight.grad.full_tensor()
@@ -111,7 +110,7 @@ def spread_from_16_bits():
         return fully_shard(module, **options)
 
     with mock.patch("lit_rlhf.modules.sharding.fully_shard", note_and_shard):
-        shard(model, init_device_mesh("cpu", (2,)), in_float32=True)
+        shard(model, CPU, in_float32=True)
     return num_whole, full_weights(model)
 
 
@@ -126,7 +125,7 @@ def gradient_under_autocast(model, rows):
 def gather_layers_in_bf16():
     rank = torch.distributed.get_rank()
     model = tiny_model("llama")
-    shard(model, init_device_mesh("cpu", (2,)), layer_dtype=torch.bfloat16)
+    shard(model, CPU, layer_dtype=torch.bfloat16)
     with torch.no_grad(), gathered(model):
         layers = {weight.dtype for weight in transformer_layers(model)[0].parameters()}
         others = model.model.embed_tokens.weight.dtype
@@ -247,7 +246,7 @@ class LanguageModule(pl.LightningModule):
 
     def configure_model(self):
         if self.device_mesh is not None:
-            shard(self.policy, self.device_mesh["data_parallel"])
+            shard(self.policy, CPU)
 
     def training_step(self, rows, batch_idx):
         logits = self.policy(input_ids=rows).logits[:, :-1]
@@ -268,7 +267,7 @@ class WithReference(LanguageModule):
 
     def configure_model(self):
         self.reference = tiny_model("llama", seed=1).requires_grad_(False)
-        shard(self.reference, self.device_mesh["data_parallel"])
+        shard(self.reference, CPU)
         super().configure_model()
 
     def on_train_end(self):
@@ -294,6 +293,8 @@ def fit_with_the_flag(folder):
     module = LanguageModule()
     trainer.fit(module)
     assert isinstance(module.policy, FSDPModule)
+    shares = {"num_replicas": 2, "rank": trainer.global_rank}
+    assert trainer.strategy.distributed_sampler_kwargs == shares
     trainer.save_checkpoint(f"{folder}/sharded.ckpt")
     return full_weights(module)
 

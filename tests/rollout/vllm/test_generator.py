@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
@@ -120,7 +119,7 @@ def test_the_length_of_the_data_bounds_the_model(policy, monkeypatch, set_by_use
 def sends_of_a_sharded_policy():
     """Return how often weights go: of two rollouts, one after a step, one after a load."""
     policy, engine = PolicyModel(lively_model()), FakeEngine()
-    shard(policy, init_device_mesh("cpu", (2,)))
+    shard(policy, torch.device("cpu"))
     generator, counts = with_engine(engine), []
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-3)
     for change in (None, None, "step", "load"):
