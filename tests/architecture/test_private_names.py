@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -21,17 +22,45 @@ from lit_rlhf.objectives import PreferenceLoss
 from tests.support.tiny_models import tiny_model
 
 PACKAGE = Path(lit_rlhf.__file__).parent
+
+
+class Use(NamedTuple):
+    """One name, the file that it is behind, the release that was looked at, and the reason."""
+
+    file: str
+    seen_in: str
+    reason: str
+
+
+# An upgrade of constraints.txt has each of them looked at again.
 ALLOWED = {
-    "_attn_implementation": "models/backbone.py: transformers has a setter, and no public getter",
-    "_foreach_copy_": "models/kv_cache.py: torch's copy of many tensors in one launch, as FSDP's",
-    "_linear_pointwise": "cpu/decoding.py: the product with a packed weight",
-    "_reorder_linear_weight": "cpu/decoding.py: torch packs weights only inside torch.compile",
-    "_python_dispatch": "dry_run/live_bytes.py: torch has no public mode that sees operations",
-    "_subclasses": "dry_run/live_bytes.py: where torch documents FakeTensorMode",
-    "_typehints": "class_changes.py: jsonargparse keeps settings of another class",
-    "_version": "models/weights.py: torch's count of the writes to a tensor",
+    "_foreach_copy_": Use(
+        "models/kv_cache.py", "torch==2.13.0", "the copy of many tensors in one launch, as FSDP's"
+    ),
+    "_linear_pointwise": Use(
+        "cpu/decoding.py", "torch==2.13.0", "the product with a packed weight"
+    ),
+    "_reorder_linear_weight": Use(
+        "cpu/decoding.py", "torch==2.13.0", "torch packs weights only inside torch.compile"
+    ),
+    "_typehints": Use(
+        "class_changes.py", "jsonargparse==4.53.0", "it keeps settings of another class"
+    ),
+    "_version": Use("models/weights.py", "torch==2.13.0", "the count of the writes to a tensor"),
 }
-# Documented in spite of their underscore: named tuples, SQLAlchemy rows, os.
+# Underscores that the library's own pages tell its users to write.
+DOCUMENTED = {
+    "_attn_implementation": Use(
+        "models/backbone.py", "transformers==5.23.0", "its page on inference backends"
+    ),
+    "_python_dispatch": Use(
+        "dry_run/live_bytes.py", "torch==2.13.0", "TorchDispatchMode: its page Extending PyTorch"
+    ),
+    "_subclasses": Use(
+        "dry_run/live_bytes.py", "torch==2.13.0", "FakeTensorMode: its page Fake tensor"
+    ),
+}
+# Likewise, everywhere: named tuples, SQLAlchemy rows, os.
 PUBLIC = {"_asdict", "_exit", "_fields", "_mapping", "_replace"}
 _BY_NAME = ("getattr", "hasattr", "setattr", "delattr")
 
@@ -122,8 +151,14 @@ def test_private_names_of_others_are_those_that_are_listed():
     found = foreign_names(sources)
     for name, files in inherited_names().items():
         found.setdefault(name, set()).update(files)
-    files_of = {name: [reason.partition(":")[0]] for name, reason in ALLOWED.items()}
+    files_of = {name: [use.file] for name, use in (ALLOWED | DOCUMENTED).items()}
     assert {name: sorted(files) for name, files in found.items()} == files_of
+
+
+def test_the_list_is_short_and_names_the_releases_that_the_tests_have():
+    assert len(ALLOWED) <= 5
+    pins = (PACKAGE.parent / "constraints.txt").read_text(encoding="utf-8").split()
+    assert {use.seen_in for use in (ALLOWED | DOCUMENTED).values()} <= set(pins)
 
 
 @pytest.mark.parametrize(
