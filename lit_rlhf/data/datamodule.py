@@ -270,8 +270,9 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         return self._examples.get(name, ())
 
     def longest(self, name: str) -> int:
-        """Return the tokens of the longest row of "train", "validation" or "test", or 0."""
-        return int(self._examples[name].lengths.max()) if name in self._examples else 0
+        """Return the tokens of the longest row of "train" or another source, or 0."""
+        reader = self._reader if name == "predict" and self._reader is not None else self
+        return int(reader._examples[name].lengths.max()) if name in reader._examples else 0
 
     @property
     def provenance(self) -> dict[str, dict[str, Any]]:

@@ -165,7 +165,12 @@ def context_length(source: str | PreTrainedTokenizerBase) -> int | None:
         path = _base_of(path)
     elif Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         return None
-    text_config = _read_config(path).get_text_config()
+    return context_of(_read_config(path))
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Return how many tokens a model of this configuration can read, None where it does not say."""
+    text_config = config.get_text_config()
     length = getattr(text_config, "max_position_embeddings", None)
     if not isinstance(length, int):
         return None

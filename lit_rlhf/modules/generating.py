@@ -10,13 +10,14 @@ import torch
 from lit_rlhf.batches import PromptBatch, SampleBatch
 from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.data.collation import batch_prompts
+from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback import parse_prompt
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.modules.sharding import gathered
 from lit_rlhf.prompts import ChatWithTools, Prompt, as_messages, prompt_fields
 from lit_rlhf.ranges import require
-from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples
+from lit_rlhf.rollout import Generator, Sampling, TorchGenerator, collect_samples, require_room
 
 if TYPE_CHECKING:
     from lit_rlhf.modules.phase import PhaseModule
@@ -71,6 +72,19 @@ def predict_responses(module: PhaseModule, batch: object) -> list[dict[str, Any]
         for row, prompt, response, finished, fields in each
         if row >= 0  # the others only fill up a last batch that is short
     ]
+
+
+def require_room_to_predict(module: PhaseModule) -> None:
+    """Refuse, before the first response, prompts that leave no room for one.
+
+    Raises:
+        ConfigError: the longest prompt of a data module and its response are longer than the
+            policy's context.
+    """
+    policy, data = module.trained_model, getattr(module.trainer, "datamodule", None)
+    if isinstance(policy, PolicyModel) and isinstance(data, TextDataModule):
+        sampling = module.prediction.sampling or module.sampling
+        require_room(policy, data.longest("predict"), sampling)
 
 
 @torch.no_grad()

@@ -77,7 +77,7 @@ class OnlineDPOModule(RewardedPolicy):
         Raises:
             ConfigError: prompts leave no room for a response, or there is data for PPO-ptx.
         """
-        refuse_unfit_rollouts(self.trainer, self.sampling, self.source)
+        refuse_unfit_rollouts(self)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
         if getattr(data, "pretraining", None) is not None:
             raise ConfigError(

@@ -36,7 +36,11 @@ from lit_rlhf.modules.default_callbacks import (
     refuse_unreachable_validation,
     steps_by_time,
 )
-from lit_rlhf.modules.generating import generate_responses, predict_responses
+from lit_rlhf.modules.generating import (
+    generate_responses,
+    predict_responses,
+    require_room_to_predict,
+)
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.rate_search import claim_finder, search_learning_rate, take_saved_rate
 from lit_rlhf.modules.resuming import (
@@ -265,6 +269,10 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
         Returns:
             For each response `row` (the place of its prompt in the data), `prompt`, `response`,
+    def on_predict_start(self) -> None:
+        """Refuse prompts that leave no room for a response, before the first of them."""
+        require_room_to_predict(self)
+
             `finished`, and `fields`, the further fields of the row, if it has any.
         """
         return predict_responses(self, batch)

@@ -184,7 +184,7 @@ class PPOModule(RewardedPolicy):
     def prepare_fit(self) -> None:
         """Refuse settings that do not fit the data, see `refuse_unfit_rollouts`."""
         tell_max_steps(self.trainer, self.update)
-        refuse_unfit_rollouts(self.trainer, self.sampling, self.source)
+        refuse_unfit_rollouts(self)
         refuse_idle_mixing(self.trainer, self.update)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
         if isinstance(data, PPODataModule):

@@ -16,10 +16,11 @@ from lit_rlhf.modules.ppo_update import UpdateConfig
 from lit_rlhf.objectives import GRPO, AdvantageEstimator
 from lit_rlhf.ranges import require
 from lit_rlhf.rewards import RewardSource
-from lit_rlhf.rollout import Sampling
+from lit_rlhf.rollout import Sampling, require_room
 
 if TYPE_CHECKING:
     from lit_rlhf.modules.ppo import PPOModule
+    from lit_rlhf.modules.rewarded_policy import RewardedPolicy
 
 
 def refuse_idle_settings(module: PPOModule) -> None:
@@ -185,24 +186,18 @@ def refuse_unfilled_minibatches(
         )
 
 
-def refuse_unfit_rollouts(trainer: Trainer, sampling: Sampling, source: str) -> None:
+def refuse_unfit_rollouts(module: RewardedPolicy) -> None:
     """Refuse prompts that leave no room for a response, warn of rotations that change in it.
 
     Raises:
         ConfigError: the longest prompt and a response are longer than the model's context.
     """
-    data = trainer.datamodule  # type: ignore[attr-defined]  # set by the Trainer
+    data, sampling = getattr(module.trainer, "datamodule", None), module.sampling
     if not isinstance(data, PPODataModule):
         return
-    longest = data.longest("train")
-    context = data.context_length
-    if context is not None and longest + sampling.max_new_tokens > context:
-        raise ConfigError(
-            f"model.sampling.max_new_tokens={sampling.max_new_tokens}: with the longest prompt of "
-            f"{longest} tokens that is more than the model's context of {context} tokens; lower "
-            "it, or data.max_prompt_length"
-        )
-    first = first_context_length(source)
+    longest = max(data.longest("train"), data.longest("validation"))
+    require_room(module.trained_model, longest, sampling)
+    first = first_context_length(module.source)
     if first is not None and longest + sampling.max_new_tokens > first:
         rank_zero_warn(
             f"the model turns tokens otherwise once a row has more than {first} (dynamic RoPE): "

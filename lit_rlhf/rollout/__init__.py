@@ -1,6 +1,12 @@
 """Sampling from a policy, and cutting what was sampled into updates."""
 
-from lit_rlhf.rollout.generation import Generation, Generator, TorchGenerator, collect_samples
+from lit_rlhf.rollout.generation import (
+    Generation,
+    Generator,
+    TorchGenerator,
+    collect_samples,
+    require_room,
+)
 from lit_rlhf.rollout.minibatches import TokenLimit, UpdatePlan, plan_update
 from lit_rlhf.rollout.sampling import Sampling
 from lit_rlhf.rollout.vllm import VLLMGenerator
@@ -15,4 +21,5 @@ __all__ = [
     "VLLMGenerator",
     "collect_samples",
     "plan_update",
+    "require_room",
 ]

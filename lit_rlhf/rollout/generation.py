@@ -17,6 +17,7 @@ from lit_rlhf.batches import PromptBatch, SampleBatch, TokenRows
 from lit_rlhf.data.chat_template import Renderer
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import without_adapter_wrapper
+from lit_rlhf.models.handover import context_of
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.ranges import require
 from lit_rlhf.rollout.cache_size import cached_tokens_for, rows_for
@@ -103,7 +104,11 @@ def collect_samples(
 
     Returns:
         `B * K` samples; `group_ids` counts the prompts of this batch.
+
+    Raises:
+        ConfigError: a prompt and its response may be longer than the model's context.
     """
+    require_room(policy, int(prompts.lengths.max()), sampling)
     generation = generator(
         policy,
         prompts,
@@ -128,6 +133,26 @@ def collect_samples(
         responses=decode_responses(tokenizer, generation),
         fields=[prompts.fields[index] for index in repeated.tolist()],
     )
+
+
+def require_room(policy: PolicyModel, longest: int, sampling: Sampling) -> None:
+    """Refuse responses that may go on past the positions that the model knows.
+
+    Args:
+        policy: the model that speaks.
+        longest: tokens of the longest prompt.
+        sampling: says how many tokens a response may have.
+
+    Raises:
+        ConfigError: with the longest prompt they are more than the model's context.
+    """
+    context = context_of(policy.transformers_config)
+    if context is not None and longest + sampling.max_new_tokens > context:
+        raise ConfigError(
+            f"max_new_tokens={sampling.max_new_tokens}: with the longest prompt of {longest} "
+            f"tokens that is more than the model's context of {context} tokens; lower it, or leave "
+            "longer prompts out"
+        )
 
 
 def join_rows(input_ids: Tensor, prompt_lengths: Tensor, generation: Generation) -> TokenRows:

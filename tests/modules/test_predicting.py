@@ -66,6 +66,31 @@ def test_ppo_samples_as_its_setting_says(tmp_path, folder):
     assert found == module.generate(["a", "a"], sampling=module.sampling)
 
 
+def test_responses_past_the_models_context_are_refused(tmp_path, folder):
+    module, _ = build("sft", folder)
+    expected = "max_new_tokens=100: with the longest prompt of .* model's context of 128"
+    long = "so " * 40
+    with pytest.raises(ConfigError, match=expected):
+        module.generate([long], sampling=Sampling(max_new_tokens=100))
+    module.prediction = PredictionConfig(Sampling(max_new_tokens=100))
+    seen = []
+    module.predict_step = lambda batch, _: seen.append(batch)
+    data = SFTDataModule(str(folder), predict=[{"prompt": "a"}, {"prompt": long}], batch_size=1)
+    with pytest.raises(ConfigError, match=expected):
+        predict(tmp_path, module, data)
+    assert not seen
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_validation_past_the_models_context_is_refused(tmp_path, folder, command):
+    module, _ = build("ppo", folder)
+    rows = [{"prompt": "a"}] * 4
+    held_out = [*rows, {"prompt": "so " * 40}]
+    data = PPODataModule(str(folder), train=rows, validation=held_out, batch_size=2)
+    with pytest.raises(ConfigError, match="model's context of 128"):
+        getattr(phase_trainer(tmp_path, max_epochs=1), command)(module, data)
+
+
 def test_the_prompts_of_other_rows_are_those_of_their_phase(tmp_path, policy):
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     rows = [
