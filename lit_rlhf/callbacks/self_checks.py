@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from statistics import median
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -96,18 +97,16 @@ class SelfChecks(Callback):
         self._truncated: deque[float] = deque(maxlen=_NUM_ITERATIONS)
         self._norms: deque[float] = deque(maxlen=_NUM_NORMS)
         self._warned: set[str] = set()
+        self._first_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Hand the switch on to the module's own check."""
         if isinstance(pl_module, HasRatioCheck):
             pl_module.checks_first_ratio = self.enabled
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse callbacks that monitor a metric which the validation before training lacks."""
-        refuse_unknown_monitors(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the frozen weights, as loaded, and begin again."""
+        self._first_step = trainer.global_step
         self._is_padding_checked = not self.enabled
         self._checksum = frozen_checksum(pl_module) if self.enabled else None
         self._truncated.clear()
@@ -147,6 +146,10 @@ class SelfChecks(Callback):
         Raises:
             TrainingError: the KL is far below zero.
         """
+        if self._first_step is not None and trainer.global_step > self._first_step:
+            self._first_step = None  # what training logs is known
+            if _all_is_known(trainer):
+                refuse_unknown_monitors(trainer, "training")
         if not self.enabled:
             return
         if isinstance(outputs, Mapping):
@@ -157,7 +160,14 @@ class SelfChecks(Callback):
             self._check_gradient(float(norm))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the frozen weights with those of the start."""
+        """Compare the frozen weights with those of the start, and monitors with what was logged.
+
+        Raises:
+            ConfigError: a callback monitors a metric of validation that there is not.
+            TrainingError: a frozen weight has changed.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            refuse_unknown_monitors(trainer, "validation")
         self._check_frozen(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -230,27 +240,44 @@ class SelfChecks(Callback):
             rank_zero_warn(message)
 
 
-def refuse_unknown_monitors(trainer: Trainer) -> None:
-    """Refuse a callback whose `monitor` is not among the metrics of the first validation.
+def refuse_unknown_monitors(trainer: Trainer, stage: Literal["training", "validation"]) -> None:
+    """Refuse what monitors a metric that is not among those that were logged.
 
-    Metrics of training are not known yet, and left alone.
+    Args:
+        trainer: has logged all that the stage logs.
+        stage: "training" looks at monitors with "train" in their name, "validation" at all others.
 
     Raises:
-        ConfigError: a callback watches a metric that there is not.
+        ConfigError: a callback or schedule watches a metric that there is not.
     """
     known = sorted(trainer.callback_metrics)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if not isinstance(callback, EarlyStopping | ModelCheckpoint):
-            continue
-        monitor = callback.monitor
-        if monitor is None or monitor in known or monitor.startswith("train/"):
+    counted = ("step", "epoch")  # which every ModelCheckpoint knows
+    for name, monitor in _monitors(trainer):
+        if monitor in (*known, *counted) or ("train" in monitor) != (stage == "training"):
             continue
         near = get_close_matches(monitor, known, n=1)
         meant = f"did you mean '{near[0]}'" if near else f"there are: {', '.join(known)}"
         raise ConfigError(
-            f"trainer.callbacks: {type(callback).__name__} monitors '{monitor}', and validation "
-            f"has no such metric; {meant}"
+            f"trainer.callbacks: {name} monitors '{monitor}', and {stage} has no such metric; "
+            f"{meant}"
         )
+
+
+def _monitors(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    """Yield what cannot do without a metric, and its name."""
+    for one in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        is_strict = isinstance(one, ModelCheckpoint) or getattr(one, "strict", False)
+        if isinstance(one, EarlyStopping | ModelCheckpoint) and is_strict and one.monitor:
+            yield type(one).__name__, one.monitor
+    for schedule in trainer.lr_scheduler_configs:
+        if schedule.reduce_on_plateau and schedule.strict and schedule.monitor:
+            yield type(schedule.scheduler).__name__, schedule.monitor
+
+
+def _all_is_known(trainer: Trainer) -> bool:
+    """Tell whether nobody else's code logs, perhaps only at the end of an epoch."""
+    own = (trainer.lightning_module, *trainer.callbacks)  # type: ignore[attr-defined]  # likewise
+    return all(type(one).__module__.startswith(("lit_rlhf.", "lightning.")) for one in own)
 
 
 @torch.no_grad()
