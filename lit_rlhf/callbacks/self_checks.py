@@ -49,6 +49,14 @@ class HasPaddingGaps(Protocol):
 
 
 @runtime_checkable
+class HasBatchCheck(Protocol):
+    """A module that knows which batches it can read."""
+
+    def require_batch(self, batch: Any) -> None:  # noqa: ANN401 - whatever a loader gives
+        """Raise where it cannot read one."""
+
+
+@runtime_checkable
 class HasGradientNorm(Protocol):
     """A module that knows the gradient norm of its last step, before clipping."""
 
@@ -124,6 +132,8 @@ class SelfChecks(Callback):
         if self._is_padding_checked or not isinstance(pl_module, HasPaddingGaps):
             return
         self._is_padding_checked = True
+        if isinstance(pl_module, HasBatchCheck):  # whose own hook comes later
+            pl_module.require_batch(batch)
         limit = 1e-2 if str(trainer.precision).startswith(("32", "64")) else 0.25
         with trainer.precision_plugin.forward_context():
             gaps = pl_module.padding_gaps(batch)

@@ -39,6 +39,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.feedback.formats import check_format
 from lit_rlhf.feedback.meant_fields import Kind
 from lit_rlhf.ranges import require
+from lit_rlhf.ranks import of_all_ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -377,6 +378,7 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
     def _read(self, name: str) -> Examples[Example]:
         self.load_tokenizer()
         records, source = self.open(name), self.sources[name]
+        self._require_same(name, records.sha256)
         self._provenance[name] = {
             "source": source_name(source) if is_given(source) else source,
             "sha256": records.sha256,
@@ -387,6 +389,14 @@ class TextDataModule(LightningDataModule, abc.ABC, Generic[Example, Batch]):
         worker.trainer, worker._examples, worker.sources, worker._reader = None, {}, {}, None
         examples = read_examples(self, name, records, worker)
         return self.completed(examples, source_name(source))
+
+    def _require_same(self, name: str, sha256: str) -> None:
+        """Refuse rows that are not the same on all processes, each of which reads its share."""
+        if self.trainer is not None and len(set(of_all_ranks(sha256))) > 1:
+            raise ConfigError(
+                f"data.{name}: the processes have different rows: shuffle and choose rows behind "
+                "seed_everything(...), and give all processes the same files"
+            )
 
     def reading_settings(self) -> dict[str, Any]:
         """Return the settings by which another data module reads its rows as this one does."""

@@ -41,6 +41,7 @@ from lit_rlhf.modules.generating import (
     predict_responses,
     require_room_to_predict,
 )
+from lit_rlhf.modules.given_data import require_own_batch, require_same_models
 from lit_rlhf.modules.optimizers import OptimizerConfig
 from lit_rlhf.modules.rate_search import claim_finder, search_learning_rate, take_saved_rate
 from lit_rlhf.modules.resuming import (
@@ -108,6 +109,10 @@ class PhaseModule(KeepsArguments, SteppingModule):
         super().__init__(max_skipped_steps)
         self.source = model_source(source, f"model.{self.source_option}")
         self.arguments[self.source_option] = self.source
+        # Models that were objects: option -> the cache's folder.
+        self.given_models = (
+            {} if isinstance(source, (str, Path)) else {self.source_option: self.source}
+        )
         # Of a model that was given: where it came from itself, "" for one from nowhere.
         self._tokenizer_source = str(getattr(source, "name_or_path", source))
         self.lora = lora
@@ -260,6 +265,10 @@ class PhaseModule(KeepsArguments, SteppingModule):
             template_options=template_options,
         )
 
+    def on_predict_start(self) -> None:
+        """Refuse prompts that leave no room for a response, before the first of them."""
+        require_room_to_predict(self)
+
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Any]]:  # noqa: ANN401 - the phase's own
         """Respond to the prompts of a batch, as `prediction` says.
 
@@ -269,10 +278,6 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
         Returns:
             For each response `row` (the place of its prompt in the data), `prompt`, `response`,
-    def on_predict_start(self) -> None:
-        """Refuse prompts that leave no room for a response, before the first of them."""
-        require_room_to_predict(self)
-
             `finished`, and `fields`, the further fields of the row, if it has any.
         """
         return predict_responses(self, batch)
@@ -382,6 +387,29 @@ class PhaseModule(KeepsArguments, SteppingModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "learning_rate"},
         }
 
+    def require_batch(self, batch: Any) -> None:  # noqa: ANN401 - whatever a loader gives
+        """Refuse a batch that the phase cannot read.
+
+        Raises:
+            ConfigError: it is of a plain loader, or of another phase's data module.
+        """
+        require_own_batch(self, batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401 - likewise
+        """Refuse a batch that the phase cannot read."""
+        self.require_batch(batch)
+
+    def on_validation_batch_start(
+        self,
+        batch: Any,  # noqa: ANN401 - likewise
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Likewise, in validation and testing."""
+        self.require_batch(batch)
+
+    on_test_batch_start = on_validation_batch_start
+
     def padding_gaps(self, batch: Any) -> dict[str, float]:  # noqa: ANN401 - the phase's own
         """Return how much what the phase computes depends on padding, by the name of the number.
 
@@ -400,6 +428,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
 
     def on_fit_start(self) -> None:
         """Take down what the run starts from, before anything of it can change."""
+        require_same_models(self.given_models)
         _ = self.lineage
         self.prepare_fit()
         search_learning_rate(self)

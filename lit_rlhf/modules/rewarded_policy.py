@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -108,6 +109,8 @@ class RewardedPolicy(PhaseModule):
         if reference is not None:
             self.reference_source = model_source(reference, "model.reference")
             self.arguments["reference"] = self.reference_source
+            if not isinstance(reference, (str, Path)):
+                self.given_models["reference"] = self.reference_source
         self.policy: PolicyModel | None = None
         self.reference: PolicyModel | None = None
         self.validation_means = NamedMeans()
