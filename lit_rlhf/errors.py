@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LitRLHFError(Exception):
     """The common ancestor: the command line prints these as one message, without a traceback."""
@@ -43,3 +46,19 @@ class Preempted(SystemExit):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(status)
         self.message = message
+
+
+@contextmanager
+def about_setting(key: str) -> Iterator[None]:
+    """Say which setting an error is about.
+
+    Args:
+        key: its dotted name, as a user writes it.
+
+    Raises:
+        ConfigError: inside, what the setting names was not there or not as expected.
+    """
+    try:
+        yield
+    except LitRLHFError as error:
+        raise ConfigError(f"{key}: {error}") from error

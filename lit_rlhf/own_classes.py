@@ -6,9 +6,7 @@ options stand where those of the default class would, on the command line and in
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +15,7 @@ import yaml
 
 from lit_rlhf.config_messages import config_files
 from lit_rlhf.errors import ConfigError
-from lit_rlhf.rewards.importing import import_function
+from lit_rlhf.rewards.importing import find_in_working_folder, import_function
 
 Class = TypeVar("Class", bound=type)
 GROUPS = ("model", "data")
@@ -67,8 +65,7 @@ def load_class(path: str | None, default: Class, base: type, group: str) -> Clas
     """
     if path is None:
         return default
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    find_in_working_folder()
     how = f"give --{group} my_module.MyClass or path/to/file.py:MyClass"
     cls = import_function(path, what="class", how=how)
     if not isinstance(cls, type) or not issubclass(cls, base):

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
+
 from lit_rlhf.errors import DataError, LitRLHFError
 from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.judgments import JudgedTask, num_compared
@@ -102,12 +104,18 @@ def _wait_for_people(
 ) -> None:
     said = None
     while True:
-        _close_done(store, list(store.open_slots(ids)), settings)
-        waiting = store.open_slots(ids)
-        if not waiting:
-            return
-        line = f"{sum(waiting.values())} judgments of {len(waiting)} tasks are missing"
-        again = f"{line}; run the same command again when they are there"
+        try:
+            _close_done(store, list(store.open_slots(ids)), settings)
+            waiting = store.open_slots(ids)
+        except OperationalError as error:  # its server starts again, or the network is gone
+            if not waits:
+                raise
+            line = f"the feedback store does not answer: {str(error.orig).strip()}"
+        else:
+            if not waiting:
+                return
+            line = f"{sum(waiting.values())} judgments of {len(waiting)} tasks are missing"
+        again = f"{line}; run the same command again later"
         if not waits:
             raise WaitingError(again)
         if line != said:

@@ -6,7 +6,7 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from lit_rlhf.errors import ConfigError
+from lit_rlhf.errors import ConfigError, DataError
 from lit_rlhf.extras import require_extra
 from lit_rlhf.markdown import say
 
@@ -37,7 +37,8 @@ def flywheel_command(arguments: list[str]) -> int:
         0.
 
     Raises:
-        LitRLHFError: a setting is wrong, people have not judged all tasks, or a command failed.
+        LitRLHFError: a setting is wrong, people have not judged all tasks, a command failed, or the
+            store does not answer.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(_HELP)
@@ -46,14 +47,29 @@ def flywheel_command(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"lit-rlhf flywheel has no command '{name}': {', '.join(COMMANDS)}")
     require_extra("feedback", "lit-rlhf flywheel")
+    # What the extra brings.
+    from sqlalchemy.exc import DatabaseError  # noqa: PLC0415
+
+    from lit_rlhf.feedback.database import parse_url  # noqa: PLC0415
     from lit_rlhf.flywheel.settings import read_settings  # noqa: PLC0415 - seconds of imports
 
     waits = "--no-wait" not in rest
     words = [word for word in rest if word != "--no-wait"]
     settings = read_settings(words, f"lit-rlhf flywheel {name}")
+    try:
+        _carry_out(name, settings, waits=waits)
+    except DatabaseError as error:  # the disk is full or read-only, the server is gone
+        store = parse_url(settings.store_address).render_as_string()
+        raise DataError(
+            f"{store}: {str(error.orig).strip()}; the same command goes on when it answers again"
+        ) from error
+    return 0
+
+
+def _carry_out(name: str, settings: FlywheelSettings, *, waits: bool) -> None:
     if name == "status":
         _show_status(settings)
-        return 0
+        return
     if name == "run":
         from lit_rlhf.child_command import run_command  # noqa: PLC0415
         from lit_rlhf.flywheel.rounds import run_rounds  # noqa: PLC0415
@@ -62,7 +78,6 @@ def flywheel_command(arguments: list[str]) -> int:
     from lit_rlhf.flywheel.report import write_report  # noqa: PLC0415
 
     say(str(write_report(settings)))
-    return 0
 
 
 def _show_status(settings: FlywheelSettings) -> None:

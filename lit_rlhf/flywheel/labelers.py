@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.errors import ConfigError, DataError, about_setting
 from lit_rlhf.feedback.judgments import Judgment
 from lit_rlhf.feedback.reading import StoredTask
 from lit_rlhf.feedback.schema import dump_json
@@ -26,6 +26,7 @@ from lit_rlhf.prompts import Prompt, Response
 from lit_rlhf.ranges import require
 
 if TYPE_CHECKING:
+    from lit_rlhf.evaluation.pairwise import PairJudge
     from lit_rlhf.flywheel.selection import Floats
 
 _NAMESPACE = uuid.UUID("5b1cbd3e-6f0c-4f0a-9d53-3f6c1f2d8a11")  # of judgments made by machines
@@ -38,6 +39,16 @@ Scores = Callable[[Sequence[Prompt], Sequence[Response]], "Floats"]
 
 class Labeler(abc.ABC):
     """Judges the comparisons of a round."""
+
+    def check(self, num_judgments: int) -> None:  # noqa: B027 - most need nothing
+        """Look for what `judge` needs, before a run begins.
+
+        Args:
+            num_judgments: as of `judge`.
+
+        Raises:
+            ConfigError: it is not there, or cannot be read; the setting is named.
+        """
 
     @abc.abstractmethod
     def judge(
@@ -104,6 +115,19 @@ class SimulatedRaters(Labeler):
     def __post_init__(self) -> None:
         require("labeler.noise", self.noise, least=0, is_optional=True)
 
+    def check(self, num_judgments: int) -> None:
+        """Look for the gold reward model and the ratings.
+
+        Raises:
+            ConfigError: there is no such reward model, or the ratings cannot be read or are few.
+        """
+        from lit_rlhf.models.handover import check_model  # noqa: PLC0415 - seconds of imports
+
+        with about_setting("labeler.gold"):
+            check_model(self.gold, "reward")
+        with about_setting("labeler.ratings"):
+            read_ratings(self.ratings)
+
     def judge(
         self, tasks: Sequence[StoredTask], num_judgments: int
     ) -> Iterator[tuple[int, Judgment]]:
@@ -149,22 +173,32 @@ class AIJudge(Labeler):
     key_variable: str = "OPENAI_API_KEY"
     num_connections: int = 4
 
-    def judge(
-        self, tasks: Sequence[StoredTask], num_judgments: int
-    ) -> Iterator[tuple[int, Judgment]]:
-        """Yield one judgment of each task; without a readable answer it cannot be judged.
+    def check(self, num_judgments: int) -> None:
+        """Refuse several judgments of one model, and settings that reach no endpoint.
 
         Raises:
-            ConfigError: more than one is wanted: the model would say the same again.
+            ConfigError: more than one judgment is wanted: the model would say the same again; or
+                the address is none.
         """
         if num_judgments != 1:
             raise ConfigError(f"slots is {num_judgments}; one AI judge judges once: slots: 1")
+        with about_setting("labeler"):
+            self._judge()
+
+    def _judge(self) -> PairJudge:
         from lit_rlhf.evaluation.endpoint import Endpoint  # noqa: PLC0415 - seconds of imports
         from lit_rlhf.evaluation.pairwise import PairJudge  # noqa: PLC0415
-        from lit_rlhf.evaluation.responses import SourcedPrompt  # noqa: PLC0415
 
         endpoint = Endpoint(self.address, self.model, self.key_variable)
-        judge = PairJudge(endpoint, num_connections=self.num_connections)
+        return PairJudge(endpoint, num_connections=self.num_connections)
+
+    def judge(
+        self, tasks: Sequence[StoredTask], num_judgments: int
+    ) -> Iterator[tuple[int, Judgment]]:
+        """Yield one judgment of each task; without a readable answer it cannot be judged."""
+        from lit_rlhf.evaluation.responses import SourcedPrompt  # noqa: PLC0415 - as above
+
+        judge = self._judge()
         left = [
             task
             for task in tasks
@@ -205,45 +239,73 @@ def gold_scores(model: str) -> Scores:
     return scores
 
 
+class Rated(NamedTuple):
+    """Texts that people rated.
+
+    Attributes:
+        prompts: of each text.
+        texts: as they were rated.
+        means: of each text's ratings.
+        deviation: of one rating around the mean of its text.
+    """
+
+    prompts: list[Prompt]
+    texts: list[Response]
+    means: list[float]
+    deviation: float
+
+
 def measure_scale(ratings: str, scores: Scores) -> RatingScale:
     """Fit ratings to scores by least squares, and measure how far raters of one text are apart.
 
     Args:
-        ratings: judged groups with `ratings`, of which the first 256 texts or so count.
+        ratings: judged groups with `ratings`, see `read_ratings`.
         scores: of the gold reward.
 
     Raises:
-        DataError: there are fewer than two rated texts, no text has two ratings, or what people
-            rated higher has no higher score.
+        DataError: the ratings cannot be read or are too few, or what people rated higher has no
+            higher score.
     """
-    from lit_rlhf.data.sources import read_records  # noqa: PLC0415 - as above
-    from lit_rlhf.feedback.records import parse_judged_group  # noqa: PLC0415
-
-    prompts: list[Prompt] = []
-    texts: list[Response] = []
-    means: list[float] = []
-    squares, spare = 0.0, 0
-    for record in read_records(ratings):
-        if len(texts) >= _MOST_RATED:
-            break
-        group = parse_judged_group(*record)
-        for place, text in enumerate(group.responses):
-            given = [own[place] for own in group.ratings or ()]
-            rated = np.array([value for value in given if value is not None])
-            if len(rated):
-                prompts.append(group.prompt)
-                texts.append(text)
-                means.append(rated.mean())
-                squares += float(((rated - rated.mean()) ** 2).sum())
-                spare += len(rated) - 1
-    if len(texts) < 2 or not spare:
-        raise DataError(f"{ratings}: needs two texts with two ratings each, to measure raters by.")
-    slope, offset = np.polyfit(scores(prompts, texts), means, 1)
+    rated = read_ratings(ratings)
+    slope, offset = np.polyfit(scores(rated.prompts, rated.texts), rated.means, 1)
     if not slope > 0:
         raise DataError(
             f"{ratings}: the gold model orders these texts against people, not as they do."
         )
-    return RatingScale(float(offset), float(slope), math.sqrt(squares / spare))
+    return RatingScale(float(offset), float(slope), rated.deviation)
+
+
+def read_ratings(ratings: str) -> Rated:
+    """Read rated texts.
+
+    Args:
+        ratings: judged groups with `ratings`, of which the first 256 texts or so count.
+
+    Raises:
+        DataError: the data cannot be read, there are fewer than two rated texts, or no text has
+            two ratings.
+    """
+    from lit_rlhf.data.sources import read_records  # noqa: PLC0415 - as above
+    from lit_rlhf.feedback.records import parse_judged_group  # noqa: PLC0415
+
+    rated = Rated([], [], [], 0.0)
+    squares, spare = 0.0, 0
+    for record in read_records(ratings):
+        if len(rated.texts) >= _MOST_RATED:
+            break
+        group = parse_judged_group(*record)
+        for place, text in enumerate(group.responses):
+            given = [own[place] for own in group.ratings or ()]
+            values = np.array([value for value in given if value is not None])
+            if len(values):
+                rated.prompts.append(group.prompt)
+                rated.texts.append(text)
+                rated.means.append(values.mean())
+                squares += float(((values - values.mean()) ** 2).sum())
+                spare += len(values) - 1
+    if len(rated.texts) < 2 or not spare:
+        raise DataError(f"{ratings}: needs two texts with two ratings each, to measure raters by.")
+    return rated._replace(deviation=math.sqrt(squares / spare))
 
 
 def _key(task: StoredTask, labeler: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +18,9 @@ from lit_rlhf.extras import can_draw
 from lit_rlhf.feedback.agreement import patterns_of, percent_agreement
 from lit_rlhf.feedback.judgments import JudgedTask, Judgment, num_compared
 from lit_rlhf.flywheel.one_round import MEASURES, OWN, random_share, read_tasks, record_path
-from lit_rlhf.flywheel.promotion import GATE, NEW, SFT
+from lit_rlhf.flywheel.promotion import GATE, NEW, SFT, Promotion
 from lit_rlhf.flywheel.settings import FlywheelSettings
-from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
+from lit_rlhf.flywheel.steps import how_to_mend, is_finished, read_json, reading, write_json
 from lit_rlhf.markdown import markdown_cell, markdown_table
 from lit_rlhf.whole_files import write_text_whole
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.axes import Axes
 
 PICTURE = "rounds.png"
+_ABOUT = ("about_samples", "about_reward", "about_policy")  # in `promotion.json`, in words
 Column = Callable[["RoundReport"], str]
 
 
@@ -70,7 +72,7 @@ def write_report(settings: FlywheelSettings) -> Path:
         The path of `report.md`.
 
     Raises:
-        DataError: no round is finished.
+        DataError: no round is finished, or what one left cannot be read.
     """
     rounds = list(_finished_rounds(settings))
     if not rounds:
@@ -93,17 +95,27 @@ def _finished_rounds(settings: FlywheelSettings) -> Iterator[RoundReport]:
 
 
 def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
-    """Read what a finished round left."""
-    folder = settings.round_folder(number)
-    promotion, measures = (read_json(folder / f"{name}.json") for name in ("promotion", "measures"))
-    figures = read_figures(folder / "judge" / "report.json")
-    judges = [GATE, *settings.gate.final_judges]
+    """Read what a finished round left.
 
-    def figure(metric: str, **wanted: str) -> dict[str, float]:
-        return find_figure(figures, metric=metric, subject=NEW, **wanted).estimate.as_json()
-
-    judged = read_tasks(folder / "judged" / "full.jsonl")
-    own = read_tasks(folder / "judged" / OWN)
+    Raises:
+        DataError: one of its files is gone, torn, or of another version or other settings.
+    """
+    folder, judges = settings.round_folder(number), [GATE, *settings.gate.final_judges]
+    with _left_by("promote", folder, "promotion.json") as path:
+        promotion = _object(path, (*Promotion._fields, *_ABOUT))
+        Estimate.from_json(promotion["gain"])
+    with _left_by("measure", folder, "measures.json") as path:
+        measures = _object(path, MEASURES)
+    with _left_by("judge", folder, "judge/report.json") as path:
+        figures = read_figures(path)
+        found = partial(find_figure, figures, subject=NEW)
+        scores = {name: found(metric="score", judge=name) for name in judges}
+        gains = {name: found(metric="score_difference", against=SFT, judge=name) for name in judges}
+    with _left_by("collect", folder, "judged/full.jsonl") as path:
+        all_judgments = sum(len(task.judgments) for task in read_tasks(path))
+    with _left_by("collect", folder, f"judged/{OWN}") as path:
+        own = read_tasks(path)
+        agreement = agreement_of(random_share(own))
     said = [judgment for task in own for judgment in task.judgments]
     spent = [judgment.duration_s for judgment in said if judgment.duration_s is not None]
     return RoundReport(
@@ -111,15 +123,29 @@ def read_round(settings: FlywheelSettings, number: int) -> RoundReport:
         is_promoted=promotion["is_promoted"],
         promotion=promotion,
         measures=measures,
-        scores={name: figure("score", judge=name) for name in judges},
-        gains={name: figure("score_difference", against=SFT, judge=name) for name in judges},
+        scores={name: figure.estimate.as_json() for name, figure in scores.items()},
+        gains={name: figure.estimate.as_json() for name, figure in gains.items()},
         judgments=len(said),
-        all_judgments=sum(len(task.judgments) for task in judged),
+        all_judgments=all_judgments,
         tasks=len(own),
         share_decided=sum(_is_decided_early(task, settings) for task in own) / max(len(own), 1),
-        agreement=agreement_of(random_share(own)),
+        agreement=agreement,
         human_minutes=sum(spent) / 60 if spent else None,
     )
+
+
+@contextmanager
+def _left_by(step: str, folder: Path, name: str) -> Iterator[Path]:
+    """Give the path of what a round's step left, and tell what to do where it cannot be read."""
+    with reading(folder / name, how_to_mend(record_path(folder, step))):
+        yield folder / name
+
+
+def _object(path: Path, fields: Iterable[str]) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(path)
+    for name in fields:
+        content[name]  # or a KeyError
+    return content
 
 
 def agreement_of(tasks: Sequence[JudgedTask]) -> float | None:
@@ -142,9 +168,7 @@ def trace(settings: FlywheelSettings, number: int) -> list[str]:
     if not found:
         return []
     task, judgment = found[0]
-    reward, policy = (
-        read_json(record_path(folder, step))["sha256"] for step in ("reward", "policy")
-    )
+    reward, policy = (_digest_of(record_path(folder, step)) for step in ("reward", "policy"))
     chosen_by = task.metadata.get("chosen_by")
     is_ppo = settings.policy.phase == "ppo"
     learned = "was trained against it" if is_ppo else "by DPO from the same file"
@@ -153,9 +177,14 @@ def trace(settings: FlywheelSettings, number: int) -> list[str]:
         f"of a pair that {chosen_by} chose ({task.metadata.get('share')} share), in "
         f"{folder / 'tasks.jsonl'}",
         f"is in {folder / 'judged' / 'full.jsonl'}, and counts in its training.jsonl",
-        f"from which {folder / 'reward' / 'model'} was trained, sha256 {reward[:12]}",
-        f"and {folder / 'policy' / 'model'} {learned}, sha256 {policy[:12]}",
+        f"from which {folder / 'reward' / 'model'} was trained, sha256 {reward}",
+        f"and {folder / 'policy' / 'model'} {learned}, sha256 {policy}",
     ]
+
+
+def _digest_of(record: Path) -> str:
+    with reading(record, "start the run again to run its step again"):
+        return str(read_json(record)["sha256"][:12])
 
 
 def _sections(
@@ -180,7 +209,7 @@ def _sections(
     if has_picture:
         yield f"![Gain by each judge, and accuracy of the reward models, by round]({PICTURE})"
     for row in rounds:
-        words = [row.promotion[f"about_{name}"] for name in ("samples", "reward", "policy")]
+        words = [row.promotion[name] for name in _ABOUT]
         why = "; ".join(row.promotion["reasons"])
         words += [f"Not promoted: {why}."] if why else []
         yield f"**Round {row.round}.** {' '.join(words)}"

@@ -6,20 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from filelock import FileLock, Timeout
 
-from lit_rlhf.errors import ConfigError, DataError
+from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Estimate
 from lit_rlhf.evaluation.figures import Figure
-from lit_rlhf.evaluation.responses import prompt_key, read_prompts
 from lit_rlhf.feedback.store import FeedbackStore
+from lit_rlhf.flywheel.beforehand import check_settings
 from lit_rlhf.flywheel.one_round import OPTIONAL_STEPS, STEPS, Round, Run, Start, record_path
 from lit_rlhf.flywheel.settings import FlywheelSettings
-from lit_rlhf.flywheel.steps import is_finished, read_json, write_json
-from lit_rlhf.modules.precision import choose_precision
-from lit_rlhf.shipped import name_shipped_files
+from lit_rlhf.flywheel.steps import is_finished, read_json, reading, write_json
+from lit_rlhf.modules.precision import Precision, choose_precision
 
 
 def run_rounds(
@@ -38,12 +37,12 @@ def run_rounds(
 
     Raises:
         WaitingError: `waits` is false, and people have not judged all tasks of a round.
-        ConfigError: a finished step had other settings, another process runs them, or a file of
-            settings is missing.
+        ConfigError: a finished step had other settings or its output is not there any more,
+            another process runs them, or what a setting names is missing.
         DataError: there are no two held-out prompts, or some are training prompts.
         TrainingError: a command failed.
     """
-    _check(settings)
+    check_settings(settings)
     start = Start(1, settings.sft)
     with _alone_in(settings.path), FeedbackStore.open(settings.store_address) as store:
         settings = with_precision(settings)
@@ -60,28 +59,6 @@ def run_rounds(
             own.measure()
             start = next_start(start, own.folder, is_promoted=own.promote())
             say(_outcome(number, own.folder))
-
-
-def _check(settings: FlywheelSettings) -> None:
-    """Refuse at once what would be found wanting only when people have judged."""
-    try:
-        settings.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"folder {settings.path}: cannot be made: {error.strerror}") from error
-    phases = {"reward": settings.reward, "policy": settings.policy, "refresh": settings.refresh}
-    for key, phase in phases.items():
-        for file in name_shipped_files([] if phase is None else phase.configs):
-            if not Path(file).expanduser().is_file():
-                raise ConfigError(f"{key}.configs: there is no file {file}")
-    held_out = read_prompts(settings.held_out, settings.gate.num_prompts)
-    known = {prompt_key(row.prompt) for row in read_prompts(settings.prompts)}
-    if doubled := sum(prompt_key(row.prompt) in known for row in held_out):
-        raise DataError(
-            f"held_out {settings.held_out}: {doubled} of these prompts are in {settings.prompts}, "
-            "too; compare policies on prompts that none learns from"
-        )
-    if len(held_out) < 2:
-        raise DataError(f"held_out {settings.held_out}: needs two prompts, to tell gain from luck")
 
 
 @contextmanager
@@ -164,7 +141,9 @@ def with_precision(settings: FlywheelSettings) -> FlywheelSettings:
     path = settings.path / "precision.json"
     if not path.exists():
         write_json(path, choose_precision())
-    return replace(settings, precision=read_json(path))
+    with reading(path, "delete it, and it is chosen again"):
+        (chosen,) = {read_json(path)} & set(get_args(Precision))
+    return replace(settings, precision=chosen)
 
 
 def _outcome(number: int, folder: Path) -> str:

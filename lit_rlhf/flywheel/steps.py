@@ -12,14 +12,27 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_rlhf.cache import digest_file
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import ConfigError, DataError, TrainingError
 from lit_rlhf.whole_files import write_text_whole, written_whole
 
 TIMINGS = "timings.jsonl"
+
+
+class StepRecord(NamedTuple):
+    """What the record of a step says.
+
+    Attributes:
+        inputs: all that the output depends on, as plain values.
+        sha256: of the output; None as long as the step is under way.
+    """
+
+    inputs: dict[str, Any]
+    sha256: str | None
 
 
 def run_step(
@@ -38,23 +51,24 @@ def run_step(
 
     Raises:
         ConfigError: the step was finished from other inputs (the settings were changed), or its
-            output is gone.
+            output is gone or another one.
+        DataError: the record is torn.
         TrainingError: `make` left nothing.
     """
     plain = json.loads(json.dumps(inputs, default=str))
-    before = read_json(record)
-    if before is not None and before["inputs"] != plain:
+    before = read_record(record)
+    if before is not None and before.inputs != plain:
         _refuse_other_inputs(record, before, plain)
         clear(output)
         clear(_checkpoints(output))  # from which other inputs must not go on
-    elif before is not None and before["sha256"] is not None:
-        if not output.exists():
+    elif before is not None and before.sha256 is not None:
+        if not output.exists() or digest(output) != before.sha256:
+            what = "not what it was any more" if output.exists() else "gone"
             raise ConfigError(
-                f"{output}: is gone, and a finished step left it; put it back, or delete {record} "
-                "to run the step again"
+                f"{output}: is {what}, and a finished step left it; {how_to_mend(record)}"
             )
         clear(_checkpoints(output))  # killed just before the end of this function
-        return str(before["sha256"])
+        return before.sha256
     entry = {"inputs": plain, "output": output.name, "sha256": None}
     write_json(record, entry)
     start = time.monotonic()
@@ -72,8 +86,48 @@ def run_step(
 
 def is_finished(record: Path) -> bool:
     """Say whether a step is finished."""
-    content = read_json(record)
-    return content is not None and content["sha256"] is not None
+    content = read_record(record)
+    return content is not None and content.sha256 is not None
+
+
+def read_record(path: Path) -> StepRecord | None:
+    """Return the record of a step, None where there is none.
+
+    Raises:
+        DataError: it is torn.
+    """
+    if not path.exists():
+        return None
+    with reading(path, "delete it to run its step again"):
+        record = read_json(path)
+        return StepRecord(dict(record["inputs"]), record["sha256"])
+
+
+def how_to_mend(record: Path) -> str:
+    """Say what to do where the output of a finished step is gone, torn or another one."""
+    return f"put it back, or delete {record} and start the run again to run the step again"
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Tell which file is gone, torn or of another version, instead of what failed to read it.
+
+    Args:
+        path: what is read inside.
+        remedy: what to do.
+
+    Raises:
+        DataError: it was not there, or not as expected.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is gone; {remedy}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is torn, or not of this version and these settings "
+            f"({type(error).__name__}: {error}); {remedy}"
+        ) from error
 
 
 def digest(path: Path) -> str:
@@ -93,8 +147,8 @@ def digest_source(source: str | Path) -> str:
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever was written
-    """Return what a JSON file holds, None where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: object) -> None:
@@ -126,14 +180,11 @@ def _checkpoints(output: Path) -> Path:
     return output.with_name("checkpoints")
 
 
-def _refuse_other_inputs(path: Path, record: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-    if record["sha256"] is None:
+def _refuse_other_inputs(path: Path, record: StepRecord, inputs: Mapping[str, Any]) -> None:
+    if record.sha256 is None:
         return
-    names = sorted(
-        name
-        for name in {*record["inputs"], *inputs}
-        if record["inputs"].get(name) != inputs.get(name)
-    )
+    before = record.inputs
+    names = sorted(name for name in {*before, *inputs} if before.get(name) != inputs.get(name))
     raise ConfigError(
         f"{path}: step '{path.stem}' was finished from other inputs ({', '.join(names)}). Set "
         "the settings back, choose another folder, or delete this file to run the step again; the "

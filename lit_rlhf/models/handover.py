@@ -51,6 +51,7 @@ CLASSIFICATION = "SEQ_CLS"  # peft's task type of a reward model
 ModelKind = Literal["policy", "reward"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_WEIGHTS = (".safetensors", ".bin")
 _CHANGING_ROTATIONS = ("dynamic", "longrope")
 _NUMBER = re.compile(r"\b\d+\b")
 
@@ -108,6 +109,20 @@ def check_kind(source: str, kind: ModelKind) -> None:
         raise CheckpointError(f"{source}: a policy is needed here, but this is a reward model")
     if not is_reward and kind == "reward":
         raise CheckpointError(f"{source}: a reward model is needed here, but this is {found}")
+
+
+def check_model(source: str, kind: ModelKind) -> None:
+    """Refuse what `check_kind` does, and a folder without weights.
+
+    Raises:
+        CheckpointError: that is so.
+    """
+    check_kind(source, kind)
+    path = Path(resolve_source(source))
+    if path.is_dir() and not any(file.suffix in _WEIGHTS for file in path.iterdir()):
+        raise CheckpointError(
+            f"{source}: this folder has no weights; train or copy the model again"
+        )
 
 
 def load_tokenizer(source: str | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

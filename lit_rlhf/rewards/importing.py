@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -47,6 +48,12 @@ def import_function(
             f"{what} '{path}' is not a function but a {type(function).__name__}; {how}"
         )
     return function
+
+
+def find_in_working_folder() -> None:
+    """Let modules of the working directory be found, as `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def place_of(error: BaseException) -> str:

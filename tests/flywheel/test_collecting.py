@@ -1,8 +1,10 @@
 """Collecting ends with the judgments that are needed, whatever happened before."""
 
+import sqlite3
 from dataclasses import dataclass, replace
 
 import pytest
+import sqlalchemy as sa
 
 from lit_rlhf.feedback.adding import Origin
 from lit_rlhf.feedback.early_stop import EarlyStop
@@ -127,6 +129,25 @@ def test_ctrl_c_ends_the_waiting_and_loses_nothing(store, monkeypatch):
     with pytest.raises(WaitingError, match="4 judgments of 1 tasks are missing; run the same"):
         run(store, tasks("chosen"), settings(People()), waits=True)
     assert store.counts().open_slots == 4
+
+
+def test_a_store_that_does_not_answer_is_waited_for(store, monkeypatch):
+    """Such as a PostgreSQL server that is started again."""
+    asked, said, real = tasks("chosen"), [], FeedbackStore.open_slots
+
+    def open_slots(self, ids):
+        if not said:
+            gone = sqlite3.OperationalError("the connection is lost")
+            raise sa.exc.OperationalError("SELECT", {}, gone)
+        return {} if said[1:] else real(self, ids)
+
+    monkeypatch.setattr(FeedbackStore, "open_slots", open_slots)
+    collect(store, asked, ORIGIN, settings(People(0.01)), said.append, waits=True)
+    assert said[0].startswith("the feedback store does not answer: the connection is lost; waiting")
+    assert said[1].startswith("4 judgments of 1 tasks are missing")
+    said.clear()
+    with pytest.raises(sa.exc.OperationalError):
+        run(store, asked, settings(People(0.01)))
 
 
 def test_other_slots_hold_for_tasks_that_are_there(store):

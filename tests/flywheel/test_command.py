@@ -1,6 +1,9 @@
 """`lit-rlhf flywheel`: the command around the rounds."""
 
+import sqlite3
+
 import pytest
+import sqlalchemy as sa
 
 from lit_rlhf import child_command
 from lit_rlhf.cli import main
@@ -33,6 +36,18 @@ def test_with_people_a_run_ends_says_what_is_missing_and_goes_on(words, capsys):
     assert main(["flywheel", "run", *words]) == 0
     assert capsys.readouterr().out.endswith("run/report.md\n")
     assert main(["flywheel", "report", *words]) == 0
+
+
+def test_a_store_that_is_gone_is_one_error(words, capsys, monkeypatch):
+    def submit(*_):
+        raise sa.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("the server is gone"))
+
+    monkeypatch.setattr(FeedbackStore, "add_tasks", submit)
+    assert main(["flywheel", "run", *words, "--no-wait"]) == 1
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.endswith(
+        "feedback.db: the server is gone; the same command goes on when it answers again"
+    )
 
 
 def test_help_and_a_wrong_command(capsys):

@@ -109,12 +109,20 @@ def test_an_ai_judge_judges_each_pair_once():
         judge = AIJudge(server.address, "judge-1")
         said = [judgment for _, judgment in judge.judge(tasks, 1)]
         again = [judgment for _, judgment in judge.judge(tasks, 1)]
-        with pytest.raises(ConfigError, match="slots is 3; one AI judge judges once"):
-            next(judge.judge(tasks, 3))
     assert [one.outcome for one in said] == ["judged", "judged", "tie", "cannot_judge"]
     assert [one.ranks for one in said] == [(1, 2), (2, 1), None, None]
     assert [one.id for one in said] == [one.id for one in again]
     assert all(a.id != b.id for a, b in itertools.combinations(said, 2))
+
+
+def test_an_ai_judge_that_cannot_be_asked_is_told_beforehand():
+    AIJudge("http://127.0.0.1:1/v1", "judge-1").check(1)
+    with pytest.raises(ConfigError, match="slots is 3; one AI judge judges once"):
+        AIJudge("http://127.0.0.1:1/v1", "judge-1").check(3)
+    with pytest.raises(ConfigError, match=r"labeler: endpoint.*127.0.0.1:1/v1"):
+        AIJudge("127.0.0.1:1/v1", "judge-1").check(1)
+    with pytest.raises(ConfigError, match=r"labeler: judge.num_connections is 0"):
+        AIJudge("http://127.0.0.1:1/v1", "judge-1", num_connections=0).check(1)
 
 
 def test_people_are_not_asked_by_the_program():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lit_rlhf.errors import ConfigError, TrainingError
+from lit_rlhf.errors import ConfigError, DataError, TrainingError
 from lit_rlhf.flywheel.steps import digest, is_finished, run_step
 
 
@@ -89,3 +89,23 @@ def test_a_finished_step_whose_output_is_gone_is_named(output):
     output.unlink()
     with pytest.raises(ConfigError, match=r"samples.jsonl: is gone.*delete .*1-sample.json"):
         run_step(record(output), output, {}, Work(output))
+
+
+def test_a_finished_step_whose_output_was_changed_is_named(output):
+    run_step(record(output), output, {}, Work(output))
+    output.write_text("don")  # torn
+    with pytest.raises(ConfigError, match=r"samples.jsonl: is not what it was.*1-sample.json"):
+        run_step(record(output), output, {}, Work(output))
+    record(output).unlink()  # as the message says
+    run_step(record(output), output, {}, Work(output))
+    assert output.read_text() == "done"
+
+
+@pytest.mark.parametrize("content", ["", '{"inputs": {', "[]", "null", '{"inputs": {}}'])
+def test_a_torn_record_is_named(output, content):
+    run_step(record(output), output, {}, Work(output))
+    record(output).write_text(content)
+    with pytest.raises(DataError, match=r"1-sample.json: is torn.*delete it to run its step again"):
+        run_step(record(output), output, {}, Work(output))
+    with pytest.raises(DataError, match=r"1-sample.json: is torn"):
+        is_finished(record(output))
