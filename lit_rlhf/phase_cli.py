@@ -7,7 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,13 +80,31 @@ def run_phase(phase: str, arguments: list[str]) -> PhaseCLI:
         ConfigError: an option is unknown, missing or out of range, or options contradict.
         TrainingError: another process of the run was lost.
     """
+    return _open(PhaseCLI, phase, arguments)
+
+
+def check_options(phase: str, arguments: list[str]) -> None:
+    """Refuse options that a phase would refuse to read; nothing that they name is looked for.
+
+    Args:
+        phase: as of `run_phase`.
+        arguments: likewise.
+
+    Raises:
+        ConfigError: an option is unknown, missing or has the wrong type.
+    """
+    with suppress(_Read):
+        _open(_OptionsOnly, phase, arguments)
+
+
+def _open(cli_class: type[PhaseCLI], phase: str, arguments: list[str]) -> PhaseCLI:
     module_class, data_class = phase_classes(phase)
     options, dry_run = split_dry_run(name_shipped_files(arguments))
     paths, options = find_classes(options)
     module_class = load_class(paths.get("model"), module_class, module_class, "model")
     data_class = load_class(paths.get("data"), data_class, LightningDataModule, "data")
     with readable_errors():
-        return PhaseCLI(
+        return cli_class(
             module_class,
             data_class,
             args=options,
@@ -405,3 +423,16 @@ class PhaseCLI(LightningCLI):
             kwargs["max_epochs"] = 1
         trainer: Trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         return trainer
+
+
+class _Read(Exception):  # noqa: N818 - it is no error
+    """The options of a phase have been read."""
+
+
+class _OptionsOnly(PhaseCLI):
+    """Reads the options of a phase, and ends before anything is seeded, made or run."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401
+        super().parse_arguments(parser, args)
+        self.before_instantiate_classes()
+        raise _Read

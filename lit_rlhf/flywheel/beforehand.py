@@ -5,12 +5,14 @@ What is missing is told at once, by its setting, and not when people have judged
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from lit_rlhf.data.sources import open_records, read_records
 from lit_rlhf.errors import ConfigError, DataError, about_setting
 from lit_rlhf.evaluation.responses import prompt_key, read_prompts
 from lit_rlhf.feedback.records import parse_demonstration
+from lit_rlhf.flywheel.phases import phase_words
 from lit_rlhf.flywheel.settings import FlywheelSettings, GateConfig
 from lit_rlhf.models.handover import check_model
 from lit_rlhf.rewards.importing import find_in_working_folder, import_function
@@ -73,3 +75,18 @@ def _check_gate(gate: GateConfig) -> None:
         with about_setting("gate.perplexity_data"):
             for row in read_records(gate.perplexity_data, "validation")[: gate.perplexity_rows]:
                 parse_demonstration(*row)
+
+
+def check_options(settings: FlywheelSettings) -> None:
+    """Refuse options of phases that these would refuse to read when it is their turn.
+
+    Raises:
+        ConfigError: one is unknown or has the wrong type; the phase's key is named.
+    """
+    from lit_rlhf import phase_cli  # noqa: PLC0415 - seconds of imports
+
+    chosen = replace(settings, precision="32-true")  # "auto" is none of a phase's
+    words = phase_words(chosen, settings.round_folder(1), settings.sft, settings.seed)
+    for key, (phase, *options) in words.items():
+        with about_setting(key):
+            phase_cli.check_options(phase, options)

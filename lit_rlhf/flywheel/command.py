@@ -72,8 +72,10 @@ def _carry_out(name: str, settings: FlywheelSettings, *, waits: bool) -> None:
         return
     if name == "run":
         from lit_rlhf.child_command import run_command  # noqa: PLC0415
+        from lit_rlhf.flywheel.beforehand import check_options  # noqa: PLC0415
         from lit_rlhf.flywheel.rounds import run_rounds  # noqa: PLC0415
 
+        check_options(settings)
         run_rounds(settings, say, run_command, waits=waits)
     from lit_rlhf.flywheel.report import write_report  # noqa: PLC0415
 

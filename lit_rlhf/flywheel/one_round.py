@@ -30,6 +30,13 @@ from lit_rlhf.flywheel import models
 from lit_rlhf.flywheel.choosing import RANDOM, choose_tasks, read_sampled
 from lit_rlhf.flywheel.collecting import check_store, collect
 from lit_rlhf.flywheel.labelers import SimulatedRaters
+from lit_rlhf.flywheel.phases import (
+    demonstrations,
+    phase_words,
+    policy_start,
+    reward_model,
+    training_data,
+)
 from lit_rlhf.flywheel.promotion import GATE, NEW, PROMOTED, SFT, decide
 from lit_rlhf.flywheel.settings import FlywheelSettings
 from lit_rlhf.flywheel.steps import (
@@ -183,21 +190,12 @@ class Round:
 
     def train_reward(self) -> None:
         """Train a reward model anew from the SFT backbone, on the judgments of all rounds."""
-        settings = self.settings
-        words = [
-            *("reward", "fit", *settings.reward.words()),
-            f"--model.backbone={settings.sft}",
-            f"--data.train={self._training}",
-            "--data.empty_responses=keep",  # a policy may end at once, and people judge that, too
-            f"--model.normalizer.prompts={settings.prompts}",
-            f"--model.normalizer.max_new_tokens={settings.samples.max_new_tokens}",
-        ]
-        inputs = {"judged": digest_source(self._training), "sft": digest_source(settings.sft)}
-        self._train("reward", words, inputs)
+        sft = digest_source(self.settings.sft)
+        self._train("reward", {"judged": digest_source(self._training), "sft": sft})
 
     def refresh(self) -> None:
         """Fine-tune again, with the best responses of all rounds so far, where that is wanted."""
-        config, output = self.settings.refresh, self.folder / "demonstrations.jsonl"
+        config, output = self.settings.refresh, demonstrations(self.folder)
         if config is None:
             return
         folders = [self.settings.round_folder(n) for n in range(1, self.start.number + 1)]
@@ -217,33 +215,20 @@ class Round:
             write_rows(output, [*rows, *best])
 
         self._step("best", output, inputs, make)
-        words = [
-            *("sft", "fit", *config.words()),
-            f"--model.policy={config.base}",
-            f"--data.train={output}",
-        ]
         inputs = {"base": digest_source(config.base), "data": digest_source(output)}
-        self._train("refresh", words, inputs)
+        self._train("refresh", inputs)
 
     def train_policy(self) -> None:
         """Train the policy: from SFT again, or on from the last promoted one."""
-        config, settings = self.settings.policy, self.settings
-        source = self.start.policy
-        if config.start == "sft":
-            refreshed = self.folder / "refresh" / "model"
-            source = settings.sft if settings.refresh is None else str(refreshed)
-        words = [config.phase, "fit", *config.words(), f"--model.policy={source}"]
+        settings = self.settings
+        source = policy_start(settings, self.folder, self.start.policy)
         inputs: dict[str, object] = {"start": digest_source(source)}
-        if config.phase == "ppo":
-            words += [f"--model.reward.init_args.model={self._reward}"]
-            words += [f"--data.train={settings.prompts}", f"--model.seed={self.seed}"]
-            words += [f"--model.reference={settings.sft}"] * (source != settings.sft)
+        if settings.policy.phase == "ppo":
             inputs |= {"prompts": digest_source(settings.prompts)}
             inputs |= {"reward": digest_source(self._reward)}
         else:
-            words += [f"--data.train={self._training}", "--data.empty_responses=keep"]
             inputs |= {"judged": digest_source(self._training)}
-        self._train("policy", words, inputs)
+        self._train("policy", inputs)
 
     def judge(self) -> None:
         """Compare the new policy with the last promoted one and with SFT on held-out prompts."""
@@ -333,11 +318,11 @@ class Round:
 
     @property
     def _reward(self) -> Path:
-        return self.folder / "reward" / "model"
+        return reward_model(self.folder)
 
     @property
     def _training(self) -> Path:
-        return self.folder / "judged" / "training.jsonl"
+        return training_data(self.folder)
 
     @property
     def _draw(self) -> models.Draw:
@@ -371,18 +356,9 @@ class Round:
     ) -> None:
         run_step(record_path(self.folder, name), output, inputs, make)
 
-    def _train(self, name: str, words: Sequence[str], inputs: Mapping[str, object]) -> None:
+    def _train(self, name: str, inputs: Mapping[str, object]) -> None:
         """Run a phase that leaves `NAME/model`."""
-        words = [
-            *words,
-            "--data.validation=null",
-            f"--trainer.logger.init_args.save_dir={self.folder}",
-            f"--trainer.logger.init_args.name={name}",
-            f"--seed_everything={self.seed}",
-            f"--data.seed={self.seed}",
-            f"--trainer.precision={self.settings.precision}",
-            "--ckpt_path=last",  # of a run that was killed; at first there is none
-        ]
+        words = phase_words(self.settings, self.folder, self.start.policy, self.seed)[name]
         output = self.folder / name / "model"
         files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
         inputs = {**inputs, "command": words, "configs": [digest_source(file) for file in files]}

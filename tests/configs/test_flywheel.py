@@ -1,18 +1,26 @@
 """The flywheel's file and command line parse, and the phases take the words that rounds give."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lit_rlhf.errors import ConfigError
+from lit_rlhf.flywheel.beforehand import check_options
 from lit_rlhf.flywheel.labelers import People
 from lit_rlhf.flywheel.one_round import Round, Start
 from lit_rlhf.flywheel.selection import DOptimal
-from lit_rlhf.flywheel.settings import read_acquisition, read_settings
+from lit_rlhf.flywheel.settings import (
+    PhaseConfig,
+    RefreshConfig,
+    read_acquisition,
+    read_settings,
+)
 from tests.docs.parse_examples import phase_cli
 
 ROOT = Path(__file__).parents[2]
 FILE = ["--config", "configs/flywheel.yaml"]
+DPO = PhaseConfig("dpo", ["configs/dpo.yaml", "configs/flywheel/dpo.yaml"])
 
 
 def test_the_shipped_file_parses_from_any_folder(monkeypatch, tmp_path):
@@ -86,3 +94,35 @@ def test_the_phases_take_the_words_of_a_round(monkeypatch, tmp_path, phase):
     if phase == "ppo":
         assert options["model"]["reference"] == "runs/sft/model"
         assert not options["model"]["judges"]
+
+
+@pytest.fixture
+def settings():
+    return read_settings(FILE, "test")
+
+
+def test_the_shipped_settings_are_read_by_their_phases(settings):
+    check_options(replace(settings, refresh=RefreshConfig("base", "sft.jsonl")))
+    check_options(replace(settings, policy=DPO))
+    check_options(replace(settings, policy=replace(settings.policy, start="continue")))
+
+
+@pytest.mark.parametrize("key", ["reward", "policy", "refresh"])
+def test_a_misspelt_option_is_told_with_its_phase(settings, key):
+    options = {"trainer.limit_train_batchs": 32}
+    if key == "refresh":
+        changes = {"refresh": RefreshConfig("base", "sft.jsonl", options=options)}
+    else:
+        changes = {key: replace(getattr(settings, key), options=options)}
+    with pytest.raises(ConfigError, match=f"^{key}: .*limit_train_batchs.*limit_train_batches"):
+        check_options(replace(settings, **changes))
+
+
+def test_a_phase_that_takes_no_reward_model_is_told(settings, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "model: {reward: {class_path: FunctionReward, init_args: {function: math.prod}}}"
+    )
+    policy = replace(settings.policy, configs=[*settings.policy.configs, str(own)])
+    with pytest.raises(ConfigError, match=r"^policy: .*model"):
+        check_options(replace(settings, policy=policy))

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 import sqlalchemy as sa
 
-from lit_rlhf import child_command
+from lit_rlhf import child_command, phase_cli
 from lit_rlhf.cli import main
 from lit_rlhf.feedback.judgments import Judgment
 from lit_rlhf.feedback.store import FeedbackStore
@@ -16,6 +16,8 @@ from tests.flywheel.tiny_run import StandIns, write_inputs
 def words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(child_command, "run_command", StandIns())
+    # The parser does not see through the hook that checks shapes: tests/configs has it.
+    monkeypatch.setattr(phase_cli, "check_options", lambda phase, options: None)
     people = {"class_path": "People", "init_args": {"poll_s": 0.01}}
     return write_inputs(tmp_path, labeler=people, rounds=1, slots=1)
 
@@ -39,10 +41,10 @@ def test_with_people_a_run_ends_says_what_is_missing_and_goes_on(words, capsys):
 
 
 def test_a_store_that_is_gone_is_one_error(words, capsys, monkeypatch):
-    def submit(*_):
+    def gone(*_, **__):
         raise sa.exc.OperationalError("SELECT", {}, sqlite3.OperationalError("the server is gone"))
 
-    monkeypatch.setattr(FeedbackStore, "add_tasks", submit)
+    monkeypatch.setattr(FeedbackStore, "add_tasks", gone)
     assert main(["flywheel", "run", *words, "--no-wait"]) == 1
     shown = capsys.readouterr().err.splitlines()[-1]
     assert shown.endswith(
