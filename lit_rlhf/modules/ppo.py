@@ -372,10 +372,8 @@ class PPOModule(RewardedPolicy):
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         if self.update.max_grad_norm:
-            self.clip_gradients(
-                optimizer.optimizer,
-                gradient_clip_val=self.update.max_grad_norm * self.gradient_scale,
-                gradient_clip_algorithm="norm",
+            self.configure_gradient_clipping(
+                optimizer.optimizer, self.update.max_grad_norm * self.gradient_scale
             )
         optimizer.step()
         optimizer.zero_grad()

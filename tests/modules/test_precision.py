@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import precision
@@ -133,3 +134,27 @@ def test_float64_is_refused_in_one_line(tmp_path, inputs, phase):
     module, data = build(phase, inputs)
     with pytest.raises(ConfigError, match=r"trainer\.precision 64-true: .* take 32-true"):
         phase_trainer(tmp_path, limit_val_batches=0, precision="64-true").fit(module, data)
+
+
+@pytest.mark.parametrize(("phase", "most"), [("sft", 1e-3), ("ppo", 1.0)])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_step_takes_clipped_gradients(tmp_path, inputs, phase, most, precision):
+    """Lightning's mixed precision refuses to clip before one, for the scaler that bf16 lacks."""
+    module, data = build(phase, inputs)
+    limits = {"limit_train_batches": 1, "limit_val_batches": 0, "precision": precision}
+    if phase == "sft":
+        limits["gradient_clip_val"] = most
+    norms = []
+
+    def look(optimizer, args, kwargs):
+        assert optimizer.defaults["fused"]
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        gradients = [one.grad for one in parameters if one.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        phase_trainer(tmp_path, **limits).fit(module, data)
+    finally:
+        hook.remove()
+    assert 0 < max(norms) < 1.01 * most
