@@ -33,6 +33,8 @@ def start_anew_on_class_change() -> None:
 
 
 def _start_anew(parser: object, before: _Spec | None, value: _Spec) -> None:
+    if before and before.get("dict_kwargs") and before["class_path"] != value["class_path"]:
+        del before["dict_kwargs"]  # what the signature does not name means nothing to another class
     if before and before.get("init_args") and before["class_path"] != value["class_path"]:
         old, new = (made_by(spec["class_path"]) for spec in (before, value))
         if old and new and old is not new and not _are_loggers(old, new):

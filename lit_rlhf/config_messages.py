@@ -169,8 +169,8 @@ def _key_lines(path: Path) -> dict[str, int]:
     """Return the line of each key of a YAML file by its dotted name.
 
     Raises:
-        ConfigError: it is not YAML, or a key is twice in one mapping. YAML's readers would keep the
-            last one and drop the others without a word.
+        ConfigError: it is not YAML, sets nothing, or a key is twice in one mapping. YAML's readers
+            would keep the last one and drop the others without a word.
     """
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -181,6 +181,7 @@ def _key_lines(path: Path) -> dict[str, int]:
         ) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: is no YAML text ({error}); save it as UTF-8") from error
+    _refuse_nothing_set(root, path)
     lines: dict[str, int] = {}
     for names, line in _keys(root):
         dotted = ".".join(names)
@@ -191,6 +192,17 @@ def _key_lines(path: Path) -> dict[str, int]:
             )
         lines[dotted] = line
     return lines
+
+
+def _refuse_nothing_set(root: yaml.Node | None, path: Path) -> None:
+    """Refuse a file without settings by name, and one whose names all have nothing behind them."""
+    if not isinstance(root, yaml.MappingNode) or not root.value:
+        raise ConfigError(
+            f"{path}: has no settings; write `name: value`, one a line, or leave the file out"
+        )
+    if all(isinstance(value, yaml.ScalarNode) and not value.value for _, value in root.value):
+        key = root.value[0][0]
+        raise ConfigError(f"{path}:{key.start_mark.line + 1}: {of_null(key.value)}")
 
 
 def _keys(node: yaml.Node | None, *parents: str) -> Iterator[tuple[tuple[str, ...], int]]:

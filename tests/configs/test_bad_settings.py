@@ -142,6 +142,13 @@ CASES = [
      ["wrong.yaml:2: ", "data.batch_size is null"]),
     ("a group without settings", "sft", "seed_everything: 1\ntrainer:\n",
      ["wrong.yaml:2: ", "trainer is null"]),
+    ("nothing but a group without settings", "sft", "# of mine\ntrainer:\n",
+     ["wrong.yaml:2: ", "trainer is null", "leave it out"]),
+    ("nothing but groups without settings", "sft", "trainer:\nmodel:\n",
+     ["wrong.yaml:1: ", "trainer is null"]),
+    ("a file of nothing", "sft", "# trainer: {max_epochs: 1}\n", ["wrong.yaml: has no settings"]),
+    ("a text", "sft", "max_epochs 1\n", ["wrong.yaml: has no settings", "`name: value`"]),
+    ("a list of settings", "sft", "- max_epochs: 1\n", ["wrong.yaml: has no settings"]),
     ("a callback's group", "ppo", "monitor: null", ["wrong.yaml:1: ", "monitor is null"]),
     # Missing.
     ("a policy called null", "sft", ["--model.policy=null"],

@@ -87,6 +87,23 @@ def test_what_a_function_makes_starts_anew_too():
     assert back["loss"]["init_args"]["beta"] == 2.0
 
 
+class Loose(SimPO):
+    """A loss whose arguments its signature does not name."""
+
+    def __init__(self, **options):
+        super().__init__()
+
+
+@pytest.mark.parametrize("name", ["SimPO", "EXO"])
+def test_arguments_without_a_name_in_the_signature_stay_with_their_class(tmp_path, name):
+    loose, other = tmp_path / "loose.yaml", tmp_path / "other.yaml"
+    loose.write_text(f"model: {{loss: {{class_path: {__name__}.Loose, dict_kwargs: {{a: 1}}}}}}")
+    other.write_text(f"model: {{loss: {{class_path: {name}}}}}")
+    assert parsed("dpo", f"--config={loose}")["loss"]["dict_kwargs"] == {"a": 1}
+    for words in ([f"--config={other}"], [f"--model.loss={name}"]):
+        assert "dict_kwargs" not in parsed("dpo", f"--config={loose}", *words)["loss"]
+
+
 def test_another_logger_keeps_name_and_folder():
     words = ["--trainer.logger.init_args.name=mine", "--trainer.logger=CSVLogger"]
     file = configs_folder() / "dpo.yaml"
