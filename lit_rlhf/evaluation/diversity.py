@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from lit_rlhf.errors import DataError
 from lit_rlhf.evaluation.bootstrap import CONFIDENCE, Estimate, bootstrap
 
 Gram = tuple[str, ...]
@@ -33,21 +32,16 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> Estimate:
     1993, chapter 11.
 
     Args:
-        texts: the responses, one of each prompt.
+        texts: one response or more, one of each prompt.
         n: length of the n-grams, in words.
 
     Returns:
         The share, and its interval (cut at 0 and 1); the ends are NaN for a single text, and all
         is NaN where no text has `n` words.
 
-    Raises:
-        DataError: there is no text.
-
     >>> distinct_n(["a good film", "A good plot"]).value
     0.75
     """
-    if not texts:
-        raise DataError("diversity needs at least one text")
     counts = [Counter(_grams(_words(text), n)) for text in texts]
     everywhere: Counter[Gram] = Counter()
     for count in counts:
@@ -75,17 +69,12 @@ def self_bleu(texts: Sequence[str]) -> Estimate:
     Texygen, 2018; Papineni et al., BLEU, 2002.
 
     Args:
-        texts: the responses, one of each prompt.
+        texts: one response or more, one of each prompt.
 
     Returns:
         0 for texts that share nothing, 1 for equal texts. The interval is that of the mean over
         texts, the set of the others held as it is. NaN for a single text.
-
-    Raises:
-        DataError: there is no text.
     """
-    if not texts:
-        raise DataError("diversity needs at least one text")
     if len(texts) == 1:
         return Estimate(math.nan, math.nan, math.nan, 1)
     values = np.array(_bleu_against_others([_words(text) for text in texts]))

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lit_rlhf.errors import DataError
-
 Floats = npt.NDArray[np.float64]
 
 
@@ -38,16 +36,9 @@ def best_of_n_scores(
 
     Returns:
         `n` -> `[P]` expected judged score, one a prompt.
-
-    Raises:
-        DataError: shapes differ, or an `n` is out of range.
     """
     by, value = np.asarray(proxy, np.float64), np.asarray(judged, np.float64)
-    if by.ndim != 2 or by.shape != value.shape:
-        raise DataError(f"scores of shapes {by.shape} and {value.shape}: expected [P, N] twice")
     num_samples = by.shape[1]
-    if wrong := [n for n in sizes if not 1 <= n <= num_samples]:
-        raise DataError(f"best of {wrong} out of {num_samples} samples: expected 1 to N")
     # P(the best of n random samples is among the r lowest) = C(r, n) / C(N, n).
     lower = (by[:, None, :] < by[:, :, None]).sum(axis=-1)  # [P, N] samples below each
     upper = (by[:, None, :] <= by[:, :, None]).sum(axis=-1)

@@ -4,7 +4,6 @@ import math
 import numpy as np
 import pytest
 
-from lit_rlhf.errors import DataError
 from lit_rlhf.overoptimization import best_of_n_kl, best_of_n_scores
 
 
@@ -44,10 +43,3 @@ def test_the_kl_of_a_choice_among_equals():
     assert best_of_n_kl(n) == pytest.approx(exact, abs=2e-3)
     assert best_of_n_kl(1) == 0
     assert best_of_n_kl(n) == pytest.approx(math.log(4) - 0.75)
-
-
-def test_more_than_there_are_is_refused():
-    with pytest.raises(DataError, match=r"best of \[3\] out of 2"):
-        best_of_n_scores([[1.0, 2.0]], [[1.0, 2.0]], [1, 3])
-    with pytest.raises(DataError, match="shapes"):
-        best_of_n_scores([[1.0, 2.0]], [[1.0]], [1])
