@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.dry_run import Case, arguments, write_inputs
 from benchmarks.gpu.models import prompt_batch, random_policy, random_rows, shape_for
 from lit_rlhf.batches import PromptBatch
-from lit_rlhf.models.gpu_paths import take_gpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 from lit_rlhf.models.policy import PolicyModel
 from lit_rlhf.models.sequence_attention import kernel_works
 from lit_rlhf.modules.bf16_adamw import BF16AdamW
@@ -112,7 +112,7 @@ def sequence_kernel(device: str, folder: Path) -> Found:
     shape = shape_for(device, "small")
     padded = random_policy(shape, device, packing_width=None)
     packed = PolicyModel(padded.model)
-    take_gpu_paths(packed, torch.device(device))
+    take_fast_paths(packed, torch.device(device))
     rows = random_rows(device, 24)
     outcomes = []
     for policy in (padded, packed):

@@ -19,8 +19,7 @@ from lit_rlhf.errors import ConfigError
 from lit_rlhf.evaluation.bootstrap import Estimate, Floats, ratio
 from lit_rlhf.evaluation.responses import Responses, SourcedPrompt, TokenFacts
 from lit_rlhf.models import PolicyModel, load_tokenizer
-from lit_rlhf.models.cpu_paths import take_cpu_paths
-from lit_rlhf.models.gpu_paths import take_gpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 from lit_rlhf.modules.building import build_reference
 from lit_rlhf.modules.precision import Precision, autocast
 from lit_rlhf.objectives import kl_k1
@@ -64,8 +63,7 @@ def load_policy(source: str, precision: Precision) -> PolicyModel:
     frozen_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     policy = build_reference(source, frozen_dtype=frozen_dtype).to(device)
-    take_cpu_paths(policy, device)
-    take_gpu_paths(policy, device)
+    take_fast_paths(policy, device)
     return policy
 
 

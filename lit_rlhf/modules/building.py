@@ -12,9 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_rlhf.data.datamodule import TextDataModule
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models.backbone import LoRAConfig, apply_lora
-from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
+from lit_rlhf.models.fast_paths import switch_cpu_paths, take_fast_paths
 from lit_rlhf.models.freezing import freeze, freeze_unread, hold_in_bf16, hold_in_float32
-from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import (
     load_causal_lm,
     load_reward_model,
@@ -126,8 +125,7 @@ def prepare(module: PhaseModule, model: PolicyModel | ScalarModel) -> None:
     elif in_float32 and not will_be_sharded:
         hold_in_float32(model)
     switch_cpu_paths(module.cpu_paths)
-    take_cpu_paths(model, module.root_device, will_be_sharded=will_be_sharded)
-    take_gpu_paths(model, module.root_device)
+    take_fast_paths(model, module.root_device, will_be_sharded=will_be_sharded)
     if module.activation_checkpointing and names:
         checkpoint_activations(model)
     if will_be_sharded:

@@ -16,9 +16,8 @@ from lit_rlhf.batches import SampleBatch, TokenRows, cut_by_tokens
 from lit_rlhf.data.chat_template import Renderer, Template, Thinking
 from lit_rlhf.data.collation import collate_rows, padding_id
 from lit_rlhf.data.tokenization import Row, fit_length, rows_for_reward
-from lit_rlhf.models.cpu_paths import take_cpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 from lit_rlhf.models.freezing import freeze
-from lit_rlhf.models.gpu_paths import take_gpu_paths
 from lit_rlhf.models.handover import (
     context_length,
     load_reward_model,
@@ -232,8 +231,7 @@ class LearnedReward(RewardSource):
             model = load_reward_model(self.model, merge=is_merged, keeps_halves=in_halves)
             freeze(model.backbone, self._loaded.dtype)
             freeze(model).to(device)
-            take_cpu_paths(model, device)
-            take_gpu_paths(model, device)
+            take_fast_paths(model, device)
             if isinstance(donor, LearnedReward):
                 donor = donor._load(device)[0]
             if donor is not None:

@@ -5,7 +5,7 @@ from lit_rlhf.batches import TokenRows
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.models import LoRAConfig, PolicyModel, apply_lora
 from lit_rlhf.models.backbone import attention_of
-from lit_rlhf.models.cpu_paths import take_cpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 from lit_rlhf.models.kv_cache import RowCache
 from tests.models.examples import ARCHITECTURES, lively_model, random_rows, shake, unpadded
 
@@ -96,7 +96,7 @@ def test_a_shared_prompt_is_masked_for_every_attention(architecture, attention):
     rows = rows_sharing_prompts()
     policy = policy_with_critic(architecture, 256, "sdpa")
     if attention != "sdpa":
-        take_cpu_paths(policy, torch.device("cpu"))
+        take_fast_paths(policy, torch.device("cpu"))
     assert attention_of(policy.model) == attention
     with torch.no_grad():
         for ours, expected in zip(

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from lit_rlhf.models import LoRAConfig, PolicyModel, ScalarModel, apply_lora, gpu_paths, packing
+from lit_rlhf.models import LoRAConfig, PolicyModel, ScalarModel, apply_lora, fast_paths, packing
 from lit_rlhf.models import backbone as backbone_module
 from lit_rlhf.models.backbone import attention_of, trunk_of, without_adapter_wrapper
-from lit_rlhf.models.gpu_paths import take_gpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 from lit_rlhf.models.sequence_attention import ATTENTION_NAME, Sequences, attend, kernel_works
 from lit_rlhf.modules.activation_checkpointing import checkpoint_activations
 from tests.models.architecture_table import tiny
@@ -20,7 +20,7 @@ ROWS.input_ids[1:3, :6] = ROWS.input_ids[0, :6]
 @pytest.fixture
 def gpu(monkeypatch):
     """Let a CPU take the path of a GPU, with each sequence computed by itself."""
-    monkeypatch.setattr(gpu_paths, "kernel_works", lambda *_: True)
+    monkeypatch.setattr(fast_paths, "kernel_works", lambda *_: True)
 
     def by_sequence(trunk, device):
         return attention_of(without_adapter_wrapper(trunk)) == ATTENTION_NAME
@@ -41,7 +41,7 @@ def test_rows_in_one_are_what_they_are_alone_and_so_are_gradients(name, gpu):
     expected, expected_gradients = outcome(PolicyModel(tiny(name), packing_width=None), ROWS)
     policy = PolicyModel(tiny(name))
     before = attention_of(policy.model)
-    take_gpu_paths(policy, CUDA)
+    take_fast_paths(policy, CUDA)
     try:
         assert attention_of(policy.model) == ATTENTION_NAME
         found, gradients = outcome(policy, ROWS)
@@ -58,7 +58,7 @@ def test_with_checkpointing_adapters_and_a_head_the_rows_are_the_same(gpu):
     expected, expected_gradients = outcome(plain, ROWS)
     policy = PolicyModel(lora, value_head=True).train()
     policy.value_head = plain.value_head
-    take_gpu_paths(policy, CUDA)
+    take_fast_paths(policy, CUDA)
     checkpoint_activations(policy)
     found, gradients = outcome(policy, ROWS)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -71,7 +71,7 @@ def test_a_reward_model_scores_rows_in_one_as_alone(gpu):
     expected = ScalarModel(trunk, packing_width=None)
     model = ScalarModel(trunk)
     model.head = expected.head
-    take_gpu_paths(model, CUDA)
+    take_fast_paths(model, CUDA)
     torch.testing.assert_close(model(ROWS), expected(ROWS), rtol=1e-4, atol=1e-5)
 
 
@@ -86,19 +86,19 @@ def test_an_architecture_that_hands_nothing_on_keeps_its_mask(gpu, monkeypatch, 
 
     monkeypatch.setattr(attention, "forward", without)
     monkeypatch.setattr("lit_rlhf.models.paths._sequences", {})
-    take_gpu_paths(policy, CUDA)
+    take_fast_paths(policy, CUDA)
     assert attention_of(policy.model) == "sdpa"
     assert "under masks" in caplog.text
 
 
-def test_on_a_cpu_or_without_packing_nothing_changes():
+def test_on_another_device_or_without_packing_nothing_changes():
     for policy, device in (
-        (PolicyModel(lively_model(attn_implementation="sdpa")), CPU),
+        (PolicyModel(lively_model(attn_implementation="sdpa")), torch.device("mps")),
         (PolicyModel(lively_model(attn_implementation="sdpa"), packing_width=None), CUDA),
         (PolicyModel(lively_model()), CUDA),  # eager
     ):
         before = attention_of(policy.model)
-        take_gpu_paths(policy, device)
+        take_fast_paths(policy, device)
         assert attention_of(policy.model) == before
 
 

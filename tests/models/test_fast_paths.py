@@ -6,7 +6,7 @@ import torch
 
 from lit_rlhf.models import PolicyModel
 from lit_rlhf.models.backbone import attention_of
-from lit_rlhf.models.cpu_paths import switch_cpu_paths, take_cpu_paths
+from lit_rlhf.models.fast_paths import switch_cpu_paths, take_fast_paths
 from tests.models.examples import lively_model
 
 
@@ -18,12 +18,12 @@ def _on_again():
 
 @pytest.mark.parametrize(
     ("device", "is_on", "expected"),
-    [("cpu", True, "sdpa_short_rows"), ("cpu", False, "sdpa"), ("cuda", True, "sdpa")],
+    [("cpu", True, "sdpa_short_rows"), ("cpu", False, "sdpa"), ("mps", True, "sdpa")],
 )
 def test_only_a_model_on_a_cpu_takes_them_and_only_if_switched_on(device, is_on, expected):
     policy = PolicyModel(lively_model(attn_implementation="sdpa"))
     switch_cpu_paths(is_on)
-    take_cpu_paths(policy, torch.device(device))
+    take_fast_paths(policy, torch.device(device))
     assert attention_of(policy.model) == expected
     has_own = ["forward" in vars(module) for module in policy.modules()]
     assert any(has_own) == (expected == "sdpa_short_rows")
@@ -31,14 +31,14 @@ def test_only_a_model_on_a_cpu_takes_them_and_only_if_switched_on(device, is_on,
 
 def test_a_sharded_model_decodes_without_copies():
     policy = PolicyModel(lively_model(attn_implementation="sdpa"))
-    take_cpu_paths(policy, torch.device("cpu"), will_be_sharded=True)
+    take_fast_paths(policy, torch.device("cpu"), will_be_sharded=True)
     assert attention_of(policy.model) == "sdpa_short_rows"
     assert not any("forward" in vars(module) for module in policy.modules())
 
 
 def test_capped_attention_stays_eager():
     policy = PolicyModel(lively_model("gemma2"))
-    take_cpu_paths(policy, torch.device("cpu"))
+    take_fast_paths(policy, torch.device("cpu"))
     assert attention_of(policy.model) == "eager"
 
 
@@ -47,9 +47,9 @@ def test_a_gpu_never_imports_them():
 import sys
 import torch
 from lit_rlhf import DPOModule, PPOModule, RewardModule, SFTModule
-from lit_rlhf.models.cpu_paths import take_cpu_paths
+from lit_rlhf.models.fast_paths import take_fast_paths
 import lit_rlhf.evaluation.sampling, lit_rlhf.rewards, lit_rlhf.rollout
-take_cpu_paths(torch.nn.Linear(1, 1), torch.device("cuda"))
+take_fast_paths(torch.nn.Linear(1, 1), torch.device("mps"))
 assert not [name for name in sys.modules if name.startswith("lit_rlhf.cpu")]
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""The one place that gives a model the paths made for GPUs; a CPU never takes them."""
+"""The one place that gives a model the paths made for its device."""
 
 from __future__ import annotations
 
@@ -17,19 +17,39 @@ from lit_rlhf.ranks import rank
 
 _log = logging.getLogger(__name__)
 
+# Of this process, since reward models and judges are loaded far from the module that trains.
+_FOR_CPUS = {"is_on": True}
 
-def take_gpu_paths(model: PolicyModel | ScalarModel, device: torch.device) -> None:
-    """Let packed rows compute without masks on a GPU, in place, where that is measured to be right.
 
-    Weights, names and results stay as they are, but for rounding. Elsewhere the mask stays, and
-    the log says so.
+def switch_cpu_paths(is_on: bool) -> None:
+    """Choose whether models that load from now on in this process take the paths for CPUs."""
+    _FOR_CPUS["is_on"] = is_on
+
+
+def take_fast_paths(
+    model: PolicyModel | ScalarModel, device: torch.device, *, will_be_sharded: bool = False
+) -> None:
+    """Give a model what is made for its device, in place.
+
+    On a CPU faster layers and attention, unless switched off, see `lit_rlhf.cpu`. On a GPU packed
+    rows without masks, where that is measured to be right; else the log says so. Weights, names
+    and results stay as they are, but for rounding.
 
     Args:
         model: adapters in place, not sharded yet.
         device: where it will compute.
+        will_be_sharded: leave packed decoding on CPUs out, whose copies would be stale: gathered
+            weights hide that they have changed.
     """
-    if device.type != "cuda" or model.packing_width is None:
-        return
+    if device.type == "cpu" and _FOR_CPUS["is_on"]:
+        from lit_rlhf.cpu import install  # noqa: PLC0415 - a GPU does without
+
+        install(model, packs_for_decoding=not will_be_sharded)
+    elif device.type == "cuda" and model.packing_width is not None:
+        _leave_masks(model, device)
+
+
+def _leave_masks(model: PolicyModel | ScalarModel, device: torch.device) -> None:
     inner = without_adapter_wrapper(
         model.model if isinstance(model, PolicyModel) else model.backbone
     )
