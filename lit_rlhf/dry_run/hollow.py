@@ -93,6 +93,18 @@ class Sizes(NamedTuple):
     gathered: int
 
 
+class Step(NamedTuple):
+    """What a forward and backward take.
+
+    Attributes:
+        peak: the most bytes of activations and gradients.
+        num_half_products: matrix products in 16 bits that differ in their shapes.
+    """
+
+    peak: int
+    num_half_products: int
+
+
 class Hollow:
     """A model without numbers.
 
@@ -181,8 +193,8 @@ class Hollow:
                 size += 4 * module.weight.numel()
         return size
 
-    def step_peak(self, rows: Rows, *, accumulates: bool) -> int:
-        """Return the most bytes of activations and gradients in a forward and backward.
+    def step(self, rows: Rows, *, accumulates: bool) -> Step:
+        """Take a forward and backward.
 
         Args:
             rows: of a micro-batch.
@@ -199,7 +211,7 @@ class Hollow:
                 with self._autocast():
                     loss = self._scores(rows).sum()
                 loss.backward()
-            return live.peak
+            return Step(live.peak, len(live.half_products))
 
     def forward_peak(self, rows: Rows) -> int:
         """Return the most bytes of activations in a forward without gradients."""

@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default)
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -22,16 +26,21 @@ class LiveBytes(TorchDispatchMode):
     Attributes:
         now: bytes in use.
         peak: the most that there were.
+        half_products: matrix products in 16 bits that differ in their shapes.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.now = 0
         self.peak = 0
+        self.half_products: set[object] = set()
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401 - torch's own signature
         result = func(*args, **(kwargs or {}))
+        if func in _PRODUCTS and result.dtype in _HALF:
+            factors = [one for one in args if isinstance(one, Tensor)]
+            self.half_products.add((func, *((one.shape, one.stride()) for one in factors)))
         for one in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(one, Tensor):
                 self.count(one)

@@ -19,6 +19,11 @@ _MOMENT_BYTES = {"float32": 8.0, "bf16": 4.0, "8bit": 2.0 + 8 / 256}
 _SPARE_COLUMNS = 32
 # A draw holds the logits of each row, their softmax and two passes over it, in float32.
 _DRAW_BYTES = 16
+# On a CPU oneDNN compiles a kernel for each shape of a product in 16 bits, and keeps so many. Their
+# size is the growth of a process a new kernel (torch 2.13, AVX-512), whatever the model.
+_KERNELS = "compiled kernels"
+_MOST_KERNELS = 1024
+_KERNEL_BYTES = 610_000
 # CUDA graphs keep the logits of each row, and memory in which they are computed in 16 bits first.
 _GRAPH_BYTES = 10
 
@@ -133,6 +138,8 @@ def plan_of(setup: Setup) -> Plan:
     always = _weights_and_moments(setup, sizes)
     plan = Plan(setup, sizes)
     plan.moments["update"] = {**always, **_update(setup, sizes)}
+    if (kernels := plan.moments["update"].get(_KERNELS)) is not None:
+        always[_KERNELS] = kernels  # which stay
     if setup.rollout is not None:
         left = None if setup.memory is None else setup.memory - sum(always.values())
         plan.moments["rollout"] = {**always, **_rollout(setup, setup.rollout, sizes, left)}
@@ -178,13 +185,19 @@ def _weights_and_moments(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int
 
 
 def _update(setup: Setup, sizes: dict[str, Sizes]) -> dict[str, int]:
-    """Return gradients, and the activations that are most beside them."""
-    gradients = activations = 0
+    """Return gradients, the activations that are most beside them, and what comes with both."""
+    gradients = activations = num_products = 0
     for role, kind in setup.trained.items():
-        peak = _hollow(kind).step_peak(setup.rows, accumulates=setup.num_micro_batches > 1)
+        step = _hollow(kind).step(setup.rows, accumulates=setup.num_micro_batches > 1)
         gradients += sizes[role].trained
-        activations += peak - sizes[role].trained
+        activations += step.peak - sizes[role].trained
+        num_products += step.num_half_products
     parts = {"gradients": _share(setup, gradients), "activations": activations}
+    if setup.device == "cpu" and num_products:
+        # Nearly every micro-batch has another length.
+        num_micro_batches = (setup.num_steps or _MOST_KERNELS) * setup.num_micro_batches
+        num_kernels = min(_MOST_KERNELS, num_products * num_micro_batches)
+        parts[_KERNELS] = _KERNEL_BYTES * num_kernels
     if setup.strategy == "ddp" and setup.num_processes > 1:
         parts["buckets of gradients"] = gradients
     if setup.strategy == "fsdp2":

@@ -52,13 +52,13 @@ def test_a_step_without_numbers_takes_what_a_real_one_takes(source):
     with live_bytes(policy.parameters()) as live:
         policy(rows).logprobs.sum().backward()
     hollow = Hollow(Kind(source, "policy", True, on_cpu=False))
-    expected = hollow.step_peak(Rows(2, 24, 40, False), accumulates=False)
+    expected = hollow.step(Rows(2, 24, 40, False), accumulates=False).peak
     assert expected == pytest.approx(live.peak, rel=0.1)
 
 
 def test_gradients_that_are_there_are_counted_once(source):
     hollow = Hollow(Kind(source, "policy", True))
-    first, later = (hollow.step_peak(ROWS, accumulates=one) for one in (False, True))
+    first, later = (hollow.step(ROWS, accumulates=one).peak for one in (False, True))
     assert first < later <= first + hollow.sizes.trained
 
 
@@ -86,6 +86,20 @@ def test_each_part_is_as_large_as_its_arithmetic(source):
     assert update["gradients"] == update["weights of the policy"] == 4 * size.num_parameters
     assert plan.moments["rollout"]["cache"] == 4 * 40 * 2 * 2 * 2 * 8 * 4
     assert plan.peak == max(sum(parts.values()) for parts in plan.moments.values())
+
+
+def test_kernels_for_products_in_16_bits_are_counted_on_a_cpu(source):
+    kind = Kind(source, "policy", True, precision="bf16-mixed")
+    setup = setup_of(source, trained={"policy": kind}, num_steps=1)
+    name, size = "compiled kernels", 610_000
+    one, two, many = (
+        plan_of(replace(setup, num_steps=number)).moments["update"][name] // size
+        for number in (1, 2, None)
+    )
+    assert 10 < one < 100
+    assert (two, many) == (2 * one, 1024)
+    for other in (setup_of(source), replace(setup, device="cuda")):
+        assert name not in plan_of(other).moments["update"]
 
 
 def test_sharding_divides_weights_gradients_and_moments(source):
