@@ -8,9 +8,13 @@ from typing import cast
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     EarlyStopping,
+    GradientAccumulationScheduler,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
     Timer,
     WeightAveraging,
@@ -27,6 +31,14 @@ from lit_rlhf.models.weights import note_changed_weights
 
 # Callbacks of Lightning that would do something else than they promise, and what to do instead.
 _REFUSED: dict[type[Callback], str] = {
+    BaseFinetuning: "freezes layers before the model is loaded, and adds some to an optimizer "
+    "whose schedule does not know them; take model.lora, or set requires_grad in the "
+    "configure_model of a subclass",
+    ModelPruning: "prunes before the model is loaded, and would leave masks in the model folder; "
+    "prune the folder that the run leaves",
+    GradientAccumulationScheduler: "changes the number of optimizer steps in an epoch, which the "
+    "learning rate's schedule counts before; take trainer.accumulate_grad_batches, in ppo "
+    "data.batch_size and model.update",
     StochasticWeightAveraging: "copies the module before its model is loaded, and would average "
     "nothing; take AveragedWeights of lit_rlhf.callbacks, whose average is SWA's",
     BatchSizeFinder: "changes data.batch_size, which is the number of examples in an optimizer "
@@ -35,15 +47,25 @@ _REFUSED: dict[type[Callback], str] = {
     WeightAveraging: "averages a run's counters and may round frozen weights; take AveragedWeights "
     "of lit_rlhf.callbacks (exponential with decay: 0.999), or derive yours from it",
 }
+# Likewise, where a batch has not one loss: in ppo.
+_REFUSED_WITHOUT_LOSS: dict[type[Callback], str] = {
+    SpikeDetection: "reads the loss of a batch, and an iteration of ppo has several; self_checks "
+    "watches the gradient's norm",
+}
 
 
-def missing_callbacks(trainer: Trainer) -> list[Callback]:
+def missing_callbacks(trainer: Trainer, *, has_loss: bool = True) -> list[Callback]:
     """Return the callbacks of every run that a Trainer lacks, see `PhaseModule`.
+
+    Args:
+        trainer: of the run.
+        has_loss: a batch has one loss, by which the Trainer takes a step.
 
     Raises:
         ConfigError: a callback would do something else than it promises.
     """
-    for refused, why in _REFUSED.items():
+    refusals = _REFUSED if has_loss else _REFUSED | _REFUSED_WITHOUT_LOSS
+    for refused, why in refusals.items():
         for callback in callbacks_of(trainer, refused):
             if not isinstance(callback, AveragedWeights):
                 raise ConfigError(f"callbacks: {type(callback).__name__} {why}")

@@ -195,7 +195,7 @@ class PhaseModule(KeepsArguments, SteppingModule):
             ConfigError: a callback would average weights that are not there yet.
         """
         claim_finder(self.trainer, self)
-        return missing_callbacks(self.trainer)
+        return missing_callbacks(self.trainer, has_loss=self.automatic_optimization)
 
     @classmethod
     def load_from_checkpoint(

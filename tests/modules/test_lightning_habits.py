@@ -7,10 +7,14 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
+    GradientAccumulationScheduler,
     ModelCheckpoint,
+    ModelPruning,
+    SpikeDetection,
     StochasticWeightAveraging,
     Timer,
     WeightAveraging,
@@ -52,12 +56,26 @@ def fit(path, folder, phase, *callbacks, ckpt_path=None, **options):
         (StochasticWeightAveraging(1e-2), "AveragedWeights"),
         (WeightAveraging(), "AveragedWeights"),
         (EMAWeightAveraging(), "AveragedWeights .*decay"),
+        (BackboneFinetuning(), "model.lora"),
+        (ModelPruning("l1_unstructured"), "the folder"),
+        (GradientAccumulationScheduler({1: 2}), "trainer.accumulate_grad_batches"),
     ],
-    ids=["sizes", "SWA", "equal", "exponential"],
+    ids=["sizes", "SWA", "equal", "exponential", "frozen layers", "pruning", "accumulation"],
 )
 def test_what_would_not_do_as_it_says_is_refused(tmp_path, folder, phase, callback, remedy):
     with pytest.raises(ConfigError, match=f"{type(callback).__name__} .*{remedy}"):
         fit(tmp_path, folder, phase, callback)
+
+
+@pytest.mark.parametrize("phase", [*PHASES, "online"])
+def test_spikes_are_looked_for_where_a_batch_has_one_loss(tmp_path, folder, phase):
+    spikes = SpikeDetection(atol=1e9, exclude_batches_path=tmp_path)
+    if phase == "ppo":
+        with pytest.raises(ConfigError, match="SpikeDetection reads the loss"):
+            fit(tmp_path, folder, phase, spikes)
+        return
+    fit(tmp_path, folder, phase, spikes)
+    assert spikes.last_val != 0
 
 
 def test_names_of_metrics_make_no_folders(tmp_path, folder):
