@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.plugins import HalfPrecision, MixedPrecision
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules import precision
@@ -152,7 +152,7 @@ def test_a_fused_step_takes_clipped_gradients(tmp_path, inputs, phase, most, pre
         gradients = [one.grad for one in parameters if one.grad is not None]
         norms.append(float(torch.nn.utils.get_total_norm(gradients)))
 
-    hook = register_optimizer_step_pre_hook(look)
+    hook = register_optimizer_step_post_hook(look)
     try:
         phase_trainer(tmp_path, **limits).fit(module, data)
     finally:
