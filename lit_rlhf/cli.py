@@ -9,6 +9,8 @@ import argparse
 import importlib
 import json
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,9 +72,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 1 after an error that was printed, or 2 for a wrong command, or 128
-        plus the number of a signal, with a checkpoint saved (143 for SIGTERM).
+        plus the number of a signal: with a checkpoint saved (143 for SIGTERM), or where nobody
+        reads the output any longer (141, as with `| head`).
     """
     _open_closed_streams()
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _stdout_is_cut():
+            raise
+        return 128 + signal.SIGPIPE
+    return status
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "--version"):
         sys.stdout.write(f"lit-rlhf {__version__}\n" if "--version" in words[:1] else _HELP)
@@ -103,6 +117,16 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             stream = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - stays open
             setattr(sys, name, stream)
+
+
+def _stdout_is_cut() -> bool:
+    """Tell whether nobody reads the output any longer, and write nowhere then."""
+    watch = select.poll()
+    watch.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _run(name: str, arguments: list[str]) -> int:

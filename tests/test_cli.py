@@ -1,5 +1,6 @@
 """The command line around the phases; what the phases say stands in tests/configs."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -59,3 +60,12 @@ def test_a_traceback_is_there_for_who_asks(monkeypatch, tmp_path):
     monkeypatch.setenv("LIT_RLHF_TRACEBACK", "1")
     with pytest.raises(CheckpointError):
         main(["lineage", str(tmp_path / "no")])
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lit_rlhf", "--help"]
+    run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (run.returncode, run.stderr) == (141, "")
