@@ -2,12 +2,15 @@
 
 import os
 from datetime import timedelta
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch import callbacks as shipped
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
+    BasePredictionWriter,
     BatchSizeFinder,
     EarlyStopping,
     EMAWeightAveraging,
@@ -19,6 +22,7 @@ from lightning.pytorch.callbacks import (
     Timer,
     WeightAveraging,
 )
+from lightning.pytorch.loggers import CSVLogger
 
 from lit_rlhf.errors import ConfigError
 from lit_rlhf.modules.optimizers import OptimizerConfig
@@ -65,6 +69,90 @@ def fit(path, folder, phase, *callbacks, ckpt_path=None, **options):
 def test_what_would_not_do_as_it_says_is_refused(tmp_path, folder, phase, callback, remedy):
     with pytest.raises(ConfigError, match=f"{type(callback).__name__} .*{remedy}"):
         fit(tmp_path, folder, phase, callback)
+
+
+class Writer(BasePredictionWriter):
+    """Keeps what is predicted."""
+
+    def __init__(self):
+        super().__init__("batch_and_epoch")
+        self.rows = []
+
+    def write_on_batch_end(self, trainer, pl_module, prediction, *_):
+        self.rows += prediction
+
+    def write_on_epoch_end(self, trainer, pl_module, predictions, batch_indices):
+        assert self.rows == [row for batch in predictions for row in batch]
+
+
+class Breaks(pl.Callback):
+    """Ends a run by an error."""
+
+    def on_train_end(self, trainer, pl_module):
+        raise InterruptedError
+
+
+# Tried below or in other tests, refused above, or nothing by itself.
+ELSEWHERE = (
+    *("BackboneFinetuning", "BaseFinetuning", "BatchSizeFinder", "GradientAccumulationScheduler"),
+    *("ModelPruning", "StochasticWeightAveraging", "EarlyStopping", "LearningRateFinder"),
+    *("EMAWeightAveraging", "WeightAveraging", "SpikeDetection"),
+    *("Callback", "Checkpoint", "ProgressBar"),
+)
+
+
+def working_callbacks(path):
+    return {
+        "BasePredictionWriter": Writer(),
+        "DeviceStatsMonitor": shipped.DeviceStatsMonitor(cpu_stats=True),
+        "LambdaCallback": shipped.LambdaCallback(),
+        "LearningRateMonitor": shipped.LearningRateMonitor("step"),
+        "ModelCheckpoint": ModelCheckpoint(path / "kept"),
+        "ModelSummary": shipped.ModelSummary(),
+        "OnExceptionCheckpoint": shipped.OnExceptionCheckpoint(path / "broken"),
+        "RichModelSummary": shipped.RichModelSummary(),
+        "RichProgressBar": shipped.RichProgressBar(),
+        "TQDMProgressBar": shipped.TQDMProgressBar(),
+        "ThroughputMonitor": shipped.ThroughputMonitor(lambda batch: 1),
+        "Timer": Timer(duration={"hours": 1}),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*was called without a model")  # of OnExceptionCheckpoint
+@pytest.mark.filterwarnings("ignore:.*there is no last checkpoint")  # likewise
+@pytest.mark.filterwarnings("ignore:Couldn.t infer the batch indices")  # rows have their prompts
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`")  # it counts no FLOPs
+@pytest.mark.parametrize("phase", [*PHASES, "online"])
+@pytest.mark.parametrize("bar", ["RichProgressBar", "TQDMProgressBar"])
+def test_every_other_callback_of_lightning_works(tmp_path, folder, phase, bar):
+    callbacks = working_callbacks(tmp_path)
+    assert sorted((*callbacks, *ELSEWHERE)) == sorted(shipped.__all__)
+    for other in {"RichProgressBar", "TQDMProgressBar"} - {bar}:
+        del callbacks[other]  # one at a time
+    module, data = build(phase, folder)
+    logger = CSVLogger(tmp_path)
+    options = {
+        "max_epochs": 2,
+        "logger": logger,
+        "enable_checkpointing": True,
+        "enable_progress_bar": True,
+        "enable_model_summary": True,
+    }
+    trainer = phase_trainer(tmp_path, callbacks=[*callbacks.values(), Breaks()], **options)
+    with pytest.raises(InterruptedError):
+        trainer.fit(module, data)
+    assert trainer.global_step == 6 * STEPS_A_BATCH.get(phase, 1)
+    names = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
+    for start in ("learning_rate", "train/batches", "DeviceStatsMonitor.on_train_batch"):
+        assert any(name.startswith(start) for name in names), start
+    assert callbacks["Timer"].time_elapsed() > 0
+    assert [*(tmp_path / "kept").iterdir()]
+    assert (tmp_path / "broken" / "on_exception.ckpt").is_file()
+    if phase != "reward":  # whose fresh head would score nothing
+        data.sources["predict"] = data.sources["train"]
+        trainer = phase_trainer(tmp_path, callbacks=[callbacks["BasePredictionWriter"]])
+        trainer.predict(module, data)
+        assert callbacks["BasePredictionWriter"].rows
 
 
 @pytest.mark.parametrize("phase", [*PHASES, "online"])
