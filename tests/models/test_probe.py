@@ -18,8 +18,7 @@ from tests.models.examples import lively_model
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
     """Forget what other tests measured."""
-    monkeypatch.setattr(paths_module, "_policies", {})
-    monkeypatch.setattr(paths_module, "_trunks", {})
+    monkeypatch.setattr(paths_module, "_paths", {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -63,8 +63,7 @@ def save(folder, loader, dtype):
 def test_weights_are_not_copied_in_the_type_they_are_stored_in(
     tmp_path, monkeypatch, loader, stored
 ):
-    monkeypatch.setattr(paths_module, "_policies", {})  # it is measured on these weights
-    monkeypatch.setattr(paths_module, "_trunks", {})
+    monkeypatch.setattr(paths_module, "_paths", {})  # it is measured on these weights
     save(tmp_path, loader, stored)
     model = LOADERS[loader](str(tmp_path), None if stored == torch.float32 else stored)
     ranges, num_copied = mapped(tmp_path.resolve())
