@@ -43,7 +43,7 @@ test: $(STAMP)  ## all tests but the slow proofs
 	$(PYTEST) -m "not slow" --ignore=tests/configs
 	$(PYTEST) -m "not slow" --jaxtyping-packages= tests/configs
 
-proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad inputs, soak; a quarter of an hour
+proofs: $(STAMP)  ## the slow proofs, docs/robustness.md: kills, processes, bad inputs, soak; 24 minutes
 	$(PYTEST) -m slow --ignore=tests/rollout/vllm --ignore=tests/configs
 	$(BIN)/python -m tests.proofs.table
 
